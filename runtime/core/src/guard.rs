@@ -84,6 +84,8 @@ pub(crate) struct Guard {
     passed: u32,
     /// How long refusals take to arrive, moving average.
     refusal_rtt: Duration,
+    /// The fastest answer so far; zero when none was seen.
+    fastest: Duration,
     learned: Option<Box<Learned>>,
 }
 
@@ -108,6 +110,7 @@ impl Default for Guard {
             last_accepted: Time::ZERO,
             passed: 0,
             refusal_rtt: Duration::ZERO,
+            fastest: Duration::ZERO,
             learned: None,
         }
     }
@@ -137,7 +140,9 @@ impl Guard {
     }
 
     fn doubling(&self) -> Duration {
-        DOUBLING.max(self.refusal_rtt * 2)
+        // Before the first refusal its delay is not known: as fast as the fastest answer, unless those take for ever.
+        let rtt = if self.cuts == 0 { self.fastest.min(DOUBLING * 2) } else { self.refusal_rtt };
+        DOUBLING.max(rtt * 2)
     }
 
     fn widen(&mut self, now: Time) {
@@ -201,8 +206,10 @@ impl Guard {
     }
 
     /// An answer that shows that the destination takes requests.
-    pub(crate) fn accepted(&mut self, call: Call, now: Time) {
+    pub(crate) fn accepted(&mut self, call: Call, left: Time, now: Time) {
         self.answered();
+        let took = now.since(left).max(Duration::from_nanos(1));
+        self.fastest = if self.fastest.is_zero() { took } else { self.fastest.min(took) };
         self.passed = self.passed.wrapping_add(1);
         self.last_accepted = now;
         self.streak = 0;
@@ -268,11 +275,12 @@ impl Guard {
             // The same shortage: nothing new to learn from, but what departed meanwhile belongs to it.
             self.departures = self.departures.saturating_sub(1);
         } else {
-            self.cut_accepted = self.departures.saturating_sub(1);
+            let departed = self.departures;
+            self.cut_accepted = departed.saturating_sub(1);
             self.departures = 0;
             self.unlearned = true;
             if let Some(learned) = &mut self.learned {
-                learned.cut(self.cut_at, now);
+                learned.cut(self.cut_at, left, departed, now);
             }
         }
         self.cut(now);

@@ -7,32 +7,38 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Growth per departure while well below the ceiling.
-const FAST: f64 = 1.25;
+/// Growth while next to nothing is known, per second, as a logarithm (2: sevenfold a second).
+const FASTEST: f64 = 2.0;
+/// Growth near the ceiling, the same way (about 1 % a second); doubles every [`IMPATIENCE`] without a refusal, so that a
+/// limit that rose tenfold is found within half a minute.
+const SLOWEST: f64 = 0.01;
+const IMPATIENCE: f64 = 5.0;
 /// Where fast growth ends, as a part of the ceiling.
 const NEAR: f64 = 0.85;
 /// Held part of what was accepted.
 const HOLD: f64 = 0.97;
-/// Growth of a trial, and per second beyond the fast part.
+/// Floor and ceiling have met when they are this close.
+const MET: f64 = 1.2;
+/// A trial of a held pace, how long it lasts, and the times between trials.
 const TRIAL: f64 = 1.03;
-/// How long a trial lasts.
 const TRIAL_TIME: Duration = Duration::from_secs(1);
-/// First and longest time between trials.
 const TRIAL_GAPS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
-/// Slowest learned pace, per second.
-const SLOWEST: f64 = 0.1;
+/// Lowest learned pace, per second.
+const LEAST: f64 = 0.05;
 
 /// What refusals taught.
 #[derive(Debug)]
 pub(super) struct Learned {
     /// The pace, requests per second.
     rate: f64,
+    /// Its growth per second, as a logarithm.
+    speed: f64,
     pace: Gcra,
-    /// The pace at which the destination last refused.
+    /// The destination's limit is below this, as far as the last refusal tells.
     ceiling: f64,
     /// What it accepted between the last two refusals.
     floor: f64,
-    /// The pace that is held, once floor and ceiling met.
+    /// The pace that is held, once floor and ceiling have met.
     held: Option<f64>,
     /// When the rate last grew.
     grown: Time,
@@ -40,7 +46,8 @@ pub(super) struct Learned {
     bound: bool,
     /// The cut before the last, when the time between was busy.
     previous: Option<Time>,
-    last_cut: Time,
+    /// When the last pause ended.
+    resumed: Time,
     trial: Trial,
     gap: Duration,
 }
@@ -55,6 +62,7 @@ impl Default for Learned {
     fn default() -> Learned {
         Learned {
             rate: f64::INFINITY,
+            speed: 0.0,
             pace: Gcra::default(),
             ceiling: f64::INFINITY,
             floor: 0.0,
@@ -62,7 +70,7 @@ impl Default for Learned {
             grown: Time::ZERO,
             bound: false,
             previous: None,
-            last_cut: Time::ZERO,
+            resumed: Time::ZERO,
             trial: Trial::Next(Time::NEVER),
             gap: TRIAL_GAPS.0,
         }
@@ -70,8 +78,10 @@ impl Default for Learned {
 }
 
 impl Learned {
+    /// The time to the next departure of a pace that grows: `(r/s)(e^(st) - 1) = 1`.
     fn every(&self) -> Rate {
-        Rate::every((1e9 / self.rate) as u64)
+        let seconds = if self.speed > 0.0 { (self.speed / self.rate).ln_1p() / self.speed } else { 1.0 / self.rate };
+        Rate::every((seconds * 1e9) as u64)
     }
 
     pub(super) fn rate(&self) -> f64 {
@@ -87,19 +97,33 @@ impl Learned {
         Some((at, Waiting::Learned { millis: (self.rate * 1000.0) as u64 }))
     }
 
+    /// A departure. `rtt`: how long a refusal takes to arrive; the pace does not outgrow what it hears.
     pub(super) fn launch(&mut self, now: Time, rtt: Duration) {
-        if std::mem::take(&mut self.bound) && now.since(self.grown) >= rtt.mul_f64(1.5) {
-            self.grow(now);
+        if std::mem::take(&mut self.bound) {
+            self.grow(now, rtt);
+        } else {
+            self.grown = now;
         }
         self.pace.charge(&self.every(), 1, now);
     }
 
-    fn grow(&mut self, now: Time) {
+    fn grow(&mut self, now: Time, rtt: Duration) {
         let elapsed = now.since(self.grown).as_secs_f64().min(1.0);
         self.grown = now;
         match (self.held, self.trial) {
-            (None, _) if self.rate < self.ceiling * NEAR => self.rate = (self.rate * FAST).min(self.ceiling * NEAR),
-            (None, _) => self.rate *= TRIAL.powf(elapsed),
+            (None, _) => {
+                let near = self.ceiling * NEAR;
+                if self.rate < near {
+                    let speed = self.speed.min(0.5 / rtt.as_secs_f64().max(1e-3));
+                    self.rate = (self.rate * (speed * elapsed).exp()).min(near);
+                    if self.rate >= near {
+                        self.speed = SLOWEST;
+                    }
+                } else {
+                    self.rate *= (self.speed * elapsed).exp();
+                    self.speed = (self.speed * (elapsed / IMPATIENCE).exp2()).min(FASTEST / 4.0);
+                }
+            }
             (Some(held), Trial::Next(at)) if now >= at => {
                 self.rate = held * TRIAL;
                 self.trial = Trial::Until(now + TRIAL_TIME);
@@ -115,11 +139,16 @@ impl Learned {
         }
     }
 
-    /// A new cut at `now`, after the one at `before`.
-    pub(super) fn cut(&mut self, before: Time, now: Time) {
+    /// A new cut at `now`, after `departed` departures since the last; the refused one left at `left`.
+    pub(super) fn cut(&mut self, before: Time, left: Time, departed: u32, now: Time) {
         self.previous = self.previous.map(|_| before);
-        self.last_cut = now;
-        self.ceiling = self.rate;
+        // The pace when it left, not what it has grown to since.
+        let grown = self.grown.since(left).as_secs_f64();
+        let pace = self.rate * (-self.speed * grown).exp();
+        // It was empty at the end of the time since the pause: what it accepted in that time bounds it too.
+        let active = left.since(self.resumed).as_secs_f64();
+        let offered = if active > 0.0 { f64::from(departed) / active } else { f64::INFINITY };
+        self.ceiling = pace.min(offered);
         if let (Some(held), Trial::Until(_)) = (self.held, self.trial) {
             // The trial was refused: the held pace was right.
             self.rate = held;
@@ -138,21 +167,29 @@ impl Learned {
             None => now.since(began),
         };
         let floor = f64::from(accepted) / since.as_secs_f64().max(0.001);
-        let agrees = self.floor > 0.0 && (floor / self.floor - 1.0).abs() < 0.2;
         self.previous = Some(cut_at);
         self.floor = floor;
+        self.resumed = now;
         if let (Some(held), Trial::Until(_)) = (self.held, self.trial) {
             self.gap = (self.gap * 2).clamp(TRIAL_GAPS.0, TRIAL_GAPS.1);
             self.trial = Trial::Next(now + self.gap);
             self.rate = held;
-        } else if floor * 1.3 >= self.ceiling || (agrees && floor * 1.6 >= self.ceiling) {
-            self.rate = (floor.min(self.ceiling) * HOLD).max(SLOWEST);
+        } else if floor * MET >= self.ceiling && accepted >= 8 {
+            self.rate = (floor.min(self.ceiling) * HOLD).max(LEAST);
             self.held = Some(self.rate);
-            self.trial = Trial::Next(now + self.gap);
+            self.speed = 0.0;
+            self.trial = Trial::Next(now + if floor < self.ceiling * 0.95 { TRIAL_TIME } else { self.gap });
         } else {
             self.held = None;
-            let half = if self.ceiling.is_finite() { self.ceiling / 2.0 } else { 0.0 };
-            self.rate = (floor * HOLD).max(half).clamp(SLOWEST, self.ceiling.max(SLOWEST));
+            // A floor made of few says little: what lies above it is found fast, one made of many carefully.
+            let n = f64::from(accepted.max(1));
+            self.speed = (FASTEST / (n * n)).max(SLOWEST);
+            self.rate = (floor * HOLD).max(LEAST);
+            if self.ceiling.is_finite() {
+                let near = self.ceiling * NEAR;
+                self.rate = self.rate.max(near).max(LEAST);
+                self.speed = SLOWEST;
+            }
         }
         self.grown = now;
         self.bound = false;
