@@ -72,6 +72,8 @@ pub(crate) struct Guard {
     cuts: u32,
     /// When the last cut was made; what departed before belongs to it.
     cut_at: Time,
+    /// The end of the pause as the destination named it; without a word of it, the last refusal.
+    told: Time,
     /// Start of the busy period, departures since the last cut, and the last departure.
     began: Time,
     departures: u32,
@@ -102,6 +104,7 @@ impl Default for Guard {
             streak: 0,
             cuts: 0,
             cut_at: Time::ZERO,
+            told: Time::ZERO,
             began: Time::ZERO,
             departures: 0,
             last_departure: Time::ZERO,
@@ -264,6 +267,7 @@ impl Guard {
         self.refusal_rtt = if self.cuts == 0 { rtt } else { (self.refusal_rtt * 7 + rtt) / 8 };
         let probe = self.is_probe(call);
         let stale = left < self.cut_at && !probe;
+        self.told = self.told.max(now + wait.unwrap_or_default());
         if stale {
             self.cut_accepted = self.cut_accepted.saturating_sub(1);
             if let Some(wait) = wait {
@@ -275,12 +279,11 @@ impl Guard {
             // The same shortage: nothing new to learn from, but what departed meanwhile belongs to it.
             self.departures = self.departures.saturating_sub(1);
         } else {
-            let departed = self.departures;
-            self.cut_accepted = departed.saturating_sub(1);
+            self.cut_accepted = self.departures.saturating_sub(1);
             self.departures = 0;
             self.unlearned = true;
             if let Some(learned) = &mut self.learned {
-                learned.cut(self.cut_at, left, departed, now);
+                learned.cut(self.cut_at, left);
             }
         }
         self.cut(now);
@@ -357,7 +360,7 @@ impl Guard {
         self.streak = 0;
         if std::mem::take(&mut self.unlearned) {
             let learned = self.learned.get_or_insert_with(Box::default);
-            learned.learn(self.cut_accepted, self.began, self.cut_at, now);
+            learned.learn(self.cut_accepted, self.told.since(self.began), self.cut_at, now);
         }
     }
 

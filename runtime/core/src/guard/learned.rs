@@ -9,12 +9,15 @@ use std::time::Duration;
 
 /// Growth while next to nothing is known, per second, as a logarithm (2: sevenfold a second).
 const FASTEST: f64 = 2.0;
-/// Growth near the ceiling, the same way (about 1 % a second); doubles every [`IMPATIENCE`] without a refusal, so that a
-/// limit that rose tenfold is found within half a minute.
-const SLOWEST: f64 = 0.01;
-const IMPATIENCE: f64 = 5.0;
-/// Where fast growth ends, as a part of the ceiling.
-const NEAR: f64 = 0.85;
+/// Growth while only one refusal is known, if it told much, and near the ceiling, the same way. It doubles every
+/// [`IMPATIENCE`] without a refusal, so that a limit that rose tenfold is found within half a minute.
+const SLOW: f64 = 0.01;
+const SLOWEST: f64 = 0.003;
+const IMPATIENCE: f64 = 4.0;
+/// What was accepted at once is taken for at least this long a time: most limits allow about a second's worth.
+const AT_LEAST: f64 = 1.0;
+/// Where fast growth ends, as a part of the pace that was refused, at most.
+const NEAR: f64 = 0.95;
 /// Held part of what was accepted.
 const HOLD: f64 = 0.97;
 /// Floor and ceiling have met when they are this close.
@@ -36,6 +39,13 @@ pub(super) struct Learned {
     pace: Gcra,
     /// The destination's limit is below this, as far as the last refusal tells.
     ceiling: f64,
+    /// Up to here the pace grows fast.
+    near: f64,
+    /// Departures above it since the last pause.
+    steady: u32,
+    /// The last departure, and seconds between the last two and the two before.
+    last: Time,
+    gaps: [f64; 2],
     /// What it accepted between the last two refusals.
     floor: f64,
     /// The pace that is held, once floor and ceiling have met.
@@ -46,8 +56,6 @@ pub(super) struct Learned {
     bound: bool,
     /// The cut before the last, when the time between was busy.
     previous: Option<Time>,
-    /// When the last pause ended.
-    resumed: Time,
     trial: Trial,
     gap: Duration,
 }
@@ -65,12 +73,15 @@ impl Default for Learned {
             speed: 0.0,
             pace: Gcra::default(),
             ceiling: f64::INFINITY,
+            near: f64::INFINITY,
+            steady: 0,
+            last: Time::ZERO,
+            gaps: [0.0; 2],
             floor: 0.0,
             held: None,
             grown: Time::ZERO,
             bound: false,
             previous: None,
-            resumed: Time::ZERO,
             trial: Trial::Next(Time::NEVER),
             gap: TRIAL_GAPS.0,
         }
@@ -104,6 +115,9 @@ impl Learned {
         } else {
             self.grown = now;
         }
+        self.gaps = [self.gaps[1], now.since(self.last).as_secs_f64()];
+        self.last = now;
+        self.steady += u32::from(self.rate >= self.near);
         self.pace.charge(&self.every(), 1, now);
     }
 
@@ -112,7 +126,7 @@ impl Learned {
         self.grown = now;
         match (self.held, self.trial) {
             (None, _) => {
-                let near = self.ceiling * NEAR;
+                let near = self.near;
                 if self.rate < near {
                     let speed = self.speed.min(0.5 / rtt.as_secs_f64().max(1e-3));
                     self.rate = (self.rate * (speed * elapsed).exp()).min(near);
@@ -139,16 +153,21 @@ impl Learned {
         }
     }
 
-    /// A new cut at `now`, after `departed` departures since the last; the refused one left at `left`.
-    pub(super) fn cut(&mut self, before: Time, left: Time, departed: u32, now: Time) {
+    /// A new cut after the one at `before`; the refused request left at `left`.
+    pub(super) fn cut(&mut self, before: Time, left: Time) {
         self.previous = self.previous.map(|_| before);
-        // The pace when it left, not what it has grown to since.
-        let grown = self.grown.since(left).as_secs_f64();
-        let pace = self.rate * (-self.speed * grown).exp();
-        // It was empty at the end of the time since the pause: what it accepted in that time bounds it too.
-        let active = left.since(self.resumed).as_secs_f64();
-        let offered = if active > 0.0 { f64::from(departed) / active } else { f64::INFINITY };
-        self.ceiling = pace.min(offered);
+        // The pace when the refused one left, not what it has grown to since.
+        let shrink = (-self.speed * self.last.since(left).as_secs_f64()).exp();
+        let pace = |gap: f64| (shrink / gap.max(1e-6)).min(self.rate);
+        let [before, last] = self.gaps;
+        self.ceiling = pace(last);
+        self.near = if self.steady <= 1 {
+            // It was refused while it grew: one step back.
+            pace(before) * HOLD
+        } else {
+            // It was refused after a while: the longer that was, the less was saved up before, the closer is the limit.
+            self.ceiling * (1.0 - 1.0 / (f64::from(self.steady) + 4.0)).min(NEAR)
+        };
         if let (Some(held), Trial::Until(_)) = (self.held, self.trial) {
             // The trial was refused: the held pace was right.
             self.rate = held;
@@ -160,16 +179,15 @@ impl Learned {
         self.previous = None;
     }
 
-    /// The pause ended: `accepted` departures since the cut before, or since `began`.
-    pub(super) fn learn(&mut self, accepted: u32, began: Time, cut_at: Time, now: Time) {
-        let since = match self.previous {
-            Some(before) => cut_at.since(before),
-            None => now.since(began),
+    /// The pause ended: `accepted` departures since the cut before, or in `busy` where there was none.
+    pub(super) fn learn(&mut self, accepted: u32, busy: Duration, cut_at: Time, now: Time) {
+        let seconds = match self.previous {
+            Some(before) => cut_at.since(before).as_secs_f64().max(0.001),
+            None => busy.as_secs_f64().max(AT_LEAST),
         };
-        let floor = f64::from(accepted) / since.as_secs_f64().max(0.001);
+        let floor = f64::from(accepted) / seconds;
         self.previous = Some(cut_at);
         self.floor = floor;
-        self.resumed = now;
         if let (Some(held), Trial::Until(_)) = (self.held, self.trial) {
             self.gap = (self.gap * 2).clamp(TRIAL_GAPS.0, TRIAL_GAPS.1);
             self.trial = Trial::Next(now + self.gap);
@@ -183,15 +201,16 @@ impl Learned {
             self.held = None;
             // A floor made of few says little: what lies above it is found fast, one made of many carefully.
             let n = f64::from(accepted.max(1));
-            self.speed = (FASTEST / (n * n)).max(SLOWEST);
+            self.speed = (FASTEST / (n * n)).max(SLOW);
             self.rate = (floor * HOLD).max(LEAST);
             if self.ceiling.is_finite() {
-                let near = self.ceiling * NEAR;
-                self.rate = self.rate.max(near).max(LEAST);
+                self.rate = self.rate.max(self.near).max(LEAST);
                 self.speed = SLOWEST;
             }
         }
         self.grown = now;
+        self.last = now;
+        self.steady = 0;
         self.bound = false;
         self.pace = Gcra::default();
         self.pace.charge(&self.every(), 1, now);
