@@ -4,6 +4,7 @@ use std::time::Duration;
 use tidegate_core::Settings;
 use world::*;
 
+#[allow(unused)]
 fn laws() -> Vec<(&'static str, Law)> {
     vec![
         ("bucket of 10", Law::Bucket { rate: 10.0, burst: 10.0 }),
@@ -43,14 +44,15 @@ fn trace() {
     let i: usize = std::env::var("LAW").unwrap_or("0".into()).parse().unwrap();
     let says = match std::env::var("SAYS").unwrap_or("S".into()).as_str() { "S" => Says::Seconds, "E" => Says::Exactly, _ => Says::Nothing };
     let n = |name: &str| MS * std::env::var(name).unwrap_or("0".into()).parse::<u32>().unwrap();
-    let (name, law) = laws().remove(i);
+    let (name, law) = if i < 4 { laws().remove(i) } else if i == 4 { ("20/1", Law::Bucket { rate: 20.0, burst: 1.0 }) } else { ("60/60", Law::Sliding { quota: 60, per: SEC * 60 }) };
     let upstream = Upstream::new(law, says).serving(n("FROM"), n("TO")).refusing(n("REF"));
     let mut world = World::new(3, upstream, &Settings::default());
+    if i >= 4 { world.until = START + SEC * 180; }
     world.clients(100, Duration::from_micros(30));
     println!("{name}");
     let mut seen = 0;
     let mut t = START;
-    while t < START + SEC * 30 {
+    while t < START + SEC * 180 {
         t = t + MS;
         world.run(t);
         for (at, ok) in &world.seen[seen..] {

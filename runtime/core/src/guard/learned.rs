@@ -1,10 +1,6 @@
 //! The learned pace: a floor, a ceiling, and a careful way between them.
 
-use crate::{
-    pace::gcra::{Gcra, Rate},
-    refusal::Waiting,
-    time::Time,
-};
+use crate::{pace::gcra::SLACK, refusal::Waiting, time::Time};
 use std::time::Duration;
 
 /// Growth while next to nothing is known, per second, as a logarithm (2: sevenfold a second).
@@ -36,13 +32,15 @@ pub(super) struct Learned {
     rate: f64,
     /// Its growth per second, as a logarithm.
     speed: f64,
-    pace: Gcra,
+    /// When the next departure is due.
+    due: Time,
     /// The destination's limit is below this, as far as the last refusal tells.
     ceiling: f64,
     /// Up to here the pace grows fast.
     near: f64,
-    /// Departures above it since the last pause.
+    /// Departures above it, and all, since the last pause.
     steady: u32,
+    launched: u32,
     /// The last departure, and seconds between the last two and the two before.
     last: Time,
     gaps: [f64; 2],
@@ -71,10 +69,11 @@ impl Default for Learned {
         Learned {
             rate: f64::INFINITY,
             speed: 0.0,
-            pace: Gcra::default(),
+            due: Time::ZERO,
             ceiling: f64::INFINITY,
             near: f64::INFINITY,
             steady: 0,
+            launched: 0,
             last: Time::ZERO,
             gaps: [0.0; 2],
             floor: 0.0,
@@ -90,9 +89,9 @@ impl Default for Learned {
 
 impl Learned {
     /// The time to the next departure of a pace that grows: `(r/s)(e^(st) - 1) = 1`.
-    fn every(&self) -> Rate {
+    fn every(&self) -> Duration {
         let seconds = if self.speed > 0.0 { (self.speed / self.rate).ln_1p() / self.speed } else { 1.0 / self.rate };
-        Rate::every((seconds * 1e9) as u64)
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
     }
 
     pub(super) fn rate(&self) -> f64 {
@@ -100,12 +99,11 @@ impl Learned {
     }
 
     pub(super) fn hold(&mut self, now: Time) -> Option<(Time, Waiting)> {
-        let at = self.pace.when(&self.every(), 1);
-        if at <= now {
+        if self.due <= now {
             return None;
         }
         self.bound = true;
-        Some((at, Waiting::Learned { millis: (self.rate * 1000.0) as u64 }))
+        Some((self.due, Waiting::Learned { millis: (self.rate * 1000.0) as u64 }))
     }
 
     /// A departure. `rtt`: how long a refusal takes to arrive; the pace does not outgrow what it hears.
@@ -117,8 +115,10 @@ impl Learned {
         }
         self.gaps = [self.gaps[1], now.since(self.last).as_secs_f64()];
         self.last = now;
+        self.launched = self.launched.saturating_add(1);
         self.steady += u32::from(self.rate >= self.near);
-        self.pace.charge(&self.every(), 1, now);
+        // A timer that was a little late is made up for; a quiet time is not saved up.
+        self.due = if now.since(self.due) <= SLACK { self.due } else { now } + self.every();
     }
 
     fn grow(&mut self, now: Time, rtt: Duration) {
@@ -126,16 +126,13 @@ impl Learned {
         self.grown = now;
         match (self.held, self.trial) {
             (None, _) => {
-                let near = self.near;
-                if self.rate < near {
-                    let speed = self.speed.min(0.5 / rtt.as_secs_f64().max(1e-3));
-                    self.rate = (self.rate * (speed * elapsed).exp()).min(near);
-                    if self.rate >= near {
-                        self.speed = SLOWEST;
-                    }
+                let speed = self.speed.min(0.5 / rtt.as_secs_f64().max(1e-3));
+                let grown = self.rate * (speed * elapsed).exp();
+                if self.rate < self.near && grown >= self.near {
+                    (self.rate, self.speed) = (self.near, SLOWEST);
                 } else {
-                    self.rate *= (self.speed * elapsed).exp();
-                    self.speed = (self.speed * (elapsed / IMPATIENCE).exp2()).min(FASTEST / 4.0);
+                    self.rate = grown;
+                    self.speed = (self.speed * (elapsed / IMPATIENCE).exp2()).min(self.speed.max(FASTEST / 4.0));
                 }
             }
             (Some(held), Trial::Next(at)) if now >= at => {
@@ -161,7 +158,9 @@ impl Learned {
         let pace = |gap: f64| (shrink / gap.max(1e-6)).min(self.rate);
         let [before, last] = self.gaps;
         self.ceiling = pace(last);
-        self.near = if self.steady <= 1 {
+        self.near = if self.launched < 3 && self.near.is_finite() {
+            self.near.min(self.ceiling) * 0.9
+        } else if self.steady <= 1 {
             // It was refused while it grew: one step back.
             pace(before) * HOLD
         } else {
@@ -193,10 +192,17 @@ impl Learned {
             self.trial = Trial::Next(now + self.gap);
             self.rate = held;
         } else if floor * MET >= self.ceiling && accepted >= 8 {
-            self.rate = (floor.min(self.ceiling) * HOLD).max(LEAST);
+            // Where pauses are longer than needed the limit is near the ceiling; where they let it save up a burst, near
+            // the floor. Try the first, believe the second.
+            let (hold, trial) = match self.held {
+                None => (self.ceiling, TRIAL_GAPS.0),
+                Some(_) => (floor.min(self.ceiling), TRIAL_TIME),
+            };
+            self.rate = (hold * HOLD).max(LEAST);
             self.held = Some(self.rate);
             self.speed = 0.0;
-            self.trial = Trial::Next(now + if floor < self.ceiling * 0.95 { TRIAL_TIME } else { self.gap });
+            self.gap = trial;
+            self.trial = Trial::Next(now + trial);
         } else {
             self.held = None;
             // A floor made of few says little: what lies above it is found fast, one made of many carefully.
@@ -212,7 +218,7 @@ impl Learned {
         self.last = now;
         self.steady = 0;
         self.bound = false;
-        self.pace = Gcra::default();
-        self.pace.charge(&self.every(), 1, now);
+        self.launched = 0;
+        self.due = now + self.every();
     }
 }

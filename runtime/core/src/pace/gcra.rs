@@ -32,11 +32,6 @@ impl Rate {
         let interval = (nanos(per).saturating_add(slack)).div_ceil(quota.saturating_sub(burst).saturating_add(1).max(1));
         Rate { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1)).saturating_add(slack), most: quota }
     }
-
-    /// One unit every `interval` nanoseconds on average, without bursts: learned rates.
-    pub fn every(interval: u64) -> Rate {
-        Rate { interval: interval.max(1), tolerance: nanos(SLACK).min(interval), most: u64::MAX }
-    }
 }
 
 /// The state of one paced limit: one word.
