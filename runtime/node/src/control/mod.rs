@@ -1,0 +1,1 @@
+//! The control listener: `/v1`, tokens.

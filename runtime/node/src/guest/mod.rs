@@ -1,0 +1,1 @@
+//! Guests: the engine, modules and artifacts, instances, host imports, limits, logs.

@@ -1,0 +1,1 @@
+//! The data listener: functions and `/to`.
