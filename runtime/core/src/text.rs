@@ -143,7 +143,7 @@ impl fmt::Display for Span {
         if nanos == 0 {
             return f.write_str("0s");
         }
-        if nanos % 1_000_000 != 0 {
+        if !nanos.is_multiple_of(1_000_000) {
             return write!(f, "{}ms", nanos as f64 / 1e6);
         }
         let mut millis = nanos / 1_000_000;

@@ -50,7 +50,8 @@ impl Drop for WaitGuard {
         let mut waits = self.0.0.lock();
         waits.calls -= 1;
         if waits.calls == 0 {
-            waits.total += waits.since.take().map(|since| since.elapsed()).unwrap_or_default();
+            let waited = waits.since.take().map(|since| since.elapsed()).unwrap_or_default();
+            waits.total += waited;
         }
     }
 }
