@@ -73,7 +73,8 @@ impl GateBuilder {
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
-        let mut addresses = line.split("http://").skip(1).map(|rest| rest.trim().trim_end_matches(", control on").to_owned());
+        let mut addresses =
+            line.split("http://").skip(1).map(|rest| rest.trim().trim_end_matches(", control on").to_owned());
         let gate = Gate {
             data_address: addresses.next().unwrap_or_else(|| panic!("the first line is {line:?}")),
             control_address: addresses.next().unwrap(),

@@ -21,4 +21,4 @@ mod upstream;
 
 pub use client::{Answer, Client, eventually};
 pub use gate::{Gate, GateBuilder, TOKEN, guest, program};
-pub use upstream::{Limit, Seen, Upstream, text};
+pub use upstream::{Body, Limit, Seen, Upstream, text};

@@ -139,8 +139,10 @@ async fn tokens_open_what_their_scopes_say_and_nothing_else() {
     let made = answer.json();
     let (id, token) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
     let with = async |token: &str, url: String| {
-        let request =
-            http::Request::get(url).header("authorization", format!("Bearer {token}")).body(Default::default()).unwrap();
+        let request = http::Request::get(url)
+            .header("authorization", format!("Bearer {token}"))
+            .body(Default::default())
+            .unwrap();
         gate.client.send(request).await
     };
     assert_eq!(with(token, gate.url("/f/hello-rust/")).await.status, 200);

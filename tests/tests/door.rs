@@ -31,8 +31,11 @@ const TEN: Limit = Limit::Sliding { count: 10, per: Duration::from_secs(1) };
 
 async fn gate_with_guest() -> Gate {
     let gate = Gate::serve().start().await;
-    gate.deploy("misbehave", json!({"allowed_hosts": ["127.0.0.1:*"], "policy": {"deadline": "60s"}, "limits": {"wall": "60s"}}))
-        .await;
+    gate.deploy(
+        "misbehave",
+        json!({"allowed_hosts": ["127.0.0.1:*"], "policy": {"deadline": "60s"}, "limits": {"wall": "60s"}}),
+    )
+    .await;
     gate
 }
 
@@ -41,8 +44,11 @@ async fn with_the_limit_configured_nothing_is_refused_and_the_pace_explains_each
     for from_guests in [false, true] {
         let upstream = Upstream::limited(TEN, Some("1"), Duration::from_millis(20)).await;
         let gate = gate_with_guest().await;
-        gate.destination("ten", json!({"match": upstream.url(""), "limits": [{"unit": "requests", "quota": 10, "per": "1s"}]}))
-            .await;
+        gate.destination(
+            "ten",
+            json!({"match": upstream.url(""), "limits": [{"unit": "requests", "quota": 10, "per": "1s"}]}),
+        )
+        .await;
         let started = Instant::now();
         let answers = if from_guests {
             guests_at_once(&gate, &upstream, 100).await
@@ -86,8 +92,11 @@ async fn bare_429s_are_survived_too() {
 async fn a_call_that_can_not_make_its_deadline_is_told_at_once() {
     let upstream = Upstream::answering("hello").await;
     let gate = Gate::serve().start().await;
-    gate.destination("slow", json!({"match": upstream.url(""), "limits": [{"unit": "requests", "quota": 6, "per": "1m", "burst": 1}]}))
-        .await;
+    gate.destination(
+        "slow",
+        json!({"match": upstream.url(""), "limits": [{"unit": "requests", "quota": 6, "per": "1m", "burst": 1}]}),
+    )
+    .await;
     assert_eq!(gate.get(&format!("/to/{}", upstream.url("/"))).await.status, 200);
     let mut request = gate.request(Method::GET, &format!("/to/{}", upstream.url("/")), "");
     request.headers_mut().insert("tidegate-policy", "deadline=2".parse().unwrap());
@@ -102,7 +111,10 @@ async fn a_call_that_can_not_make_its_deadline_is_told_at_once() {
 
 #[tokio::test]
 async fn a_server_error_is_repeated_only_where_that_is_allowed() {
-    use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
     let fails = |times: usize| {
         let count = Arc::new(AtomicUsize::new(0));
         Upstream::scripted(move |_| {
@@ -122,7 +134,11 @@ async fn a_server_error_is_repeated_only_where_that_is_allowed() {
 
     let upstream = fails(1).await;
     let answer = gate.post(&format!("/to/{}", upstream.url("/")), "once").await;
-    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (503, "not now"), "POST may not, its answer is passed on");
+    assert_eq!(
+        (answer.status.as_u16(), answer.text().as_str()),
+        (503, "not now"),
+        "POST may not, its answer is passed on"
+    );
     assert_eq!(upstream.seen().len(), 1);
 
     let upstream = fails(1).await;
@@ -157,9 +173,21 @@ async fn addresses_are_guarded_whatever_the_name_looks_like() {
     // No --egress-allow for anything but 127.0.0.0/8: everything else that is not public stays closed.
     let gate = Gate::serve().start().await;
     for host in [
-        "http://10.0.0.1/", "http://192.168.1.1/", "http://169.254.169.254/latest", "http://172.16.0.1/", "http://0.0.0.0/",
-        "http://[::1]/", "http://[fdaa::3]/", "http://[::ffff:10.0.0.1]/", "http://[64:ff9b::a00:1]/", "http://100.64.0.1/",
-        "http://app.internal/", "http://app.flycast/", "http://167772161/", "http://0x0a.0.0.1/", "http://012.0.0.1/",
+        "http://10.0.0.1/",
+        "http://192.168.1.1/",
+        "http://169.254.169.254/latest",
+        "http://172.16.0.1/",
+        "http://0.0.0.0/",
+        "http://[::1]/",
+        "http://[fdaa::3]/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://[64:ff9b::a00:1]/",
+        "http://100.64.0.1/",
+        "http://app.internal/",
+        "http://app.flycast/",
+        "http://167772161/",
+        "http://0x0a.0.0.1/",
+        "http://012.0.0.1/",
     ] {
         let answer = gate.get(&format!("/to/{host}")).await;
         assert_eq!(answer.status, 403, "{host}: {}", answer.text());

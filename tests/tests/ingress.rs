@@ -31,7 +31,8 @@ async fn method_headers_query_and_body_reach_the_guest_over_every_version_of_htt
             assert!(said.contains(expected), "{expected}: {said}");
         }
         let body = vec![7_u8; 3 << 20];
-        let request = Request::post(gate.url("/f/misbehave/echo")).body(bytes::Bytes::from(body.clone()).into()).unwrap();
+        let request =
+            Request::post(gate.url("/f/misbehave/echo")).body(bytes::Bytes::from(body.clone()).into()).unwrap();
         let answer = client.send(request).await;
         assert_eq!((answer.status.as_u16(), answer.body.len()), (200, body.len()));
         for header in ["tidegate-function", "tidegate-version", "tidegate-region", "server-timing"] {
@@ -81,7 +82,8 @@ async fn a_function_answers_at_its_own_host_and_at_its_routes() {
 async fn a_body_above_the_bound_is_refused_by_name() {
     let gate = Gate::serve().flags("--max-request-body 1MiB").start().await;
     gate.deploy("misbehave", json!({"auth": "public"})).await;
-    let request = Request::post(gate.url("/f/misbehave/echo")).body(bytes::Bytes::from(vec![0; 2 << 20]).into()).unwrap();
+    let request =
+        Request::post(gate.url("/f/misbehave/echo")).body(bytes::Bytes::from(vec![0; 2 << 20]).into()).unwrap();
     let answer = gate.client.send(request).await;
     assert_eq!((answer.status.as_u16(), answer.problem().as_str()), (413, "request-too-large"), "{}", answer.text());
     assert_eq!(answer.json()["setting"], "max_request_body");
@@ -118,10 +120,7 @@ async fn a_node_told_to_end_finishes_what_is_open_and_exits_0() {
     let gate = gate().await;
     let (client, url) = (Client::default(), gate.url("/f/misbehave/sleep?ms=1500"));
     let call = tokio::spawn(async move { client.try_send(Request::get(url).body(Default::default()).unwrap()).await });
-    eventually("the call is open", async || {
-        gate.control_get("/v1/functions/misbehave").await.status == 200
-    })
-    .await;
+    eventually("the call is open", async || gate.control_get("/v1/functions/misbehave").await.status == 200).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     gate.signal(rustix::process::Signal::TERM);
     let answer = call.await.unwrap().expect("the open call is finished");

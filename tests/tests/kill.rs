@@ -57,14 +57,18 @@ async fn a_killed_node_serves_the_old_or_the_new_version() {
         let answer = gate.get("/f/victim/env").await;
         assert_eq!(answer.status, 200, "round {round}: {}", answer.text());
         let serving: u64 = answer.json()["ROUND"].as_str().unwrap().parse().unwrap();
-        assert!(serving == round || serving >= oldest_allowed, "round {round} serves {serving}, {oldest_allowed} was accepted");
+        assert!(
+            serving == round || serving >= oldest_allowed,
+            "round {round} serves {serving}, {oldest_allowed} was accepted"
+        );
         if whole {
             assert_eq!(serving, round, "a deploy that was answered is kept");
             finished += 1;
         }
         oldest_allowed = serving;
         // Nothing half-written stays behind.
-        let leftovers: Vec<_> = walk(data.path()).into_iter().filter(|name| name.contains("tmp") || name.contains("upload")).collect();
+        let leftovers: Vec<_> =
+            walk(data.path()).into_iter().filter(|name| name.contains("tmp") || name.contains("upload")).collect();
         assert!(leftovers.is_empty(), "round {round}: {leftovers:?}");
     }
     eprintln!("{} rounds, {finished} deploys finished before the kill", rounds());

@@ -134,7 +134,8 @@ impl FromStr for Span {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Span, UnitError> {
         const WHAT: &str = "duration";
-        let not = || UnitError::NotANumber { what: WHAT, text: text.to_owned(), example: "\"250ms\", \"1s\" or \"1m30s\"" };
+        let not =
+            || UnitError::NotANumber { what: WHAT, text: text.to_owned(), example: "\"250ms\", \"1s\" or \"1m30s\"" };
         let large = || UnitError::TooLarge { what: WHAT, text: text.to_owned() };
         let mut rest = text.trim();
         let mut total: u64 = 0;
