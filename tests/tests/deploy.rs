@@ -38,20 +38,20 @@ async fn versions_switch_roll_back_and_survive_a_restart() {
     {
         let gate = Gate::serve().data(data.path()).start().await;
         gate.deploy("misbehave", json!({"env": {"COLOUR": "red"}})).await;
-        assert_eq!(gate.get("/f/misbehave/env").await.json()["COLOUR"], "red");
+        assert!(gate.get("/f/misbehave/env").await.text().contains("COLOUR=red\n"));
         let answer = gate.configure("misbehave", json!({"env": {"COLOUR": "blue"}})).await;
         let version = answer.json()["version"].as_u64().unwrap();
-        assert_eq!(gate.get("/f/misbehave/env").await.json()["COLOUR"], "blue");
+        assert!(gate.get("/f/misbehave/env").await.text().contains("COLOUR=blue\n"));
         let old = gate.get(&format!("/f/misbehave@{}/env", version - 1)).await;
-        assert_eq!(old.json()["COLOUR"], "red", "an older version answers at its own URL");
+        assert!(old.text().contains("COLOUR=red\n"), "an older version answers at its own URL");
         let answer = gate.control(Method::POST, "/v1/functions/misbehave/rollback", "application/json", "").await;
         assert!(answer.status.is_success(), "{}", answer.text());
-        assert_eq!(gate.get("/f/misbehave/env").await.json()["COLOUR"], "red");
+        assert!(gate.get("/f/misbehave/env").await.text().contains("COLOUR=red\n"));
         assert_eq!(gate.get("/f/misbehave@99/env").await.status, 404);
         assert_eq!(gate.get("/f/nobody/").await.status, 404);
     }
     let gate = Gate::serve().data(data.path()).start().await;
-    assert_eq!(gate.get("/f/misbehave/env").await.json()["COLOUR"], "red", "the switch survived");
+    assert!(gate.get("/f/misbehave/env").await.text().contains("COLOUR=red\n"), "the switch survived");
     let answer = gate.control(Method::DELETE, "/v1/functions/misbehave", "application/json", "").await;
     assert!(answer.status.is_success(), "{}", answer.text());
     assert_eq!(gate.get("/f/misbehave/env").await.status, 404);
@@ -118,7 +118,8 @@ async fn a_redeploy_under_load_drops_no_request() {
     for n in 1..=20 {
         let answer = gate.configure("misbehave", json!({"env": {"N": n.to_string()}, "auth": "public"})).await;
         assert!(answer.status.is_success(), "{}", answer.text());
-        assert_eq!(gate.get("/f/misbehave/env").await.json()["N"], n.to_string(), "an answered deploy serves at once");
+        let said = gate.get("/f/misbehave/env").await.text();
+        assert!(said.contains(&format!("N={n}\n")), "an answered deploy serves at once: {said}");
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let mut total = 0;
