@@ -72,6 +72,8 @@ pub(crate) struct Guard {
     cuts: u32,
     /// When the last cut was made; what departed before belongs to it.
     cut_at: Time,
+    /// The end of the pause as the destination named it; without a word of it, the last refusal.
+    told: Time,
     /// Start of the busy period, departures since the last cut, and the last departure.
     began: Time,
     departures: u32,
@@ -84,6 +86,8 @@ pub(crate) struct Guard {
     passed: u32,
     /// How long refusals take to arrive, moving average.
     refusal_rtt: Duration,
+    /// The fastest answer so far; zero when none was seen.
+    fastest: Duration,
     learned: Option<Box<Learned>>,
 }
 
@@ -100,6 +104,7 @@ impl Default for Guard {
             streak: 0,
             cuts: 0,
             cut_at: Time::ZERO,
+            told: Time::ZERO,
             began: Time::ZERO,
             departures: 0,
             last_departure: Time::ZERO,
@@ -108,6 +113,7 @@ impl Default for Guard {
             last_accepted: Time::ZERO,
             passed: 0,
             refusal_rtt: Duration::ZERO,
+            fastest: Duration::ZERO,
             learned: None,
         }
     }
@@ -137,7 +143,9 @@ impl Guard {
     }
 
     fn doubling(&self) -> Duration {
-        DOUBLING.max(self.refusal_rtt * 2)
+        // Before the first refusal its delay is not known: as fast as the fastest answer, unless those take for ever.
+        let rtt = if self.cuts == 0 { self.fastest.min(DOUBLING * 2) } else { self.refusal_rtt };
+        DOUBLING.max(rtt * 2)
     }
 
     fn widen(&mut self, now: Time) {
@@ -201,8 +209,10 @@ impl Guard {
     }
 
     /// An answer that shows that the destination takes requests.
-    pub(crate) fn accepted(&mut self, call: Call, now: Time) {
+    pub(crate) fn accepted(&mut self, call: Call, left: Time, now: Time) {
         self.answered();
+        let took = now.since(left).max(Duration::from_nanos(1));
+        self.fastest = if self.fastest.is_zero() { took } else { self.fastest.min(took) };
         self.passed = self.passed.wrapping_add(1);
         self.last_accepted = now;
         self.streak = 0;
@@ -257,6 +267,7 @@ impl Guard {
         self.refusal_rtt = if self.cuts == 0 { rtt } else { (self.refusal_rtt * 7 + rtt) / 8 };
         let probe = self.is_probe(call);
         let stale = left < self.cut_at && !probe;
+        self.told = self.told.max(now + wait.unwrap_or_default());
         if stale {
             self.cut_accepted = self.cut_accepted.saturating_sub(1);
             if let Some(wait) = wait {
@@ -272,7 +283,7 @@ impl Guard {
             self.departures = 0;
             self.unlearned = true;
             if let Some(learned) = &mut self.learned {
-                learned.cut(self.cut_at, now);
+                learned.cut(self.cut_at, left);
             }
         }
         self.cut(now);
@@ -350,7 +361,7 @@ impl Guard {
         self.streak = 0;
         if std::mem::take(&mut self.unlearned) {
             let learned = self.learned.get_or_insert_with(Box::default);
-            learned.learn(self.cut_accepted, self.began, self.cut_at, now);
+            learned.learn(self.cut_accepted, self.told.since(self.began), self.cut_at, now);
         }
     }
 

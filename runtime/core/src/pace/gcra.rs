@@ -37,11 +37,6 @@ impl Rate {
             most: quota,
         }
     }
-
-    /// One unit every `interval` nanoseconds on average, without bursts: learned rates.
-    pub fn every(interval: u64) -> Rate {
-        Rate { interval: interval.max(1), tolerance: nanos(SLACK).min(interval), most: u64::MAX }
-    }
 }
 
 /// The state of one paced limit: one word.
