@@ -40,9 +40,9 @@ export class StepFailed extends Error {
  * @param {{client: import("openai").OpenAI, topic: string, model: string}} options
  */
 export async function runAgent({ client, topic, model }) {
-  const State = Annotation.Root({
-    texts: Annotation({ reducer: (a, b) => ({ ...a, ...b }), default: () => /** @type {Record<string, string>} */ ({}) }),
-  });
+  /** @type {(earlier: Record<string, string>, added: Record<string, string>) => Record<string, string>} */
+  const merge = (earlier, added) => ({ ...earlier, ...added });
+  const State = Annotation.Root({ texts: Annotation({ reducer: merge, default: () => ({}) }) });
   /** @type {Array<{step: string, text: string, ms: number}>} */
   const steps = [];
   /** @type {any} */

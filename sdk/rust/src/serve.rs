@@ -2,7 +2,7 @@
 
 use crate::{IntoResponse, Request, Response};
 use http::HeaderMap;
-use http::header::{CONNECTION, HeaderName, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 use wstd::http::server::Responder;
 
@@ -42,6 +42,10 @@ where
             }
         };
         strip_connection_fields(response.headers_mut());
+        // A body that is all there says how long it is, which spares the client chunks.
+        if let Some(length) = response.body().content_length() {
+            response.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+        }
         if let Err(error) = responder.respond(response).await {
             // The client went away, or the body's own source failed: the answer is cut off, which is all there is to tell it.
             crate::log::write(&format!("the answer was cut off: {error:#}"));

@@ -67,17 +67,13 @@ export class IncomingBody {
   }
 
   stream() {
+    // Not a byte stream: the engine cannot tee() those.
     return new ReadableStream(
       {
-        type: "bytes",
         pull: async (controller) => {
           const chunk = await this.next();
-          if (chunk === undefined) {
-            controller.close();
-            controller.byobRequest?.respond(0);
-          } else {
-            controller.enqueue(chunk);
-          }
+          if (chunk === undefined) controller.close();
+          else controller.enqueue(chunk);
         },
         cancel: () => this.release(),
       },

@@ -22,7 +22,8 @@ export function refresh() {
 
 /** Fresh bytes in linear memory. The engine frees them after the exported call, unless `free` does before. */
 export function alloc(size) {
-  const at = realloc(0, 0, 8, size | 0);
+  // Never none: the engine takes an empty answer of its allocator for the end of memory.
+  const at = realloc(0, 0, 8, size === 0 ? 8 : size | 0);
   refresh();
   return at;
 }

@@ -22,6 +22,9 @@ class Context {
   passThroughOnException() {}
 }
 
+/** Statuses whose answers say nothing about a length. */
+const NO_LENGTH = new Set([204, 304]);
+
 /** The answer's body could not be written: the client is gone or the host gave up on it. Nobody is there to be told. */
 class Gone extends Error {}
 
@@ -42,30 +45,38 @@ function writeAll(stream, at, length) {
   return undefined;
 }
 
-/** Runs `start`, and `after` when what it returned is done, now or later, however it went. */
+/** Runs `start`, then `after(succeeded)`: at once, or when the Promise that `start` returned is settled. */
 function always(start, after) {
   let pending;
   try {
     pending = start();
   } catch (error) {
-    after();
+    after(false);
     throw error;
   }
   if (pending === undefined) {
-    after();
+    after(true);
     return undefined;
   }
-  return pending.finally(after);
+  return pending.then(
+    () => after(true),
+    (error) => {
+      after(false);
+      throw error;
+    },
+  );
 }
 
-function writeText(stream, text) {
-  const [at, length, room] = lowerString(text);
+/** Writes what was lowered, and frees it. */
+function writeLowered(stream, [at, length, room]) {
   return always(() => writeAll(stream, at, length), () => free(at, room));
 }
 
-function writeBytes(stream, bytes) {
-  const at = lowerBytes(bytes);
-  return always(() => writeAll(stream, at, bytes.length), () => free(at, bytes.length));
+/** Lowers a body that is there as a whole, so that its length is known before the head: [address, bytes, room] or undefined. */
+function lower(body) {
+  if (typeof body === "string") return lowerString(body);
+  if (body instanceof Uint8Array) return [lowerBytes(body), body.length, body.length];
+  return undefined;
 }
 
 async function writeStream(stream, source) {
@@ -74,9 +85,9 @@ async function writeStream(stream, source) {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      if (typeof value === "string") await writeText(stream, value);
+      if (typeof value === "string") await writeLowered(stream, lowerString(value));
       else if (value instanceof Uint8Array) {
-        if (value.length > 0) await writeBytes(stream, value);
+        if (value.length > 0) await writeLowered(stream, lower(value));
       } else {
         throw new TypeError(`a response stream must give Uint8Array or string chunks, got ${Object.prototype.toString.call(value)}`);
       }
@@ -88,14 +99,6 @@ async function writeStream(stream, source) {
   }
 }
 
-/** Length of the body when it is known before it is sent: bytes have it; a string's is counted while it is lowered. */
-function writeBody(stream, body) {
-  if (body === null) return undefined;
-  if (typeof body === "string") return body.length === 0 ? undefined : writeText(stream, body);
-  if (body instanceof Uint8Array) return body.length === 0 ? undefined : writeBytes(stream, body);
-  return writeStream(stream, body);
-}
-
 /** Sends `response`. Returns undefined when all of it is out, else a Promise. */
 function send(outparam, response) {
   const parts = takeParts(response);
@@ -104,7 +107,10 @@ function send(outparam, response) {
   }
   let headers = parts.headers;
   const body = parts.body;
-  if (body instanceof Uint8Array && !hasName(headers, "content-length")) headers.push("content-length", String(body.length));
+  const lowered = lower(body);
+  if (lowered !== undefined || (body === null && !NO_LENGTH.has(parts.status))) {
+    if (!hasName(headers, "content-length")) headers.push("content-length", lowered === undefined ? "0" : String(lowered[1]));
+  }
   let fields = fieldsFromList(headers);
   if (fields === -1) {
     headers = withoutConnectionFields(headers);
@@ -113,29 +119,18 @@ function send(outparam, response) {
   }
   outparam.set = true;
   const outgoing = startResponse(outparam.handle, parts.status, fields);
-  const stream = bodyWriter(outgoing);
-  const finish = (complete) => {
-    dropOutput(stream);
-    // A body that is dropped without being finished reaches the client as cut off, which is what it is.
-    if (complete) finishBody(outgoing);
-    else dropOutgoingBody(outgoing);
-  };
-  let pending;
-  try {
-    pending = writeBody(stream, body);
-  } catch (error) {
-    finish(false);
-    throw error;
-  }
-  if (pending === undefined) {
-    finish(true);
+  if (body === null) {
+    finishBody(outgoing);
     return undefined;
   }
-  return pending.then(
-    () => finish(true),
-    (error) => {
-      finish(false);
-      throw error;
+  const stream = bodyWriter(outgoing);
+  return always(
+    () => (lowered === undefined ? writeStream(stream, body) : writeLowered(stream, lowered)),
+    (complete) => {
+      dropOutput(stream);
+      // A body that is dropped without being finished reaches the client as cut off, which is what it is.
+      if (complete) finishBody(outgoing);
+      else dropOutgoingBody(outgoing);
     },
   );
 }
