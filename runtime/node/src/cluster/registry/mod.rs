@@ -4,11 +4,19 @@
 //! lock-free on an immutable snapshot; writes are serialised, stored durably, then shown. Whoever replicates it only
 //! has to agree on the order of commands.
 
+mod apply;
 mod config;
+mod route;
 mod state;
+mod store;
+mod validate;
 
+pub use apply::{Applied, Change};
 pub use config::{Auth, ConfigError, DestinationConfig, FunctionConfig, FunctionLimits, Isolation, validate_name};
+pub use route::{RouteHost, RoutePattern};
 pub use state::{
     Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
     World,
 };
+pub use store::{Bounds, Registry, RegistryError};
+pub use validate::{Ceilings, parse_destination, parse_function};
