@@ -4,6 +4,7 @@
 //! its upper-case form behind `TIDEGATE_` is its variable, its doc comment is its text in `--help` and on the reference
 //! page. Errors of limits name settings by their key, through the constants in [`names`].
 
+mod bounds;
 mod file;
 pub mod names;
 mod nearest;
@@ -18,6 +19,7 @@ use clap::Args;
 use ipnet::IpNet;
 use tidegate_core::text::{Size, Span};
 
+pub use bounds::{Bound, bounds};
 pub use file::{FileError, parse_with_file};
 pub(crate) use nearest::nearest;
 pub use reference::reference_page;

@@ -6,7 +6,7 @@ macro_rules! names {
     ($($constant:ident = $key:literal;)*) => {
         $(#[doc = concat!("`", $key, "`")] pub const $constant: &str = $key;)*
         #[cfg(test)]
-        const ALL: &[&str] = &[$($key),*];
+        pub(super) const ALL: &[&str] = &[$($key),*];
     };
 }
 

@@ -9,6 +9,7 @@ mod config;
 mod route;
 mod state;
 mod store;
+pub mod token;
 mod validate;
 
 pub use apply::{Applied, Change};
@@ -20,3 +21,9 @@ pub use state::{
 };
 pub use store::{Bounds, Registry, RegistryError};
 pub use validate::{Ceilings, parse_destination, parse_function};
+
+/// The wall clock as records keep it: milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
