@@ -17,7 +17,7 @@ use std::{
 
 use clap::Args;
 use ipnet::IpNet;
-use tidegate_core::text::{Size, Span};
+use tidegate_core::units::{Size, Span};
 
 pub use bounds::{Bound, bounds};
 pub use file::{FileError, parse_with_file};
