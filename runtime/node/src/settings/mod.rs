@@ -15,7 +15,7 @@ use std::{
 
 use clap::Args;
 use ipnet::IpNet;
-use tidegate_core::text::{Size, Span};
+use tidegate_core::units::{Size, Span};
 
 pub use file::{FileError, parse_with_file};
 pub use reference::reference_page;
