@@ -2,7 +2,9 @@
 
 use crate::{IntoResponse, Request, Response};
 use http::HeaderMap;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 use wstd::http::server::Responder;
 
