@@ -62,6 +62,21 @@ impl KeptBody {
         pump.into_whole()
     }
 
+    /// Waits until the body is here completely or is known to be too large to be kept.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub(crate) async fn settle(self, pump: Option<Pump>) -> Result<(Self, Option<Pump>), TransportError> {
+        let (Self::Pumped(shared), Some(mut pump)) = (&self, pump) else { return Ok((self, None)) };
+        let done = std::future::poll_fn(|cx| match Pin::new(&mut pump).poll_fill(cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending if !shared.is_kept() => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        })
+        .await;
+        if done { pump.into_whole() } else { Ok((self, Some(pump))) }
+    }
+
     /// A body of one piece, or of pieces put together.
     pub(super) fn whole(
         mut chunks: std::collections::VecDeque<Bytes>,
@@ -110,17 +125,13 @@ impl KeptBody {
         }
     }
 
-    /// The whole body, where it is here and small.
-    pub(crate) fn bytes(&self) -> Option<&Bytes> {
+    /// The body as far as splitting by it needs it: nothing, its bytes, or an error where it is too large.
+    pub(crate) fn as_split(&self) -> Result<Option<&[u8]>, ()> {
         match self {
-            Self::Whole { data, .. } => Some(data),
-            Self::Empty | Self::Pumped(_) => None,
+            Self::Empty => Ok(None),
+            Self::Whole { data, .. } => Ok(Some(data)),
+            Self::Pumped(_) => Err(()),
         }
-    }
-
-    /// Whether there is no body at all.
-    pub(crate) fn is_empty(&self) -> bool {
-        matches!(self, Self::Empty)
     }
 
     /// What the sender's body failed with, if it did.

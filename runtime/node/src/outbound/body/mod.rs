@@ -5,10 +5,11 @@
 //! guest whose body is closed under it aborts. The answer's body is wrapped so that its end or its drop, whichever
 //! comes first, gives everything back.
 
-
+mod answer;
 mod kept;
 mod pump;
 
-
+use answer::request_trailers;
+pub(crate) use answer::{discard, wrap};
 pub(crate) use kept::{KeptBody, OutBody};
-pub(crate) use pump::{Pump, ReplayMemory, drain};
+pub(crate) use pump::{Pump, ReplayMemory, Start, drain};

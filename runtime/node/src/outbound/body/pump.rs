@@ -25,7 +25,10 @@ use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
-use super::kept::{KeptBody, wrong_length};
+use super::{
+    kept::{KeptBody, wrong_length},
+    request_trailers,
+};
 use crate::{
     body::{Body, BodyError},
     outbound::TransportError,
@@ -193,6 +196,11 @@ impl Shared {
     pub(super) fn is_replayable(&self) -> bool {
         let state = self.0.lock();
         state.first == 0
+    }
+
+    /// Whether it may still turn out to be whole and small.
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.lock().keep.is_some()
     }
 
     pub(super) fn held(&self) -> u64 {
@@ -391,7 +399,7 @@ impl Filling {
                             state.finish(Ok(()));
                         }
                     }
-                    Err(frame) => state.trailers = frame.into_trailers().ok(),
+                    Err(frame) => state.trailers = frame.into_trailers().ok().map(request_trailers),
                 },
                 Some(Err(error)) => state.finish(Err(error.to_string().into())),
                 None => state.finish(Ok(())),

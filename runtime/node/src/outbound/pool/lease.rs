@@ -23,7 +23,6 @@ enum Link {
 }
 
 /// An exchange that broke before the head of the answer.
-#[derive(Debug)]
 pub(crate) struct Broken {
     /// What was seen.
     pub(crate) error: hyper::Error,
@@ -45,6 +44,13 @@ impl Lease {
     /// Whether it speaks HTTP/2.
     pub(crate) fn is_h2(&self) -> bool {
         matches!(self.0, Link::H2(_))
+    }
+
+    /// Gives the connection back unused.
+    pub(crate) fn give_back(self) {
+        if let Link::H1 { connection, upstream } = self.0 {
+            upstream.put(connection);
+        }
     }
 
     /// Sends the request and waits for the head of the answer. Dropping the future closes the connection (HTTP/1.1) or
@@ -96,6 +102,11 @@ impl Streaming {
         }
     }
 
+    /// Closes the connection, or resets the stream.
+    pub(crate) fn close(&mut self) {
+        self.link = None;
+    }
+
     fn give_back(&mut self, cx: &mut Context<'_>) {
         if let Some(Link::H1 { mut connection, upstream }) = self.link.take()
             && connection.rest(cx)
@@ -118,7 +129,7 @@ impl Body for Streaming {
         };
         match &frame {
             Poll::Ready(None) => this.give_back(cx),
-            Poll::Ready(Some(Err(_))) => this.link = None,
+            Poll::Ready(Some(Err(_))) => this.close(),
             Poll::Ready(Some(Ok(_))) if this.body.is_end_stream() => this.give_back(cx),
             Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
         }

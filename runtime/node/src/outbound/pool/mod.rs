@@ -45,19 +45,24 @@ pub(crate) struct PoolParts {
 
 /// All connections of a node.
 pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    upstreams: Mutex<HashMap<(TenantId, Origin), Arc<Upstream>>>,
+    idle_time: Duration,
+}
+
+/// What all upstreams use.
+struct Shared {
     guard: AddressGuard,
     dns: Dns,
     tls: Tls,
     observe: Arc<Observe>,
-    upstreams: Mutex<HashMap<(TenantId, Origin), Arc<Upstream>>>,
     max_idle: usize,
     idle: AtomicUsize,
-    idle_time: Duration,
 }
 
 /// Connections of one tenant to one origin.
 pub(crate) struct Upstream {
-    pool: Arc<Pool>,
+    shared: Arc<Shared>,
     tenant: TenantId,
     origin: Origin,
     state: Mutex<State>,
@@ -109,26 +114,25 @@ enum Step {
 }
 
 impl Pool {
-    pub(crate) fn new(parts: PoolParts) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(parts: PoolParts) -> Self {
+        let shared = Shared {
             guard: parts.guard,
             dns: Dns::new(parts.resolver),
             tls: Tls::new(parts.roots),
             observe: parts.observe,
-            upstreams: Mutex::default(),
             max_idle: parts.max_idle,
             idle: AtomicUsize::new(0),
-            idle_time: parts.idle_time,
-        })
+        };
+        Self { shared: Arc::new(shared), upstreams: Mutex::default(), idle_time: parts.idle_time }
     }
 
     /// The connections of a tenant to an origin.
-    pub(crate) fn upstream(self: &Arc<Self>, tenant: &TenantId, origin: &Origin) -> Arc<Upstream> {
+    pub(crate) fn upstream(&self, tenant: &TenantId, origin: &Origin) -> Arc<Upstream> {
         let mut upstreams = self.upstreams.lock();
         let key = (tenant.clone(), origin.clone());
         let upstream = upstreams.entry(key).or_insert_with(|| {
             Arc::new(Upstream {
-                pool: Arc::clone(self),
+                shared: Arc::clone(&self.shared),
                 tenant: tenant.clone(),
                 origin: origin.clone(),
                 state: Mutex::default(),
@@ -138,29 +142,15 @@ impl Pool {
         Arc::clone(upstream)
     }
 
-    /// Closes what was idle for too long and forgets upstreams without connections. Called about once a second.
+    /// Closes what was idle for too long or was closed by its peer, and forgets upstreams without connections. Called
+    /// about once a second.
     pub(crate) fn sweep(&self) {
         let Some(oldest) = Instant::now().checked_sub(self.idle_time) else { return };
-        let mut closed = Vec::new();
-        self.upstreams.lock().retain(|_, upstream| {
-            let mut state = upstream.state.lock();
-            // The oldest stand first. A peer that closed an idle connection is noticed here too.
-            let (old, kept) = std::mem::take(&mut state.idle)
-                .into_iter()
-                .partition::<Vec<_>, _>(|connection| connection.idle_since < oldest);
-            let (kept, gone) = kept.into_iter().partition::<Vec<_>, _>(|_| true);
-            state.idle = kept;
-            self.idle.fetch_sub(old.len(), Ordering::Relaxed);
-            closed.push((old, gone));
-            state.h2.retain(|connection| {
-                connection.is_open() && connection.idle_since().is_none_or(|since| since >= oldest)
-            });
-            let empty = state.idle.is_empty() && state.h2.is_empty() && state.pioneer.is_none();
-            drop(state);
-            !(empty && Arc::strong_count(upstream) == 1)
-        });
-        // Sockets are closed outside the lock.
-        drop(closed);
+        let all: Vec<_> = self.upstreams.lock().values().cloned().collect();
+        for upstream in all {
+            upstream.sweep(oldest);
+        }
+        self.upstreams.lock().retain(|_, upstream| Arc::strong_count(upstream) > 1 || !upstream.is_empty());
     }
 }
 
@@ -205,14 +195,12 @@ impl Upstream {
 
     fn step(self: &Arc<Self>, waited_for: Option<u64>) -> Step {
         let mut state = self.state.lock();
-        let mut stale = Vec::new();
         while let Some(mut connection) = state.idle.pop() {
-            self.pool.idle.fetch_sub(1, Ordering::Relaxed);
+            self.shared.idle.fetch_sub(1, Ordering::Relaxed);
             if connection.is_usable() {
                 drop(state);
                 return Step::Use(Lease::h1(connection, Arc::clone(self)));
             }
-            stale.push(connection);
         }
         state.h2.retain(|connection| connection.is_open());
         if let Some(stream) = state.h2.iter().find_map(|connection| connection.take(self)) {
@@ -248,12 +236,12 @@ impl Upstream {
     }
 
     async fn make(self: &Arc<Self>) -> Result<Lease, DialError> {
-        let stream = dial::dial(&self.origin, &self.pool.dns, &self.pool.guard).await?;
-        let open = OpenConnection::new(&self.pool.observe);
+        let stream = dial::dial(&self.origin, &self.shared.dns, &self.shared.guard).await?;
+        let open = OpenConnection::new(&self.shared.observe);
         let socket = match self.origin.scheme {
             Scheme::Http => Socket::Plain(stream),
             Scheme::Https => {
-                let connected = self.pool.tls.connect(&self.tenant, &self.origin, stream).await;
+                let connected = self.shared.tls.connect(&self.tenant, &self.origin, stream).await;
                 Socket::Tls(Box::new(connected.map_err(DialError::Failed)?))
             }
         };
@@ -277,10 +265,25 @@ impl Upstream {
         Ok(Lease::h1(Box::new(connection), Arc::clone(self)))
     }
 
+    fn sweep(&self, oldest: Instant) {
+        let mut state = self.state.lock();
+        let before = state.idle.len();
+        state.idle.retain_mut(|connection| connection.idle_since >= oldest && connection.is_usable());
+        self.shared.idle.fetch_sub(before - state.idle.len(), Ordering::Relaxed);
+        state.h2.retain(|connection| {
+            connection.is_open() && connection.idle_since().is_none_or(|since| since >= oldest)
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.idle.is_empty() && state.h2.is_empty() && state.pioneer.is_none()
+    }
+
     /// Takes an idle connection back.
     fn put(&self, connection: Box<H1>) {
-        if self.pool.idle.fetch_add(1, Ordering::Relaxed) >= self.pool.max_idle {
-            self.pool.idle.fetch_sub(1, Ordering::Relaxed);
+        if self.shared.idle.fetch_add(1, Ordering::Relaxed) >= self.shared.max_idle {
+            self.shared.idle.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         self.state.lock().idle.push(connection);
