@@ -13,7 +13,6 @@ use super::{
 #[command(
     name = "tidegate",
     version,
-    propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,

@@ -24,8 +24,9 @@ use super::{
 /// Arguments of `tidegate deploy`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Reads tidegate.toml of this directory where there is one: `name`, `module`, and the configuration (env, allowed_hosts,
-auth, limits, ...). With neither a file nor --env, --allow-host or --public the function keeps its configuration.")]
+Reads tidegate.toml of this directory where there is one: `name`, `module`, and the configuration (env, \
+allowed_hosts, auth, limits, ...). With neither a file nor --env, --allow-host or --public the function keeps its \
+configuration.")]
 pub(super) struct DeployArgs {
     /// Component or core module. Default: `module` of tidegate.toml
     file: Option<PathBuf>,

@@ -40,8 +40,9 @@ pub(super) struct InvokeArgs {
     /// Print status and headers of the answer too
     #[arg(short, long)]
     include: bool,
-    /// Data listener. Default: what the node says, else http://127.0.0.1:8080
-    #[arg(long, env = "TIDEGATE_GATE", value_name = "URL", value_parser = server_url, help_heading = "Connection")]
+    /// Data listener. Default: the profile's, else what the node says
+    #[arg(long, env = "TIDEGATE_GATE", value_name = "URL", hide_env_values = true, value_parser = server_url)]
+    #[arg(help_heading = "Connection")]
     gate: Option<Url>,
     #[command(flatten)]
     client: ClientArgs,

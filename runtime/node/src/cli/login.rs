@@ -25,7 +25,7 @@ pub(super) struct LoginArgs {
     #[arg(long, env = "TIDEGATE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Name to save it under
-    #[arg(long, env = "TIDEGATE_PROFILE", value_name = "NAME", default_value = "default")]
+    #[arg(long, env = "TIDEGATE_PROFILE", hide_env_values = true, value_name = "NAME", default_value = "default")]
     profile: String,
     /// Data listener of the server, where `tidegate invoke` can't ask for it
     #[arg(long, value_name = "URL", value_parser = server_url)]

@@ -12,9 +12,9 @@ use super::{
 /// Arguments of `tidegate mock-llm`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Answers POST /v1/chat/completions, /v1/responses, /v1/embeddings and /v1/messages (Anthropic), GET /v1/models, and
-anything under /anything. GET /__stats tells what it saw (?requests=1: one by one), POST /__reset forgets it.
-The first line on stdout is `mock-llm listening on http://ADDR`.")]
+Answers POST /v1/chat/completions, /v1/responses, /v1/embeddings and /v1/messages (Anthropic's), GET /v1/models, and \
+anything under /anything. GET /__stats tells what it saw (?requests=1: one by one), POST /__reset forgets it. The \
+first line on stdout is `mock-llm listening on http://ADDR`.")]
 pub(super) struct MockArgs {
     #[command(flatten)]
     options: MockOptions,

@@ -22,14 +22,14 @@ pub(super) const LOCAL_GATE: &str = "http://127.0.0.1:8080";
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct ClientArgs {
-    /// Control listener of the node. Default: the profile's, else http://127.0.0.1:8081
-    #[arg(long, env = "TIDEGATE_URL", value_name = "URL", value_parser = server_url)]
+    /// Control listener. Default: the profile's, else http://127.0.0.1:8081
+    #[arg(long, env = "TIDEGATE_URL", value_name = "URL", hide_env_values = true, value_parser = server_url)]
     pub(super) url: Option<Url>,
-    /// Token. Default: the profile's, else the one in .tidegate/admin-token
+    /// Token. Default: the profile's, else of .tidegate/admin-token
     #[arg(long, env = "TIDEGATE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub(super) token: Option<String>,
-    /// Saved server to talk to (see `tidegate login`)
-    #[arg(long, env = "TIDEGATE_PROFILE", value_name = "NAME")]
+    /// Saved server (see `tidegate login`)
+    #[arg(long, env = "TIDEGATE_PROFILE", value_name = "NAME", hide_env_values = true)]
     pub(super) profile: Option<String>,
     /// Print JSON: one object, or one a line
     #[arg(long)]

@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{Args, FromArgMatches};
-use tidegate_core::text::Span;
+use tidegate_core::units::Span;
 
 /// Everything the fake upstream can be told.
 #[derive(Args, Clone, Debug)]
@@ -18,17 +18,19 @@ pub struct MockOptions {
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     pub max_connections: usize,
 
-    /// What it allows: 10/s, 500/m, 100/10s. With --limiter concurrency: a count. None: everything
+    /// What it allows: 10/s, 500/m, 100/10s; a count with --limiter concurrency. None: everything
     #[arg(long, value_name = "QUOTA", help_heading = "Limits")]
     pub limit: Option<Quota>,
-    /// How it counts
+    /// How it counts: token-bucket, sliding-window, fixed-window, concurrency
     #[arg(long, value_name = "KIND", default_value = "token-bucket", value_enum, help_heading = "Limits")]
+    #[arg(hide_possible_values = true)]
     pub limiter: LimiterKind,
     /// Size of the token bucket. None: the quota
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub burst: Option<u32>,
-    /// What has a limit of its own: each API key, each model, or both
+    /// What has a limit of its own: key (each API key), model, or both
     #[arg(long, value_name = "BY", value_enum, value_delimiter = ',', help_heading = "Limits")]
+    #[arg(hide_possible_values = true)]
     pub split: Vec<SplitBy>,
     /// Refused requests use up the limit too
     #[arg(long, help_heading = "Limits")]
@@ -36,8 +38,10 @@ pub struct MockOptions {
     /// Requests until the account is out of credit (429 insufficient_quota, for good)
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub credit: Option<u64>,
-    /// What its headers tell of the limits
+    /// What its headers tell: honest, retry-after (that only), no-retry-after, bare (nothing), short or long (a false
+    /// Retry-After), lying (absurd ones by turns)
     #[arg(long, value_name = "MANNER", default_value = "honest", value_enum, help_heading = "Limits")]
+    #[arg(hide_possible_values = true)]
     pub limits: Candour,
 
     /// Share of requests that stall before the head of the answer: 5%, 0.05
@@ -167,7 +171,7 @@ impl FromStr for Quota {
 
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} per {}", self.count, Span::new(self.per))
+        write!(f, "{} per {}", self.count, Span(self.per))
     }
 }
 
