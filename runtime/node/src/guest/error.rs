@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
-use tidegate_core::text::{Size, Span};
+use tidegate_core::units::{Size, Span};
 
 use super::limits::Bound;
 use crate::{body::BodyError, problem::Problem, settings::names};
@@ -27,7 +27,7 @@ pub enum InvokeError {
     #[error("the guest computed for longer than {:?}", .0.value)]
     Cpu(Bound<Duration>),
     /// More memory than it may have.
-    #[error("the guest wanted more than {} of memory", Size::new(.0.value))]
+    #[error("the guest wanted more than {} of memory", Size(.0.value))]
     Memory(Bound<u64>),
     /// No chunk of the answer was given or taken for too long.
     #[error("nothing moved in the answer for {:?}", .0.value)]
@@ -72,7 +72,7 @@ impl InvokeError {
 impl From<InvokeError> for Problem {
     fn from(error: InvokeError) -> Self {
         let text = error.to_string();
-        let span = |value: Duration| Span::new(value).to_string();
+        let span = |value: Duration| Span(value).to_string();
         match error {
             InvokeError::NoInstance(bound) => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -113,7 +113,7 @@ impl From<InvokeError> for Problem {
                 "The function used up its memory",
                 format!("{text}; {} changes this", bound.setting),
             )
-            .bound("memory", Size::new(bound.value), bound.setting),
+            .bound("memory", Size(bound.value), bound.setting),
             InvokeError::StreamIdle(bound) => Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "guest-stream-idle",

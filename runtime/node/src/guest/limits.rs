@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_core::text::{Size, Span};
+use tidegate_core::units::{Size, Span};
 
 use crate::{
     cluster::registry::FunctionLimits,

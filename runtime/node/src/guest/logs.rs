@@ -92,7 +92,7 @@ impl InstanceLogs {
             let bound = running.limits.log_bytes;
             let text = format!(
                 "{cut} more bytes of log were cut: an invocation may write {} (setting {})",
-                tidegate_core::text::Size::new(bound.value),
+                tidegate_core::units::Size(bound.value),
                 bound.setting
             );
             self.owner.write(Some(running.trace_id()), LogStream::Host, text);

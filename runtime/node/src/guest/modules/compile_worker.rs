@@ -14,7 +14,7 @@ use std::{
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
-use tidegate_core::text::Size;
+use tidegate_core::units::Size;
 use wasmtime::{Engine, component::Component};
 use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
@@ -163,7 +163,7 @@ pub(super) fn needs(component: &Component, memory: u64, setting: &str) -> Result
     };
     let fixed = "fixed in this release";
     if let Some(size) = needs.max_initial_memory_size.filter(|size| *size > memory) {
-        return more("memory", Size::new(size).to_string(), Size::new(memory).to_string(), setting);
+        return more("memory", Size(size).to_string(), Size(memory).to_string(), setting);
     }
     if let Some(size) = needs.max_initial_table_size.filter(|size| *size > TABLE_ELEMENTS as u64) {
         return more("table elements", size.to_string(), TABLE_ELEMENTS.to_string(), fixed);

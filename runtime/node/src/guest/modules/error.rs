@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tidegate_core::text::{Size, Span};
+use tidegate_core::units::{Size, Span};
 
 use crate::{
     ids::Digest,
@@ -115,7 +115,7 @@ pub enum ModuleError {
 
 impl ModuleError {
     pub(super) fn cpu(limit: Duration) -> Self {
-        Self::CompileLimit { limit: "cpu", value: Span::new(limit).to_string(), setting: names::COMPILE_CPU }
+        Self::CompileLimit { limit: "cpu", value: Span(limit).to_string(), setting: names::COMPILE_CPU }
     }
 
     pub(super) fn memory(limit: Size) -> Self {

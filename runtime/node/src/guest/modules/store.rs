@@ -22,7 +22,7 @@ use std::{
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
-use tidegate_core::text::Size;
+use tidegate_core::units::Size;
 use tokio::{io::AsyncReadExt, process::Command, sync::Semaphore};
 use wasmtime::{Engine, component::Component};
 
