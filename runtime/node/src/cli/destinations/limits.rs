@@ -1,7 +1,7 @@
 //! Limits as they are written on a command line and in a table: `500/1m`, `90000/1m:tokens`, `500/1m+20`.
 
 use serde_json::{Value, json};
-use tidegate_core::text::Span;
+use tidegate_core::units::Span;
 
 /// Reads a limit into the API's form.
 pub(super) fn parse(text: &str) -> Result<Value, String> {

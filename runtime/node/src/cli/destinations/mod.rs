@@ -77,7 +77,7 @@ struct Put {
     repeatable: Option<String>,
     /// Deadline of its calls
     #[arg(long, value_name = "DURATION")]
-    deadline: Option<tidegate_core::text::Span>,
+    deadline: Option<tidegate_core::units::Span>,
     /// Description of a well-known API to begin from, such as openai
     #[arg(long, value_name = "API")]
     api_profile: Option<String>,

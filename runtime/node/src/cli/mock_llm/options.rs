@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{Args, FromArgMatches};
-use tidegate_core::text::Span;
+use tidegate_core::units::Span;
 
 /// Everything the fake upstream can be told.
 #[derive(Args, Clone, Debug)]
