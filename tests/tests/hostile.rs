@@ -83,7 +83,8 @@ async fn a_guest_that_allocates_recurses_traps_exits_or_never_answers_gets_a_pla
 async fn host_memory_is_bounded_too() {
     let gate = gate("--guest-memory 64MiB").await;
     let before = gate.resident();
-    let bombs = ["fields?n=20000&bytes=120000", "fields?n=20000&bytes=20000", "handles?n=1000000", "random?bytes=1000000000"];
+    let bombs =
+        ["fields?n=20000&bytes=120000", "fields?n=20000&bytes=20000", "handles?n=1000000", "random?bytes=1000000000"];
     for bomb in bombs {
         let answer = gate.get(&format!("/f/misbehave/{bomb}")).await;
         assert!(!answer.text().is_empty(), "{bomb}");

@@ -26,14 +26,14 @@ const ALLOWED: &[&str] = &[
 ];
 
 /// Every dependency offers a licence that fits ours.
-pub fn licences(shell: &Shell) -> Result<()> {
+pub(crate) fn licences(shell: &Shell) -> Result<()> {
     let text = shell.read("cargo", &["metadata", "--format-version", "1", "--locked"])?;
     let metadata: Value = serde_json::from_str(&text)?;
-    let packages = metadata["packages"].as_array().context("cargo metadata lists packages")?;
+    let packages = metadata.get("packages").and_then(Value::as_array).context("cargo metadata lists packages")?;
     let mut wrong = Vec::new();
     for package in packages {
-        let name = package["name"].as_str().unwrap_or_default();
-        let licence = package["license"].as_str().unwrap_or_default();
+        let name = package.get("name").and_then(Value::as_str).unwrap_or_default();
+        let licence = package.get("license").and_then(Value::as_str).unwrap_or_default();
         if !fits(licence) {
             wrong.push(format!("{name}: `{licence}`"));
         }
@@ -58,7 +58,7 @@ fn fits(expression: &str) -> bool {
 }
 
 /// No crate of the workspace brings back a way out that is not the door, and the core stays without I/O.
-pub fn features(shell: &Shell) -> Result<()> {
+pub(crate) fn features(shell: &Shell) -> Result<()> {
     let tree = shell.read("cargo", &["tree", "--workspace", "--locked", "-e", "features", "--prefix", "none"])?;
     if tree.contains("default-send-request") {
         bail!("`wasmtime-wasi-http` is built with `default-send-request`: guests would have a way around the door");
@@ -81,7 +81,7 @@ pub fn features(shell: &Shell) -> Result<()> {
 }
 
 /// Marks of unfinished work are not landed.
-pub fn words(shell: &Shell) -> Result<()> {
+pub(crate) fn words(shell: &Shell) -> Result<()> {
     let mut found = Vec::new();
     for folder in ["runtime", "sdk", "tests", "xtask", "benches"] {
         let folder = shell.root().join(folder);
@@ -107,12 +107,14 @@ pub fn words(shell: &Shell) -> Result<()> {
 }
 
 /// The reference page is the one the program makes.
-pub fn settings_page(shell: &Shell) -> Result<()> {
+pub(crate) fn settings_page(shell: &Shell) -> Result<()> {
     let made = shell.read("cargo", &["run", "--quiet", "-p", "tidegate", "--", "settings-reference"])?;
     let path = shell.root().join("docs/settings.md");
     let kept = fs::read_to_string(&path).unwrap_or_default();
     if made.trim() != kept.trim() {
-        bail!("docs/settings.md is not what the program makes; run: cargo run -p tidegate -- settings-reference > docs/settings.md");
+        bail!(
+            "docs/settings.md is not what the program makes; run: cargo run -p tidegate -- settings-reference > docs/settings.md"
+        );
     }
     Ok(())
 }
@@ -130,7 +132,10 @@ fn walk(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
                 if name != "node_modules" && name != "target" && name != "dist" && name != "build" {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "ts" || extension == "js") {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "rs" || extension == "ts" || extension == "js")
+            {
                 files.push(path);
             }
         }

@@ -23,10 +23,10 @@ const TOKEN: &str = "tg_token-of-the-demo-0123456789abcdef";
 
 /// How to build.
 #[derive(clap::Args, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Build without optimisation of our own crates: quicker to build, slower to run
     #[arg(long)]
-    pub debug: bool,
+    pub(crate) debug: bool,
 }
 
 struct Row {
@@ -40,13 +40,13 @@ struct Row {
 
 /// Builds everything, runs both halves, prints what happened and what to try next. Fails unless every agent behind the
 /// gate has all seven answers.
-pub fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     let shell = Shell::at_root()?;
     if !shell.has("node") {
         bail!("the demo runs the agent as a plain Node program too: install Node.js 20 or later");
     }
     shell.step("guests: the agent (LangGraph.js and the openai client, unmodified) becomes a WASM component");
-    guests::run(&guests::Options::default())?;
+    guests::run(&guests::Args::default())?;
     shell.step("the gate");
     let profile: &[&str] = if options.debug { &[] } else { &["--release"] };
     shell.cargo(&[&["build", "-p", "tidegate"], profile].concat())?;
@@ -94,10 +94,21 @@ fn count(agents: usize) -> String {
 fn start_node(program: &Path, data: &Path) -> Result<Peer> {
     let data = data.to_str().context("a temporary path is UTF-8")?;
     let arguments = [
-        "serve", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0", "--egress-allow", "127.0.0.0/8", "--data", data,
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--control-listen",
+        "127.0.0.1:0",
+        "--egress-allow",
+        "127.0.0.0/8",
+        "--data",
+        data,
     ];
     let node = programs::tidegate(program, &arguments, &[("TIDEGATE_ADMIN_TOKEN", TOKEN)])?;
-    eprintln!("$ tidegate serve --egress-allow 127.0.0.0/8\n  http://{}, control on http://{}", node.address, node.control);
+    eprintln!(
+        "$ tidegate serve --egress-allow 127.0.0.0/8\n  http://{}, control on http://{}",
+        node.address, node.control
+    );
     Ok(node)
 }
 
@@ -139,7 +150,8 @@ fn finished(results: &[Value]) -> usize {
     let seven = |result: &&Value| {
         result.get("error").is_none()
             && result.get("steps").and_then(Value::as_array).is_some_and(|steps| {
-                let answered = |step: &&Value| step.get("text").and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+                let answered =
+                    |step: &&Value| step.get("text").and_then(Value::as_str).is_some_and(|text| !text.is_empty());
                 steps.iter().filter(answered).count() == 7
             })
     };
@@ -218,7 +230,8 @@ fn gated(program: &Path, node: &Peer, upstream: &Peer, agents: usize) -> Result<
         results.push(match answer {
             Ok((200, body)) => serde_json::from_slice(&body)?,
             Ok((status, body)) => {
-                let said = serde_json::from_slice(&body).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&body)));
+                let said =
+                    serde_json::from_slice(&body).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&body)));
                 match said.get("error") {
                     Some(_) => said,
                     None => json!({"error": {"status": status, "said": said}}),
@@ -260,7 +273,8 @@ fn say(rows: &[Row]) {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut text = format!("{:<26} {:>10} {:>9} {:>19} {:>9}\n", "", "finished", "seconds", "upstream requests", "refused");
+    let mut text =
+        format!("{:<26} {:>10} {:>9} {:>19} {:>9}\n", "", "finished", "seconds", "upstream requests", "refused");
     for row in rows {
         text.push_str(&format!(
             "{:<26} {:>10} {:>9.1} {:>19} {:>9}\n",

@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// A running program.
-pub struct Peer {
+pub(crate) struct Peer {
     child: Child,
     /// Address of its listener.
-    pub address: String,
+    pub(crate) address: String,
     /// Address of a second listener, where it has one.
-    pub control: String,
+    pub(crate) control: String,
 }
 
 impl Drop for Peer {
@@ -57,7 +57,7 @@ fn spawn(mut command: Command, port: u16) -> Result<Peer> {
 }
 
 /// `wasmtime serve` with the given reuse.
-pub fn wasmtime(guest: &Path, reuse: u32, concurrent: u32, env: &[(&str, &str)]) -> Result<Peer> {
+pub(crate) fn wasmtime(guest: &Path, reuse: u32, concurrent: u32, env: &[(&str, &str)]) -> Result<Peer> {
     let port = free_port()?;
     let mut command = Command::new("wasmtime");
     command.args(["serve", "-Scli", "--addr", &format!("127.0.0.1:{port}")]);
@@ -70,7 +70,7 @@ pub fn wasmtime(guest: &Path, reuse: u32, concurrent: u32, env: &[(&str, &str)])
 }
 
 /// workerd with a module worker that answers hello.
-pub fn workerd(program: &Path, folder: &Path) -> Result<Peer> {
+pub(crate) fn workerd(program: &Path, folder: &Path) -> Result<Peer> {
     let port = free_port()?;
     std::fs::write(
         folder.join("hello.js"),
@@ -91,7 +91,7 @@ pub fn workerd(program: &Path, folder: &Path) -> Result<Peer> {
 }
 
 /// Envoy with one worker that forwards everything to the upstream.
-pub fn envoy(program: &Path, folder: &Path, upstream: &str) -> Result<Peer> {
+pub(crate) fn envoy(program: &Path, folder: &Path, upstream: &str) -> Result<Peer> {
     let port = free_port()?;
     let (host, upstream_port) = upstream.rsplit_once(':').context("the upstream has a port")?;
     let config = format!(
@@ -131,7 +131,7 @@ static_resources:
 }
 
 /// Starts a `tidegate` command whose first line names its addresses.
-pub fn tidegate(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Result<Peer> {
+pub(crate) fn tidegate(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Result<Peer> {
     let mut command = Command::new(program);
     command.args(arguments).envs(env.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -155,7 +155,7 @@ pub fn tidegate(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Res
 }
 
 /// One HTTP request over a connection of its own; the status and the whole body.
-pub fn exchange(address: &str, method: &str, path: &str) -> Result<(u16, Vec<u8>)> {
+pub(crate) fn exchange(address: &str, method: &str, path: &str) -> Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(600)))?;
     // HTTP/1.0 asks for a body that ends with the connection: nothing to decode.
@@ -170,14 +170,14 @@ pub fn exchange(address: &str, method: &str, path: &str) -> Result<(u16, Vec<u8>
 }
 
 /// The time a request takes to the last byte, connection included, and the status.
-pub fn request(address: &str, path: &str) -> Result<(Duration, u16)> {
+pub(crate) fn request(address: &str, path: &str) -> Result<(Duration, u16)> {
     let started = Instant::now();
     let (status, _) = exchange(address, "GET", path)?;
     Ok((started.elapsed(), status))
 }
 
 /// A program by its variable, else on the path, else nothing.
-pub fn find(variable: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn find(variable: &str, name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Some(path.into());
     }

@@ -9,49 +9,49 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// A place to run commands from.
-pub struct Shell {
+pub(crate) struct Shell {
     root: PathBuf,
     started: Instant,
 }
 
 impl Shell {
     /// The root of the workspace, found from where cargo built this program.
-    pub fn at_root() -> Result<Self> {
+    pub(crate) fn at_root() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
         Ok(Self { root: root.to_owned(), started: Instant::now() })
     }
 
     /// The root of the workspace.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// Says what comes next.
-    pub fn step(&self, what: &str) {
+    pub(crate) fn step(&self, what: &str) {
         eprintln!("\n== [{:>4} s] {what}", self.started.elapsed().as_secs());
     }
 
     /// Whether a program is on the path.
-    pub fn has(&self, program: &str) -> bool {
+    pub(crate) fn has(&self, program: &str) -> bool {
         std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
     }
 
     /// A command at the root.
-    pub fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.root);
         command
     }
 
     /// Runs cargo at the root and fails when it does.
-    pub fn cargo(&self, arguments: &[&str]) -> Result<()> {
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Result<()> {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         self.run_in(".", &cargo, arguments)
     }
 
     /// Runs a program in a folder of the workspace and fails when it does.
-    pub fn run_in(&self, folder: &str, program: &str, arguments: &[&str]) -> Result<()> {
+    pub(crate) fn run_in(&self, folder: &str, program: &str, arguments: &[&str]) -> Result<()> {
         let status = Command::new(program)
             .args(arguments)
             .current_dir(self.root.join(folder))
@@ -64,7 +64,7 @@ impl Shell {
     }
 
     /// What a program prints.
-    pub fn read(&self, program: &str, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn read(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let output = self
             .command(program)
             .args(arguments)

@@ -6,17 +6,17 @@ use crate::{checks, guests, shell::Shell};
 
 /// What to leave out, for a quicker round while working.
 #[derive(clap::Args, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Only format, lints and the checks of dependencies
     #[arg(long)]
-    pub quick: bool,
+    pub(crate) quick: bool,
     /// Leave out the tests that need guests (and with them npm and the wasm toolchain)
     #[arg(long)]
-    pub no_guests: bool,
+    pub(crate) no_guests: bool,
 }
 
 /// Runs all checks and tests; the first failure ends it.
-pub fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     let shell = Shell::at_root()?;
     shell.step("format");
     shell.cargo(&["fmt", "--all", "--check"])?;
@@ -32,7 +32,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if !options.no_guests {
         shell.step("guests");
-        guests::run(&guests::Options::default())?;
+        guests::run(&guests::Args::default())?;
     }
     shell.step("reference page of settings");
     checks::settings_page(&shell)?;

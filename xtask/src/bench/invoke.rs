@@ -13,7 +13,7 @@ use crate::{
 
 /// How long and how often.
 #[derive(clap::Args, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Seconds of each round
     #[arg(long, default_value_t = 3)]
     seconds: u32,
@@ -39,10 +39,10 @@ struct Bench<'a> {
 }
 
 /// Measures every case and prints a table.
-pub fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     let shell = Shell::at_root()?;
     shell.step("build");
-    guests::run(&guests::Options::default())?;
+    guests::run(&guests::Args::default())?;
     shell.cargo(&["build", "--release", "-p", "tidegate"])?;
     if !shell.has("wrk") {
         bail!("wrk sends the load; install it (Debian: apt-get install wrk)");
@@ -62,7 +62,7 @@ pub fn run(options: &Options) -> Result<()> {
     bench.against_wasmtime("JavaScript SDK, reused", "hello-ts", "function", (1_000, 1), 0.9)?;
     bench.workerd()?;
     bench.forwarding()?;
-    bench.to_against_envoy()?;
+    bench.forwarding_against_envoy()?;
     bench.after_restart("hello-rust", 5.0)?;
     bench.after_restart("hello-ts", 20.0)?;
     println!("\n| case | ours | peer | ratio | asked | p50 ours/peer | p99 ours/peer |\n|---|---|---|---|---|---|---|");
@@ -88,7 +88,8 @@ impl Bench<'_> {
 
     fn deploy(&self, node: &Peer, guest: &str, isolation: &str, env: &[(&str, &str)]) -> Result<()> {
         let config = self.folder.path().join(format!("{guest}-{isolation}.json"));
-        let env: serde_json::Map<_, _> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+        let env: serde_json::Map<_, _> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
         let object = serde_json::json!({
             "auth": "public", "isolation": isolation, "env": env, "allowed_hosts": ["127.0.0.1:*", "127.0.0.1"],
         });
@@ -154,7 +155,8 @@ impl Bench<'_> {
     fn workerd(&mut self) -> Result<()> {
         let Some(program) = peers::find("WORKERD", "workerd").filter(|_| self.wants("workerd")) else { return Ok(()) };
         let peer = peers::workerd(&program, self.folder.path())?;
-        let rate = load::wrk(&format!("http://{}/", peer.address), self.options.connections, self.options.seconds)?.rate;
+        let rate =
+            load::wrk(&format!("http://{}/", peer.address), self.options.connections, self.options.seconds)?.rate;
         self.rows.push(format!("| workerd, for comparison | | {rate:.0}/s | | | | |"));
         Ok(())
     }
@@ -176,7 +178,7 @@ impl Bench<'_> {
     }
 
     /// Plain forwarding at `/to` beside Envoy, one worker each.
-    fn to_against_envoy(&mut self) -> Result<()> {
+    fn forwarding_against_envoy(&mut self) -> Result<()> {
         let name = "/to beside Envoy, one worker each";
         if !self.wants(name) {
             return Ok(());
@@ -191,7 +193,17 @@ impl Bench<'_> {
         let data = data.path().to_str().context("a temporary path is UTF-8")?;
         let gate = peers::tidegate(
             &self.program,
-            &["dev", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0", "--data", data, "--guest-threads", "1"],
+            &[
+                "dev",
+                "--listen",
+                "127.0.0.1:0",
+                "--control-listen",
+                "127.0.0.1:0",
+                "--data",
+                data,
+                "--guest-threads",
+                "1",
+            ],
             &[],
         )?;
         let ours = format!("http://{}/to/http://{}/v1/models", gate.address, upstream.address);

@@ -6,9 +6,9 @@ use anyhow::{Context, Result, bail};
 
 /// What one round of load measured.
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
+pub(crate) struct Load {
     /// Answers a second.
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// Median latency in milliseconds.
     pub p50_ms: f64,
     /// 99th percentile in milliseconds.
@@ -16,7 +16,7 @@ pub struct Load {
 }
 
 /// Sends load for some seconds over some connections, from one thread held on the last core where `taskset` exists.
-pub fn wrk(url: &str, connections: u32, seconds: u32) -> Result<Load> {
+pub(crate) fn wrk(url: &str, connections: u32, seconds: u32) -> Result<Load> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut command = Command::new("taskset");
     command.args(["-c", &(cores - 1).to_string(), "wrk", "--latency", "-t1"]);
@@ -29,9 +29,8 @@ pub fn wrk(url: &str, connections: u32, seconds: u32) -> Result<Load> {
     if let Some(line) = text.lines().find(|line| line.contains("Non-2xx") || line.contains("Socket errors")) {
         bail!("wrk {url}: {}", line.trim());
     }
-    let field = |label: &str| {
-        text.lines().find_map(|line| line.trim().strip_prefix(label)).map(|rest| rest.trim().to_owned())
-    };
+    let field =
+        |label: &str| text.lines().find_map(|line| line.trim().strip_prefix(label)).map(|rest| rest.trim().to_owned());
     let rate = field("Requests/sec:").and_then(|text| text.parse().ok()).context("wrk printed no rate")?;
     let millis = |label| field(label).as_deref().and_then(millis).with_context(|| format!("wrk printed no {label}"));
     Ok(Load { rate, p50_ms: millis("50%")?, p99_ms: millis("99%")? })
@@ -50,7 +49,7 @@ fn millis(text: &str) -> Option<f64> {
 }
 
 /// The median.
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

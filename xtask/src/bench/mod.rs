@@ -6,18 +6,17 @@
 mod invoke;
 mod load;
 
-
 use anyhow::Result;
 
 /// Which measurement.
 #[derive(clap::Subcommand, Debug)]
-pub enum Bench {
+pub(crate) enum Bench {
     /// Invocations and forwarding beside `wasmtime serve`, workerd and Envoy
     Invoke(invoke::Options),
 }
 
 /// Runs the measurement.
-pub fn run(bench: &Bench) -> Result<()> {
+pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Invoke(options) => invoke::run(options),
     }

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 use tidegate_core::{
-    Attempt, Call, Effect, Effective, Effects, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted, Ticket, Time,
-    Verdict,
+    Attempt, Call, Effect, Effective, Effects, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted, Ticket,
+    Time, Verdict,
     repeat::{Class, Failure},
     shard::{Config, Departure},
     signal::Source,
@@ -323,7 +323,8 @@ impl World {
                 let (after, outcome) = if let Some((_, _, silent)) = out {
                     (MS, if silent { Outcome::Failed(Failure::Broken) } else { answer(503) })
                 } else {
-                    let taken = if self.upstream.poison == Some(call) { Err(SEC) } else { self.upstream.take(self.now) };
+                    let taken =
+                        if self.upstream.poison == Some(call) { Err(SEC) } else { self.upstream.take(self.now) };
                     self.seen.push((self.now, taken.is_ok()));
                     match taken {
                         Ok(()) => {
