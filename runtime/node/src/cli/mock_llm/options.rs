@@ -171,7 +171,7 @@ impl FromStr for Quota {
 
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} per {}", self.count, Span::new(self.per))
+        write!(f, "{} per {}", self.count, Span(self.per))
     }
 }
 
