@@ -21,7 +21,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tidegate_core::text::Size;
+use tidegate_core::units::Size;
 
 use super::{
     Control,
@@ -270,7 +270,7 @@ where
 }
 
 fn module_too_large(limit: u64) -> Problem {
-    let limit = Size::new(limit);
+    let limit = Size(limit);
     let detail = format!("the module is larger than {limit} (setting {})", names::MAX_MODULE);
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "module-too-large", "The module is too large", detail).bound(
         "module size",

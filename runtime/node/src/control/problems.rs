@@ -75,7 +75,7 @@ pub(super) fn wrong_method(method: &Method, path: &str) -> Problem {
 
 /// A body beyond its bound.
 pub(super) fn body_too_large(limit: u64, setting: &'static str) -> Problem {
-    let size = tidegate_core::text::Size::new(limit);
+    let size = tidegate_core::units::Size(limit);
     let detail = format!("the body is larger than {size} (setting {setting})");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large", detail).bound(
         "request body",

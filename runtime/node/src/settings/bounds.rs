@@ -46,7 +46,7 @@ pub fn bounds(settings: &Settings) -> Vec<Bound> {
 
 /// Whether a default says the same as a value: `60s` prints as `1m`.
 fn same(default: &str, value: &str) -> bool {
-    use tidegate_core::text::{Size, Span};
+    use tidegate_core::units::{Size, Span};
     let spans = (default.parse::<Span>(), value.parse::<Span>());
     let sizes = (default.parse::<Size>(), value.parse::<Size>());
     default == value || matches!(spans, (Ok(a), Ok(b)) if a == b) || matches!(sizes, (Ok(a), Ok(b)) if a == b)

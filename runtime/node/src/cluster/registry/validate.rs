@@ -3,7 +3,7 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tidegate_core::text::{Size, Span};
+use tidegate_core::units::{Size, Span};
 
 use super::{
     config::{ConfigError, DestinationConfig, FunctionConfig, FunctionLimits},
