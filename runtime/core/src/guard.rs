@@ -347,7 +347,8 @@ impl Guard {
 
     /// Half of the backoff is random: never nothing, never in step with other nodes.
     fn backoff(&mut self, cap: Duration, random: &mut fastrand::Rng) -> Duration {
-        let full = FIRST_PAUSE.saturating_mul(1u32.checked_shl(u32::from(self.exponent.min(20))).unwrap_or(u32::MAX)).min(cap);
+        let full =
+            FIRST_PAUSE.saturating_mul(1u32.checked_shl(u32::from(self.exponent.min(20))).unwrap_or(u32::MAX)).min(cap);
         self.exponent = self.exponent.saturating_add(1);
         full.mul_f64(0.5 + random.f64() / 2.0)
     }

@@ -161,7 +161,11 @@ impl Paces {
         let periods = units.saturating_sub(1) / limit.quota.max(1);
         let rest = units - periods * limit.quota;
         let first = window.when(limit.quota, rest);
-        if periods == 0 { first } else { first + limit.per.0.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX)) }
+        if periods == 0 {
+            first
+        } else {
+            first + limit.per.0.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX))
+        }
     }
 
     /// Charges every limit.
@@ -225,7 +229,9 @@ impl Paces {
         for (index, (state, (limit, kind))) in fresh.states.into_iter().zip(&new.0).enumerate() {
             let before = old.0.get(index).zip(self.states.get(index));
             states.push(match (before, kind) {
-                (Some(((was, Kind::Paced(old_rate)), State::Paced(gcra))), Kind::Paced(rate)) if was.unit == limit.unit => {
+                (Some(((was, Kind::Paced(old_rate)), State::Paced(gcra))), Kind::Paced(rate))
+                    if was.unit == limit.unit =>
+                {
                     let mut gcra = *gcra;
                     gcra.rescale(old_rate, rate, now);
                     State::Paced(gcra)
