@@ -1,7 +1,13 @@
 //! The chores of this repository, one module each. `cargo xtask --help` lists them.
 
+mod bench;
+mod checks;
+mod demo;
 mod guests;
+mod programs;
 mod run;
+mod shell;
+mod test;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -15,13 +21,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// An agent against an upstream that refuses and stalls, without and with the gate
+    Demo(demo::Options),
+    /// Everything that must hold before a change lands
+    Test(test::Options),
     /// Build the example and test guests into guests/build, after installing what that needs
     Guests(guests::Args),
+    /// Side-by-side measurements
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
+        Chore::Demo(options) => demo::run(&options),
+        Chore::Test(options) => test::run(&options),
         Chore::Guests(args) => guests::run(&args).map(|_| ()),
+        Chore::Bench(bench) => bench::run(&bench),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

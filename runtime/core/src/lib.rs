@@ -1,1 +1,39 @@
-//! The rules of the gate.
+//! The rules of the gate: pure state machines without I/O, clock or runtime.
+//!
+//! Events and the time go in, effects come out; randomness comes from a seeded generator held in the state. So every
+//! rule can be tested with time in the hand, and the host is a thin loop around it.
+//!
+//! Where to look:
+//! - [`shard::Shard`] is what a host talks to: many destinations by key, one exact timer, admissions, outcomes.
+//! - `actor` is one partition of a destination: queue, pace, slots, guard, budget.
+//! - [`pace`] keeps configured limits, [`guard`] finds the limits nobody configured, [`budget`] bounds retries.
+//! - [`signal`] reads what answers say, [`repeat`] decides what happens after an attempt.
+//! - [`policy`], [`limit`] and [`units`] are the shapes people write.
+//! - [`refusal`] says why something waits or was refused.
+
+mod actor;
+pub mod budget;
+pub mod calls;
+pub mod guard;
+pub mod limit;
+pub mod pace;
+pub mod policy;
+mod queue;
+pub mod refusal;
+pub mod repeat;
+pub mod shard;
+pub mod signal;
+mod slots;
+pub mod snapshot;
+pub mod time;
+pub mod units;
+
+pub use calls::{Call, NewCall, Permit, Ticket};
+pub use limit::{Cost, Limit, Unit};
+pub use policy::{Effective, Policy};
+pub use refusal::{Refusal, Waiting};
+pub use repeat::{Attempt, Outcome, Repeatable};
+pub use shard::{Config, Effect, Effects, Settings, Shard, Submitted, Verdict};
+pub use signal::Signal;
+pub use snapshot::Snapshot;
+pub use time::Time;

@@ -1,0 +1,542 @@
+//! One partition of a destination: what may leave now, what waits, what an outcome means.
+//!
+//! An actor is a struct with one writer. Of an idle one only a few words stay: pace, pause and what was learned; the
+//! queue exists only while something waits.
+
+use crate::{
+    budget::Spent,
+    calls::{Call, Calls, Entry, NewCall, Permit, Phase, Place, Ticket},
+    guard::Guard,
+    limit::Cost,
+    pace::{Charge, Paces, Units},
+    queue::Queue,
+    refusal::{Cause, Refusal, Waiting},
+    repeat::{Attempt, Class, Decision, Facts, Outcome, Reason, after},
+    shard::{Config, Departure, Effect, Effects, Submitted, Verdict},
+    slots::Slots,
+    snapshot::{Counts, Snapshot},
+    time::Time,
+};
+use std::{sync::Arc, time::Duration};
+
+/// How many others must pass between two refusals of a call for the second to count as its own.
+const OTHERS: u32 = 8;
+/// Refusals of its own after which a call pauses nobody else.
+const ALONE_AFTER: u8 = 3;
+/// Refusals of its own after which the refusal is its answer.
+const OWNED_AFTER: u8 = 5;
+/// How long a call that was refused twice lets others go first; doubles with each further refusal.
+const ASIDE: Duration = Duration::from_millis(250);
+/// How many calls are looked at to find a probe that was not refused itself.
+const PROBE_CHOICE: usize = 8;
+
+/// What every operation is given.
+pub(crate) struct Context<'a> {
+    pub(crate) calls: &'a mut Calls,
+    pub(crate) random: &'a mut fastrand::Rng,
+    pub(crate) fx: &'a mut Effects,
+    pub(crate) now: Time,
+}
+
+#[derive(Debug)]
+struct Busy {
+    queue: Queue,
+    /// What held the first call when it was looked at last.
+    why: Waiting,
+}
+
+#[derive(Debug)]
+pub(crate) struct Actor {
+    pub(crate) key: u128,
+    config: Arc<Config>,
+    paces: Paces,
+    slots: Slots,
+    guard: Guard,
+    spent: Spent,
+    counts: Counts,
+    /// Microseconds, 0 when nothing was measured.
+    latency: u32,
+    busy: Option<Box<Busy>>,
+    /// When it wants to be pumped next.
+    pub(crate) wake: Time,
+    /// What the shard's timers say; differs from `wake` only within an operation.
+    pub(crate) armed: Time,
+}
+
+impl Actor {
+    pub(crate) fn new(key: u128, config: Arc<Config>) -> Actor {
+        let mut guard = Guard::default();
+        if config.is_known() {
+            guard.known();
+        }
+        Actor {
+            key,
+            paces: Paces::new(&config.limits),
+            config,
+            slots: Slots::default(),
+            guard,
+            spent: Spent::default(),
+            counts: Counts::default(),
+            latency: 0,
+            busy: None,
+            wake: Time::NEVER,
+            armed: Time::NEVER,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Nothing waits and nothing flies.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.busy.is_none() && self.slots.held() == 0
+    }
+
+    /// Nothing worth keeping: forgotten first when there are too many destinations.
+    pub(crate) fn is_blank(&self, now: Time) -> bool {
+        self.is_idle()
+            && self.guard.learned().is_none()
+            && self.guard.paused_until(now).is_none()
+            && self
+                .paces
+                .when(&self.config.limits, now, Units::default(), Cost { requests: 1, tokens: 1 })
+                .is_none_or(|(at, _)| at <= now)
+    }
+
+    /// What holds a call of `cost` now, and until when at most.
+    fn hold(&mut self, cost: Cost, now: Time) -> Option<(Time, Waiting)> {
+        if let Some(held) = self.guard.hold(now) {
+            return Some(held);
+        }
+        if !self.config.limits.is_empty()
+            && let Some((at, limit)) = self.paces.when(&self.config.limits, now, Units::default(), cost)
+            && at > now
+        {
+            return Some((at, Waiting::Limit(*limit)));
+        }
+        match self.config.max_concurrency {
+            Some(max) if !self.slots.free(Some(max)) => Some((Time::NEVER, Waiting::Slots { max: max.get() })),
+            _ => None,
+        }
+    }
+
+    /// When a call could leave at the earliest behind `ahead`, whatever else happens, and what says so.
+    fn earliest(&self, ahead: Units, cost: Cost, now: Time) -> (Time, Waiting) {
+        let paused = self.guard.paused_until(now);
+        let from = paused.map_or(now, |(until, _)| until);
+        match (self.paces.when(&self.config.limits, from, ahead, cost), paused) {
+            (Some((at, limit)), None) if at > now => (at, Waiting::Limit(*limit)),
+            (Some((at, limit)), Some((until, _))) if at > until => (at, Waiting::Limit(*limit)),
+            (_, Some((until, cause))) => (until, Waiting::Paused { left: until.since(now), cause }),
+            _ => (now, Waiting::Turn),
+        }
+    }
+
+    fn launch(&mut self, call: Call, idle: bool, cx: &mut Context<'_>) {
+        let Some(entry) = cx.calls.get_mut(call) else { return };
+        entry.phase = Phase::Admitted;
+        entry.left = cx.now;
+        entry.charge = self.paces.charge(&self.config.limits, entry.cost, cx.now);
+        if !entry.ticket.again {
+            self.spent.request(cx.now);
+        }
+        self.slots.take();
+        self.guard.launch(call, idle, cx.now);
+    }
+
+    pub(crate) fn submit(&mut self, index: u32, new: NewCall, arrival: u64, cx: &mut Context<'_>) -> Submitted {
+        let now = cx.now;
+        if self.wake <= now {
+            self.pump(cx);
+        }
+        let submitted = self.admit(index, new, arrival, cx);
+        if let Submitted::Refused(_) = submitted {
+            self.counts.turned_away += 1;
+        }
+        submitted
+    }
+
+    fn admit(&mut self, index: u32, new: NewCall, arrival: u64, cx: &mut Context<'_>) -> Submitted {
+        let now = cx.now;
+        if let Some(limit) = self.config.limits.never(new.cost) {
+            let (unit, quota) = (limit.unit, limit.quota);
+            return Submitted::Refused(Refusal::CostTooLarge { unit, cost: new.cost.of(unit), quota });
+        }
+        let ticket = new.returning.unwrap_or(Ticket {
+            place: Place { turn: 0, arrival },
+            since: now,
+            not_before: Time::ZERO,
+            refusals: 0,
+            tries: 0,
+            passed: 0,
+            again: false,
+        });
+        let first = match &self.busy {
+            None => true,
+            Some(busy) => busy.queue.first().is_none_or(|(place, _)| ticket.place < place),
+        };
+        let delayed = ticket.not_before > now;
+        let mut held = (ticket.not_before, Waiting::Backoff { left: ticket.not_before.since(now) });
+        if !delayed && new.deadline > now {
+            match if first { self.hold(new.cost, now) } else { Some((Time::NEVER, Waiting::Turn)) } {
+                None => {
+                    let idle = self.busy.is_none();
+                    let call = cx.calls.insert(Self::entry(index, new, ticket, now));
+                    self.launch(call, idle, cx);
+                    return Submitted::Admitted(Permit(call));
+                }
+                Some(other) => held = other,
+            }
+        }
+        // What came before counts; a call that comes back stands near the front, and is never refused by a guess.
+        let ahead = match &self.busy {
+            Some(busy) if new.returning.is_none() => busy.queue.cost(),
+            _ => Units::default(),
+        };
+        let (could, why) = self.earliest(ahead, new.cost, now);
+        let (could, why) = if delayed && ticket.not_before > could { held } else { (could, why) };
+        if could >= new.deadline {
+            let left = new.deadline.since(now);
+            return Submitted::Refused(Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why });
+        }
+        if let Err(refusal) = self.make_room(&new, ticket.place, could, cx) {
+            return Submitted::Refused(refusal);
+        }
+        let entry = Self::entry(index, new, ticket, now);
+        let call = cx.calls.insert(entry.clone());
+        let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::default(), why: held.1 }));
+        busy.queue.insert(call, &entry, now);
+        self.wake = self.wake.min(busy.queue.next_event());
+        if first {
+            self.wake = self.wake.min(held.0);
+        }
+        let behind = if matches!(held.1, Waiting::Turn) { busy.why } else { held.1 };
+        let expected = could.max(now + self.guard.spacing(ahead.requests)).max(held.0.finite().unwrap_or(now));
+        let expected = if matches!(behind, Waiting::Slots { .. }) { None } else { Some(expected) };
+        Submitted::Queued { call, expected, why: if why == Waiting::Turn { behind } else { why } }
+    }
+
+    fn entry(actor: u32, new: NewCall, ticket: Ticket, now: Time) -> Entry {
+        Entry {
+            generation: 0,
+            actor,
+            phase: Phase::Waiting,
+            ticket,
+            deadline: new.deadline,
+            bytes: new.bytes,
+            cost: new.cost,
+            charge: Charge::default(),
+            left: now,
+        }
+    }
+
+    /// Keeps the queue within its bounds. A call that comes back was there before: the newest make room for it.
+    fn make_room(&mut self, new: &NewCall, place: Place, could: Time, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        let bounds = self.config.queue;
+        loop {
+            let Some(busy) = &self.busy else {
+                return if new.bytes > bounds.bytes.0 {
+                    Err(Refusal::QueueBytes { held: 0, bytes: new.bytes, limit: bounds.bytes.0 })
+                } else {
+                    Ok(())
+                };
+            };
+            let refusal = if busy.queue.len() >= bounds.calls as usize {
+                let retry_after = Some(could.since(cx.now)).filter(|wait| !wait.is_zero());
+                Refusal::QueueFull { limit: bounds.calls, retry_after }
+            } else if busy.queue.bytes().saturating_add(new.bytes) > bounds.bytes.0 {
+                Refusal::QueueBytes { held: busy.queue.bytes(), bytes: new.bytes, limit: bounds.bytes.0 }
+            } else {
+                return Ok(());
+            };
+            match busy.queue.last() {
+                Some((last, newest)) if new.returning.is_some() && last > place && new.bytes <= bounds.bytes.0 => {
+                    self.turn_away(newest, refusal, cx);
+                }
+                _ => return Err(refusal),
+            }
+        }
+    }
+
+    /// Refuses a call that waits.
+    fn turn_away(&mut self, call: Call, refusal: Refusal, cx: &mut Context<'_>) {
+        let Some(entry) = cx.calls.remove(call) else { return };
+        if let Some(busy) = &mut self.busy {
+            busy.queue.remove(call, &entry);
+            if busy.queue.is_empty() {
+                self.busy = None;
+            }
+        }
+        self.counts.turned_away += 1;
+        cx.fx.push(Effect::Refuse { call, refusal });
+    }
+
+    /// Lets go what may leave, refuses what is late, and finds out when to look again.
+    pub(crate) fn pump(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let mut held = Time::NEVER;
+        while let Some(busy) = &mut self.busy {
+            if let Some(call) = busy.queue.due(now) {
+                match cx.calls.get(call) {
+                    Some(entry) => busy.queue.undelay(call, entry),
+                    None => break,
+                }
+                continue;
+            }
+            if let Some(call) = busy.queue.expiring(now) {
+                let why = busy.why;
+                let waited = cx.calls.get(call).map_or(Duration::ZERO, |entry| now.since(entry.ticket.since));
+                self.turn_away(call, Refusal::DeadlinePassed { waited, why }, cx);
+                continue;
+            }
+            let Some(call) = Self::next(&self.guard, &busy.queue, cx) else { break };
+            let Some((cost, since)) = cx.calls.get(call).map(|entry| (entry.cost, entry.ticket.since)) else { break };
+            if let Some((until, why)) = self.hold(cost, now) {
+                held = until;
+                if let Some(busy) = &mut self.busy {
+                    busy.why = why;
+                }
+                break;
+            }
+            if let (Some(busy), Some(entry)) = (&mut self.busy, cx.calls.get(call)) {
+                busy.queue.remove(call, entry);
+                let why = busy.why;
+                if busy.queue.is_empty() {
+                    self.busy = None;
+                }
+                self.launch(call, false, cx);
+                cx.fx.push(Effect::Admit { call, permit: Permit(call), waited: now.since(since), why });
+            }
+        }
+        self.wake = match &self.busy {
+            Some(busy) => held.min(busy.queue.next_event()),
+            None => Time::NEVER,
+        };
+    }
+
+    /// The first in order; for a probe the first that was not refused itself, so that one bad call can't hold all.
+    fn next(guard: &Guard, queue: &Queue, cx: &Context<'_>) -> Option<Call> {
+        let (_, first) = queue.first()?;
+        if !guard.probe_next(cx.now) {
+            return Some(first);
+        }
+        let fresh = |call: &Call| cx.calls.get(*call).is_some_and(|entry| entry.ticket.tries < 2);
+        queue.in_order().take(PROBE_CHOICE).map(|(_, call)| call).find(fresh).or(Some(first))
+    }
+
+    /// A pause or a limit grew: refuses at once what can't start before its deadline any more.
+    fn recheck(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let resumes = self.guard.paused_until(now).map_or(Time::ZERO, |(until, _)| until);
+        while let Some(call) = self.busy.as_ref().and_then(|busy| busy.queue.expiring(resumes)) {
+            let Some(entry) = cx.calls.get(call) else { break };
+            let (could, why) = self.earliest(Units::default(), entry.cost, now);
+            let left = entry.deadline.since(now);
+            let refusal = Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why };
+            self.turn_away(call, refusal, cx);
+        }
+        let Some(busy) = &self.busy else { return };
+        if self.config.limits.is_empty()
+            || busy.queue.first_deadline() > self.earliest(busy.queue.cost(), Cost::ONE, now).0
+        {
+            return;
+        }
+        // Only now, and only where limits are configured, everybody's place is looked at.
+        let mut ahead = Units::default();
+        let mut late = Vec::new();
+        for (_, call) in busy.queue.in_order() {
+            let Some(entry) = cx.calls.get(call) else { continue };
+            let (could, why) = self.earliest(ahead, entry.cost, now);
+            if could >= entry.deadline {
+                let left = entry.deadline.since(now);
+                late.push((call, Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why }));
+            } else {
+                ahead.add(entry.cost);
+            }
+        }
+        for (call, refusal) in late {
+            self.turn_away(call, refusal, cx);
+        }
+    }
+
+    pub(crate) fn reconfigure(&mut self, config: &Arc<Config>, cx: &mut Context<'_>) {
+        if Arc::ptr_eq(&self.config, config) {
+            return;
+        }
+        if self.config.limits != config.limits {
+            self.paces.reconfigure(&self.config.limits, &config.limits, cx.now);
+        }
+        self.config = config.clone();
+        if self.config.is_known() {
+            self.guard.known();
+        }
+        self.recheck(cx);
+        self.pump(cx);
+    }
+
+    /// The first byte is about to leave. Not while the destination is paused: then the call goes back.
+    pub(crate) fn departed(&mut self, permit: Permit, cx: &mut Context<'_>) -> Departure {
+        let Some(entry) = cx.calls.get_mut(permit.0) else { return Departure::Released };
+        if entry.phase != Phase::Admitted {
+            return Departure::Go;
+        }
+        if self.guard.stops(permit.0) {
+            return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
+        }
+        self.paces.departed(&self.config.limits, entry.cost, entry.charge, cx.now);
+        entry.phase = Phase::Departed;
+        entry.left = cx.now;
+        Departure::Go
+    }
+
+    pub(crate) fn report(
+        &mut self,
+        permit: Permit,
+        outcome: &Outcome,
+        attempt: &Attempt<'_>,
+        cx: &mut Context<'_>,
+    ) -> Verdict {
+        let (call, now) = (permit.0, cx.now);
+        let Some(entry) = cx.calls.get_mut(call) else { return Verdict::Return(Reason::Released) };
+        // An answer proves that the request left, whatever we were told.
+        let departed = match (entry.phase, outcome) {
+            (Phase::Departed, _) => true,
+            (Phase::Admitted, Outcome::Answer { .. }) => {
+                self.paces.departed(&self.config.limits, entry.cost, entry.charge, entry.left);
+                true
+            }
+            (Phase::Admitted, Outcome::Failed(_)) => {
+                self.paces.refund(&self.config.limits, entry.cost, entry.charge, now);
+                false
+            }
+            (Phase::Waiting | Phase::Reported, _) => return Verdict::Return(Reason::Released),
+        };
+        entry.phase = Phase::Reported;
+        let (left, deadline, mut ticket) = (entry.left, entry.deadline, entry.ticket);
+        ticket.not_before = Time::ZERO;
+        ticket.again = false;
+        let class = outcome.class();
+        self.count(outcome, class, now.since(left));
+        let status = match outcome {
+            Outcome::Answer { status, .. } => Some(*status),
+            Outcome::Failed(_) => None,
+        };
+        let mut owns_refusal = false;
+        match (class, outcome) {
+            (Class::Refused, Outcome::Answer { status, signal }) => {
+                let wait = signal.wait.map(|(wait, _)| wait.min(self.config.max_pause));
+                ticket.tries = ticket.tries.saturating_add(1);
+                if ticket.refusals == 0 || self.guard.passed().wrapping_sub(ticket.passed) >= OTHERS {
+                    ticket.refusals = ticket.refusals.saturating_add(1);
+                    ticket.passed = self.guard.passed();
+                }
+                owns_refusal = ticket.refusals >= OWNED_AFTER;
+                if ticket.refusals >= ALONE_AFTER && self.guard.is_open() {
+                    self.guard.forgotten(call, now);
+                } else {
+                    let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
+                    self.guard.refused(call, left, cause, wait, cx.random, now);
+                }
+                if ticket.tries > 1 {
+                    // Others go first for a while: if they pass, the refusal is this call's own.
+                    let aside = ASIDE.saturating_mul(1 << u32::from(ticket.tries - 2).min(4));
+                    ticket.not_before = self.guard.resumes(now).max(now + wait.unwrap_or_default()) + aside;
+                }
+            }
+            (Class::Down, _) => {
+                self.guard.failed(call, left, status, cx.random, now);
+            }
+            (Class::Faulty | Class::Denied, _) => self.guard.faulty(call, now),
+            _ => self.guard.accepted(call, left, now),
+        }
+        let facts = Facts {
+            departed,
+            down: self.guard.is_down(),
+            owns_refusal,
+            resumes: self.guard.resumes(now).max(ticket.not_before),
+            deadline,
+        };
+        let (spent, budget) = (&mut self.spent, &self.config.retry_budget);
+        let verdict = match after(outcome, attempt, &facts, || spent.retry(budget, now), cx.random, now) {
+            Decision::Return(reason) => Verdict::Return(reason),
+            Decision::PutBack => Verdict::PutBack(ticket),
+            Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, again: true, ..ticket }),
+        };
+        self.recheck(cx);
+        self.pump(cx);
+        verdict
+    }
+
+    fn count(&mut self, outcome: &Outcome, class: Class, took: Duration) {
+        let counts = &mut self.counts;
+        match (class, outcome) {
+            (Class::Refused | Class::Denied, _) => counts.refused += 1,
+            (_, Outcome::Failed(_)) => counts.failed += 1,
+            (_, Outcome::Answer { status: 500.., .. }) => counts.server_errors += 1,
+            (_, Outcome::Answer { status: 400.., .. }) => counts.client_errors += 1,
+            _ => counts.succeeded += 1,
+        }
+        if class == Class::Accepted {
+            let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
+            self.latency = if self.latency == 0 {
+                micros
+            } else {
+                u32::try_from((u64::from(self.latency) * 9 + u64::from(micros)) / 10).unwrap_or(u32::MAX)
+            };
+        }
+    }
+
+    /// The call is over, in whatever phase it is: queue, slot, charge and guard let go of it.
+    pub(crate) fn release(&mut self, call: Call, cx: &mut Context<'_>) {
+        let Some(entry) = cx.calls.remove(call) else { return };
+        match entry.phase {
+            Phase::Waiting => {
+                if let Some(busy) = &mut self.busy {
+                    busy.queue.remove(call, &entry);
+                    if busy.queue.is_empty() {
+                        self.busy = None;
+                    }
+                }
+            }
+            Phase::Admitted => {
+                self.paces.refund(&self.config.limits, entry.cost, entry.charge, cx.now);
+                self.guard.forgotten(call, cx.now);
+                self.slots.give();
+            }
+            Phase::Departed => {
+                self.counts.cancelled += 1;
+                self.guard.forgotten(call, cx.now);
+                self.slots.give();
+            }
+            Phase::Reported => self.slots.give(),
+        }
+        self.pump(cx);
+    }
+
+    pub(crate) fn snapshot(&self, calls: &Calls, now: Time) -> Snapshot {
+        let queue = self.busy.as_ref().map(|busy| &busy.queue);
+        let waiting =
+            queue.into_iter().flat_map(|queue| queue.first().map(|(_, call)| call).into_iter().chain(queue.delayed()));
+        let oldest = waiting.filter_map(|call| calls.get(call)).map(|entry| entry.ticket.since).min();
+        let ahead = queue.map_or(Units::default(), Queue::cost);
+        Snapshot {
+            key: self.key,
+            limits: self.config.limits.iter().copied().collect(),
+            max_concurrency: self.config.max_concurrency.map(std::num::NonZeroU32::get),
+            learned_rate: self.guard.learned(),
+            window: self.guard.window(),
+            queued: queue.map_or(0, Queue::len),
+            queued_bytes: queue.map_or(0, Queue::bytes),
+            oldest_wait: oldest.map(|since| now.since(since)),
+            next_in: self.earliest(ahead, Cost::ONE, now).0.since(now).max(self.guard.spacing(ahead.requests)),
+            in_flight: self.slots.held(),
+            unanswered: self.guard.unanswered(),
+            paused: self.guard.paused_until(now).map(|(until, cause)| (until.since(now), cause)),
+            cuts: self.guard.cuts(),
+            counts: self.counts,
+            latency: (self.latency > 0).then(|| Duration::from_micros(u64::from(self.latency))),
+            lately: self.spent.clone().lately(now),
+        }
+    }
+}

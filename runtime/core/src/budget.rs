@@ -1,0 +1,109 @@
+//! The retry budget of a destination: retries may be at most a share of its requests, so that an outage is not
+//! multiplied, with a floor that lets quiet destinations retry at all.
+//!
+//! Both counts are over the last ten seconds, by two half-overlapping buckets of ten: the one before counts by the part
+//! of it that is still inside the window. That is exact for even traffic and needs four words instead of a history.
+
+use crate::time::{Time, nanos};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The window over which requests and retries are counted.
+pub const WINDOW: Duration = Duration::from_secs(10);
+
+/// How much may be retried.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Retries per request over the last [`WINDOW`], 0.2 unless stated (setting `retry_budget.share`).
+    pub share: f64,
+    /// Retries per second that are always allowed, 10 unless stated (setting `retry_budget.per_second`).
+    pub per_second: u32,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { share: 0.2, per_second: 10 }
+    }
+}
+
+/// What was spent lately.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// Number of the current bucket.
+    bucket: u64,
+    requests: [u32; 2],
+    retries: [u32; 2],
+}
+
+impl Spent {
+    fn roll(&mut self, now: Time) {
+        let bucket = now.as_nanos() / nanos(WINDOW);
+        if bucket == self.bucket {
+            return;
+        }
+        let keep = bucket == self.bucket.wrapping_add(1);
+        let shift = |[_, current]: [u32; 2]| [if keep { current } else { 0 }, 0];
+        self.requests = shift(self.requests);
+        self.retries = shift(self.retries);
+        self.bucket = bucket;
+    }
+
+    fn weigh([before, current]: [u32; 2], now: Time) -> f64 {
+        let width = nanos(WINDOW);
+        let inside = 1.0 - (now.as_nanos() % width) as f64 / width as f64;
+        f64::from(before) * inside + f64::from(current)
+    }
+
+    /// A first attempt left.
+    pub fn request(&mut self, now: Time) {
+        self.roll(now);
+        self.requests[1] = self.requests[1].saturating_add(1);
+    }
+
+    /// Takes one retry if the budget has it: within `share` of the requests, or within `per_second`.
+    pub fn retry(&mut self, budget: &Budget, now: Time) -> bool {
+        self.roll(now);
+        let allowed =
+            (Self::weigh(self.requests, now) * budget.share).max(f64::from(budget.per_second) * WINDOW.as_secs_f64());
+        if Self::weigh(self.retries, now) + 1.0 > allowed {
+            return false;
+        }
+        self.retries[1] = self.retries[1].saturating_add(1);
+        true
+    }
+
+    /// Requests and retries of the last [`WINDOW`].
+    pub fn lately(&mut self, now: Time) -> (u32, u32) {
+        self.roll(now);
+        (Self::weigh(self.requests, now) as u32, Self::weigh(self.retries, now) as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_destination_may_retry_ten_a_second() {
+        let (mut spent, budget, now) = (Spent::default(), Budget::default(), Time::from_millis(100_000));
+        let granted = (0..500).filter(|_| spent.retry(&budget, now)).count();
+        assert_eq!(granted, 100);
+    }
+
+    #[test]
+    fn a_busy_destination_may_retry_a_fifth_of_its_requests() {
+        let (mut spent, budget, now) = (Spent::default(), Budget::default(), Time::from_millis(100_000));
+        (0..10_000).for_each(|_| spent.request(now));
+        assert_eq!((0..9_000).filter(|_| spent.retry(&budget, now)).count(), 2_000);
+    }
+
+    #[test]
+    fn the_budget_comes_back_with_time() {
+        let (mut spent, budget, now) = (Spent::default(), Budget::default(), Time::from_millis(100_000));
+        while spent.retry(&budget, now) {}
+        assert!(!spent.retry(&budget, now + Duration::from_secs(9)));
+        assert!(spent.retry(&budget, now + Duration::from_secs(11)));
+        assert_eq!(spent.lately(now + Duration::from_secs(40)), (0, 0));
+    }
+}

@@ -1,0 +1,145 @@
+//! The calls of a shard: waiting ones and flying ones, in one slab. An id carries a generation, so that one used twice
+//! (a permit released after a cancel) does nothing.
+
+use crate::{limit::Cost, pace::Charge, time::Time};
+
+/// A call that waits. Handed back by [`crate::Shard::submit`]; the id of the [`Permit`] it becomes is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Call {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl Call {
+    /// A small number, unique among the live calls of a shard: hosts index their wakers by it.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// The right to send one attempt. The host wraps it in a token whose drop calls [`crate::Shard::release`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Permit(pub(crate) Call);
+
+impl Permit {
+    /// The call this permit was given to.
+    pub fn call(self) -> Call {
+        self.0
+    }
+}
+
+/// A place in the queue: ordered first by turn (all zero today: arrival order; fairness and priority will only change
+/// this number), then by arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct Place {
+    pub(crate) turn: u64,
+    pub(crate) arrival: u64,
+}
+
+/// What a call that was put back keeps: its place, since when it waits, how often it was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    pub(crate) place: Place,
+    pub(crate) since: Time,
+    pub(crate) not_before: Time,
+    /// Refusals of this call.
+    pub(crate) tries: u8,
+    /// Those between which others passed.
+    pub(crate) refusals: u8,
+    /// Others' accepted departures when it was refused last.
+    pub(crate) passed: u32,
+    /// Its next attempt is a retry, paid by the budget.
+    pub(crate) again: bool,
+}
+
+impl Ticket {
+    /// When the call first asked for admission.
+    pub fn since(&self) -> Time {
+        self.since
+    }
+
+    /// Not admitted before this instant (the delay of a retry); [`Time::ZERO`] when only the queue decides.
+    pub fn not_before(&self) -> Time {
+        self.not_before
+    }
+}
+
+/// A call that asks for admission.
+#[derive(Debug, Clone, Copy)]
+pub struct NewCall {
+    /// It must start before this instant, or is refused as soon as it is known that it can't.
+    pub deadline: Time,
+    /// Bytes of its body held while it waits.
+    pub bytes: u64,
+    /// What it costs against limits.
+    pub cost: Cost,
+    /// The ticket of its last verdict, when it comes back.
+    pub returning: Option<Ticket>,
+}
+
+impl NewCall {
+    /// A first call of one request without a body.
+    pub fn by(deadline: Time) -> NewCall {
+        NewCall { deadline, bytes: 0, cost: Cost::ONE, returning: None }
+    }
+}
+
+/// How far a flying call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Waiting,
+    /// Admitted, nothing left the node.
+    Admitted,
+    /// The first byte left.
+    Departed,
+    /// Its outcome was reported; it holds its slot until released.
+    Reported,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) generation: u32,
+    pub(crate) actor: u32,
+    pub(crate) phase: Phase,
+    pub(crate) ticket: Ticket,
+    pub(crate) deadline: Time,
+    pub(crate) bytes: u64,
+    pub(crate) cost: Cost,
+    pub(crate) charge: Charge,
+    /// When it was admitted, then when it departed.
+    pub(crate) left: Time,
+}
+
+/// The slab.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    entries: slab::Slab<Entry>,
+    generation: u32,
+}
+
+impl Calls {
+    pub(crate) fn insert(&mut self, mut entry: Entry) -> Call {
+        self.generation = self.generation.wrapping_add(1);
+        entry.generation = self.generation;
+        let index = self.entries.insert(entry);
+        // A slab of 2^32 entries of over a hundred bytes does not fit any machine we run on.
+        Call { index: u32::try_from(index).unwrap_or(u32::MAX), generation: self.generation }
+    }
+
+    pub(crate) fn get(&self, call: Call) -> Option<&Entry> {
+        self.entries.get(call.index()).filter(|entry| entry.generation == call.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, call: Call) -> Option<&mut Entry> {
+        self.entries.get_mut(call.index()).filter(|entry| entry.generation == call.generation)
+    }
+
+    pub(crate) fn remove(&mut self, call: Call) -> Option<Entry> {
+        self.get(call)?;
+        self.entries.try_remove(call.index())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}

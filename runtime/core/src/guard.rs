@@ -1,0 +1,424 @@
+//! The guard of a destination: pauses, the probe after a pause, and the pace nobody configured.
+//!
+//! Nothing known means no limit, carefully: a *window* of unanswered requests starts at [`FIRST_WINDOW`] and doubles
+//! while nothing is refused, by time (answers of language models take long) or by evidence (fast answers), until it is
+//! open. A refusal *cuts*: the destination pauses for as long as it said, or by a growing backoff; what departed before
+//! the cut does not cut again. A pause ends with one probe; when it passes, the window starts small again and departures
+//! are paced by what was learned.
+//!
+//! What can be learned. Between two refusals the destination accepted `n` requests in `d`; whatever burst it allows, it
+//! was empty at both ends, so `n/d` is at most its limit (`floor`; less when a pause was longer than needed). And it
+//! refused while we sent at some pace, so its limit is below that pace (`ceiling`). The pace starts at the floor, grows
+//! quickly to somewhat below the ceiling, then slowly; each cut narrows the two. When they meet, or two floors in a row
+//! agree within 20 %, the pace is held at 0.97 of what was accepted, and tried 3 % higher for a second now and then.
+
+mod learned;
+
+use crate::{
+    calls::Call,
+    refusal::{Cause, Waiting},
+    time::Time,
+};
+use learned::Learned;
+use std::time::Duration;
+
+/// Requests that may be unanswered at once towards a destination of which nothing is known.
+pub const FIRST_WINDOW: u32 = 4;
+/// The window after a probe has passed.
+pub const RAMP_WINDOW: u32 = 2;
+/// A window of this size has shown enough: it opens.
+pub const OPEN_AT: u32 = 128;
+/// Shortest time between two doublings of the window.
+pub const DOUBLING: Duration = Duration::from_millis(250);
+/// Accepted requests per place of the window that double it without waiting for time.
+pub const EVIDENCE: u32 = 8;
+/// First pause after a refusal that names no wait.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause after refusals that name no wait.
+pub const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// Longest pause of a destination that fails: it must be back at full pace within 5 s of its recovery.
+pub const LONGEST_DOWN: Duration = Duration::from_secs(3);
+/// Failures in a row, without one success, after which a destination that lived counts as down.
+pub const DOWN_AFTER: u8 = 4;
+/// A destination that answered within this time is one that lives.
+pub const LIVED: Duration = Duration::from_secs(600);
+/// A busy period ends when nothing left for this long although it could have.
+const QUIET: Duration = Duration::from_secs(1);
+const OPEN: u32 = u32::MAX;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    Open,
+    Paused { until: Time, cause: Cause },
+    Probing { call: Call, passes: Time, cause: Cause },
+}
+
+/// What a partition knows about its destination beyond the configured limits.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    phase: Phase,
+    window: u32,
+    unanswered: u32,
+    /// When the window last changed.
+    grown: Time,
+    /// Accepted since then.
+    fresh: u32,
+    /// Accepted since the last cut or failure: resets the backoff.
+    calm: u8,
+    exponent: u8,
+    /// Failures in a row.
+    streak: u8,
+    /// Cuts so far; numbers the pauses.
+    cuts: u32,
+    /// When the last cut was made; what departed before belongs to it.
+    cut_at: Time,
+    /// The end of the pause as the destination named it; without a word of it, the last refusal.
+    told: Time,
+    /// Start of the busy period, departures since the last cut, and the last departure.
+    began: Time,
+    departures: u32,
+    last_departure: Time,
+    /// Departures before the last cut that were not refused, so far; to be learned from when the pause ends.
+    cut_accepted: u32,
+    unlearned: bool,
+    last_accepted: Time,
+    /// Accepted so far, wrapping.
+    passed: u32,
+    /// How long refusals and failures take to arrive, moving average.
+    refusal_rtt: Duration,
+    /// The fastest answer so far; zero when none was seen.
+    fastest: Duration,
+    learned: Option<Box<Learned>>,
+}
+
+impl Default for Guard {
+    fn default() -> Guard {
+        Guard {
+            phase: Phase::Open,
+            window: FIRST_WINDOW,
+            unanswered: 0,
+            grown: Time::ZERO,
+            fresh: 0,
+            calm: 0,
+            exponent: 0,
+            streak: 0,
+            cuts: 0,
+            cut_at: Time::ZERO,
+            told: Time::ZERO,
+            began: Time::ZERO,
+            departures: 0,
+            last_departure: Time::ZERO,
+            cut_accepted: 0,
+            unlearned: false,
+            last_accepted: Time::ZERO,
+            passed: 0,
+            refusal_rtt: Duration::ZERO,
+            fastest: Duration::ZERO,
+            learned: None,
+        }
+    }
+}
+
+impl Guard {
+    /// What was configured about the destination is known: no window is needed to find it out.
+    pub(crate) fn known(&mut self) {
+        if self.cuts == 0 {
+            self.window = OPEN;
+        }
+    }
+
+    /// What holds the next call, and until when at most. `None`: it may leave.
+    pub(crate) fn hold(&mut self, now: Time) -> Option<(Time, Waiting)> {
+        match self.phase {
+            Phase::Open => {}
+            Phase::Paused { until, cause } if now < until => {
+                return Some((until, Waiting::Paused { left: until.since(now), cause }));
+            }
+            // The next call is the probe; it is held by nothing else here.
+            Phase::Paused { .. } => return None,
+            Phase::Probing { passes, cause, .. } if now < passes => return Some((passes, Waiting::Probe(cause))),
+            Phase::Probing { .. } => self.resume(now),
+        }
+        if self.unanswered >= self.window {
+            let doubles = self.grown + self.doubling();
+            if now < doubles {
+                return Some((doubles, Waiting::Guard { window: self.window }));
+            }
+            self.widen(now);
+        }
+        self.learned.as_mut()?.hold(now)
+    }
+
+    fn doubling(&self) -> Duration {
+        // Before the first refusal its delay is not known: as fast as the fastest answer, unless those take for ever.
+        let rtt = if self.cuts == 0 { self.fastest.min(DOUBLING) } else { self.refusal_rtt };
+        DOUBLING.max(rtt * 2)
+    }
+
+    fn widen(&mut self, now: Time) {
+        self.window = self.window.saturating_mul(2);
+        if self.window >= OPEN_AT {
+            self.window = OPEN;
+        }
+        self.grown = now;
+        self.fresh = 0;
+    }
+
+    /// A call leaves. `idle`: nothing waited before it.
+    pub(crate) fn launch(&mut self, call: Call, idle: bool, now: Time) {
+        if idle && self.unanswered == 0 && self.phase == Phase::Open && now.since(self.last_departure) > QUIET {
+            self.began = now;
+            self.departures = 0;
+            if let Some(learned) = &mut self.learned {
+                learned.quiet();
+            }
+        }
+        if self.unanswered == 0 && self.window == FIRST_WINDOW {
+            self.grown = now;
+        }
+        self.unanswered += 1;
+        self.departures = self.departures.saturating_add(1);
+        self.last_departure = now;
+        if let Phase::Paused { cause, .. } = self.phase {
+            // A refusal or failure arrives fast even where answers take long: neither in this time is a pass. Where
+            // failures are timeouts, this takes a multiple of them: the probe has to answer.
+            let passes = now + DOUBLING.max(self.refusal_rtt * 4);
+            self.phase = Phase::Probing { call, passes, cause };
+        }
+        if let Some(learned) = &mut self.learned {
+            learned.launch(now, self.refusal_rtt);
+        }
+    }
+
+    /// Whether a call that was admitted earlier must not depart now: paused since, or another is the probe.
+    pub(crate) fn stops(&self, call: Call) -> bool {
+        match self.phase {
+            Phase::Open => false,
+            Phase::Paused { .. } => true,
+            Phase::Probing { call: probe, .. } => probe != call,
+        }
+    }
+
+    /// Neither paused nor probing.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub(crate) fn is_probe(&self, call: Call) -> bool {
+        matches!(self.phase, Phase::Probing { call: probe, .. } if probe == call)
+    }
+
+    fn answered(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+    }
+
+    /// An answer that shows that the destination takes requests.
+    pub(crate) fn accepted(&mut self, call: Call, left: Time, now: Time) {
+        self.answered();
+        let took = now.since(left).max(Duration::from_nanos(1));
+        self.fastest = if self.fastest.is_zero() { took } else { self.fastest.min(took) };
+        self.passed = self.passed.wrapping_add(1);
+        self.last_accepted = now;
+        self.streak = 0;
+        if self.is_probe(call) {
+            self.resume(now);
+        }
+        if self.phase != Phase::Open {
+            return;
+        }
+        self.calm = self.calm.saturating_add(1);
+        if self.calm >= 8 {
+            self.exponent = 0;
+        }
+        self.fresh = self.fresh.saturating_add(1);
+        if self.window != OPEN && self.fresh >= self.window.saturating_mul(EVIDENCE) {
+            self.widen(now);
+        }
+    }
+
+    /// The call ended without telling anything: given up, or failed by its own fault.
+    pub(crate) fn forgotten(&mut self, call: Call, now: Time) {
+        self.answered();
+        if let Phase::Probing { call: probe, cause, .. } = self.phase
+            && probe == call
+        {
+            self.phase = Phase::Paused { until: now, cause };
+        }
+    }
+
+    /// It answered, if not well (500, 408): alive, no sign of a limit.
+    pub(crate) fn faulty(&mut self, call: Call, now: Time) {
+        self.answered();
+        self.streak = 0;
+        if self.is_probe(call) {
+            self.resume(now);
+        }
+    }
+
+    /// A refusal of a call that departed at `left`. Returns whether it made a new cut.
+    pub(crate) fn refused(
+        &mut self,
+        call: Call,
+        left: Time,
+        cause: Cause,
+        wait: Option<Duration>,
+        random: &mut fastrand::Rng,
+        now: Time,
+    ) -> bool {
+        self.answered();
+        self.streak = 0;
+        self.heard(left, now);
+        let probe = self.is_probe(call);
+        let stale = left < self.cut_at && !probe;
+        self.told = self.told.max(now + wait.unwrap_or_default());
+        if stale {
+            self.cut_accepted = self.cut_accepted.saturating_sub(1);
+            if let Some(wait) = wait {
+                self.pause(now + wait, cause);
+            }
+            return false;
+        }
+        if probe {
+            // The same shortage: nothing new to learn from, but what departed meanwhile belongs to it.
+            self.departures = self.departures.saturating_sub(1);
+        } else {
+            self.cut_accepted = self.departures.saturating_sub(1);
+            self.departures = 0;
+            self.unlearned = true;
+            if let Some(learned) = &mut self.learned {
+                learned.cut(self.cut_at, left);
+            }
+        }
+        self.cut(now);
+        let until = now + wait.unwrap_or_else(|| self.backoff(LONGEST_BACKOFF, random));
+        self.pause(until, cause);
+        true
+    }
+
+    /// A failure of the destination as a whole. Returns whether it counts as down from here.
+    pub(crate) fn failed(
+        &mut self,
+        call: Call,
+        left: Time,
+        status: Option<u16>,
+        random: &mut fastrand::Rng,
+        now: Time,
+    ) -> bool {
+        self.answered();
+        self.heard(left, now);
+        self.streak = self.streak.saturating_add(1);
+        let cause = Cause::Down { status };
+        if self.is_probe(call) {
+            self.cut(now);
+            let until = now + self.backoff(LONGEST_DOWN, random);
+            self.phase = Phase::Open;
+            self.pause(until, cause);
+        } else if self.streak >= DOWN_AFTER && self.lived(now) && left >= self.cut_at {
+            self.departures = 0;
+            self.cut(now);
+            let until = now + self.backoff(LONGEST_DOWN, random);
+            self.pause(until, cause);
+        }
+        self.is_down()
+    }
+
+    fn heard(&mut self, left: Time, now: Time) {
+        let rtt = now.since(left);
+        self.refusal_rtt = if self.refusal_rtt.is_zero() { rtt } else { (self.refusal_rtt * 7 + rtt) / 8 };
+    }
+
+    fn lived(&self, now: Time) -> bool {
+        self.passed > 0 && now.since(self.last_accepted) < LIVED
+    }
+
+    /// Whether the destination lived before and does not now.
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Paused { cause: Cause::Down { .. }, .. } | Phase::Probing { cause: Cause::Down { .. }, .. }
+        )
+    }
+
+    fn cut(&mut self, now: Time) {
+        self.cuts = self.cuts.wrapping_add(1);
+        self.cut_at = now;
+        self.calm = 0;
+    }
+
+    /// Half of the backoff is random: never nothing, never in step with other nodes.
+    fn backoff(&mut self, cap: Duration, random: &mut fastrand::Rng) -> Duration {
+        let full =
+            FIRST_PAUSE.saturating_mul(1u32.checked_shl(u32::from(self.exponent.min(20))).unwrap_or(u32::MAX)).min(cap);
+        self.exponent = self.exponent.saturating_add(1);
+        full.mul_f64(0.5 + random.f64() / 2.0)
+    }
+
+    /// Pauses until `until`; a pause is extended, never shortened by a later word.
+    fn pause(&mut self, until: Time, cause: Cause) {
+        self.phase = match self.phase {
+            Phase::Paused { until: other, cause } if other >= until => Phase::Paused { until: other, cause },
+            _ => Phase::Paused { until, cause },
+        };
+    }
+
+    /// The probe passed: learn from the cut, start small.
+    fn resume(&mut self, now: Time) {
+        self.phase = Phase::Open;
+        self.window = RAMP_WINDOW;
+        self.grown = now;
+        self.fresh = 0;
+        self.streak = 0;
+        if std::mem::take(&mut self.unlearned) {
+            let learned = self.learned.get_or_insert_with(Box::default);
+            learned.learn(self.cut_accepted, self.told.since(self.began), self.cut_at, now);
+        }
+    }
+
+    /// The end of the pause; in the past when there is none.
+    pub(crate) fn paused_until(&self, now: Time) -> Option<(Time, Cause)> {
+        match self.phase {
+            Phase::Paused { until, cause } if until > now => Some((until, cause)),
+            _ => None,
+        }
+    }
+
+    /// When the next call may leave as far as pauses go.
+    pub(crate) fn resumes(&self, now: Time) -> Time {
+        self.paused_until(now).map_or(now, |(until, _)| until)
+    }
+
+    /// Whether the next call to leave is the probe after a pause.
+    pub(crate) fn probe_next(&self, now: Time) -> bool {
+        matches!(self.phase, Phase::Paused { until, .. } if until <= now)
+    }
+
+    /// How long `ahead` more departures take at the learned pace, when there is one.
+    pub(crate) fn spacing(&self, ahead: u64) -> Duration {
+        self.learned.as_ref().map_or(Duration::ZERO, |learned| {
+            Duration::try_from_secs_f64(ahead as f64 / learned.rate()).unwrap_or(Duration::MAX)
+        })
+    }
+
+    /// The learned rate in requests per second.
+    pub(crate) fn learned(&self) -> Option<f64> {
+        self.learned.as_ref().map(|learned| learned.rate())
+    }
+
+    /// The window, `None` when open.
+    pub(crate) fn window(&self) -> Option<u32> {
+        (self.window != OPEN).then_some(self.window)
+    }
+
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
+    pub(crate) fn cuts(&self) -> u32 {
+        self.cuts
+    }
+
+    /// Accepted so far, wrapping: tells whether others passed between two refusals of a call.
+    pub(crate) fn passed(&self) -> u32 {
+        self.passed
+    }
+}

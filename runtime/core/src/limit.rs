@@ -1,0 +1,211 @@
+//! Limits as they are configured: `{"unit": "requests", "quota": 500, "per": "1m", "burst": 20}`.
+
+use crate::units::Span;
+use serde::{Deserialize, Serialize};
+use std::{fmt, time::Duration};
+
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Departures towards the destination.
+    #[default]
+    Requests,
+    /// Tokens of language models, as estimated before and corrected after the answer.
+    Tokens,
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unit::Requests => "requests",
+            Unit::Tokens => "tokens",
+        })
+    }
+}
+
+/// At most `quota` units in every half-open window of length `per`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// What is counted; requests unless stated.
+    #[serde(default)]
+    pub unit: Unit,
+    /// How many units every window of `per` may hold; at least 1.
+    pub quota: u64,
+    /// The window's length; over a minute the window is counted, up to it the departures are paced.
+    pub per: Span,
+    /// How many units may leave at once after a quiet time; `max(1, quota/20)` unless stated, at most `quota`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+}
+
+/// Why a limit is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    /// `quota` is zero.
+    #[error("limits[{index}].quota: must be at least 1 (to stop a destination, pause it)")]
+    NoQuota {
+        /// Which limit of the list.
+        index: usize,
+    },
+    /// `per` is outside 1 ms to 366 days.
+    #[error("limits[{index}].per: {per} is outside 1ms to 366d")]
+    BadPeriod {
+        /// Which limit of the list.
+        index: usize,
+        /// The period as given.
+        per: Span,
+    },
+    /// `burst` is zero or more than `quota`.
+    #[error("limits[{index}].burst: {burst} must be between 1 and the quota of {quota}")]
+    BadBurst {
+        /// Which limit of the list.
+        index: usize,
+        /// The burst as given.
+        burst: u64,
+        /// The limit's quota.
+        quota: u64,
+    },
+    /// More units in a period than the arithmetic of nanoseconds can pace.
+    #[error("limits[{index}].quota: {quota} per {per} is more than one a nanosecond")]
+    TooFast {
+        /// Which limit of the list.
+        index: usize,
+        /// The quota as given.
+        quota: u64,
+        /// The period as given.
+        per: Span,
+    },
+    /// More limits than one destination may have.
+    #[error("limits: {given} are too many, a destination has at most {max}")]
+    TooMany {
+        /// How many were given.
+        given: usize,
+        /// [`Limit::MAX_PER_DESTINATION`].
+        max: usize,
+    },
+    /// `max_concurrency` is zero.
+    #[error("max_concurrency: must be at least 1 (to stop a destination, pause it)")]
+    NoConcurrency,
+}
+
+impl Limit {
+    /// The longest period that is paced; longer ones are window counters.
+    pub const LONGEST_PACED: Duration = Duration::from_secs(60);
+    /// How many limits one destination may have.
+    pub const MAX_PER_DESTINATION: usize = 8;
+
+    /// `quota` requests per `per`, with the default burst.
+    pub const fn requests(quota: u64, per: Duration) -> Limit {
+        Limit { unit: Unit::Requests, quota, per: Span(per), burst: None }
+    }
+
+    /// The burst in force.
+    pub fn burst(&self) -> u64 {
+        self.burst.unwrap_or(self.quota / 20).clamp(1, self.quota.max(1))
+    }
+
+    /// Checks one limit; `index` is its place in the list, for the error.
+    ///
+    /// # Errors
+    /// Says which field of which limit is wrong and what would be right.
+    pub fn validate(&self, index: usize) -> Result<(), LimitError> {
+        if self.quota == 0 {
+            return Err(LimitError::NoQuota { index });
+        }
+        if self.per.0 < Duration::from_millis(1) || self.per.0 > Duration::from_secs(366 * 86_400) {
+            return Err(LimitError::BadPeriod { index, per: self.per });
+        }
+        if let Some(burst) = self.burst
+            && (burst == 0 || burst > self.quota)
+        {
+            return Err(LimitError::BadBurst { index, burst, quota: self.quota });
+        }
+        if u128::from(self.quota) > self.per.0.as_nanos() {
+            return Err(LimitError::TooFast { index, quota: self.quota, per: self.per });
+        }
+        Ok(())
+    }
+}
+
+/// `500 requests per 1m`, or `10/s` for requests per second.
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.unit == Unit::Requests && self.per.0 == Duration::from_secs(1) {
+            write!(f, "{}/s", self.quota)
+        } else {
+            write!(f, "{} {} per {}", self.quota, self.unit, self.per)
+        }
+    }
+}
+
+/// What one call costs in each unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cost {
+    /// Departures, 1 for a call.
+    pub requests: u32,
+    /// Tokens, 0 where they are not counted.
+    pub tokens: u32,
+}
+
+impl Cost {
+    /// One request, no tokens.
+    pub const ONE: Cost = Cost { requests: 1, tokens: 0 };
+
+    /// The cost in `unit`.
+    pub fn of(&self, unit: Unit) -> u64 {
+        u64::from(match unit {
+            Unit::Requests => self.requests,
+            Unit::Tokens => self.tokens,
+        })
+    }
+}
+
+impl Default for Cost {
+    fn default() -> Cost {
+        Cost::ONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(json: &str) -> Result<Limit, String> {
+        let limit: Limit = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        limit.validate(0).map_err(|e| e.to_string())?;
+        Ok(limit)
+    }
+
+    #[test]
+    fn the_shape_of_the_design_is_read() {
+        let read = limit(r#"{"unit": "requests", "quota": 500, "per": "1m", "burst": 20}"#).unwrap();
+        assert_eq!(
+            (read.unit, read.quota, read.per.0, read.burst()),
+            (Unit::Requests, 500, Duration::from_secs(60), 20)
+        );
+        assert_eq!(limit(r#"{"unit": "tokens", "quota": 90000, "per": "1m"}"#).unwrap().burst(), 4500);
+        assert_eq!(limit(r#"{"quota": 10, "per": "1s"}"#).unwrap().burst(), 1);
+        assert_eq!(read.to_string(), "500 requests per 1m");
+        assert_eq!(Limit::requests(10, Duration::from_secs(1)).to_string(), "10/s");
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (json, names) in [
+            (r#"{"quota": 0, "per": "1s"}"#, "limits[0].quota"),
+            (r#"{"quota": 1, "per": "0s"}"#, "limits[0].per"),
+            (r#"{"quota": 1, "per": "400d"}"#, "limits[0].per"),
+            (r#"{"quota": 5, "per": "1s", "burst": 6}"#, "limits[0].burst"),
+            (r#"{"quota": 5, "per": "1s", "burst": 0}"#, "limits[0].burst"),
+            (r#"{"quota": 2000000, "per": "1ms"}"#, "limits[0].quota"),
+            (r#"{"quota": 5, "per": "1s", "brust": 1}"#, "brust"),
+            (r#"{"unit": "bananas", "quota": 5, "per": "1s"}"#, "bananas"),
+            (r#"{"quota": 5, "per": 1}"#, "text with a unit"),
+        ] {
+            let error = limit(json).unwrap_err();
+            assert!(error.contains(names), "{json}: {error}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The pace of a destination: all its limits together. A call leaves when every limit lets it, and is charged to all of
+//! them or to none.
+//!
+//! [`gcra`] paces periods up to a minute, [`window`] counts longer ones. [`Limits`] is the compiled configuration,
+//! shared by every partition of a destination; [`Paces`] is the state of one partition.
+
+pub mod gcra;
+pub mod window;
+
+use crate::{
+    limit::{Cost, Limit, LimitError, Unit},
+    time::{Time, nanos},
+};
+use gcra::{Gcra, Rate};
+use smallvec::SmallVec;
+use window::Window;
+
+/// How one limit is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Paced(Rate),
+    Counted,
+}
+
+/// The limits of a destination, checked and compiled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits(SmallVec<[(Limit, Kind); 2]>);
+
+impl Limits {
+    /// Checks and compiles the limits of a destination.
+    ///
+    /// # Errors
+    /// The first limit that is none, with the field that makes it so.
+    pub fn new(limits: &[Limit]) -> Result<Limits, LimitError> {
+        if limits.len() > Limit::MAX_PER_DESTINATION {
+            return Err(LimitError::TooMany { given: limits.len(), max: Limit::MAX_PER_DESTINATION });
+        }
+        let mut compiled = SmallVec::new();
+        for (index, limit) in limits.iter().enumerate() {
+            limit.validate(index)?;
+            let kind = if limit.per.0 > Limit::LONGEST_PACED {
+                Kind::Counted
+            } else {
+                Kind::Paced(Rate::windowed(limit.quota, limit.per.0, limit.burst()))
+            };
+            compiled.push((*limit, kind));
+        }
+        Ok(Limits(compiled))
+    }
+
+    /// The limits as configured.
+    pub fn iter(&self) -> impl Iterator<Item = &Limit> {
+        self.0.iter().map(|(limit, _)| limit)
+    }
+
+    /// Whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The limit that `cost` alone exceeds, if there is one: such a call could never leave.
+    pub fn never(&self, cost: Cost) -> Option<&Limit> {
+        self.iter().find(|limit| cost.of(limit.unit) > limit.quota)
+    }
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Paced(Gcra),
+    Counted(Box<Window>),
+}
+
+/// Units of both kinds, wrapping counters or sums.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Units {
+    /// Requests.
+    pub requests: u64,
+    /// Tokens.
+    pub tokens: u64,
+}
+
+impl Units {
+    fn of(&self, unit: Unit) -> u64 {
+        match unit {
+            Unit::Requests => self.requests,
+            Unit::Tokens => self.tokens,
+        }
+    }
+
+    /// Adds the cost of a call.
+    pub fn add(&mut self, cost: Cost) {
+        self.requests = self.requests.wrapping_add(u64::from(cost.requests));
+        self.tokens = self.tokens.wrapping_add(u64::from(cost.tokens));
+    }
+
+    /// Takes the cost of a call away.
+    pub fn sub(&mut self, cost: Cost) {
+        self.requests = self.requests.saturating_sub(u64::from(cost.requests));
+        self.tokens = self.tokens.saturating_sub(u64::from(cost.tokens));
+    }
+}
+
+/// What a call's charge needs to be moved or given back: kept in the call while it flies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Charge {
+    mark: Units,
+    at: Time,
+}
+
+/// The state of the limits of one partition.
+#[derive(Debug, Clone, Default)]
+pub struct Paces {
+    states: SmallVec<[State; 1]>,
+    /// All units ever charged, wrapping.
+    charged: Units,
+    /// Units charged that did not leave the node yet.
+    waiting: Units,
+    /// How long after its admission a call usually leaves, in nanoseconds: the part of its lateness that the calls
+    /// before and after it share, which changes no distance between them.
+    lag: u64,
+}
+
+impl Paces {
+    /// Fresh state: every limit has its whole quota.
+    pub fn new(limits: &Limits) -> Paces {
+        let states = limits
+            .0
+            .iter()
+            .map(|(limit, kind)| match kind {
+                Kind::Paced(_) => State::Paced(Gcra::default()),
+                Kind::Counted => State::Counted(Box::new(Window::new(limit.per.0))),
+            })
+            .collect();
+        Paces { states, ..Paces::default() }
+    }
+
+    /// The first instant at which a call of `cost` could leave when nothing leaves before `from`, then calls of `ahead`
+    /// in sum, then this one; and the limit that says so. `None` when there is no limit on what it costs.
+    pub fn when<'a>(&self, limits: &'a Limits, from: Time, ahead: Units, cost: Cost) -> Option<(Time, &'a Limit)> {
+        let mut latest: Option<(Time, &Limit)> = None;
+        for ((limit, kind), state) in limits.0.iter().zip(&self.states) {
+            let own = cost.of(limit.unit);
+            if own == 0 {
+                continue;
+            }
+            let ahead = ahead.of(limit.unit);
+            let at = match (kind, state) {
+                (Kind::Paced(rate), State::Paced(gcra)) => gcra.when_after(rate, from, ahead, own),
+                (_, State::Counted(window)) => Self::counted(window, limit, own.saturating_add(ahead)).max(from),
+                _ => from,
+            };
+            if latest.is_none_or(|(other, _)| at > other) {
+                latest = Some((at, limit));
+            }
+        }
+        latest
+    }
+
+    /// Units beyond one quota wait for as many whole periods as their number takes.
+    fn counted(window: &Window, limit: &Limit, units: u64) -> Time {
+        let periods = units.saturating_sub(1) / limit.quota.max(1);
+        let rest = units - periods * limit.quota;
+        let first = window.when(limit.quota, rest);
+        if periods == 0 {
+            first
+        } else {
+            first + limit.per.0.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX))
+        }
+    }
+
+    /// Charges every limit.
+    pub fn charge(&mut self, limits: &Limits, cost: Cost, now: Time) -> Charge {
+        for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
+            let units = cost.of(limit.unit);
+            match (kind, state) {
+                _ if units == 0 => {}
+                (Kind::Paced(rate), State::Paced(gcra)) => gcra.charge(rate, units, now),
+                (_, State::Counted(window)) => window.charge(units, now),
+                _ => {}
+            }
+        }
+        self.charged.add(cost);
+        self.waiting.add(cost);
+        Charge { mark: self.charged, at: now }
+    }
+
+    /// The call left the node: its charge moves to when it truly did.
+    pub fn departed(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
+        self.waiting.sub(cost);
+        let late = nanos(now.since(charge.at));
+        let own = charge.at.plus_nanos(late.saturating_sub(self.lag));
+        self.lag = if late < self.lag { late } else { self.lag + (late - self.lag) / 8 };
+        for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
+            let units = cost.of(limit.unit);
+            let after = self.charged.of(limit.unit).wrapping_sub(charge.mark.of(limit.unit));
+            match (kind, state) {
+                (Kind::Paced(rate), State::Paced(gcra)) => {
+                    gcra.departed(rate, units, after, self.waiting.of(limit.unit), charge.at, own);
+                }
+                (_, State::Counted(window)) if units > 0 => {
+                    window.refund(units, charge.at, now);
+                    window.charge(units, now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The call never left: nothing of it counts.
+    pub fn refund(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
+        self.waiting.sub(cost);
+        for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
+            let units = cost.of(limit.unit);
+            let after = self.charged.of(limit.unit).wrapping_sub(charge.mark.of(limit.unit));
+            match (kind, state) {
+                _ if units == 0 => {}
+                (Kind::Paced(rate), State::Paced(gcra)) => gcra.refund(rate, units, after, now),
+                (_, State::Counted(window)) => window.refund(units, charge.at, now),
+                _ => {}
+            }
+        }
+    }
+
+    /// The configuration changed under a live partition: what was charged to a limit goes on counting, scaled, where a
+    /// limit of the same unit and kind stands at the same place; other limits start fresh.
+    pub fn reconfigure(&mut self, old: &Limits, new: &Limits, now: Time) {
+        let fresh = Paces::new(new);
+        let mut states: SmallVec<[State; 1]> = SmallVec::new();
+        for (index, (state, (limit, kind))) in fresh.states.into_iter().zip(&new.0).enumerate() {
+            let before = old.0.get(index).zip(self.states.get(index));
+            states.push(match (before, kind) {
+                (Some(((was, Kind::Paced(old_rate)), State::Paced(gcra))), Kind::Paced(rate))
+                    if was.unit == limit.unit =>
+                {
+                    let mut gcra = *gcra;
+                    gcra.rescale(old_rate, rate, now);
+                    State::Paced(gcra)
+                }
+                (Some(((was, Kind::Counted), State::Counted(window))), Kind::Counted)
+                    if was.unit == limit.unit && was.per == limit.per =>
+                {
+                    State::Counted(window.clone())
+                }
+                _ => state,
+            });
+        }
+        self.states = states;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn limits(list: &[(Unit, u64, u64)]) -> Limits {
+        let list: Vec<Limit> = list
+            .iter()
+            .map(|&(unit, quota, secs)| Limit { unit, quota, per: Duration::from_secs(secs).into(), burst: None })
+            .collect();
+        Limits::new(&list).unwrap()
+    }
+
+    #[test]
+    fn all_limits_pass_or_none_is_charged() {
+        let limits = limits(&[(Unit::Requests, 10, 1), (Unit::Tokens, 1000, 60)]);
+        let mut paces = Paces::new(&limits);
+        let now = Time::from_millis(100_000);
+        let cost = Cost { requests: 1, tokens: 50 };
+        assert!(paces.when(&limits, now, Units::default(), cost).is_some_and(|(at, _)| at == now));
+        paces.charge(&limits, cost, now);
+        // The tokens bind: 50 more wait far longer than one more request.
+        let (at, limit) = paces.when(&limits, now, Units::default(), cost).unwrap();
+        assert_eq!(limit.unit, Unit::Tokens);
+        assert!(at.since(now) > Duration::from_secs(2));
+        // A call without tokens is not held by them.
+        let (at, limit) = paces.when(&limits, now, Units::default(), Cost::ONE).unwrap();
+        assert_eq!(limit.unit, Unit::Requests);
+        assert!(at.since(now) <= Duration::from_millis(101));
+    }
+
+    #[test]
+    fn the_queue_ahead_is_counted() {
+        let limits = limits(&[(Unit::Requests, 10, 1)]);
+        let paces = Paces::new(&limits);
+        let ahead = Units { requests: 99, tokens: 0 };
+        let now = Time::from_millis(1_000);
+        // 99 intervals of 100.3 ms from now.
+        let at = paces.when(&limits, now, ahead, Cost::ONE).unwrap().0;
+        assert_eq!(at, Time::from_nanos(1_000_000_000 + 99 * 100_300_000));
+    }
+
+    #[test]
+    fn a_cost_above_the_quota_never_passes() {
+        let limits = limits(&[(Unit::Tokens, 1000, 60)]);
+        assert!(limits.never(Cost { requests: 1, tokens: 1001 }).is_some());
+        assert!(limits.never(Cost { requests: 1, tokens: 1000 }).is_none());
+    }
+
+    #[test]
+    fn a_new_limit_takes_effect_and_keeps_what_was_charged() {
+        let (slow, fast) = (limits(&[(Unit::Requests, 1, 10)]), limits(&[(Unit::Requests, 10, 1)]));
+        let mut paces = Paces::new(&slow);
+        let now = Time::from_millis(50_000);
+        paces.charge(&slow, Cost::ONE, now);
+        paces.reconfigure(&slow, &fast, now);
+        let (at, _) = paces.when(&fast, now, Units::default(), Cost::ONE).unwrap();
+        assert!(at > now && at.since(now) < Duration::from_millis(101), "{at:?}");
+    }
+}

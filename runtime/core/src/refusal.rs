@@ -1,0 +1,246 @@
+//! Why a call waits and why it was refused: typed, with everything a trail line or a problem+json needs.
+
+use crate::{
+    limit::{Limit, Unit},
+    signal::Source,
+    units::{Size, Span},
+};
+use std::{fmt, time::Duration};
+
+/// What made a destination pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// It refused a request: too many, or over capacity.
+    Refused {
+        /// The status of the refusal.
+        status: u16,
+        /// The header that named the wait; `None` when it was chosen by backoff.
+        by: Option<Source>,
+    },
+    /// It answered before and now fails in a row.
+    Down {
+        /// The last status, `None` when nothing answered at all.
+        status: Option<u16>,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Refused { status, by: Some(by) } => write!(f, "by {by} of a {status}"),
+            Cause::Refused { status, by: None } => write!(f, "by a {status} without Retry-After"),
+            Cause::Down { status: Some(status) } => write!(f, "as it fails with {status}"),
+            Cause::Down { status: None } => f.write_str("as it does not answer"),
+        }
+    }
+}
+
+/// What a call waits for. Prints as the end of a sentence: "waited 1.2 s for 10/s".
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Waiting {
+    /// A configured limit.
+    Limit(Limit),
+    /// The destination is paused for this much longer.
+    Paused {
+        /// What is left of the pause.
+        left: Duration,
+        /// Why it is paused.
+        cause: Cause,
+    },
+    /// A pause has ended and the one request that tries the destination is out.
+    Probe(Cause),
+    /// All slots of `max_concurrency` are held.
+    Slots {
+        /// The setting's value.
+        max: u32,
+    },
+    /// Too little is known of the destination to send more than this many at once.
+    Guard {
+        /// Requests that may be unanswered at once just now.
+        window: u32,
+    },
+    /// The rate learned from refusals, in thousandths of a request per second.
+    Learned {
+        /// Milli-requests per second.
+        millis: u64,
+    },
+    /// Calls that came earlier.
+    Turn,
+    /// The delay before its own next attempt.
+    Backoff {
+        /// What is left of it.
+        left: Duration,
+    },
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Waiting::Limit(limit) => write!(f, "for {limit}"),
+            Waiting::Paused { left, cause } => write!(f, "paused for {} {cause}", Short(*left)),
+            Waiting::Probe(cause) => write!(f, "for the probe after a pause {cause}"),
+            Waiting::Slots { max } => write!(f, "for one of {max} slots (max_concurrency)"),
+            Waiting::Guard { window } => {
+                write!(f, "as nothing is known of the destination yet, {window} at once")
+            }
+            Waiting::Learned { millis } => write!(f, "for the learned {}/s", *millis as f64 / 1000.0),
+            Waiting::Turn => f.write_str("for its turn"),
+            Waiting::Backoff { left } => write!(f, "{} before its next attempt", Short(*left)),
+        }
+    }
+}
+
+/// A duration to three significant parts, for people: `1.25 s`, `80 ms`, `2m5s`.
+struct Short(Duration);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secs = self.0.as_secs_f64();
+        if secs < 1.0 {
+            write!(f, "{:.0} ms", secs * 1e3)
+        } else if secs < 60.0 {
+            write!(f, "{} s", (secs * 100.0).round() / 100.0)
+        } else {
+            write!(f, "{}", Span(Duration::from_secs(secs as u64)))
+        }
+    }
+}
+
+/// Why a call was refused by the gate itself. The message tells what happened; [`Refusal::limit`], [`Refusal::value`]
+/// and [`Refusal::setting`] are the members of the problem+json.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The queue holds as many calls as it may.
+    #[error("the queue of this destination holds {limit} calls already")]
+    QueueFull {
+        /// The bound.
+        limit: u32,
+        /// When a call of this size might start if sent again: the time the queue needs to make room.
+        retry_after: Option<Duration>,
+    },
+    /// The bytes of waiting bodies reach their bound.
+    #[error("the queue of this destination holds {} of bodies, {} more do not fit", Size(*held), Size(*bytes))]
+    QueueBytes {
+        /// Bytes that wait already.
+        held: u64,
+        /// Bytes of this call.
+        bytes: u64,
+        /// The bound.
+        limit: u64,
+    },
+    /// It could not start before its deadline.
+    #[error("could start in {} at the earliest ({why}), its deadline is in {}", Short(*could_start_in), Short(*left))]
+    DeadlineUnreachable {
+        /// How long until a call could start: its `Retry-After`.
+        could_start_in: Duration,
+        /// How long until its deadline.
+        left: Duration,
+        /// What holds it until then.
+        why: Waiting,
+    },
+    /// Its deadline passed while it waited.
+    #[error("its deadline passed after it waited {} ({why})", Short(*waited))]
+    DeadlinePassed {
+        /// How long it waited.
+        waited: Duration,
+        /// What it waited for at the end.
+        why: Waiting,
+    },
+    /// It costs more than its limit ever lets through.
+    #[error("costs {cost} {unit}, more than the whole quota of {quota}")]
+    CostTooLarge {
+        /// The unit.
+        unit: Unit,
+        /// What the call costs.
+        cost: u64,
+        /// The limit's quota.
+        quota: u64,
+    },
+    /// The node keeps the state of as many destinations as it may, and none of them is at rest.
+    #[error("{limit} destinations are busy on this node already")]
+    TooManyDestinations {
+        /// The bound.
+        limit: usize,
+    },
+}
+
+impl Refusal {
+    /// The last part of the problem type: `/problems/{kind}`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Refusal::QueueFull { .. } | Refusal::QueueBytes { .. } => "queue-full",
+            Refusal::DeadlineUnreachable { .. } => "deadline-unreachable",
+            Refusal::DeadlinePassed { .. } => "deadline-passed",
+            Refusal::CostTooLarge { .. } => "cost-too-large",
+            Refusal::TooManyDestinations { .. } => "too-many-destinations",
+        }
+    }
+
+    /// The name of the limit that bit.
+    pub fn limit(&self) -> &'static str {
+        match self {
+            Refusal::QueueFull { .. } => "calls waiting for one destination",
+            Refusal::QueueBytes { .. } => "bytes waiting for one destination",
+            Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "deadline of the call",
+            Refusal::CostTooLarge { .. } => "quota of the destination",
+            Refusal::TooManyDestinations { .. } => "busy destinations of the node",
+        }
+    }
+
+    /// The value of that limit, as text.
+    pub fn value(&self) -> String {
+        match self {
+            Refusal::QueueFull { limit, .. } => limit.to_string(),
+            Refusal::QueueBytes { limit, .. } => Size(*limit).to_string(),
+            Refusal::DeadlineUnreachable { left, .. } => Short(*left).to_string(),
+            Refusal::DeadlinePassed { waited, .. } => Short(*waited).to_string(),
+            Refusal::CostTooLarge { quota, unit, .. } => format!("{quota} {unit}"),
+            Refusal::TooManyDestinations { limit } => limit.to_string(),
+        }
+    }
+
+    /// The setting that changes it.
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Refusal::QueueFull { .. } => "queue.calls",
+            Refusal::QueueBytes { .. } => "queue.bytes",
+            Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "policy.deadline",
+            Refusal::CostTooLarge { .. } => "limits",
+            Refusal::TooManyDestinations { .. } => "max_destinations",
+        }
+    }
+
+    /// When a new try could start, for `Retry-After`; `None` where no waiting helps or nothing is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Refusal::QueueFull { retry_after, .. } => *retry_after,
+            Refusal::DeadlineUnreachable { could_start_in, .. } => Some(*could_start_in),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_print_as_people_say_them() {
+        let by = Cause::Refused { status: 429, by: Some(Source::RetryAfter) };
+        assert_eq!(Waiting::Limit(Limit::requests(10, Duration::from_secs(1))).to_string(), "for 10/s");
+        assert_eq!(
+            Waiting::Paused { left: Duration::from_millis(11_800), cause: by }.to_string(),
+            "paused for 11.8 s by Retry-After of a 429"
+        );
+        let refusal = Refusal::DeadlineUnreachable {
+            could_start_in: Duration::from_secs(90),
+            left: Duration::from_millis(500),
+            why: Waiting::Paused { left: Duration::from_secs(90), cause: by },
+        };
+        assert_eq!(
+            refusal.to_string(),
+            "could start in 1m30s at the earliest (paused for 1m30s by Retry-After of a 429), its deadline is in 500 ms"
+        );
+        assert_eq!((refusal.kind(), refusal.setting()), ("deadline-unreachable", "policy.deadline"));
+    }
+}

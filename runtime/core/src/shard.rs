@@ -1,0 +1,380 @@
+//! A shard: many destination partitions by key, their calls, and one exact timer. What a host talks to.
+//!
+//! The host keeps a shard behind a short mutex: it calls an operation, takes the [`Effects`] out, unlocks, and then
+//! wakes whom they name. `tick` is due at [`Shard::next_wake`], which may come earlier after any operation.
+//!
+//! Life of a call: [`Shard::submit`] admits, queues or refuses it. An admission is a [`Permit`]; wrap it in a token whose
+//! drop calls [`Shard::release`]. Right before the first byte leaves, [`Shard::departed`]; when the outcome is known,
+//! [`Shard::report`], which says what to do next; at the end of the body, release. A call that is put back or retried
+//! releases its permit and is submitted again with the ticket of the verdict.
+
+use crate::{
+    actor::{Actor, Context},
+    budget::Budget,
+    calls::{Call, Calls, NewCall, Permit, Ticket},
+    limit::{Limit, LimitError},
+    pace::Limits,
+    queue::Bounds,
+    refusal::{Refusal, Waiting},
+    repeat::{Attempt, Outcome, Reason},
+    snapshot::Snapshot,
+    time::Time,
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
+
+pub use crate::queue::Bounds as QueueBounds;
+
+/// Longest pause a header may ask for, unless stated.
+pub const MAX_PAUSE: Duration = Duration::from_secs(600);
+/// How many destination partitions a shard keeps, unless stated (setting `max_destinations`).
+pub const MAX_DESTINATIONS: usize = 1 << 20;
+/// How many actors are looked at to find one to forget.
+const FORGET_CHOICE: usize = 64;
+
+/// The settings of a destination that its actors follow.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Limits per period.
+    pub limits: Vec<Limit>,
+    /// Attempts in flight at once; at least 1.
+    pub max_concurrency: Option<u32>,
+    /// Bounds of the queue.
+    pub queue: Bounds,
+    /// How much may be retried.
+    pub retry_budget: Budget,
+    /// Longest pause a header may ask for.
+    pub max_pause: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            limits: Vec::new(),
+            max_concurrency: None,
+            queue: Bounds::default(),
+            retry_budget: Budget::default(),
+            max_pause: MAX_PAUSE,
+        }
+    }
+}
+
+/// Settings checked and compiled, shared by all partitions of a destination. A different `Arc` given to
+/// [`Shard::submit`] takes effect on the live actor at once, without losing its queue.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    pub(crate) limits: Limits,
+    pub(crate) max_concurrency: Option<NonZeroU32>,
+    pub(crate) queue: Bounds,
+    pub(crate) retry_budget: Budget,
+    pub(crate) max_pause: Duration,
+}
+
+impl Config {
+    /// Whether the destination's limits are configured, so that nothing has to be found out.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.limits.is_empty() || self.max_concurrency.is_some()
+    }
+
+    /// Checks and compiles settings.
+    ///
+    /// # Errors
+    /// The first field that is wrong, by name.
+    pub fn new(settings: &Settings) -> Result<Config, LimitError> {
+        Ok(Config {
+            limits: Limits::new(&settings.limits)?,
+            max_concurrency: match settings.max_concurrency {
+                None => None,
+                Some(max) => Some(NonZeroU32::new(max).ok_or(LimitError::NoConcurrency)?),
+            },
+            queue: settings.queue,
+            retry_budget: settings.retry_budget,
+            max_pause: settings.max_pause,
+        })
+    }
+}
+
+/// What the host has to do.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Effect {
+    /// A call that waited may leave.
+    Admit {
+        /// The call, as [`Submitted::Queued`] named it.
+        call: Call,
+        /// Its permit.
+        permit: Permit,
+        /// How long it waited since it first asked.
+        waited: Duration,
+        /// For what, at the end.
+        why: Waiting,
+    },
+    /// A call that waited was refused; it is gone.
+    Refuse {
+        /// The call.
+        call: Call,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// The effects of one or several operations, in order. Reuse one: it keeps its memory.
+#[derive(Debug, Default)]
+pub struct Effects(Vec<Effect>);
+
+impl Effects {
+    pub(crate) fn push(&mut self, effect: Effect) {
+        self.0.push(effect);
+    }
+
+    /// Takes the effects out.
+    pub fn drain(&mut self) -> impl Iterator<Item = Effect> + '_ {
+        self.0.drain(..)
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The answer to a call that asks for admission.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Submitted {
+    /// It may leave now.
+    Admitted(Permit),
+    /// It waits; an [`Effect`] will name it.
+    Queued {
+        /// Its name; [`Shard::release_call`] when its caller goes away.
+        call: Call,
+        /// When it will probably leave; `None` when that depends on others' answers.
+        expected: Option<Time>,
+        /// What for.
+        why: Waiting,
+    },
+    /// It was refused.
+    Refused(Refusal),
+}
+
+/// May the first byte leave?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// Yes; from here on the attempt counts as sent.
+    Go,
+    /// The destination was paused since the admission. Release the permit and submit again with this ticket; it costs
+    /// nothing.
+    PutBack(Ticket),
+    /// The permit was released before.
+    Released,
+}
+
+/// What to do after an attempt. In every case the permit has to be released (for an answer: at the end of its body).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Give the answer, or the error, to the caller.
+    Return(Reason),
+    /// Submit again with this ticket; it costs no attempt and has kept its place.
+    PutBack(Ticket),
+    /// Submit again with this ticket; it costs an attempt, and the ticket carries its delay.
+    Retry(Ticket),
+}
+
+/// Many destinations, one writer.
+#[derive(Debug)]
+pub struct Shard {
+    actors: slab::Slab<Actor>,
+    by_key: HashMap<u128, u32>,
+    calls: Calls,
+    timers: BTreeSet<(Time, u32)>,
+    random: fastrand::Rng,
+    arrivals: u64,
+    max_destinations: usize,
+    /// Where the search for an actor to forget goes on.
+    hand: usize,
+}
+
+impl Shard {
+    /// An empty shard. The same seed and the same events make the same decisions.
+    pub fn new(seed: u64) -> Shard {
+        Shard::with_capacity(seed, MAX_DESTINATIONS)
+    }
+
+    /// An empty shard that keeps at most `max_destinations` partitions (setting `max_destinations`).
+    pub fn with_capacity(seed: u64, max_destinations: usize) -> Shard {
+        Shard {
+            actors: slab::Slab::new(),
+            by_key: HashMap::new(),
+            calls: Calls::default(),
+            timers: BTreeSet::new(),
+            random: fastrand::Rng::with_seed(seed),
+            arrivals: 0,
+            max_destinations: max_destinations.max(1),
+            hand: 0,
+        }
+    }
+
+    /// A call asks for admission to the destination partition `key`, whose settings are `config`.
+    pub fn submit(&mut self, now: Time, key: u128, config: &Arc<Config>, new: NewCall, fx: &mut Effects) -> Submitted {
+        let index = match self.by_key.get(&key) {
+            Some(index) => *index,
+            None => match self.add(now, key, config) {
+                Some(index) => index,
+                None => return Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }),
+            },
+        };
+        self.arrivals += 1;
+        let arrival = self.arrivals;
+        self.with(index, now, fx, |actor, cx| {
+            actor.reconfigure(config, cx);
+            actor.submit(index, new, arrival, cx)
+        })
+        .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }))
+    }
+
+    fn add(&mut self, now: Time, key: u128, config: &Arc<Config>) -> Option<u32> {
+        if self.actors.len() >= self.max_destinations && !self.forget(now) {
+            return None;
+        }
+        let index = u32::try_from(self.actors.insert(Actor::new(key, config.clone()))).ok()?;
+        self.by_key.insert(key, index);
+        Some(index)
+    }
+
+    /// Forgets one actor at rest, rather one that knows nothing worth keeping.
+    fn forget(&mut self, now: Time) -> bool {
+        let capacity = self.actors.capacity().max(1);
+        let mut idle = None;
+        for _ in 0..FORGET_CHOICE {
+            self.hand = (self.hand + 1) % capacity;
+            match self.actors.get(self.hand) {
+                Some(actor) if actor.is_blank(now) => {
+                    idle = Some(self.hand);
+                    break;
+                }
+                Some(actor) if actor.is_idle() => idle = Some(self.hand),
+                _ => {}
+            }
+        }
+        let Some(actor) = idle.and_then(|index| self.actors.try_remove(index)) else { return false };
+        self.by_key.remove(&actor.key);
+        true
+    }
+
+    /// Runs an operation on an actor and keeps its timer true.
+    fn with<T>(
+        &mut self,
+        index: u32,
+        now: Time,
+        fx: &mut Effects,
+        run: impl FnOnce(&mut Actor, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let actor = self.actors.get_mut(index as usize)?;
+        let result = run(actor, &mut Context { calls: &mut self.calls, random: &mut self.random, fx, now });
+        if actor.wake != actor.armed {
+            if !actor.armed.is_never() {
+                self.timers.remove(&(actor.armed, index));
+            }
+            if !actor.wake.is_never() {
+                self.timers.insert((actor.wake, index));
+            }
+            actor.armed = actor.wake;
+        }
+        Some(result)
+    }
+
+    /// The first byte of an attempt is about to leave. Limits count from here; a pause that began since the admission
+    /// stops it.
+    pub fn departed(&mut self, now: Time, permit: Permit, fx: &mut Effects) -> Departure {
+        let Some(index) = self.calls.get(permit.0).map(|entry| entry.actor) else { return Departure::Released };
+        self.with(index, now, fx, |actor, cx| actor.departed(permit, cx)).unwrap_or(Departure::Released)
+    }
+
+    /// The outcome of an attempt is known: the head of an answer, or that there is none. Once per permit.
+    pub fn report(
+        &mut self,
+        now: Time,
+        permit: Permit,
+        outcome: &Outcome,
+        attempt: &Attempt<'_>,
+        fx: &mut Effects,
+    ) -> Verdict {
+        let Some(index) = self.calls.get(permit.0).map(|entry| entry.actor) else {
+            return Verdict::Return(Reason::Released);
+        };
+        self.with(index, now, fx, |actor, cx| actor.report(permit, outcome, attempt, cx))
+            .unwrap_or(Verdict::Return(Reason::Released))
+    }
+
+    /// The attempt is over: its body has ended, or it was given up. Harmless if it is over already.
+    pub fn release(&mut self, now: Time, permit: Permit, fx: &mut Effects) {
+        self.release_call(now, permit.0, fx);
+    }
+
+    /// The caller of a call went away. Right in every phase: also when the admission is on its way to the caller.
+    pub fn release_call(&mut self, now: Time, call: Call, fx: &mut Effects) {
+        let Some(index) = self.calls.get(call).map(|entry| entry.actor) else { return };
+        self.with(index, now, fx, |actor, cx| actor.release(call, cx));
+    }
+
+    /// Runs everything that is due at `now`.
+    pub fn tick(&mut self, now: Time, fx: &mut Effects) {
+        while let Some((at, index)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(actor) = self.actors.get_mut(index as usize) {
+                actor.armed = Time::NEVER;
+            }
+            self.with(index, now, fx, |actor, cx| actor.pump(cx));
+        }
+    }
+
+    /// When [`Shard::tick`] is due next; `None`: only an operation can make it due.
+    pub fn next_wake(&self) -> Option<Time> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Gives `new` settings to every partition that follows `old`, at once: queues are kept, calls that can't make their
+    /// deadline any more are refused. Linear in the number of partitions: for operators, not for traffic.
+    pub fn reconfigure(&mut self, now: Time, old: &Arc<Config>, new: &Arc<Config>, fx: &mut Effects) {
+        let following: Vec<u32> = self
+            .actors
+            .iter()
+            .filter(|(_, actor)| Arc::ptr_eq(actor.config(), old))
+            .filter_map(|(index, _)| u32::try_from(index).ok())
+            .collect();
+        for index in following {
+            self.with(index, now, fx, |actor, cx| actor.reconfigure(new, cx));
+        }
+    }
+
+    /// The live state of one partition.
+    pub fn snapshot(&self, now: Time, key: u128) -> Option<Snapshot> {
+        let index = self.by_key.get(&key)?;
+        self.actors.get(*index as usize).map(|actor| actor.snapshot(&self.calls, now))
+    }
+
+    /// The keys of all partitions the shard knows, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = u128> + '_ {
+        self.by_key.keys().copied()
+    }
+
+    /// How many partitions the shard knows.
+    pub fn destinations(&self) -> usize {
+        self.actors.len()
+    }
+
+    /// How many calls wait or fly.
+    pub fn calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Bytes of one actor at rest, without what it may have learned: for capacity planning and benches.
+    pub const fn actor_size() -> usize {
+        size_of::<Actor>()
+    }
+}

@@ -1,0 +1,60 @@
+//! The live state of a destination partition, for people: `GET /v1/destinations`.
+
+use crate::{limit::Limit, refusal::Cause};
+use std::time::Duration;
+
+/// Outcomes so far, by class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Answers below 400.
+    pub succeeded: u64,
+    /// Client errors that are no refusals.
+    pub client_errors: u64,
+    /// 429, and 503 or 529 that name a wait.
+    pub refused: u64,
+    /// Other server errors.
+    pub server_errors: u64,
+    /// Attempts without an answer.
+    pub failed: u64,
+    /// Attempts given up by their caller.
+    pub cancelled: u64,
+    /// Calls the gate itself refused.
+    pub turned_away: u64,
+}
+
+/// One partition as it is now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// The key it is known by.
+    pub key: u128,
+    /// Configured limits.
+    pub limits: Vec<Limit>,
+    /// Configured concurrency.
+    pub max_concurrency: Option<u32>,
+    /// Requests per second learned from refusals.
+    pub learned_rate: Option<f64>,
+    /// Requests that may be unanswered at once while little is known; `None`: any number.
+    pub window: Option<u32>,
+    /// Calls that wait.
+    pub queued: usize,
+    /// Bytes of their bodies.
+    pub queued_bytes: u64,
+    /// How long the oldest of them has waited.
+    pub oldest_wait: Option<Duration>,
+    /// When a call that came now could leave at the earliest, as far as limits and pauses tell.
+    pub next_in: Duration,
+    /// Slots held: attempts from their admission to the end of their answers.
+    pub in_flight: u32,
+    /// Attempts without an answer head yet.
+    pub unanswered: u32,
+    /// What is left of a pause, and why.
+    pub paused: Option<(Duration, Cause)>,
+    /// Pauses so far.
+    pub cuts: u32,
+    /// Outcomes so far.
+    pub counts: Counts,
+    /// Time from departure to the answer head, moving average over about ten answers.
+    pub latency: Option<Duration>,
+    /// First attempts and retries of the last ten seconds.
+    pub lately: (u32, u32),
+}

@@ -1,0 +1,100 @@
+//! Counters and histograms, in the text form Prometheus reads.
+//!
+//! Labels are configured names only (functions, destinations); whatever has no configured name counts as `other`, so
+//! that no caller can make a node hold a series for each URL it invents.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Labels of a function's series.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FunctionLabels {
+    /// The function.
+    pub function: String,
+    /// `2xx`, `4xx`, `5xx` ... of the answer, `cancelled` where nobody waited for one.
+    pub outcome: &'static str,
+}
+
+/// Labels of a destination's series.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DestinationLabels {
+    /// Configured name, or `other`.
+    pub destination: String,
+    /// Class of the outcome.
+    pub outcome: &'static str,
+}
+
+/// All series of a node.
+pub struct Metrics {
+    registry: Registry,
+    /// Invocations by function and outcome.
+    pub invocations: Family<FunctionLabels, Counter>,
+    /// Seconds from an invocation's arrival to the head of its answer.
+    pub invocation_seconds: Histogram,
+    /// Instances alive now.
+    pub instances: Gauge,
+    /// Instances made.
+    pub instances_made: Counter,
+    /// Outbound calls by destination and outcome.
+    pub calls: Family<DestinationLabels, Counter>,
+    /// Attempts that left the node.
+    pub attempts: Counter,
+    /// Seconds calls waited at the gate.
+    pub wait_seconds: Histogram,
+    /// Outbound connections opened.
+    pub connections_opened: Counter,
+    /// Outbound connections open now.
+    pub connections_open: Gauge,
+}
+
+impl Metrics {
+    /// All series at zero.
+    pub fn new() -> Self {
+        let seconds =
+            [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        let mut metrics = Self {
+            registry: Registry::with_prefix("tidegate"),
+            invocations: Family::default(),
+            invocation_seconds: Histogram::new(seconds),
+            instances: Gauge::default(),
+            instances_made: Counter::default(),
+            calls: Family::default(),
+            attempts: Counter::default(),
+            wait_seconds: Histogram::new(seconds),
+            connections_opened: Counter::default(),
+            connections_open: Gauge::default(),
+        };
+        let registry = &mut metrics.registry;
+        registry.register("invocations", "Invocations by function and outcome", metrics.invocations.clone());
+        registry.register(
+            "invocation_seconds",
+            "Seconds from an invocation's arrival to the head of its answer",
+            metrics.invocation_seconds.clone(),
+        );
+        registry.register("instances", "Guest instances alive", metrics.instances.clone());
+        registry.register("instances_made", "Guest instances made", metrics.instances_made.clone());
+        registry.register("calls", "Outbound calls by destination and outcome", metrics.calls.clone());
+        registry.register("attempts", "Outbound attempts that left the node", metrics.attempts.clone());
+        registry.register("wait_seconds", "Seconds outbound calls waited at the gate", metrics.wait_seconds.clone());
+        registry.register("connections_opened", "Outbound connections opened", metrics.connections_opened.clone());
+        registry.register("connections_open", "Outbound connections open", metrics.connections_open.clone());
+        metrics
+    }
+
+    /// The exposition text (OpenMetrics).
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,42 @@
+//! What a person can see of a node: trails, guest logs, a live feed, metrics.
+//!
+//! Every concern reports here and none waits here: stores are rings with a bound in bytes, the feed drops what a slow
+//! reader does not take, and all of it is cheap when nobody looks.
+
+mod feed;
+mod logs;
+mod metrics;
+mod trail;
+
+use std::sync::Arc;
+
+pub use feed::{CallLine, Feed, FeedEvent, TraceIdText};
+pub use logs::{LogFilter, LogLine, LogStore, LogStream};
+pub use metrics::{DestinationLabels, FunctionLabels, Metrics};
+pub use trail::{Ending, Note, Subject, Trail, TrailRecord, TrailStore};
+
+use crate::settings::ObserveSettings;
+
+/// The node's observers, shared by all concerns.
+pub struct Observe {
+    /// Trails of invocations and calls.
+    pub trails: TrailStore,
+    /// What guests print.
+    pub logs: LogStore,
+    /// Calls and log lines as they happen, for `tidegate dev` and `logs -f`.
+    pub feed: Feed,
+    /// Counters and histograms for Prometheus.
+    pub metrics: Metrics,
+}
+
+impl Observe {
+    /// Observers with the bounds of the settings.
+    pub fn new(settings: &ObserveSettings) -> Arc<Self> {
+        Arc::new(Self {
+            trails: TrailStore::new(settings.trail_bytes.get()),
+            logs: LogStore::new(settings.log_bytes.get()),
+            feed: Feed::new(settings.feed_lines),
+            metrics: Metrics::new(),
+        })
+    }
+}

@@ -1,0 +1,288 @@
+//! A node's settings: flags, then `TIDEGATE_*`, then `node.toml`, then the default.
+//!
+//! There is one declaration of each setting, a clap argument. Its long name with `_` for `-` is its key in `node.toml`,
+//! its upper-case form behind `TIDEGATE_` is its variable, its doc comment is its text in `--help` and on the reference
+//! page. Errors of limits name settings by their key, through the constants in [`names`].
+
+mod bounds;
+mod file;
+pub mod names;
+mod nearest;
+mod reference;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::Args;
+use ipnet::IpNet;
+use tidegate_core::units::{Size, Span};
+
+pub use bounds::{Bound, bounds};
+pub use file::{FileError, parse_with_file};
+pub(crate) use nearest::nearest;
+pub use reference::reference_page;
+
+/// Everything `tidegate serve` can be told.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Listeners, identity, files.
+    #[command(flatten)]
+    pub node: NodeSettings,
+    /// What clients may send.
+    #[command(flatten)]
+    pub ingress: IngressSettings,
+    /// What the control API keeps and takes.
+    #[command(flatten)]
+    pub control: ControlSettings,
+    /// What guests may use.
+    #[command(flatten)]
+    pub guest: GuestSettings,
+    /// What leaves the node.
+    #[command(flatten)]
+    pub outbound: OutboundSettings,
+    /// What is kept for people to look at.
+    #[command(flatten)]
+    pub observe: ObserveSettings,
+}
+
+/// Form of the node's own log on stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Listeners, identity, files.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Node")]
+pub struct NodeSettings {
+    /// Data listener: functions and /to. Port 0 takes a free one
+    #[arg(long, env = "TIDEGATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Control listener: /v1. Loopback or a private network only
+    #[arg(long, env = "TIDEGATE_CONTROL_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8081")]
+    pub control_listen: SocketAddr,
+    /// Listener of /metrics (Prometheus). None: not served
+    #[arg(long, env = "TIDEGATE_METRICS_LISTEN", value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Directory of everything the node keeps
+    #[arg(long, env = "TIDEGATE_DATA", value_name = "DIR", default_value = ".tidegate")]
+    pub data: PathBuf,
+    /// Region this node is in, such as iad
+    #[arg(long, env = "TIDEGATE_REGION", value_name = "CODE", default_value = "local")]
+    pub region: String,
+    /// Functions are also served at NAME.DOMAIN
+    #[arg(long, env = "TIDEGATE_DOMAIN", value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// First admin token. None: one is made and written to DATA/admin-token
+    #[arg(long, env = "TIDEGATE_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub admin_token: Option<String>,
+    /// Time that open requests have to finish after SIGTERM or SIGINT
+    #[arg(long, env = "TIDEGATE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s")]
+    pub drain_timeout: Span,
+    /// Form of the node's own log on stderr
+    #[arg(long, env = "TIDEGATE_LOG_FORMAT", value_name = "FORMAT", default_value = "human", value_enum)]
+    pub log_format: LogFormat,
+    /// What the node logs, as tracing directives, such as info or tidegate=debug
+    #[arg(long, env = "TIDEGATE_LOG", value_name = "DIRECTIVES", default_value = "info")]
+    pub log: String,
+}
+
+/// What clients may send.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Inbound requests")]
+pub struct IngressSettings {
+    /// Largest body of a request to a function or to /to; streamed, not held
+    #[arg(long, env = "TIDEGATE_MAX_REQUEST_BODY", value_name = "SIZE", default_value = "100MiB")]
+    pub max_request_body: Size,
+    /// Open connections on the data listener
+    #[arg(long, env = "TIDEGATE_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 20_000)]
+    pub max_connections: usize,
+    /// Time to read the head of a request
+    #[arg(long, env = "TIDEGATE_HEADER_TIMEOUT", value_name = "DURATION", default_value = "10s")]
+    pub header_timeout: Span,
+    /// Largest head of a request
+    #[arg(long, env = "TIDEGATE_MAX_HEADER_BYTES", value_name = "SIZE", default_value = "64KiB")]
+    pub max_header_bytes: Size,
+    /// Streams that one HTTP/2 connection may have open
+    #[arg(long, env = "TIDEGATE_MAX_HTTP2_STREAMS", value_name = "COUNT", default_value_t = 200)]
+    pub max_http2_streams: u32,
+    /// Networks whose X-Forwarded-For and X-Forwarded-Proto are believed, such as those of a load balancer
+    #[arg(long, env = "TIDEGATE_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// What the control API keeps and takes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Control API")]
+pub struct ControlSettings {
+    /// Functions that are kept
+    #[arg(long, env = "TIDEGATE_MAX_FUNCTIONS", value_name = "COUNT", default_value_t = 1_000)]
+    pub max_functions: usize,
+    /// Configured destinations that are kept
+    #[arg(long, env = "TIDEGATE_MAX_DESTINATIONS", value_name = "COUNT", default_value_t = 1_000)]
+    pub max_destinations: usize,
+    /// Tokens that are kept
+    #[arg(long, env = "TIDEGATE_MAX_TOKENS", value_name = "COUNT", default_value_t = 1_000)]
+    pub max_tokens: usize,
+    /// Largest body of a control request that is no module
+    #[arg(long, env = "TIDEGATE_MAX_CONTROL_BODY", value_name = "SIZE", default_value = "1MiB")]
+    pub max_control_body: Size,
+    /// Open connections on the control listener
+    #[arg(long, env = "TIDEGATE_MAX_CONTROL_CONNECTIONS", value_name = "COUNT", default_value_t = 256)]
+    pub max_control_connections: usize,
+    /// Deploys that are uploaded or compiled at once; more wait
+    #[arg(long, env = "TIDEGATE_MAX_DEPLOYS", value_name = "COUNT", default_value_t = 4)]
+    pub max_deploys: usize,
+}
+
+/// What guests may use. Where a function's own `limits` may ask for less or more, these are its defaults and its
+/// ceilings.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Guests")]
+pub struct GuestSettings {
+    /// Guest instances alive at once on this node
+    #[arg(long, env = "TIDEGATE_MAX_INSTANCES", value_name = "COUNT", default_value_t = 1_000)]
+    pub max_instances: u32,
+    /// Time a request waits for an instance before it gets 503
+    #[arg(long, env = "TIDEGATE_INSTANCE_WAIT", value_name = "DURATION", default_value = "5s")]
+    pub instance_wait: Span,
+    /// Requests that wait for an instance at once
+    #[arg(long, env = "TIDEGATE_INSTANCE_QUEUE", value_name = "COUNT", default_value_t = 10_000)]
+    pub instance_queue: u32,
+    /// Memory of one instance
+    #[arg(long, env = "TIDEGATE_GUEST_MEMORY", value_name = "SIZE", default_value = "256MiB")]
+    pub guest_memory: Size,
+    /// Largest memory a function's own limits may ask for
+    #[arg(long, env = "TIDEGATE_MAX_GUEST_MEMORY", value_name = "SIZE", default_value = "1GiB")]
+    pub max_guest_memory: Size,
+    /// Time to the head of a guest's answer; waiting at the gate does not count
+    #[arg(long, env = "TIDEGATE_GUEST_WALL", value_name = "DURATION", default_value = "30s")]
+    pub guest_wall: Span,
+    /// CPU time of one request (of one instance where it is reused)
+    #[arg(long, env = "TIDEGATE_GUEST_CPU", value_name = "DURATION", default_value = "5s")]
+    pub guest_cpu: Span,
+    /// Time between two chunks of a guest's streamed answer
+    #[arg(long, env = "TIDEGATE_GUEST_STREAM_IDLE", value_name = "DURATION", default_value = "5m")]
+    pub guest_stream_idle: Span,
+    /// Time a guest's streamed answer may last in all
+    #[arg(long, env = "TIDEGATE_GUEST_STREAM_TOTAL", value_name = "DURATION", default_value = "1h")]
+    pub guest_stream_total: Span,
+    /// Outbound calls of one invocation
+    #[arg(long, env = "TIDEGATE_GUEST_CALLS", value_name = "COUNT", default_value_t = 1_000)]
+    pub guest_calls: u32,
+    /// Outbound calls of one invocation at once
+    #[arg(long, env = "TIDEGATE_GUEST_CONCURRENT_CALLS", value_name = "COUNT", default_value_t = 64)]
+    pub guest_concurrent_calls: u32,
+    /// Log bytes of one invocation; more is cut and counted
+    #[arg(long, env = "TIDEGATE_GUEST_LOG_BYTES", value_name = "SIZE", default_value = "256KiB")]
+    pub guest_log_bytes: Size,
+    /// Requests a reused instance serves, within 20 %
+    #[arg(long, env = "TIDEGATE_INSTANCE_REUSE", value_name = "COUNT", default_value_t = 1_000)]
+    pub instance_reuse: u32,
+    /// Age at which a reused instance is retired
+    #[arg(long, env = "TIDEGATE_INSTANCE_AGE", value_name = "DURATION", default_value = "10m")]
+    pub instance_age: Span,
+    /// Time after which an idle instance is retired
+    #[arg(long, env = "TIDEGATE_INSTANCE_IDLE", value_name = "DURATION", default_value = "30s")]
+    pub instance_idle: Span,
+    /// Requests that one instance of a 0.3 guest serves at once
+    #[arg(long, env = "TIDEGATE_INSTANCE_CONCURRENCY", value_name = "COUNT", default_value_t = 16)]
+    pub instance_concurrency: u32,
+    /// Memory kept warm in pool slots, all slots together
+    #[arg(long, env = "TIDEGATE_WARM_MEMORY", value_name = "SIZE", default_value = "1GiB")]
+    pub warm_memory: Size,
+    /// Threads that run guests. 0: one a core
+    #[arg(long, env = "TIDEGATE_GUEST_THREADS", value_name = "COUNT", default_value_t = 0)]
+    pub guest_threads: usize,
+    /// Largest module that can be deployed
+    #[arg(long, env = "TIDEGATE_MAX_MODULE", value_name = "SIZE", default_value = "128MiB")]
+    pub max_module: Size,
+    /// CPU time of one compilation
+    #[arg(long, env = "TIDEGATE_COMPILE_CPU", value_name = "DURATION", default_value = "60s")]
+    pub compile_cpu: Span,
+    /// Memory of one compilation
+    #[arg(long, env = "TIDEGATE_COMPILE_MEMORY", value_name = "SIZE", default_value = "3GiB")]
+    pub compile_memory: Size,
+    /// Versions of a function that are kept
+    #[arg(long, env = "TIDEGATE_KEEP_VERSIONS", value_name = "COUNT", default_value_t = 10)]
+    pub keep_versions: usize,
+    /// Functions may send to any host when they name none (dev)
+    #[arg(long, env = "TIDEGATE_ALLOW_ANY_HOST", default_value_t = false)]
+    pub allow_any_host: bool,
+}
+
+/// What leaves the node.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Outbound calls")]
+pub struct OutboundSettings {
+    /// Networks that calls may reach although they are not public, such as 127.0.0.0/8. Repeatable
+    #[arg(long, env = "TIDEGATE_EGRESS_ALLOW", value_name = "CIDR", value_delimiter = ',')]
+    pub egress_allow: Vec<IpNet>,
+    /// Deadline of a call that states none
+    #[arg(long, env = "TIDEGATE_CALL_DEADLINE", value_name = "DURATION", default_value = "60s")]
+    pub call_deadline: Span,
+    /// Time of one attempt to connect, TLS included
+    #[arg(long, env = "TIDEGATE_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s")]
+    pub connect_timeout: Span,
+    /// Time of one attempt to the head of the answer
+    #[arg(long, env = "TIDEGATE_FIRST_BYTE_TIMEOUT", value_name = "DURATION", default_value = "60s")]
+    pub first_byte_timeout: Span,
+    /// Time between two chunks of an answer's body
+    #[arg(long, env = "TIDEGATE_BODY_IDLE_TIMEOUT", value_name = "DURATION", default_value = "60s")]
+    pub body_idle_timeout: Span,
+    /// Attempts of a call at most, waiting for a limit not counted
+    #[arg(long, env = "TIDEGATE_ATTEMPTS", value_name = "COUNT", default_value_t = 4)]
+    pub attempts: u32,
+    /// Request bodies up to this size are kept so that a call can be repeated
+    #[arg(long, env = "TIDEGATE_REPLAY_BODY", value_name = "SIZE", default_value = "1MiB")]
+    pub replay_body: Size,
+    /// Memory of all kept request bodies together
+    #[arg(long, env = "TIDEGATE_REPLAY_MEMORY", value_name = "SIZE", default_value = "256MiB")]
+    pub replay_memory: Size,
+    /// Calls that wait in the queue of one destination partition
+    #[arg(long, env = "TIDEGATE_QUEUE_CALLS", value_name = "COUNT", default_value_t = 10_000)]
+    pub queue_calls: u32,
+    /// Body bytes that wait in the queue of one destination partition
+    #[arg(long, env = "TIDEGATE_QUEUE_BYTES", value_name = "SIZE", default_value = "64MiB")]
+    pub queue_bytes: Size,
+    /// Longest pause an upstream's headers can cause
+    #[arg(long, env = "TIDEGATE_MAX_PAUSE", value_name = "DURATION", default_value = "10m")]
+    pub max_pause: Span,
+    /// Destination partitions a node remembers
+    #[arg(long, env = "TIDEGATE_MAX_ACTORS", value_name = "COUNT", default_value_t = 1_000_000)]
+    pub max_actors: usize,
+    /// Idle time after which an upstream connection is closed
+    #[arg(long, env = "TIDEGATE_CONNECTION_IDLE", value_name = "DURATION", default_value = "60s")]
+    pub connection_idle: Span,
+    /// Idle upstream connections kept on this node
+    #[arg(long, env = "TIDEGATE_MAX_IDLE_CONNECTIONS", value_name = "COUNT", default_value_t = 4_096)]
+    pub max_idle_connections: usize,
+}
+
+/// What is kept for people to look at.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Observing")]
+pub struct ObserveSettings {
+    /// Memory for finished trails
+    #[arg(long, env = "TIDEGATE_TRAIL_BYTES", value_name = "SIZE", default_value = "64MiB")]
+    pub trail_bytes: Size,
+    /// Memory for guest logs
+    #[arg(long, env = "TIDEGATE_LOG_BYTES", value_name = "SIZE", default_value = "16MiB")]
+    pub log_bytes: Size,
+    /// Events a slow reader of logs may lag behind before it misses some
+    #[arg(long, env = "TIDEGATE_FEED_LINES", value_name = "COUNT", default_value_t = 4_096)]
+    pub feed_lines: usize,
+}
+
+impl NodeSettings {
+    /// Whether the control listener is reachable from beyond this machine.
+    pub fn control_is_exposed(&self) -> bool {
+        let ip = self.control_listen.ip();
+        !(ip.is_loopback() || ip == IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+}

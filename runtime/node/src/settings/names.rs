@@ -1,0 +1,68 @@
+//! Keys of settings, for errors that must name the setting behind a bound.
+//!
+//! A test holds each against the declared settings, so that an error can't name one that is not there.
+
+macro_rules! names {
+    ($($constant:ident = $key:literal;)*) => {
+        $(#[doc = concat!("`", $key, "`")] pub const $constant: &str = $key;)*
+        #[cfg(test)]
+        pub(super) const ALL: &[&str] = &[$($key),*];
+    };
+}
+
+names! {
+    MAX_REQUEST_BODY = "max_request_body";
+    MAX_CONNECTIONS = "max_connections";
+    HEADER_TIMEOUT = "header_timeout";
+    MAX_HEADER_BYTES = "max_header_bytes";
+    MAX_HTTP2_STREAMS = "max_http2_streams";
+    MAX_FUNCTIONS = "max_functions";
+    MAX_DESTINATIONS = "max_destinations";
+    MAX_TOKENS = "max_tokens";
+    MAX_CONTROL_BODY = "max_control_body";
+    MAX_CONTROL_CONNECTIONS = "max_control_connections";
+    MAX_DEPLOYS = "max_deploys";
+    KEEP_VERSIONS = "keep_versions";
+    DRAIN_TIMEOUT = "drain_timeout";
+    MAX_INSTANCES = "max_instances";
+    INSTANCE_WAIT = "instance_wait";
+    INSTANCE_QUEUE = "instance_queue";
+    GUEST_MEMORY = "guest_memory";
+    MAX_GUEST_MEMORY = "max_guest_memory";
+    GUEST_WALL = "guest_wall";
+    GUEST_CPU = "guest_cpu";
+    GUEST_STREAM_IDLE = "guest_stream_idle";
+    GUEST_STREAM_TOTAL = "guest_stream_total";
+    GUEST_CALLS = "guest_calls";
+    GUEST_CONCURRENT_CALLS = "guest_concurrent_calls";
+    GUEST_LOG_BYTES = "guest_log_bytes";
+    MAX_MODULE = "max_module";
+    COMPILE_CPU = "compile_cpu";
+    COMPILE_MEMORY = "compile_memory";
+    EGRESS_ALLOW = "egress_allow";
+    CALL_DEADLINE = "call_deadline";
+    CONNECT_TIMEOUT = "connect_timeout";
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout";
+    BODY_IDLE_TIMEOUT = "body_idle_timeout";
+    ATTEMPTS = "attempts";
+    REPLAY_BODY = "replay_body";
+    REPLAY_MEMORY = "replay_memory";
+    QUEUE_CALLS = "queue_calls";
+    QUEUE_BYTES = "queue_bytes";
+    MAX_PAUSE = "max_pause";
+    MAX_ACTORS = "max_actors";
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command};
+
+    #[test]
+    fn every_name_in_an_error_is_a_declared_setting() {
+        let command = crate::settings::Settings::augment_args(Command::new("serve"));
+        let declared: Vec<_> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
+        for name in super::ALL {
+            assert!(declared.iter().any(|id| id == name), "{name}");
+        }
+    }
+}
