@@ -19,10 +19,14 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// Refusals of one call, with others passing in between, after which it waits alone.
+/// How many others must pass between two refusals of a call for the second to count as its own.
+const OTHERS: u32 = 8;
+/// Refusals of its own after which a call pauses nobody else.
 const ALONE_AFTER: u8 = 3;
-/// Refusals of one call, with others passing in between, after which the refusal is its answer.
-const OWNED_AFTER: u8 = 6;
+/// Refusals of its own after which the refusal is its answer.
+const OWNED_AFTER: u8 = 5;
+/// How long a call that was refused twice lets others go first; doubles with each further refusal.
+const ASIDE: Duration = Duration::from_millis(250);
 /// How many calls are looked at to find a probe that was not refused itself.
 const PROBE_CHOICE: usize = 8;
 
@@ -61,12 +65,16 @@ pub(crate) struct Actor {
 
 impl Actor {
     pub(crate) fn new(key: u128, config: Arc<Config>) -> Actor {
+        let mut guard = Guard::default();
+        if config.is_known() {
+            guard.known();
+        }
         Actor {
             key,
             paces: Paces::new(&config.limits),
             config,
             slots: Slots::default(),
-            guard: Guard::default(),
+            guard,
             spent: Spent::default(),
             counts: Counts::default(),
             latency: 0,
@@ -160,6 +168,7 @@ impl Actor {
             since: now,
             not_before: Time::ZERO,
             refusals: 0,
+            tries: 0,
             passed: 0,
             again: false,
         });
@@ -312,7 +321,7 @@ impl Actor {
         if !guard.probe_next(cx.now) {
             return Some(first);
         }
-        let fresh = |call: &Call| cx.calls.get(*call).is_some_and(|entry| entry.ticket.refusals < 2);
+        let fresh = |call: &Call| cx.calls.get(*call).is_some_and(|entry| entry.ticket.tries < 2);
         queue.in_order().take(PROBE_CHOICE).map(|(_, call)| call).find(fresh).or(Some(first))
     }
 
@@ -359,6 +368,9 @@ impl Actor {
             self.paces.reconfigure(&self.config.limits, &config.limits, cx.now);
         }
         self.config = config.clone();
+        if self.config.is_known() {
+            self.guard.known();
+        }
         self.recheck(cx);
         self.pump(cx);
     }
@@ -414,26 +426,29 @@ impl Actor {
         match (class, outcome) {
             (Class::Refused, Outcome::Answer { status, signal }) => {
                 let wait = signal.wait.map(|(wait, _)| wait.min(self.config.max_pause));
-                if ticket.refusals == 0 || self.guard.passed() != ticket.passed {
+                ticket.tries = ticket.tries.saturating_add(1);
+                if ticket.refusals == 0 || self.guard.passed().wrapping_sub(ticket.passed) >= OTHERS {
                     ticket.refusals = ticket.refusals.saturating_add(1);
                     ticket.passed = self.guard.passed();
                 }
                 owns_refusal = ticket.refusals >= OWNED_AFTER;
-                if ticket.refusals >= ALONE_AFTER && !self.guard.is_probe(call) && self.guard.is_open() {
+                if ticket.refusals >= ALONE_AFTER && self.guard.is_open() {
                     self.guard.forgotten(call, now);
-                    let n = u32::from(ticket.refusals - ALONE_AFTER);
-                    let alone = wait.unwrap_or(Duration::from_millis(500).saturating_mul(1 << n.min(5)));
-                    ticket.not_before = now + alone;
                 } else {
                     let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
                     self.guard.refused(call, left, cause, wait, cx.random, now);
+                }
+                if ticket.tries > 1 {
+                    // Others go first for a while: if they pass, the refusal is this call's own.
+                    let aside = ASIDE.saturating_mul(1 << u32::from(ticket.tries - 2).min(4));
+                    ticket.not_before = self.guard.resumes(now).max(now + wait.unwrap_or_default()) + aside;
                 }
             }
             (Class::Down, _) => {
                 self.guard.failed(call, left, status, cx.random, now);
             }
             (Class::Faulty | Class::Denied, _) => self.guard.faulty(call, now),
-            _ => self.guard.accepted(call, now),
+            _ => self.guard.accepted(call, left, now),
         }
         let facts = Facts {
             departed,
@@ -501,7 +516,8 @@ impl Actor {
 
     pub(crate) fn snapshot(&self, calls: &Calls, now: Time) -> Snapshot {
         let queue = self.busy.as_ref().map(|busy| &busy.queue);
-        let waiting = queue.into_iter().flat_map(|queue| queue.first().map(|(_, call)| call).into_iter().chain(queue.delayed()));
+        let waiting =
+            queue.into_iter().flat_map(|queue| queue.first().map(|(_, call)| call).into_iter().chain(queue.delayed()));
         let oldest = waiting.filter_map(|call| calls.get(call)).map(|entry| entry.ticket.since).min();
         let ahead = queue.map_or(Units::default(), Queue::cost);
         Snapshot {

@@ -64,8 +64,8 @@ impl Spent {
     /// Takes one retry if the budget has it: within `share` of the requests, or within `per_second`.
     pub fn retry(&mut self, budget: &Budget, now: Time) -> bool {
         self.roll(now);
-        let allowed = (Self::weigh(self.requests, now) * budget.share)
-            .max(f64::from(budget.per_second) * WINDOW.as_secs_f64());
+        let allowed =
+            (Self::weigh(self.requests, now) * budget.share).max(f64::from(budget.per_second) * WINDOW.as_secs_f64());
         if Self::weigh(self.retries, now) + 1.0 > allowed {
             return false;
         }

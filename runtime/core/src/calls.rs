@@ -42,7 +42,9 @@ pub struct Ticket {
     pub(crate) place: Place,
     pub(crate) since: Time,
     pub(crate) not_before: Time,
-    /// Refusals of this call between which others passed.
+    /// Refusals of this call.
+    pub(crate) tries: u8,
+    /// Those between which others passed.
     pub(crate) refusals: u8,
     /// Others' accepted departures when it was refused last.
     pub(crate) passed: u32,

@@ -27,7 +27,7 @@ pub const FIRST_WINDOW: u32 = 4;
 /// The window after a probe has passed.
 pub const RAMP_WINDOW: u32 = 2;
 /// A window of this size has shown enough: it opens.
-pub const OPEN_AT: u32 = 256;
+pub const OPEN_AT: u32 = 128;
 /// Shortest time between two doublings of the window.
 pub const DOUBLING: Duration = Duration::from_millis(250);
 /// Accepted requests per place of the window that double it without waiting for time.
@@ -72,6 +72,8 @@ pub(crate) struct Guard {
     cuts: u32,
     /// When the last cut was made; what departed before belongs to it.
     cut_at: Time,
+    /// The end of the pause as the destination named it; without a word of it, the last refusal.
+    told: Time,
     /// Start of the busy period, departures since the last cut, and the last departure.
     began: Time,
     departures: u32,
@@ -82,8 +84,10 @@ pub(crate) struct Guard {
     last_accepted: Time,
     /// Accepted so far, wrapping.
     passed: u32,
-    /// How long refusals take to arrive, moving average.
+    /// How long refusals and failures take to arrive, moving average.
     refusal_rtt: Duration,
+    /// The fastest answer so far; zero when none was seen.
+    fastest: Duration,
     learned: Option<Box<Learned>>,
 }
 
@@ -100,6 +104,7 @@ impl Default for Guard {
             streak: 0,
             cuts: 0,
             cut_at: Time::ZERO,
+            told: Time::ZERO,
             began: Time::ZERO,
             departures: 0,
             last_departure: Time::ZERO,
@@ -108,12 +113,20 @@ impl Default for Guard {
             last_accepted: Time::ZERO,
             passed: 0,
             refusal_rtt: Duration::ZERO,
+            fastest: Duration::ZERO,
             learned: None,
         }
     }
 }
 
 impl Guard {
+    /// What was configured about the destination is known: no window is needed to find it out.
+    pub(crate) fn known(&mut self) {
+        if self.cuts == 0 {
+            self.window = OPEN;
+        }
+    }
+
     /// What holds the next call, and until when at most. `None`: it may leave.
     pub(crate) fn hold(&mut self, now: Time) -> Option<(Time, Waiting)> {
         match self.phase {
@@ -137,7 +150,9 @@ impl Guard {
     }
 
     fn doubling(&self) -> Duration {
-        DOUBLING.max(self.refusal_rtt * 2)
+        // Before the first refusal its delay is not known: as fast as the fastest answer, unless those take for ever.
+        let rtt = if self.cuts == 0 { self.fastest.min(DOUBLING) } else { self.refusal_rtt };
+        DOUBLING.max(rtt * 2)
     }
 
     fn widen(&mut self, now: Time) {
@@ -165,12 +180,9 @@ impl Guard {
         self.departures = self.departures.saturating_add(1);
         self.last_departure = now;
         if let Phase::Paused { cause, .. } = self.phase {
-            // A refusal arrives fast even where answers take long: no refusal in this time is a pass. A destination
-            // that is down has to answer.
-            let passes = match cause {
-                Cause::Refused { .. } => now + DOUBLING.max(self.refusal_rtt * 4),
-                Cause::Down { .. } => Time::NEVER,
-            };
+            // A refusal or failure arrives fast even where answers take long: neither in this time is a pass. Where
+            // failures are timeouts, this takes a multiple of them: the probe has to answer.
+            let passes = now + DOUBLING.max(self.refusal_rtt * 4);
             self.phase = Phase::Probing { call, passes, cause };
         }
         if let Some(learned) = &mut self.learned {
@@ -201,8 +213,10 @@ impl Guard {
     }
 
     /// An answer that shows that the destination takes requests.
-    pub(crate) fn accepted(&mut self, call: Call, now: Time) {
+    pub(crate) fn accepted(&mut self, call: Call, left: Time, now: Time) {
         self.answered();
+        let took = now.since(left).max(Duration::from_nanos(1));
+        self.fastest = if self.fastest.is_zero() { took } else { self.fastest.min(took) };
         self.passed = self.passed.wrapping_add(1);
         self.last_accepted = now;
         self.streak = 0;
@@ -253,10 +267,10 @@ impl Guard {
     ) -> bool {
         self.answered();
         self.streak = 0;
-        let rtt = now.since(left);
-        self.refusal_rtt = if self.cuts == 0 { rtt } else { (self.refusal_rtt * 7 + rtt) / 8 };
+        self.heard(left, now);
         let probe = self.is_probe(call);
         let stale = left < self.cut_at && !probe;
+        self.told = self.told.max(now + wait.unwrap_or_default());
         if stale {
             self.cut_accepted = self.cut_accepted.saturating_sub(1);
             if let Some(wait) = wait {
@@ -272,7 +286,7 @@ impl Guard {
             self.departures = 0;
             self.unlearned = true;
             if let Some(learned) = &mut self.learned {
-                learned.cut(self.cut_at, now);
+                learned.cut(self.cut_at, left);
             }
         }
         self.cut(now);
@@ -291,6 +305,7 @@ impl Guard {
         now: Time,
     ) -> bool {
         self.answered();
+        self.heard(left, now);
         self.streak = self.streak.saturating_add(1);
         let cause = Cause::Down { status };
         if self.is_probe(call) {
@@ -305,6 +320,11 @@ impl Guard {
             self.pause(until, cause);
         }
         self.is_down()
+    }
+
+    fn heard(&mut self, left: Time, now: Time) {
+        let rtt = now.since(left);
+        self.refusal_rtt = if self.refusal_rtt.is_zero() { rtt } else { (self.refusal_rtt * 7 + rtt) / 8 };
     }
 
     fn lived(&self, now: Time) -> bool {
@@ -327,7 +347,8 @@ impl Guard {
 
     /// Half of the backoff is random: never nothing, never in step with other nodes.
     fn backoff(&mut self, cap: Duration, random: &mut fastrand::Rng) -> Duration {
-        let full = FIRST_PAUSE.saturating_mul(1u32.checked_shl(u32::from(self.exponent.min(20))).unwrap_or(u32::MAX)).min(cap);
+        let full =
+            FIRST_PAUSE.saturating_mul(1u32.checked_shl(u32::from(self.exponent.min(20))).unwrap_or(u32::MAX)).min(cap);
         self.exponent = self.exponent.saturating_add(1);
         full.mul_f64(0.5 + random.f64() / 2.0)
     }
@@ -349,7 +370,7 @@ impl Guard {
         self.streak = 0;
         if std::mem::take(&mut self.unlearned) {
             let learned = self.learned.get_or_insert_with(Box::default);
-            learned.learn(self.cut_accepted, self.began, self.cut_at, now);
+            learned.learn(self.cut_accepted, self.told.since(self.began), self.cut_at, now);
         }
     }
 

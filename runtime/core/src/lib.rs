@@ -25,7 +25,6 @@ pub mod shard;
 pub mod signal;
 mod slots;
 pub mod snapshot;
-pub mod text;
 pub mod time;
 pub mod units;
 

@@ -181,7 +181,10 @@ mod tests {
     #[test]
     fn the_shape_of_the_design_is_read() {
         let read = limit(r#"{"unit": "requests", "quota": 500, "per": "1m", "burst": 20}"#).unwrap();
-        assert_eq!((read.unit, read.quota, read.per.0, read.burst()), (Unit::Requests, 500, Duration::from_secs(60), 20));
+        assert_eq!(
+            (read.unit, read.quota, read.per.0, read.burst()),
+            (Unit::Requests, 500, Duration::from_secs(60), 20)
+        );
         assert_eq!(limit(r#"{"unit": "tokens", "quota": 90000, "per": "1m"}"#).unwrap().burst(), 4500);
         assert_eq!(limit(r#"{"quota": 10, "per": "1s"}"#).unwrap().burst(), 1);
         assert_eq!(read.to_string(), "500 requests per 1m");

@@ -4,11 +4,7 @@
 //! never processed (a refusal, or nothing left this node) goes back at no cost; only what may have been processed costs
 //! an attempt and a piece of the retry budget, and only where the request may be repeated.
 
-use crate::{
-    policy::Effective,
-    signal::Signal,
-    time::Time,
-};
+use crate::{policy::Effective, signal::Signal, time::Time};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
@@ -301,12 +297,8 @@ mod tests {
 
     fn decide(case: &Case) -> Decision {
         let policy = Effective::default();
-        let attempt = Attempt {
-            policy: &policy,
-            repeatable: case.repeatable,
-            replayable: case.replayable,
-            spent: case.spent,
-        };
+        let attempt =
+            Attempt { policy: &policy, repeatable: case.repeatable, replayable: case.replayable, spent: case.spent };
         let facts = Facts {
             departed: case.departed,
             down: case.down,
@@ -353,7 +345,11 @@ mod tests {
             ("501", case(answer(501)), back(Reason::Final)),
             ("408", case(answer(408)), retry),
             ("504 while down", Case { down: true, spent: 9, ..case(answer(504)) }, Decision::PutBack),
-            ("504, POST, while down", Case { down: true, repeatable: false, ..case(answer(504)) }, back(Reason::NotRepeatable)),
+            (
+                "504, POST, while down",
+                Case { down: true, repeatable: false, ..case(answer(504)) },
+                back(Reason::NotRepeatable),
+            ),
             ("500, spent", Case { spent: 3, ..case(answer(500)) }, back(Reason::AttemptsSpent { retries: 3 })),
             ("500, no budget", Case { budget: false, ..case(answer(500)) }, back(Reason::BudgetSpent)),
             ("500, no", case(with(500, no)), back(Reason::UpstreamSaysNo)),

@@ -63,7 +63,11 @@ pub fn read(status: StatusCode, headers: &HeaderMap, wall: SystemTime, max_pause
     });
     // On a success the header is a hint about something else (201 with a resource to poll, 3xx).
     let speaks = status.is_client_error() || status.is_server_error();
-    Signal { wait: wait.filter(|_| speaks).map(|(wait, source)| (wait.min(max_pause), source)), should_retry, last_word: false }
+    Signal {
+        wait: wait.filter(|_| speaks).map(|(wait, source)| (wait.min(max_pause), source)),
+        should_retry,
+        last_word: false,
+    }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -16,6 +16,25 @@ pub struct Span(pub Duration);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Size(pub u64);
 
+impl Span {
+    /// Its length.
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Size {
+    /// A size of this many mebibytes.
+    pub const fn mib(count: u64) -> Size {
+        Size(count << 20)
+    }
+
+    /// Its number of bytes.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
 /// What is wrong with a duration or a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
@@ -115,7 +134,8 @@ impl FromStr for Span {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Span, UnitError> {
         const WHAT: &str = "duration";
-        let not = || UnitError::NotANumber { what: WHAT, text: text.to_owned(), example: "\"250ms\", \"1s\" or \"1m30s\"" };
+        let not =
+            || UnitError::NotANumber { what: WHAT, text: text.to_owned(), example: "\"250ms\", \"1s\" or \"1m30s\"" };
         let large = || UnitError::TooLarge { what: WHAT, text: text.to_owned() };
         let mut rest = text.trim();
         let mut total: u64 = 0;

@@ -18,6 +18,13 @@ macro_rules! name_type {
             }
         }
 
+        // Equal names hash alike as text, so a map of names is asked with a `&str`.
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
                 Self(text.into())

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use crate::{
@@ -43,6 +43,8 @@ pub struct Problem {
     pub proxy_error: Option<&'static str>,
     /// Further members of the object.
     pub members: serde_json::Map<String, serde_json::Value>,
+    /// Further headers of the answer, such as `WWW-Authenticate`.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 #[derive(Serialize)]
@@ -79,6 +81,7 @@ impl Problem {
             client_retry: true,
             proxy_error: None,
             members: serde_json::Map::new(),
+            headers: Vec::new(),
         }
     }
 
@@ -154,6 +157,9 @@ impl Problem {
         };
         if let Ok(value) = HeaderValue::from_str(&status) {
             headers.insert("proxy-status", value);
+        }
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
         }
     }
 

@@ -113,7 +113,9 @@ impl Member<'_> {
             _ => return Err(self.wrong("expected a number of seconds, like 20 or 0.5")),
         };
         let millis = millis.and_then(|millis| u64::try_from(millis).ok());
-        millis.map(|millis| Span(Duration::from_millis(millis))).ok_or_else(|| self.wrong("the number is out of bounds"))
+        millis
+            .map(|millis| Span(Duration::from_millis(millis)))
+            .ok_or_else(|| self.wrong("the number is out of bounds"))
     }
 
     fn list<T>(&self, read: impl Fn(&BareItem) -> Option<T>) -> Result<Vec<T>, PolicyError> {

@@ -132,7 +132,8 @@ impl Policy {
                 return Err(PolicyError::new("regions", format!("must list 1 to {} regions", Self::MAX_REGIONS)));
             }
             let valid = |r: &String| {
-                (2..=32).contains(&r.len()) && r.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                (2..=32).contains(&r.len())
+                    && r.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             };
             if let Some(bad) = regions.iter().find(|region| !valid(region)) {
                 return Err(PolicyError::new("regions", format!("{bad:?} is not the name of a region, like \"iad\"")));

@@ -38,7 +38,9 @@ impl FromStr for On {
             "timeout" => On::Timeout,
             _ => {
                 return text.parse().ok().and_then(On::status).ok_or_else(|| {
-                    format!("{text:?} is no outcome; expected a status (400 to 599), 4xx, 5xx, connect, broken or timeout")
+                    format!(
+                        "{text:?} is no outcome; expected a status (400 to 599), 4xx, 5xx, connect, broken or timeout"
+                    )
                 });
             }
         })

@@ -1,1 +1,97 @@
-//! The control listener: `/v1`, tokens.
+//! The control listener: `/v1`, where people and their tools deploy, configure and look.
+//!
+//! Every route but `/healthz`, `/readyz` and `/openapi.json` needs a bearer token with the scope that the route names;
+//! everything is looked up within the token's tenant. A change is answered when it is durable *and* serves. Every error
+//! is problem+json. What the API offers is written down in `openapi.json` beside this file, and a test holds the two
+//! together.
+
+pub mod auth;
+mod body;
+mod deploy;
+mod destinations;
+mod etag;
+mod extract;
+mod functions;
+mod info;
+mod logs;
+mod openapi;
+mod problems;
+mod routes;
+mod seams;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod trails;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, header};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use routes::router;
+pub use seams::{Admitted, Gate, Modules, Spooled};
+
+use crate::{
+    cluster::registry::{Applied, Ceilings, Command, Registry},
+    node::{DataDir, Readiness},
+    observe::Observe,
+    problem::Problem,
+    settings::Settings,
+};
+
+/// What the control API works on.
+pub struct Control {
+    /// The node's settings.
+    pub settings: Arc<Settings>,
+    /// What is deployed and configured.
+    pub registry: Registry,
+    /// The registry's revision that the data listener serves by now.
+    pub shown: watch::Receiver<u64>,
+    /// What people can see.
+    pub observe: Arc<Observe>,
+    /// Where uploads are spooled.
+    pub data: Arc<DataDir>,
+    /// Takes modules in.
+    pub modules: Arc<dyn Modules>,
+    /// What leaves the node.
+    pub gate: Arc<dyn Gate>,
+    /// Whether the node is ready.
+    pub readiness: Arc<Readiness>,
+    /// `http://HOST:PORT` of the data listener.
+    pub data_url: String,
+    /// The most that functions may ask for.
+    pub ceilings: Ceilings,
+    /// One permit for each deploy that is uploaded or compiled.
+    pub deploys: Semaphore,
+    /// Cancelled when the node stops: endless answers end.
+    pub shutdown: CancellationToken,
+}
+
+impl Control {
+    /// Carries out a command and waits until the data listener serves by it.
+    async fn write(&self, command: Command) -> Result<Applied, Problem> {
+        let applied = self.registry.write(command).await?;
+        let mut shown = self.shown.clone();
+        // Fails only when the node is going down; the change is durable all the same.
+        let _ = shown.wait_for(|shown| *shown >= applied.revision).await;
+        Ok(applied)
+    }
+
+    /// Where a function is invoked.
+    fn urls(&self, name: &str, routes: Option<&[String]>) -> Vec<String> {
+        let mut urls = vec![format!("{}/f/{name}/", self.data_url)];
+        if let Some(domain) = &self.settings.node.domain {
+            urls.push(format!("http://{name}.{domain}/"));
+        }
+        let with_host = routes.into_iter().flatten().filter(|route| !route.starts_with(['/', '*']));
+        urls.extend(with_host.map(|route| format!("http://{}", route.trim_end_matches('*'))));
+        urls
+    }
+}
+
+/// Whether the caller prefers this media type: the first one it names.
+fn wants(headers: &HeaderMap, media_type: &str) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.and_then(|accept| accept.split([',', ';']).next()).is_some_and(|first| first.trim() == media_type)
+}

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Command;
 
+use super::nearest;
+
 /// What is wrong with a `node.toml`.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -58,7 +60,7 @@ pub fn parse_with_file(mut command: Command, path: &Path) -> Result<Command, Fil
     let known: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
     for (key, value) in table {
         if !known.contains(&key) || key == "config" {
-            let nearest = nearest(&key, &known);
+            let nearest = nearest(&key, known.iter().map(String::as_str)).map(str::to_owned);
             return Err(FileError::UnknownKey { path: owned(), key, nearest });
         }
         let values = as_texts(&value).ok_or_else(|| FileError::WrongType { path: owned(), key: key.clone() })?;
@@ -86,26 +88,6 @@ fn as_texts(value: &toml::Value) -> Option<Vec<String>> {
         }
         toml::Value::Datetime(_) | toml::Value::Table(_) => return None,
     })
-}
-
-/// The known name that shares most of its letters in order with `key`, if it is near enough to be meant.
-fn nearest(key: &str, known: &[String]) -> Option<String> {
-    let distance = |name: &str| {
-        let mut row: Vec<usize> = (0..=name.len()).collect();
-        for (i, a) in key.bytes().enumerate() {
-            let mut diagonal = i;
-            let mut left = i + 1;
-            for (cell, b) in row.iter_mut().skip(1).zip(name.bytes()) {
-                let substituted = diagonal + usize::from(a != b);
-                diagonal = *cell;
-                left = substituted.min(left + 1).min(diagonal + 1);
-                *cell = left;
-            }
-        }
-        row.last().copied().unwrap_or(usize::MAX)
-    };
-    let best = known.iter().map(|name| (distance(name), name)).min()?;
-    (best.0 <= 3).then(|| best.1.clone())
 }
 
 #[cfg(test)]

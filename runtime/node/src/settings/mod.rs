@@ -4,8 +4,10 @@
 //! its upper-case form behind `TIDEGATE_` is its variable, its doc comment is its text in `--help` and on the reference
 //! page. Errors of limits name settings by their key, through the constants in [`names`].
 
+mod bounds;
 mod file;
 pub mod names;
+mod nearest;
 mod reference;
 
 use std::{
@@ -15,9 +17,11 @@ use std::{
 
 use clap::Args;
 use ipnet::IpNet;
-use tidegate_core::text::{Size, Span};
+use tidegate_core::units::{Size, Span};
 
+pub use bounds::{Bound, bounds};
 pub use file::{FileError, parse_with_file};
+pub(crate) use nearest::nearest;
 pub use reference::reference_page;
 
 /// Everything `tidegate serve` can be told.
@@ -29,6 +33,9 @@ pub struct Settings {
     /// What clients may send.
     #[command(flatten)]
     pub ingress: IngressSettings,
+    /// What the control API keeps and takes.
+    #[command(flatten)]
+    pub control: ControlSettings,
     /// What guests may use.
     #[command(flatten)]
     pub guest: GuestSettings,
@@ -104,6 +111,33 @@ pub struct IngressSettings {
     /// Streams that one HTTP/2 connection may have open
     #[arg(long, env = "TIDEGATE_MAX_HTTP2_STREAMS", value_name = "COUNT", default_value_t = 200)]
     pub max_http2_streams: u32,
+    /// Networks whose X-Forwarded-For and X-Forwarded-Proto are believed, such as those of a load balancer
+    #[arg(long, env = "TIDEGATE_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// What the control API keeps and takes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Control API")]
+pub struct ControlSettings {
+    /// Functions that are kept
+    #[arg(long, env = "TIDEGATE_MAX_FUNCTIONS", value_name = "COUNT", default_value_t = 1_000)]
+    pub max_functions: usize,
+    /// Configured destinations that are kept
+    #[arg(long, env = "TIDEGATE_MAX_DESTINATIONS", value_name = "COUNT", default_value_t = 1_000)]
+    pub max_destinations: usize,
+    /// Tokens that are kept
+    #[arg(long, env = "TIDEGATE_MAX_TOKENS", value_name = "COUNT", default_value_t = 1_000)]
+    pub max_tokens: usize,
+    /// Largest body of a control request that is no module
+    #[arg(long, env = "TIDEGATE_MAX_CONTROL_BODY", value_name = "SIZE", default_value = "1MiB")]
+    pub max_control_body: Size,
+    /// Open connections on the control listener
+    #[arg(long, env = "TIDEGATE_MAX_CONTROL_CONNECTIONS", value_name = "COUNT", default_value_t = 256)]
+    pub max_control_connections: usize,
+    /// Deploys that are uploaded or compiled at once; more wait
+    #[arg(long, env = "TIDEGATE_MAX_DEPLOYS", value_name = "COUNT", default_value_t = 4)]
+    pub max_deploys: usize,
 }
 
 /// What guests may use. Where a function's own `limits` may ask for less or more, these are its defaults and its

@@ -6,13 +6,24 @@ macro_rules! names {
     ($($constant:ident = $key:literal;)*) => {
         $(#[doc = concat!("`", $key, "`")] pub const $constant: &str = $key;)*
         #[cfg(test)]
-        const ALL: &[&str] = &[$($key),*];
+        pub(super) const ALL: &[&str] = &[$($key),*];
     };
 }
 
 names! {
     MAX_REQUEST_BODY = "max_request_body";
     MAX_CONNECTIONS = "max_connections";
+    HEADER_TIMEOUT = "header_timeout";
+    MAX_HEADER_BYTES = "max_header_bytes";
+    MAX_HTTP2_STREAMS = "max_http2_streams";
+    MAX_FUNCTIONS = "max_functions";
+    MAX_DESTINATIONS = "max_destinations";
+    MAX_TOKENS = "max_tokens";
+    MAX_CONTROL_BODY = "max_control_body";
+    MAX_CONTROL_CONNECTIONS = "max_control_connections";
+    MAX_DEPLOYS = "max_deploys";
+    KEEP_VERSIONS = "keep_versions";
+    DRAIN_TIMEOUT = "drain_timeout";
     MAX_INSTANCES = "max_instances";
     INSTANCE_WAIT = "instance_wait";
     INSTANCE_QUEUE = "instance_queue";

@@ -4,11 +4,26 @@
 //! lock-free on an immutable snapshot; writes are serialised, stored durably, then shown. Whoever replicates it only
 //! has to agree on the order of commands.
 
+mod apply;
 mod config;
+mod route;
 mod state;
+mod store;
+pub mod token;
+mod validate;
 
+pub use apply::{Applied, Change};
 pub use config::{Auth, ConfigError, DestinationConfig, FunctionConfig, FunctionLimits, Isolation, validate_name};
+pub use route::{RouteHost, RoutePattern};
 pub use state::{
     Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
     World,
 };
+pub use store::{Bounds, Registry, RegistryError};
+pub use validate::{Ceilings, parse_destination, parse_function};
+
+/// The wall clock as records keep it: milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

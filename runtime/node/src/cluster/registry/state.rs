@@ -1,6 +1,9 @@
-//! The state machine: records, commands, and what each command does to the state.
+//! What the registry holds and what can be asked of it: records, commands, reasons to refuse one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,12 +53,21 @@ pub struct FunctionRecord {
     pub tenant: TenantId,
     /// Its name.
     pub name: FunctionName,
-    /// The version that serves.
-    pub active: VersionNumber,
+    /// The version that serves; none until one is activated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<VersionNumber>,
     /// Versions that are kept, by number.
     pub versions: BTreeMap<VersionNumber, Arc<VersionRecord>>,
-    /// Rises with every change; the entity tag.
+    /// The registry's revision of its last change; the entity tag. Never the same for two states of a name, not even
+    /// when it was deleted and made again.
     pub revision: u64,
+}
+
+impl FunctionRecord {
+    /// The version that serves.
+    pub fn active_version(&self) -> Option<&Arc<VersionRecord>> {
+        self.active.and_then(|number| self.versions.get(&number))
+    }
 }
 
 /// A configured destination.
@@ -67,7 +79,7 @@ pub struct DestinationRecord {
     pub name: DestinationName,
     /// Its configuration.
     pub config: Arc<DestinationConfig>,
-    /// Rises with every change; the entity tag.
+    /// The registry's revision of its last change; the entity tag.
     pub revision: u64,
 }
 
@@ -85,6 +97,24 @@ pub enum Scope {
     Invoke(String),
     /// Send through `/to` to a destination; `*` for all.
     To(String),
+}
+
+impl Scope {
+    /// Whether whoever holds `self` may do what `needed` names.
+    pub fn covers(&self, needed: &Scope) -> bool {
+        let same = |held: &str, asked: &str| held == "*" || held == asked;
+        match (self, needed) {
+            (Self::Admin, _) | (Self::Deploy, Self::Deploy) | (Self::Jobs, Self::Jobs) => true,
+            (Self::Invoke(held), Self::Invoke(asked)) | (Self::To(held), Self::To(asked)) => same(held, asked),
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from(self.clone()))
+    }
 }
 
 impl From<Scope> for String {
@@ -226,12 +256,10 @@ pub enum Rejection {
         expected: u64,
     },
     /// There is no older version to go back to.
-    #[error("`{name}` has no version before {active}")]
+    #[error("`{name}` keeps no version older than the one that serves")]
     NoOlderVersion {
         /// The function.
         name: String,
-        /// Its active version.
-        active: VersionNumber,
     },
     /// Something else of that name or match is in the way.
     #[error("{0}")]
@@ -247,6 +275,8 @@ pub struct State {
     pub destinations: BTreeMap<(TenantId, DestinationName), Arc<DestinationRecord>>,
     /// Tokens by id.
     pub tokens: BTreeMap<String, Arc<TokenRecord>>,
+    /// The same tokens by hash.
+    pub(super) tokens_by_hash: HashMap<Digest, Arc<TokenRecord>>,
     /// Rises with every command that changed something.
     pub revision: u64,
 }

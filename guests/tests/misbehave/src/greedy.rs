@@ -1,0 +1,68 @@
+//! Taking more than one's share: time, memory, stack, log, host memory.
+
+use crate::query::Query;
+use crate::wasi::Exchange;
+use std::hint::black_box;
+use wasip2::http::types::Fields;
+
+/// Never ends and never calls the host.
+pub fn spin() -> ! {
+    let mut turns = 0_u64;
+    loop {
+        turns = black_box(turns.wrapping_add(1));
+    }
+}
+
+/// Allocates and touches 1 MiB at a time, for ever.
+pub fn alloc() -> ! {
+    let mut held = Vec::new();
+    loop {
+        held.push(black_box(vec![1_u8; 1 << 20]));
+    }
+}
+
+/// Recurses until the call stack ends. Nothing of a frame lives in linear memory, so it is the engine's own stack that ends.
+#[inline(never)]
+pub fn recurse(depth: u64) -> u64 {
+    // The addition after the call keeps it from becoming a loop.
+    if depth == u64::MAX { 0 } else { recurse(depth + 1).wrapping_mul(31) + depth }
+}
+
+/// Writes log lines without end.
+pub fn log() -> ! {
+    let line = [b'x'; 1023].into_iter().chain([b'\n']).collect::<Vec<_>>();
+    loop {
+        let stderr = wasip2::cli::stderr::get_stderr();
+        while stderr.blocking_write_and_flush(&line).is_ok() {}
+    }
+}
+
+/// `bytes` random bytes in one call.
+pub fn random(exchange: Exchange, query: &Query) {
+    let bytes = wasip2::random::random::get_random_bytes(query.number("bytes", 1 << 30));
+    exchange.answer(&format!("{} random bytes\n", bytes.len()));
+}
+
+/// `n` field sets of `bytes` each, all held: host memory outside the guest's own limit.
+pub fn fields(exchange: Exchange, query: &Query) {
+    let (count, bytes) = (query.number("n", 20_000), query.number("bytes", 120_000));
+    let value = vec![b'x'; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    let mut held = Vec::new();
+    for made in 0..count {
+        let fields = Fields::new();
+        if let Err(error) = fields.append("x-bomb", &value) {
+            return exchange.answer(&format!("refused after {made}: {error:?}\n"));
+        }
+        held.push(fields);
+    }
+    exchange.answer(&format!("{} field sets held\n", held.len()));
+}
+
+/// `n` handles that are never given back.
+pub fn handles(exchange: Exchange, query: &Query) {
+    let count = query.number("n", 1_000_000);
+    for _ in 0..count {
+        std::mem::forget(wasip2::clocks::monotonic_clock::subscribe_duration(u64::MAX / 2));
+    }
+    exchange.answer(&format!("{count} handles held\n"));
+}

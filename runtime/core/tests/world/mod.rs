@@ -1,0 +1,437 @@
+//! A small deterministic world around one shard: clients that call, and an upstream that limits them. Seeded; no clock.
+#![allow(dead_code, unreachable_pub)]
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tidegate_core::{
+    Attempt, Call, Effect, Effective, Effects, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted, Ticket,
+    Time, Verdict,
+    repeat::{Class, Failure},
+    shard::{Config, Departure},
+    signal::Source,
+};
+
+pub const MS: Duration = Duration::from_millis(1);
+pub const SEC: Duration = Duration::from_secs(1);
+pub const KEY: u128 = 7;
+/// The world does not begin at zero: neither does a machine's clock.
+pub const START: Time = Time::from_millis(3_600_123);
+
+/// How an upstream limits.
+#[derive(Clone, Debug)]
+pub enum Law {
+    Unlimited,
+    Bucket { rate: f64, burst: f64 },
+    Fixed { quota: u32, per: Duration },
+    Sliding { quota: usize, per: Duration },
+    Concurrent { most: u32 },
+}
+
+/// What a refusal says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Says {
+    Nothing,
+    /// Whole seconds, rounded up, at least 1: what most upstreams say.
+    Seconds,
+    /// The exact wait.
+    Exactly,
+}
+
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub law: Law,
+    pub says: Says,
+    /// Time between departure and arrival, each way.
+    pub net: Duration,
+    /// Time an accepted request takes, from and to.
+    pub service: (Duration, Duration),
+    /// Time a refusal takes.
+    pub refusing: Duration,
+    /// Answers 503 (or nothing, when `true`) from and to.
+    pub outage: Option<(Time, Time, bool)>,
+    /// This call is always refused.
+    pub poison: Option<usize>,
+    tokens: f64,
+    last: Time,
+    window: u64,
+    count: u32,
+    recent: VecDeque<Time>,
+    busy: u32,
+}
+
+impl Upstream {
+    pub fn new(law: Law, says: Says) -> Upstream {
+        let tokens = if let Law::Bucket { burst, .. } = law { burst } else { 0.0 };
+        Upstream {
+            law,
+            says,
+            net: Duration::from_micros(200),
+            service: (Duration::ZERO, Duration::ZERO),
+            refusing: Duration::ZERO,
+            outage: None,
+            poison: None,
+            tokens,
+            last: START,
+            window: 0,
+            count: 0,
+            recent: VecDeque::new(),
+            busy: 0,
+        }
+    }
+
+    pub fn serving(mut self, from: Duration, to: Duration) -> Upstream {
+        self.service = (from, to);
+        self
+    }
+
+    /// Refusals take as long as answers: the hardest for who has to learn from them.
+    pub fn refusing(mut self, after: Duration) -> Upstream {
+        self.refusing = after;
+        self
+    }
+
+    pub fn outage(mut self, from: Duration, to: Duration, silent: bool) -> Upstream {
+        self.outage = Some((START + from, START + to, silent));
+        self
+    }
+
+    /// `Ok` or how long it really would have to wait.
+    fn take(&mut self, now: Time) -> Result<(), Duration> {
+        match self.law {
+            Law::Unlimited => Ok(()),
+            Law::Bucket { rate, burst } => {
+                self.tokens = (self.tokens + now.since(self.last).as_secs_f64() * rate).min(burst);
+                self.last = now;
+                if self.tokens >= 1.0 {
+                    self.tokens -= 1.0;
+                    Ok(())
+                } else {
+                    Err(Duration::from_secs_f64((1.0 - self.tokens) / rate))
+                }
+            }
+            Law::Fixed { quota, per } => {
+                let per = per.as_nanos() as u64;
+                let window = now.as_nanos() / per;
+                if window != self.window {
+                    (self.window, self.count) = (window, 0);
+                }
+                if self.count < quota {
+                    self.count += 1;
+                    Ok(())
+                } else {
+                    Err(Time::from_nanos((window + 1) * per).since(now))
+                }
+            }
+            Law::Sliding { quota, per } => {
+                while self.recent.front().is_some_and(|t| now.since(*t) >= per) {
+                    self.recent.pop_front();
+                }
+                if self.recent.len() < quota {
+                    self.recent.push_back(now);
+                    Ok(())
+                } else {
+                    Err(per - now.since(self.recent[0]))
+                }
+            }
+            Law::Concurrent { most } => {
+                if self.busy < most {
+                    self.busy += 1;
+                    Ok(())
+                } else {
+                    Err(SEC)
+                }
+            }
+        }
+    }
+}
+
+enum Event {
+    Arrive { client: usize },
+    Depart { call: usize, permit: Permit },
+    Receive { call: usize, permit: Permit },
+    Served,
+    Head { call: usize, permit: Permit, outcome: Outcome },
+}
+
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub began: Time,
+    pub ended: Option<Time>,
+    /// The status the caller got; 0: no answer; 1: refused by the gate.
+    pub status: u16,
+    pub sent: u32,
+    /// Why the gate gave up, in its own words.
+    pub why: String,
+}
+
+pub struct World {
+    pub now: Time,
+    pub shard: Shard,
+    pub upstream: Upstream,
+    pub policy: Effective,
+    pub config: Arc<Config>,
+    pub deadline: Duration,
+    pub repeatable: bool,
+    /// Time between admission and the first byte.
+    pub connect: Duration,
+    events: BTreeMap<(Time, u64), Event>,
+    sequence: u64,
+    fx: Effects,
+    random: fastrand::Rng,
+    pub calls: Vec<Done>,
+    spent: Vec<u32>,
+    deadlines: Vec<Time>,
+    clients: Vec<usize>,
+    waiting: HashMap<Call, usize>,
+    /// Clients call again after an answer until this time.
+    pub until: Time,
+    pub think: Duration,
+    /// Every request the upstream saw: when, and whether it was accepted.
+    pub seen: Vec<(Time, bool)>,
+    pub flying: u32,
+    pub most_flying: u32,
+    /// Departures while a known wait was still running.
+    pub dishonoured: u32,
+    /// Requests that reached the upstream during its outage.
+    pub asked_while_out: u32,
+    told: Time,
+}
+
+impl World {
+    pub fn new(seed: u64, upstream: Upstream, settings: &Settings) -> World {
+        World {
+            now: START,
+            shard: Shard::new(seed),
+            upstream,
+            policy: Effective::default(),
+            config: Arc::new(Config::new(settings).unwrap()),
+            deadline: Duration::from_secs(600),
+            repeatable: true,
+            connect: Duration::ZERO,
+            events: BTreeMap::new(),
+            sequence: 0,
+            fx: Effects::default(),
+            random: fastrand::Rng::with_seed(seed ^ 0x5eed),
+            calls: Vec::new(),
+            spent: Vec::new(),
+            deadlines: Vec::new(),
+            clients: Vec::new(),
+            waiting: HashMap::new(),
+            until: START,
+            think: Duration::ZERO,
+            seen: Vec::new(),
+            flying: 0,
+            most_flying: 0,
+            dishonoured: 0,
+            asked_while_out: 0,
+            told: START,
+        }
+    }
+
+    fn at(&mut self, at: Time, event: Event) {
+        self.sequence += 1;
+        self.events.insert((at, self.sequence), event);
+    }
+
+    /// `clients` that call at once, each `offset` after the one before.
+    pub fn clients(&mut self, clients: usize, offset: Duration) {
+        for client in 0..clients {
+            self.at(self.now + offset * client as u32, Event::Arrive { client });
+        }
+    }
+
+    fn submit(&mut self, call: usize, returning: Option<Ticket>) {
+        let new = NewCall { returning, ..NewCall::by(self.deadlines[call]) };
+        match self.shard.submit(self.now, KEY, &self.config, new, &mut self.fx) {
+            Submitted::Admitted(permit) => self.admitted(call, permit),
+            Submitted::Queued { call: id, .. } => {
+                assert!(self.waiting.insert(id, call).is_none());
+            }
+            Submitted::Refused(refusal) => self.end(call, 1, refusal.to_string()),
+        }
+        self.effects();
+    }
+
+    fn effects(&mut self) {
+        let effects: Vec<Effect> = self.fx.drain().collect();
+        for effect in effects {
+            match effect {
+                Effect::Admit { call, permit, .. } => {
+                    let call = self.waiting.remove(&call).expect("admitted a call that does not wait");
+                    self.admitted(call, permit);
+                }
+                Effect::Refuse { call, refusal } => {
+                    let call = self.waiting.remove(&call).expect("refused a call that does not wait");
+                    self.end(call, 1, refusal.to_string());
+                }
+            }
+        }
+    }
+
+    fn admitted(&mut self, call: usize, permit: Permit) {
+        self.at(self.now + self.connect, Event::Depart { call, permit });
+    }
+
+    fn end(&mut self, call: usize, status: u16, why: String) {
+        let done = &mut self.calls[call];
+        assert!(done.ended.is_none(), "call {call} was answered twice");
+        done.ended = Some(self.now);
+        done.status = status;
+        done.why = why;
+        if self.now < self.until {
+            let client = self.clients[call];
+            let at = self.now + self.think.max(MS);
+            self.at(at, Event::Arrive { client });
+        }
+    }
+
+    fn between(&mut self, (from, to): (Duration, Duration)) -> Duration {
+        from + (to - from).mul_f64(self.random.f64())
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive { client } => {
+                let call = self.calls.len();
+                self.calls.push(Done { began: self.now, ended: None, status: 0, sent: 0, why: String::new() });
+                self.spent.push(0);
+                self.clients.push(client);
+                self.deadlines.push(self.now + self.deadline);
+                self.submit(call, None);
+            }
+            Event::Depart { call, permit } => match self.shard.departed(self.now, permit, &mut self.fx) {
+                Departure::Go => {
+                    if self.now < self.told {
+                        self.dishonoured += 1;
+                    }
+                    self.calls[call].sent += 1;
+                    self.flying += 1;
+                    self.most_flying = self.most_flying.max(self.flying);
+                    self.at(self.now + self.upstream.net, Event::Receive { call, permit });
+                    self.effects();
+                }
+                Departure::PutBack(ticket) => {
+                    self.shard.release(self.now, permit, &mut self.fx);
+                    self.submit(call, Some(ticket));
+                }
+                Departure::Released => panic!("nobody released it"),
+            },
+            Event::Receive { call, permit } => {
+                let out = self.upstream.outage.filter(|(from, to, _)| (*from..*to).contains(&self.now));
+                let net = self.upstream.net;
+                let answer = |status| Outcome::Answer { status, signal: Signal::default() };
+                let (after, outcome) = if let Some((_, _, silent)) = out {
+                    self.asked_while_out += 1;
+                    (MS, if silent { Outcome::Failed(Failure::Broken) } else { answer(503) })
+                } else {
+                    let taken =
+                        if self.upstream.poison == Some(call) { Err(SEC) } else { self.upstream.take(self.now) };
+                    self.seen.push((self.now, taken.is_ok()));
+                    match taken {
+                        Ok(()) => {
+                            let service = self.between(self.upstream.service);
+                            self.at(self.now + service, Event::Served);
+                            (service, answer(200))
+                        }
+                        Err(wait) => {
+                            let wait = match self.upstream.says {
+                                Says::Nothing => None,
+                                Says::Seconds => Some(Duration::from_secs(wait.as_secs_f64().ceil().max(1.0) as u64)),
+                                Says::Exactly => Some(wait.max(MS)),
+                            };
+                            let signal = Signal { wait: wait.map(|w| (w, Source::RetryAfter)), ..Signal::default() };
+                            (self.upstream.refusing, Outcome::Answer { status: 429, signal })
+                        }
+                    }
+                };
+                self.at(self.now + after + net, Event::Head { call, permit, outcome });
+            }
+            Event::Served => self.upstream.busy = self.upstream.busy.saturating_sub(1),
+            Event::Head { call, permit, outcome } => {
+                self.flying -= 1;
+                if let Outcome::Answer { signal, .. } = outcome
+                    && let Some((wait, _)) = signal.wait
+                    && self.upstream.poison != Some(call)
+                {
+                    self.told = self.told.max(self.now + wait);
+                }
+                let spent = self.spent[call];
+                let attempt = Attempt { policy: &self.policy, repeatable: self.repeatable, replayable: true, spent };
+                let verdict = self.shard.report(self.now, permit, &outcome, &attempt, &mut self.fx);
+                self.shard.release(self.now, permit, &mut self.fx);
+                match verdict {
+                    Verdict::Return(reason) => {
+                        let status = if let Outcome::Answer { status, .. } = outcome { status } else { 0 };
+                        assert!(outcome.class() != Class::Accepted || status == 200);
+                        self.end(call, status, reason.to_string());
+                        self.effects();
+                    }
+                    Verdict::PutBack(ticket) => self.submit(call, Some(ticket)),
+                    Verdict::Retry(ticket) => {
+                        self.spent[call] += 1;
+                        self.submit(call, Some(ticket));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until nothing is left to happen, or `until`.
+    pub fn run(&mut self, until: Time) {
+        loop {
+            let event = self.events.first_key_value().map_or(Time::NEVER, |((at, _), _)| *at);
+            let wake = self.shard.next_wake().unwrap_or(Time::NEVER);
+            let next = event.min(wake);
+            if next.is_never() || next > until {
+                return;
+            }
+            self.now = self.now.max(next);
+            if wake <= event {
+                self.shard.tick(self.now, &mut self.fx);
+                self.effects();
+                assert!(self.shard.next_wake().is_none_or(|next| next > self.now), "a timer that is due stays due");
+            } else if let Some((_, event)) = self.events.pop_first() {
+                self.handle(event);
+            }
+        }
+    }
+
+    pub fn run_out(&mut self) {
+        self.run(Time::NEVER);
+        assert!(self.calls.iter().all(|call| call.ended.is_some()), "a call was lost");
+        assert_eq!(self.shard.calls(), 0);
+        let rest = self.shard.snapshot(self.now, KEY).unwrap();
+        assert_eq!((rest.queued, rest.queued_bytes, rest.in_flight, rest.unanswered), (0, 0, 0, 0));
+    }
+
+    pub fn refused(&self) -> usize {
+        self.seen.iter().filter(|(_, ok)| !ok).count()
+    }
+
+    /// Refused part of all requests the upstream saw.
+    pub fn refused_share(&self) -> f64 {
+        self.refused() as f64 / self.seen.len().max(1) as f64
+    }
+
+    pub fn succeeded(&self) -> usize {
+        self.calls.iter().filter(|call| call.status == 200).count()
+    }
+
+    /// From the start to the last answer.
+    pub fn took(&self) -> Duration {
+        self.calls.iter().filter_map(|call| call.ended).max().unwrap_or(START).since(START)
+    }
+
+    pub fn accepted_between(&self, from: Duration, to: Duration) -> usize {
+        let range = START + from..START + to;
+        self.seen.iter().filter(|(at, ok)| *ok && range.contains(at)).count()
+    }
+
+    pub fn seen_between(&self, from: Duration, to: Duration) -> usize {
+        let range = START + from..START + to;
+        self.seen.iter().filter(|(at, _)| range.contains(at)).count()
+    }
+}

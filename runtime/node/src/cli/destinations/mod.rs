@@ -1,0 +1,211 @@
+//! `tidegate destinations`: limits as configured and as they live, made, changed and removed.
+
+mod limits;
+mod live;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::{
+    api::{Api, segment},
+    failure::{Exit, Failure},
+    manifest::read_object,
+    output::{Cell, paint},
+    target::ClientArgs,
+};
+
+/// Arguments of `tidegate destinations`.
+#[derive(Args, Debug)]
+pub(super) struct DestinationsArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// List destinations with their live state (default)
+    Ls(ClientOnly),
+    /// Show a destination: its configuration and live state
+    Show(Named),
+    /// Make or replace a destination, from flags or a file
+    #[command(after_help = "Example: tidegate destinations put openai --match https://api.openai.com --limit 500/1m")]
+    Put(Box<Put>),
+    /// Remove a destination
+    Rm(Named),
+}
+
+#[derive(Args, Debug)]
+struct ClientOnly {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Args, Debug)]
+struct Named {
+    /// The destination
+    name: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Args, Debug)]
+struct Put {
+    /// The destination
+    name: String,
+    /// TOML or JSON file with its configuration; flags win over it. `-`: JSON on stdin
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Origin or pattern: https://api.openai.com, https://*.example.com
+    #[arg(long = "match", value_name = "ORIGIN", required_unless_present = "file")]
+    matches: Option<String>,
+    /// Limit: QUOTA/PERIOD, as 500/1m or 90000/1m:tokens, with +BURST at the end if wanted. Repeatable
+    #[arg(long = "limit", value_name = "LIMIT", value_parser = limits::parse)]
+    limits: Vec<Value>,
+    /// Calls in flight at once
+    #[arg(long, value_name = "COUNT")]
+    max_concurrency: Option<u32>,
+    /// What has limits of its own: header:NAME, body:/json/pointer. Repeatable
+    #[arg(long, value_name = "KEY", value_delimiter = ',')]
+    split_by: Vec<String>,
+    /// Whether calls may be repeated
+    #[arg(long, value_name = "WHEN", value_parser = ["never", "keyed", "always"])]
+    repeatable: Option<String>,
+    /// Deadline of its calls
+    #[arg(long, value_name = "DURATION")]
+    deadline: Option<tidegate_core::units::Span>,
+    /// Description of a well-known API to begin from, such as openai
+    #[arg(long, value_name = "API")]
+    api_profile: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: DestinationsArgs) -> Result<Exit, Failure> {
+    match args.action {
+        None => list(&Api::new(&args.client)?).await,
+        Some(Action::Ls(only)) => list(&Api::new(&only.client)?).await,
+        Some(Action::Show(named)) => show(&Api::new(&named.client)?, &named.name).await,
+        Some(Action::Put(put)) => set(&Api::new(&put.client)?, &put).await,
+        Some(Action::Rm(named)) => remove(&Api::new(&named.client)?, &named.name).await,
+    }
+}
+
+async fn list(api: &Api) -> Result<Exit, Failure> {
+    let answer = api.get("/v1/destinations", "listing destinations").await?;
+    let configured = answer.get("destinations").and_then(Value::as_array).cloned().unwrap_or_default();
+    let live = answer.get("live").and_then(Value::as_array).cloned().unwrap_or_default();
+    if api.out.is_json() {
+        api.out.value(&answer)?;
+        return Ok(Exit::Ok);
+    }
+    if configured.is_empty() && live.is_empty() {
+        api.out.line("no destination is configured and none was called yet; limits are learned as calls are made")?;
+        return Ok(Exit::Ok);
+    }
+    if !configured.is_empty() {
+        let rows: Vec<_> = configured.iter().map(configured_row).collect();
+        api.out.table(&["name", "match", "limits", "at once", "split by"], &rows)?;
+    }
+    if !live.is_empty() {
+        api.out.line("")?;
+        live::table(api.out, &live)?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn configured_row(destination: &Value) -> Vec<Cell> {
+    let text = |pointer: &str| destination.pointer(pointer).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let list = |pointer: &str| destination.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
+    let joined = |texts: Vec<String>| if texts.is_empty() { "-".to_owned() } else { texts.join(", ") };
+    let at_once = destination.pointer("/config/max_concurrency").and_then(Value::as_u64);
+    let split: Vec<_> = list("/config/split_by").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    vec![
+        Cell::styled(text("/name"), paint::BOLD),
+        text("/config/match").into(),
+        joined(list("/config/limits").iter().map(limits::show).collect()).into(),
+        at_once.map_or("-".into(), |count| count.to_string()).into(),
+        joined(split).into(),
+    ]
+}
+
+async fn show(api: &Api, name: &str) -> Result<Exit, Failure> {
+    let path = format!("/v1/destinations/{}", segment(name));
+    let destination = api.get(&path, &format!("showing `{name}`")).await?;
+    if api.out.is_json() {
+        api.out.value(&destination)?;
+        return Ok(Exit::Ok);
+    }
+    let config = destination.get("config").cloned().unwrap_or_default();
+    api.out.line(format_args!("{config:#}"))?;
+    let live = match destination.get("live") {
+        Some(Value::Array(live)) => live.clone(),
+        Some(Value::Null) | None => Vec::new(),
+        Some(one) => vec![one.clone()],
+    };
+    if live.is_empty() {
+        api.out.line("not called yet")?
+    } else {
+        live::table(api.out, &live)?
+    }
+    Ok(Exit::Ok)
+}
+
+async fn set(api: &Api, put: &Put) -> Result<Exit, Failure> {
+    let name = &put.name;
+    let config = put.config()?;
+    let path = format!("/v1/destinations/{}", segment(name));
+    let made = api.json(Method::PUT, &path, Some(&Value::Object(config)), &format!("setting `{name}`")).await?;
+    if api.out.is_json() {
+        api.out.value(&made)?;
+    } else {
+        let revision = made.get("revision").and_then(Value::as_u64);
+        let revision = revision.map_or_else(|| "unchanged".to_owned(), |revision| format!("revision {revision}"));
+        api.out.line(format_args!("{name}: {revision}"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+impl Put {
+    /// The file's configuration with the flags over it.
+    fn config(&self) -> Result<Map<String, Value>, Failure> {
+        let mut config = match &self.file {
+            Some(file) => read_object(file)?,
+            None => Map::new(),
+        };
+        let mut set = |key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                config.insert(key.to_owned(), value);
+            }
+        };
+        set("match", self.matches.as_ref().map(|text| json!(text)));
+        set("profile", self.api_profile.as_ref().map(|text| json!(text)));
+        set("split_by", (!self.split_by.is_empty()).then(|| json!(self.split_by)));
+        set("limits", (!self.limits.is_empty()).then(|| json!(self.limits)));
+        set("max_concurrency", self.max_concurrency.map(|count| json!(count)));
+        set("repeatable", self.repeatable.as_ref().map(|text| json!(text)));
+        if let Some(deadline) = self.deadline {
+            let policy = config.entry("policy").or_insert_with(|| json!({}));
+            if let Some(policy) = policy.as_object_mut() {
+                policy.insert("deadline".into(), json!(deadline));
+            }
+        }
+        Ok(config)
+    }
+}
+
+async fn remove(api: &Api, name: &str) -> Result<Exit, Failure> {
+    let path = format!("/v1/destinations/{}", segment(name));
+    api.json(Method::DELETE, &path, None, &format!("removing `{name}`")).await?;
+    if api.out.is_json() {
+        api.out.value(&json!({"removed": name}))?;
+    } else {
+        api.out.line(format_args!("{name}: removed"))?;
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,47 @@
+//! `tidegate mock-llm`: the fake upstream as a program.
+
+use clap::Args;
+
+use super::{
+    failure::{Exit, Failure},
+    mock_llm::{self, MockOptions},
+    output::note,
+    signals,
+};
+
+/// Arguments of `tidegate mock-llm`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Answers POST /v1/chat/completions, /v1/responses, /v1/embeddings and /v1/messages (Anthropic's), GET /v1/models, and \
+anything under /anything. GET /__stats tells what it saw (?requests=1: one by one), POST /__reset forgets it. The \
+first line on stdout is `mock-llm listening on http://ADDR`.")]
+pub(super) struct MockArgs {
+    #[command(flatten)]
+    options: MockOptions,
+}
+
+/// Runs until SIGINT or SIGTERM.
+pub(super) async fn run(args: MockArgs) -> Result<Exit, Failure> {
+    args.options.check().map_err(|why| Failure::new(Exit::Usage, why))?;
+    let listen = args.options.listen;
+    let mock = mock_llm::start(args.options).await.map_err(|error| {
+        Failure::new(Exit::Failed, format!("can't listen on {listen}: {error}")).next("--listen names another address")
+    })?;
+    super::output::Out::new(false).line(format_args!("mock-llm listening on {}", mock.url()))?;
+    signals::stop().await?;
+    let stats = mock.stats();
+    note(format_args!(
+        "{} requests: {} passed, {} refused, {} failed, {} slow, {} dropped, {} cancelled; at most {} in flight, at \
+         most {} passed in a period",
+        stats.requests,
+        stats.accepted,
+        stats.refused,
+        stats.failed,
+        stats.slow,
+        stats.dropped,
+        stats.cancelled,
+        stats.max_in_flight,
+        stats.busiest_period,
+    ));
+    Ok(Exit::Ok)
+}

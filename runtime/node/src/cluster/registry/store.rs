@@ -1,0 +1,385 @@
+//! The registry on disk: one redb file, one durable transaction a command, and an immutable snapshot for readers.
+//!
+//! A command is applied to a copy of the state, the one record it changed is committed with the new revision, and only
+//! then is the copy shown. A crash leaves the state before or after a command, never one in between.
+
+use std::{path::Path, sync::Arc};
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
+
+use super::{
+    apply::{Applied, Change},
+    state::{Command, DestinationRecord, FunctionRecord, Rejection, State, TokenRecord},
+};
+use crate::ids::TenantId;
+
+// Keys are `tenant NUL name` (tokens: their id); values are JSON, so that a later release can add keys and an earlier
+// one still reads.
+const FUNCTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("functions");
+const DESTINATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("destinations");
+const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+
+/// Layout of the tables. A file with another number was written by a release that this one can't read.
+const FORMAT: u64 = 1;
+
+/// Why the registry could not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The state machine refused the command.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// There are as many of a thing as the node keeps.
+    #[error("there are already {limit} {what} (setting {setting}); remove some, or raise it")]
+    Full {
+        /// Kind of thing.
+        what: &'static str,
+        /// How many are kept.
+        limit: usize,
+        /// The setting that changes it.
+        setting: &'static str,
+    },
+    /// The file could not be read or written. Nothing changed.
+    #[error("the registry's file: {0}")]
+    Storage(Arc<redb::Error>),
+    /// A record in the file can't be read.
+    #[error("the registry's file holds a {table} record `{key}` that can't be read: {why}")]
+    Record {
+        /// Its table.
+        table: &'static str,
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file was written by another release.
+    #[error("the registry's file has format {found}; this release reads format {FORMAT}")]
+    Format {
+        /// The format it has.
+        found: u64,
+    },
+}
+
+macro_rules! storage_errors {
+    ($($error:ident),*) => {
+        $(impl From<redb::$error> for RegistryError {
+            fn from(error: redb::$error) -> Self {
+                Self::Storage(Arc::new(error.into()))
+            }
+        })*
+    };
+}
+storage_errors!(DatabaseError, TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
+
+/// How many of each thing one tenant may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Functions (setting `max_functions`).
+    pub functions: usize,
+    /// Destinations (setting `max_destinations`).
+    pub destinations: usize,
+    /// Tokens (setting `max_tokens`).
+    pub tokens: usize,
+}
+
+/// The registry of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    // Held by one writer at a time, on a blocking thread.
+    database: Mutex<Database>,
+    snapshot: ArcSwap<State>,
+    revision: watch::Sender<u64>,
+    bounds: Bounds,
+}
+
+impl Registry {
+    /// Opens the registry in this file, or makes it.
+    ///
+    /// # Errors
+    /// When the file can't be opened or read.
+    pub fn open(path: &Path, bounds: Bounds) -> Result<Self, RegistryError> {
+        let database = Database::create(path)?;
+        let write = database.begin_write()?;
+        {
+            write.open_table(FUNCTIONS)?;
+            write.open_table(DESTINATIONS)?;
+            write.open_table(TOKENS)?;
+            let mut meta = write.open_table(META)?;
+            let found = meta.get("format")?.map(|value| value.value());
+            match found {
+                None => drop(meta.insert("format", FORMAT)?),
+                Some(FORMAT) => {}
+                Some(found) => return Err(RegistryError::Format { found }),
+            }
+        }
+        write.commit()?;
+        let state = load(&database)?;
+        let (revision, _) = watch::channel(state.revision);
+        Ok(Self(Arc::new(Inner {
+            database: Mutex::new(database),
+            snapshot: ArcSwap::from_pointee(state),
+            revision,
+            bounds,
+        })))
+    }
+
+    /// The state now, without a lock. Hold it briefly; [`Registry::snapshot`] is for longer.
+    pub fn state(&self) -> Guard<Arc<State>> {
+        self.0.snapshot.load()
+    }
+
+    /// The state now, to keep.
+    pub fn snapshot(&self) -> Arc<State> {
+        self.0.snapshot.load_full()
+    }
+
+    /// Tells of every change: the registry's revision.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.0.revision.subscribe()
+    }
+
+    /// Carries out a command durably: when this returns, it survives a crash. A caller that goes away does not stop it.
+    ///
+    /// # Errors
+    /// When the command is refused, a bound is reached or the file can't be written; the state is then as it was.
+    pub async fn write(&self, command: Command) -> Result<Applied, RegistryError> {
+        let this = self.clone();
+        match tokio::task::spawn_blocking(move || this.write_blocking(command)).await {
+            Ok(result) => result,
+            Err(error) => {
+                let error = std::io::Error::other(format!("the writer ended: {error}"));
+                Err(RegistryError::Storage(Arc::new(redb::Error::Io(error))))
+            }
+        }
+    }
+
+    /// The same on the calling thread, for starts and tests.
+    ///
+    /// # Errors
+    /// As [`Registry::write`].
+    pub fn write_blocking(&self, command: Command) -> Result<Applied, RegistryError> {
+        let inner = &*self.0;
+        let database = inner.database.lock();
+        let mut next = State::clone(&inner.snapshot.load());
+        inner.bounds.check(&next, &command)?;
+        let applied = next.apply(command)?;
+        if let Some(change) = &applied.change {
+            store(&database, change, next.revision)?;
+            inner.snapshot.store(Arc::new(next));
+            inner.revision.send_replace(applied.revision);
+        }
+        Ok(applied)
+    }
+}
+
+impl Bounds {
+    fn check(&self, state: &State, command: &Command) -> Result<(), RegistryError> {
+        let of = |tenant: &TenantId, other: &TenantId| tenant == other;
+        let (what, limit, setting, count) = match command {
+            Command::AddVersion { tenant, name, .. }
+                if !state.functions.contains_key(&(tenant.clone(), name.clone())) =>
+            {
+                let count = state.functions.keys().filter(|(owner, _)| of(owner, tenant)).count();
+                ("functions", self.functions, crate::settings::names::MAX_FUNCTIONS, count)
+            }
+            Command::PutDestination { tenant, name, .. }
+                if !state.destinations.contains_key(&(tenant.clone(), name.clone())) =>
+            {
+                let count = state.destinations.keys().filter(|(owner, _)| of(owner, tenant)).count();
+                ("destinations", self.destinations, crate::settings::names::MAX_DESTINATIONS, count)
+            }
+            Command::AddToken { token } if !state.tokens.contains_key(&token.id) => {
+                let count = state.tokens.values().filter(|other| of(&other.tenant, &token.tenant)).count();
+                ("tokens", self.tokens, crate::settings::names::MAX_TOKENS, count)
+            }
+            _ => return Ok(()),
+        };
+        if count >= limit {
+            return Err(RegistryError::Full { what, limit, setting });
+        }
+        Ok(())
+    }
+}
+
+fn key(tenant: &TenantId, name: &str) -> String {
+    format!("{tenant}\0{name}")
+}
+
+fn load(database: &Database) -> Result<State, RegistryError> {
+    let read = database.begin_read()?;
+    let mut state = State {
+        revision: read.open_table(META)?.get("revision")?.map(|value| value.value()).unwrap_or_default(),
+        ..State::default()
+    };
+    for (_, function) in records::<FunctionRecord>(&read, FUNCTIONS, "function")? {
+        state.functions.insert((function.tenant.clone(), function.name.clone()), Arc::new(function));
+    }
+    for (_, destination) in records::<DestinationRecord>(&read, DESTINATIONS, "destination")? {
+        state.destinations.insert((destination.tenant.clone(), destination.name.clone()), Arc::new(destination));
+    }
+    for (_, token) in records::<TokenRecord>(&read, TOKENS, "token")? {
+        state.insert_token(Arc::new(token));
+    }
+    Ok(state)
+}
+
+fn records<T: DeserializeOwned>(
+    read: &redb::ReadTransaction,
+    table: TableDefinition<'_, &str, &[u8]>,
+    name: &'static str,
+) -> Result<Vec<(String, T)>, RegistryError> {
+    let mut found = Vec::new();
+    for entry in read.open_table(table)?.iter()? {
+        let (key, value) = entry?;
+        let key = key.value().to_owned();
+        match serde_json::from_slice(value.value()) {
+            Ok(record) => found.push((key, record)),
+            Err(error) => return Err(RegistryError::Record { table: name, key, why: error.to_string() }),
+        }
+    }
+    Ok(found)
+}
+
+fn store(database: &Database, change: &Change, revision: u64) -> Result<(), RegistryError> {
+    let mut write = database.begin_write()?;
+    write.set_durability(Durability::Immediate)?;
+    // The values come from outside: with one phase a crash at a chosen moment would rest on a checksum alone.
+    write.set_two_phase_commit(true);
+    {
+        match change {
+            Change::Function { function, .. } => {
+                let key = key(&function.tenant, function.name.as_str());
+                write.open_table(FUNCTIONS)?.insert(key.as_str(), json("function", &key, &**function)?.as_slice())?;
+            }
+            Change::FunctionGone(tenant, name) => {
+                write.open_table(FUNCTIONS)?.remove(key(tenant, name.as_str()).as_str())?;
+            }
+            Change::Destination { destination, .. } => {
+                let key = key(&destination.tenant, destination.name.as_str());
+                let value = json("destination", &key, &**destination)?;
+                write.open_table(DESTINATIONS)?.insert(key.as_str(), value.as_slice())?;
+            }
+            Change::DestinationGone(tenant, name) => {
+                write.open_table(DESTINATIONS)?.remove(key(tenant, name.as_str()).as_str())?;
+            }
+            Change::Token(token) => {
+                let value = json("token", &token.id, &**token)?;
+                write.open_table(TOKENS)?.insert(token.id.as_str(), value.as_slice())?;
+            }
+            Change::TokenGone(id) => {
+                write.open_table(TOKENS)?.remove(id.as_str())?;
+            }
+        }
+        write.open_table(META)?.insert("revision", revision)?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
+fn json<T: Serialize>(table: &'static str, key: &str, value: &T) -> Result<Vec<u8>, RegistryError> {
+    serde_json::to_vec(value).map_err(|error| RegistryError::Record {
+        table,
+        key: key.to_owned(),
+        why: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::registry::{DestinationConfig, FunctionConfig, VersionRecord, World};
+    use crate::ids::Digest;
+
+    const BOUNDS: Bounds = Bounds { functions: 2, destinations: 2, tokens: 2 };
+
+    fn put(name: &str) -> Command {
+        let config = DestinationConfig { r#match: format!("https://{name}.example"), ..DestinationConfig::default() };
+        Command::PutDestination { tenant: "t".into(), name: name.into(), config: config.into(), if_revision: None }
+    }
+
+    fn add_version(config: FunctionConfig) -> Command {
+        let version = VersionRecord {
+            number: 0,
+            digest: Digest([7; 32]),
+            size: 3,
+            world: World::Http03,
+            reuse_safe: true,
+            config: Arc::new(config),
+            created_ms: 5,
+            message: Some("first".into()),
+        };
+        Command::AddVersion {
+            tenant: "t".into(),
+            name: "f".into(),
+            version,
+            activate: true,
+            if_revision: None,
+            keep: 3,
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_the_file_is_opened_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.redb");
+        let registry = Registry::open(&path, BOUNDS).unwrap();
+        registry.write_blocking(put("a")).unwrap();
+        registry.write_blocking(put("b")).unwrap();
+        let mut config = FunctionConfig::default();
+        config.unknown.insert("of_a_later_release".into(), serde_json::json!({"kept": true}));
+        config.limits.memory = Some("64MiB".parse().unwrap());
+        registry.write_blocking(add_version(config)).unwrap();
+        let gone = Command::DeleteDestination { tenant: "t".into(), name: "a".into(), if_revision: None };
+        registry.write_blocking(gone).unwrap();
+        let before = registry.snapshot();
+        drop(registry);
+        let after = Registry::open(&path, BOUNDS).unwrap().snapshot();
+        assert_eq!(before.functions, after.functions);
+        assert_eq!(before.destinations, after.destinations);
+        assert_eq!((before.revision, after.revision), (4, 4));
+    }
+
+    #[test]
+    fn the_bound_is_named_with_its_setting_and_does_not_stop_changes_of_what_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&directory.path().join("r"), BOUNDS).unwrap();
+        registry.write_blocking(put("a")).unwrap();
+        registry.write_blocking(put("b")).unwrap();
+        let error = registry.write_blocking(put("c")).unwrap_err();
+        assert!(error.to_string().contains("2 destinations (setting max_destinations)"), "{error}");
+        registry.write_blocking(put("b")).unwrap();
+    }
+
+    #[test]
+    fn every_change_is_told_and_a_refusal_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&directory.path().join("r"), BOUNDS).unwrap();
+        let mut watch = registry.watch();
+        registry.write_blocking(put("a")).unwrap();
+        assert!(watch.has_changed().unwrap());
+        assert_eq!(*watch.borrow_and_update(), 1);
+        let gone = Command::DeleteDestination { tenant: "t".into(), name: "none".into(), if_revision: None };
+        registry.write_blocking(gone).unwrap_err();
+        assert!(!watch.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_file_of_another_format_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("r");
+        drop(Registry::open(&path, BOUNDS).unwrap());
+        let database = Database::open(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        write.open_table(META).unwrap().insert("format", 2).unwrap();
+        write.commit().unwrap();
+        drop(database);
+        let error = Registry::open(&path, BOUNDS).err().unwrap();
+        assert!(error.to_string().contains("format 2"), "{error}");
+    }
+}

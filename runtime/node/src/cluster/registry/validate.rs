@@ -1,0 +1,310 @@
+//! Checks a configuration that a person hands in: every key known, every value of its form and within the node's
+//! ceilings. What is in storage already is never checked again.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tidegate_core::units::{Size, Span};
+
+use super::{
+    config::{ConfigError, DestinationConfig, FunctionConfig, FunctionLimits},
+    route::{RoutePattern, is_host},
+};
+use crate::settings::{GuestSettings, names, nearest};
+
+const FUNCTION_KEYS: &[&str] =
+    &["env", "secrets", "allowed_hosts", "auth", "async", "isolation", "limits", "policy", "routes"];
+const LIMIT_KEYS: &[&str] =
+    &["memory", "wall", "cpu", "outbound_calls", "concurrent_calls", "stream_idle", "stream_total", "log_bytes"];
+const DESTINATION_KEYS: &[&str] =
+    &["match", "profile", "split_by", "limits", "max_concurrency", "repeatable", "policy"];
+
+/// The most that a function's own limits may ask for on this node.
+#[derive(Clone, Debug)]
+pub struct Ceilings {
+    memory: Size,
+    wall: Span,
+    cpu: Span,
+    calls: u32,
+    concurrent_calls: u32,
+    stream_idle: Span,
+    stream_total: Span,
+    log_bytes: Size,
+}
+
+impl From<&GuestSettings> for Ceilings {
+    fn from(settings: &GuestSettings) -> Self {
+        Self {
+            memory: settings.max_guest_memory,
+            wall: settings.guest_wall,
+            cpu: settings.guest_cpu,
+            calls: settings.guest_calls,
+            concurrent_calls: settings.guest_concurrent_calls,
+            stream_idle: settings.guest_stream_idle,
+            stream_total: settings.guest_stream_total,
+            log_bytes: settings.guest_log_bytes,
+        }
+    }
+}
+
+/// Reads a function's configuration as a person wrote it.
+///
+/// # Errors
+/// Names the first key that is not known, malformed or above the node's ceiling.
+pub fn parse_function(value: Value, ceilings: &Ceilings) -> Result<FunctionConfig, ConfigError> {
+    let object = object("", value)?;
+    known_keys("", &object, FUNCTION_KEYS)?;
+    if let Some(limits) = object.get("limits") {
+        let limits = self::object("limits", limits.clone())?;
+        known_keys("limits", &limits, LIMIT_KEYS)?;
+        each_key::<FunctionLimits>("limits", &limits, None)?;
+    }
+    each_key::<FunctionConfig>("", &object, None)?;
+    let mut config: FunctionConfig = whole(object)?;
+    for name in config.env.keys() {
+        let rest_fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if name.is_empty() || !rest_fits || name.starts_with(|first: char| first.is_ascii_digit()) {
+            return wrong(&format!("env.{name}"), "a variable's name is made of letters, digits and _, no digit first");
+        }
+    }
+    if let Some((name, _)) = config.env.iter().find(|(_, value)| value.contains('\0')) {
+        return wrong(&format!("env.{name}"), "a value can't hold a NUL character");
+    }
+    if let Some(name) = config.secrets.first() {
+        return wrong(
+            "secrets",
+            format!("there is no secret `{name}`: this release keeps none yet, so none can be bound; use `env`"),
+        );
+    }
+    for (index, pattern) in config.allowed_hosts.iter().flatten().enumerate() {
+        host_pattern(pattern).or_else(|why| wrong(&format!("allowed_hosts[{index}]"), why))?;
+    }
+    for (index, route) in config.routes.iter_mut().enumerate() {
+        match RoutePattern::parse(route) {
+            // Kept as it prints, so that two spellings of one route are seen to be the same.
+            Ok(pattern) => *route = pattern.to_string(),
+            Err(why) => return wrong(&format!("routes[{index}]"), why),
+        }
+    }
+    policy(&config.policy)?;
+    within(&config.limits, ceilings)?;
+    Ok(config)
+}
+
+/// Reads a destination's configuration as a person wrote it. What its limits and pattern mean is the door's to check.
+///
+/// # Errors
+/// Names the first key that is not known or malformed.
+pub fn parse_destination(value: Value) -> Result<DestinationConfig, ConfigError> {
+    let object = object("", value)?;
+    known_keys("", &object, DESTINATION_KEYS)?;
+    if !object.contains_key("match") {
+        return wrong("match", "is missing: the origin the destination stands for, such as https://api.openai.com");
+    }
+    each_key::<DestinationConfig>("", &object, Some("match"))?;
+    let config: DestinationConfig = whole(object)?;
+    policy(&config.policy)?;
+    Ok(config)
+}
+
+fn wrong<T>(key: &str, why: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError { key: key.to_owned(), why: why.into() })
+}
+
+fn dotted(prefix: &str, key: &str) -> String {
+    if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
+}
+
+fn object(key: &str, value: Value) -> Result<Map<String, Value>, ConfigError> {
+    match value {
+        Value::Object(map) => Ok(map),
+        other => wrong(if key.is_empty() { "configuration" } else { key }, format!("must be an object, not {other}")),
+    }
+}
+
+fn known_keys(prefix: &str, object: &Map<String, Value>, known: &[&str]) -> Result<(), ConfigError> {
+    let Some(key) = object.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
+    let hint = match nearest(key, known.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("known are {}", known.join(", ")),
+    };
+    wrong(&dotted(prefix, key), format!("is not a key of this object; {hint}"))
+}
+
+/// Reads each key by itself, so that an error can say which it was: through a flattened struct serde can't.
+fn each_key<T: DeserializeOwned>(
+    prefix: &str,
+    object: &Map<String, Value>,
+    required: Option<&str>,
+) -> Result<(), ConfigError> {
+    for (key, value) in object {
+        let mut alone = Map::new();
+        if let Some(required) = required
+            && key != required
+        {
+            alone.insert(required.to_owned(), Value::String(String::new()));
+        }
+        alone.insert(key.clone(), value.clone());
+        if let Err(error) = serde_json::from_value::<T>(Value::Object(alone)) {
+            return wrong(&dotted(prefix, key), error.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn whole<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, ConfigError> {
+    serde_json::from_value(Value::Object(object)).or_else(|error| wrong("configuration", error.to_string()))
+}
+
+fn policy(_policy: &Map<String, Value>) -> Result<(), ConfigError> {
+    Ok(())
+}
+
+/// `api.openai.com`, `*.example.com`, `host:port`, `[::1]:8080`, `*`.
+fn host_pattern(text: &str) -> Result<(), String> {
+    let wrong = || {
+        let hint = "write a host such as `api.openai.com`, `*.example.com`, `localhost:9000` or `*`";
+        match text.split_once("://") {
+            Some((_, rest)) => format!("`{text}` is a URL; write the host alone: `{}`", rest.trim_end_matches('/')),
+            None => format!("`{text}` is no host pattern; {hint}"),
+        }
+    };
+    if text == "*" {
+        return Ok(());
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(wrong());
+    }
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<std::net::Ipv6Addr>().map(drop).map_err(|_| wrong());
+    }
+    if is_host(host.strip_prefix("*.").unwrap_or(host)) { Ok(()) } else { Err(wrong()) }
+}
+
+fn within(limits: &FunctionLimits, ceilings: &Ceilings) -> Result<(), ConfigError> {
+    fn check<T: PartialOrd + std::fmt::Display + Default>(
+        key: &str,
+        value: Option<T>,
+        ceiling: T,
+        setting: &str,
+    ) -> Result<(), ConfigError> {
+        match value {
+            Some(value) if value > ceiling => wrong(
+                &format!("limits.{key}"),
+                format!("{value} is more than this node allows: at most {ceiling} (setting {setting})"),
+            ),
+            Some(value) if value == T::default() => {
+                wrong(&format!("limits.{key}"), "must be more than nothing; leave it out for the node's own")
+            }
+            _ => Ok(()),
+        }
+    }
+    check("memory", limits.memory, ceilings.memory, names::MAX_GUEST_MEMORY)?;
+    check("wall", limits.wall, ceilings.wall, names::GUEST_WALL)?;
+    check("cpu", limits.cpu, ceilings.cpu, names::GUEST_CPU)?;
+    // A function may well be one that calls nobody.
+    check("outbound_calls", limits.outbound_calls.filter(|calls| *calls > 0), ceilings.calls, names::GUEST_CALLS)?;
+    check("concurrent_calls", limits.concurrent_calls, ceilings.concurrent_calls, names::GUEST_CONCURRENT_CALLS)?;
+    check("stream_idle", limits.stream_idle, ceilings.stream_idle, names::GUEST_STREAM_IDLE)?;
+    check("stream_total", limits.stream_total, ceilings.stream_total, names::GUEST_STREAM_TOTAL)?;
+    check("log_bytes", limits.log_bytes.filter(|size| size.get() > 0), ceilings.log_bytes, names::GUEST_LOG_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command, FromArgMatches};
+    use serde_json::json;
+
+    use super::*;
+    use crate::settings::Settings;
+
+    fn ceilings() -> Ceilings {
+        let command = Settings::augment_args(Command::new("serve"));
+        let matches = command.try_get_matches_from(["serve"]).unwrap();
+        Ceilings::from(&Settings::from_arg_matches(&matches).unwrap().guest)
+    }
+
+    #[test]
+    fn the_example_of_the_manual_is_read_whole() {
+        let config = parse_function(
+            json!({"env": {"BASE_URL": "https://api.openai.com/v1"}, "allowed_hosts": ["api.openai.com"],
+                "auth": "public", "async": true, "isolation": "function", "routes": ["API.example.com/*"],
+                "limits": {"memory": "256MiB", "wall": "30s", "cpu": "5s", "outbound_calls": 1000, "concurrent_calls": 8,
+                "stream_idle": "1m", "stream_total": "10m", "log_bytes": "64KiB"}, "policy": {}}),
+            &ceilings(),
+        )
+        .unwrap();
+        assert_eq!(config.routes, ["api.example.com/*"]);
+        assert!(config.unknown.is_empty() && config.limits.unknown.is_empty());
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_refused_by_the_key_that_is_wrong() {
+        for (config, key, says) in [
+            (json!([]), "configuration", "must be an object"),
+            (json!({"alowed_hosts": []}), "alowed_hosts", "did you mean `allowed_hosts`?"),
+            (json!({"colour": 1}), "colour", "known are env, secrets"),
+            (json!({"limits": {"memroy": "1MiB"}}), "limits.memroy", "did you mean `memory`?"),
+            (json!({"limits": {"memory": "lots"}}), "limits.memory", "`lots` is not a size"),
+            (json!({"limits": {"wall": 5}}), "limits.wall", "a duration such as"),
+            (json!({"limits": {"wall": "0s"}}), "limits.wall", "more than nothing"),
+            (json!({"limits": {"memory": "8GiB"}}), "limits.memory", "at most 1GiB (setting max_guest_memory)"),
+            (json!({"limits": {"outbound_calls": 5000}}), "limits.outbound_calls", "(setting guest_calls)"),
+            (json!({"limits": []}), "limits", "must be an object"),
+            (json!({"auth": "everyone"}), "auth", "unknown variant"),
+            (json!({"env": {"1A": ""}}), "env.1A", "letters, digits and _"),
+            (json!({"env": {"A": 1}}), "env", "expected a string"),
+            (json!({"secrets": ["KEY"]}), "secrets", "there is no secret `KEY`"),
+            (json!({"allowed_hosts": ["https://a.example/"]}), "allowed_hosts[0]", "write the host alone: `a.example`"),
+            (json!({"allowed_hosts": ["a.example", "a b"]}), "allowed_hosts[1]", "no host pattern"),
+            (json!({"routes": ["api.example.com"]}), "routes[0]", "has no path"),
+        ] {
+            let error = parse_function(config.clone(), &ceilings()).unwrap_err();
+            assert_eq!(error.key, key, "{config}: {error}");
+            assert!(error.why.contains(says), "{config}: {error}");
+        }
+    }
+
+    #[test]
+    fn host_patterns_are_hosts_with_or_without_a_port() {
+        for text in ["*", "api.openai.com", "*.example.com", "localhost:9000", "127.0.0.1", "[::1]:80", "[::1]"] {
+            assert_eq!(host_pattern(text), Ok(()), "{text}");
+        }
+        for text in ["", "a:b", "a:99999", "*.", "a.*.b", "**", "a/b", "[x]:1", "::1"] {
+            assert!(host_pattern(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_destination_needs_a_match_and_known_keys() {
+        parse_destination(json!({"match": "https://a.example", "max_concurrency": 4})).unwrap();
+        for (config, key) in [
+            (json!({}), "match"),
+            (json!({"match": "https://a.example", "max_concurency": 4}), "max_concurency"),
+            (json!({"match": "https://a.example", "max_concurrency": "x"}), "max_concurrency"),
+        ] {
+            assert_eq!(parse_destination(config).unwrap_err().key, key);
+        }
+    }
+
+    #[test]
+    fn the_lists_of_known_keys_are_the_keys_there_are() {
+        // Every listed key is taken by the struct: none ends among the unknown ones.
+        let all = |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), Value::Null)).collect::<Map<_, _>>();
+        let limits: FunctionLimits = serde_json::from_value(Value::Object(all(LIMIT_KEYS))).unwrap();
+        assert!(limits.unknown.is_empty(), "{limits:?}");
+        let function = json!({"env": {}, "secrets": [], "allowed_hosts": null, "auth": "token", "async": false,
+            "isolation": null, "limits": {}, "policy": {}, "routes": []});
+        assert!(FUNCTION_KEYS.iter().all(|key| function.get(key).is_some()));
+        let function: FunctionConfig = serde_json::from_value(function).unwrap();
+        assert!(function.unknown.is_empty(), "{function:?}");
+        let destination = json!({"match": "", "profile": null, "split_by": [], "limits": [], "max_concurrency": null,
+            "repeatable": null, "policy": {}});
+        assert!(DESTINATION_KEYS.iter().all(|key| destination.get(key).is_some()));
+        let destination: DestinationConfig = serde_json::from_value(destination).unwrap();
+        assert!(destination.unknown.is_empty(), "{destination:?}");
+    }
+}

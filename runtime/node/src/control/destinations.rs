@@ -1,0 +1,93 @@
+//! `/v1/destinations`: configured, and as they live.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+use super::{Control, auth::Caller, body, etag, extract::Named};
+use crate::{
+    cluster::registry::{Change, Command, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
+    ids::DestinationName,
+    problem::Problem,
+};
+
+pub(super) async fn list(State(control): State<Arc<Control>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.require(Scope::Deploy)?;
+    let state = control.registry.snapshot();
+    let own = state.destinations.values().filter(|destination| destination.tenant == *caller.tenant());
+    let configured: Vec<_> = own.map(|destination| shown(destination)).collect();
+    Ok(Json(json!({"destinations": configured, "live": control.gate.live(caller.tenant())})))
+}
+
+pub(super) async fn show(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Named(name): Named,
+) -> Result<Response, Problem> {
+    caller.require(Scope::Deploy)?;
+    let destination = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
+    let mut answer = shown(&destination);
+    let mut live = control.gate.live(caller.tenant());
+    live.retain(|live| live.get("destination").and_then(Value::as_str) == Some(&name));
+    answer["live"] = live.into();
+    Ok(([etag::tag(destination.revision)], Json(answer)).into_response())
+}
+
+pub(super) async fn put(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Named(name): Named,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    caller.require(Scope::Deploy)?;
+    validate_name(&name)?;
+    let is = find(&control, &caller, &name).map(|destination| destination.revision);
+    let if_revision = etag::expected(&headers, is)?;
+    let value = body::required_json(body, control.settings.control.max_control_body.get()).await?;
+    let config = parse_destination(value)?;
+    let name = DestinationName::from(name);
+    control.gate.check(&name, &config)?;
+    let command =
+        Command::PutDestination { tenant: caller.tenant().clone(), name, config: Arc::new(config), if_revision };
+    let applied = control.write(command).await?;
+    let Some(Change::Destination { destination, created }) = applied.change else {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    };
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, [etag::tag(destination.revision)], Json(shown(&destination))).into_response())
+}
+
+pub(super) async fn delete(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Named(name): Named,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    caller.require(Scope::Deploy)?;
+    let destination = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
+    let if_revision = etag::expected(&headers, Some(destination.revision))?;
+    let tenant = caller.tenant().clone();
+    control.write(Command::DeleteDestination { tenant, name: name.into(), if_revision }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn find(control: &Control, caller: &Caller, name: &str) -> Option<Arc<DestinationRecord>> {
+    let key = (caller.tenant().clone(), DestinationName::from(name));
+    control.registry.state().destinations.get(&key).cloned()
+}
+
+fn not_found(name: &str) -> Problem {
+    Rejection::NotFound { what: "destination", name: name.to_owned() }.into()
+}
+
+fn shown(destination: &DestinationRecord) -> Value {
+    json!({"name": destination.name, "revision": destination.revision, "config": destination.config})
+}

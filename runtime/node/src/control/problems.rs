@@ -1,0 +1,85 @@
+//! How the control API's errors look on the wire.
+
+use http::{Method, StatusCode};
+
+use crate::{
+    cluster::registry::{ConfigError, RegistryError, Rejection},
+    problem::Problem,
+};
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let detail = rejection.to_string();
+        match rejection {
+            Rejection::NotFound { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "not-found", "There is no such thing", detail)
+            }
+            Rejection::Changed { is, .. } => {
+                let title = "It changed since you looked";
+                let detail = format!("{detail}; read it again and decide anew");
+                Self::new(StatusCode::PRECONDITION_FAILED, "changed-meanwhile", title, detail).member("revision", is)
+            }
+            Rejection::NoOlderVersion { .. } => {
+                Self::new(StatusCode::CONFLICT, "no-older-version", "There is nothing to go back to", detail)
+            }
+            Rejection::Conflict(_) => {
+                Self::new(StatusCode::CONFLICT, "conflict", "Something else is in the way", detail)
+            }
+        }
+    }
+}
+
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Rejected(rejection) => rejection.into(),
+            RegistryError::Full { what, limit, setting } => {
+                let detail = RegistryError::Full { what, limit, setting }.to_string();
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "registry-full", "The node keeps no more of these", detail)
+                    .bound(what, limit, setting)
+            }
+            error => {
+                tracing::error!(%error, "the registry could not be written");
+                let title = "The node could not store the change";
+                let detail = format!("{error}; nothing was changed. The node's log and its disk tell more");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage", title, detail)
+            }
+        }
+    }
+}
+
+impl From<ConfigError> for Problem {
+    fn from(error: ConfigError) -> Self {
+        let detail = error.to_string();
+        let title = "The configuration is not valid";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-configuration", title, detail).member("key", error.key)
+    }
+}
+
+/// A request that can't be understood.
+pub(super) fn bad_request(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad-request", "The request can't be understood", detail)
+}
+
+/// A path that is nothing.
+pub(super) fn no_such_path(path: &str) -> Problem {
+    let detail = format!("there is nothing at `{path}`; /openapi.json lists what there is");
+    Problem::new(StatusCode::NOT_FOUND, "no-such-path", "There is nothing here", detail)
+}
+
+/// A path that is something, by another method.
+pub(super) fn wrong_method(method: &Method, path: &str) -> Problem {
+    let detail = format!("`{path}` does not take {method}; the Allow header says what it takes");
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Another method is needed", detail)
+}
+
+/// A body beyond its bound.
+pub(super) fn body_too_large(limit: u64, setting: &'static str) -> Problem {
+    let size = tidegate_core::units::Size(limit);
+    let detail = format!("the body is larger than {size} (setting {setting})");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large", detail).bound(
+        "request body",
+        size,
+        setting,
+    )
+}

@@ -1,0 +1,55 @@
+//! What the control API needs of the guest host and of the door, and no more: so that its tests bring their own.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tempfile::TempPath;
+
+use crate::{
+    cluster::registry::{DestinationConfig, World},
+    ids::{DestinationName, Digest, TenantId},
+    problem::Problem,
+};
+
+/// An uploaded module on disk, not looked at yet. The file goes with it unless it is taken.
+#[derive(Debug)]
+pub struct Spooled {
+    /// The file.
+    pub path: TempPath,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Its length, bytes.
+    pub size: u64,
+}
+
+/// A module that was examined, compiled and stored.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// World it speaks.
+    pub world: World,
+    /// Whether its SDK says that instances may be reused.
+    pub reuse_safe: bool,
+    /// What its deployer should know.
+    pub warnings: Vec<String>,
+    /// Time the compilation took; nothing where the artifact was there already.
+    pub compiled: Option<Duration>,
+}
+
+/// Takes modules in.
+pub trait Modules: Send + Sync + 'static {
+    /// Examines, compiles and stores a module; when it returns, a version of it can be opened, after a crash too.
+    fn admit<'a>(&'a self, tenant: &'a TenantId, module: Spooled) -> BoxFuture<'a, Result<Admitted, Problem>>;
+}
+
+/// What leaves the node, as far as people configure and watch it.
+pub trait Gate: Send + Sync + 'static {
+    /// Whether a configuration means something.
+    ///
+    /// # Errors
+    /// Names the key that does not.
+    fn check(&self, name: &DestinationName, config: &DestinationConfig) -> Result<(), Problem>;
+
+    /// Every destination with live state, by configured name or origin.
+    fn live(&self, tenant: &TenantId) -> Vec<Value>;
+}

@@ -1,0 +1,159 @@
+//! Why an invocation has no answer from its guest, and what its client is told.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use tidegate_core::units::{Size, Span};
+
+use super::limits::Bound;
+use crate::{body::BodyError, problem::Problem, settings::names};
+
+/// Why there is no answer, or no whole one.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum InvokeError {
+    /// Every place for an instance stayed taken.
+    #[error("no instance became free within {:?}", .0.value)]
+    NoInstance(Bound<Duration>),
+    /// Too many requests wait for an instance.
+    #[error("{} requests wait for an instance already", .0.value)]
+    QueueFull(Bound<u32>),
+    /// No head of an answer in time.
+    #[error("the guest gave no answer within {:?}", .0.value)]
+    Wall(Bound<Duration>),
+    /// The client's own deadline passed first.
+    #[error("the client's deadline passed before the guest answered")]
+    Deadline,
+    /// Too long on a processor.
+    #[error("the guest computed for longer than {:?}", .0.value)]
+    Cpu(Bound<Duration>),
+    /// More memory than it may have.
+    #[error("the guest wanted more than {} of memory", Size(.0.value))]
+    Memory(Bound<u64>),
+    /// No chunk of the answer was given or taken for too long.
+    #[error("nothing moved in the answer for {:?}", .0.value)]
+    StreamIdle(Bound<Duration>),
+    /// The answer lasted too long.
+    #[error("the answer lasted longer than {:?}", .0.value)]
+    StreamTotal(Bound<Duration>),
+    /// The guest trapped.
+    #[error("the guest trapped: {0}")]
+    Trap(Arc<str>),
+    /// The guest ended its process.
+    #[error("the guest exited with code {0}")]
+    Exit(i32),
+    /// The guest returned without an answer.
+    #[error("the guest returned without an answer")]
+    NoAnswer,
+    /// The guest answered with a `wasi:http` error code.
+    #[error("the guest answered with the error {0}")]
+    ErrorCode(Arc<str>),
+    /// No instance could be made.
+    #[error("the guest can't be started: {0}")]
+    Start(Arc<str>),
+    /// Another request brought the shared instance down.
+    #[error("the instance was ended by another of its requests: {0}")]
+    Neighbour(Arc<str>),
+    /// The node is going down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+impl InvokeError {
+    /// What the client of a truncated answer sees.
+    pub(super) fn into_body_error(self) -> BodyError {
+        match self {
+            Self::StreamIdle(bound) => BodyError::Idle { limit: bound.value, setting: bound.setting },
+            Self::StreamTotal(bound) => BodyError::Total { limit: bound.value, setting: bound.setting },
+            error => BodyError::Guest(error.to_string()),
+        }
+    }
+}
+
+impl From<InvokeError> for Problem {
+    fn from(error: InvokeError) -> Self {
+        let text = error.to_string();
+        let span = |value: Duration| Span(value).to_string();
+        match error {
+            InvokeError::NoInstance(bound) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "instance-wait",
+                "All instances are busy",
+                format!("{text}; settings {} and {} change this", names::MAX_INSTANCES, bound.setting),
+            )
+            .bound("instance-wait", span(bound.value), bound.setting)
+            .retry_after(Duration::from_secs(1)),
+            InvokeError::QueueFull(bound) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "instance-queue",
+                "Too many requests wait for an instance",
+                format!("{text}; setting {} changes this", bound.setting),
+            )
+            .bound("instance-queue", bound.value, bound.setting)
+            .retry_after(Duration::from_secs(1)),
+            InvokeError::Wall(bound) => Problem::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "guest-wall",
+                "The function took too long to answer",
+                format!("{text}, waiting at the gate not counted; {} changes this", bound.setting),
+            )
+            .bound("wall", span(bound.value), bound.setting),
+            InvokeError::Deadline => {
+                Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "The deadline passed", text)
+            }
+            InvokeError::Cpu(bound) => Problem::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "guest-cpu",
+                "The function used up its processor time",
+                format!("{text}; {} changes this", bound.setting),
+            )
+            .bound("cpu", span(bound.value), bound.setting),
+            InvokeError::Memory(bound) => Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "guest-memory",
+                "The function used up its memory",
+                format!("{text}; {} changes this", bound.setting),
+            )
+            .bound("memory", Size(bound.value), bound.setting),
+            InvokeError::StreamIdle(bound) => Problem::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "guest-stream-idle",
+                "The function's answer stood still",
+                text,
+            )
+            .bound("stream_idle", span(bound.value), bound.setting),
+            InvokeError::StreamTotal(bound) => Problem::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "guest-stream-total",
+                "The function's answer lasted too long",
+                text,
+            )
+            .bound("stream_total", span(bound.value), bound.setting),
+            InvokeError::Trap(_) => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "guest-trap", "The function trapped", text)
+            }
+            InvokeError::Exit(_) => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "guest-exit", "The function exited", text)
+            }
+            InvokeError::NoAnswer => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "guest-no-answer", "The function did not answer", text)
+            }
+            InvokeError::ErrorCode(_) => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "guest-error", "The function answered with an error", text)
+            }
+            InvokeError::Start(_) => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "guest-start", "The function can't be started", text)
+            }
+            InvokeError::Neighbour(_) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "instance-lost",
+                "The function's instance was lost",
+                text,
+            )
+            .retry_after(Duration::from_secs(1)),
+            InvokeError::ShuttingDown => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "The node is shutting down", text)
+                    .retry_after(Duration::from_secs(1))
+            }
+        }
+    }
+}

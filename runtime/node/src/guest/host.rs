@@ -1,0 +1,307 @@
+//! The guest host: engine, modules, pool and runtime of one node.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicUsize},
+};
+
+use http::{Request, Response};
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle, Runtime};
+use wasmtime::{Engine, component::Linker};
+use wasmtime_wasi_http::{ForbiddenHeaderFilter, p2::bindings::ProxyPre, p3::bindings::ServicePre};
+
+use super::{
+    Deployment, Egress, FunctionIdentity, Invocation, InvokeError, Limits, ModuleError, ModuleInfo,
+    deployment::{Code, Deployed, Kept, Reuse, next_shelf_id},
+    engine::{self, Ticker},
+    hogs::{FunctionKey, Hogs},
+    hooks,
+    limits::Bound,
+    linker,
+    logs::LogOwner,
+    modules::ModuleStore,
+    pool::{Pool, SWEEP, Shelf},
+    running::Running,
+    serve02::{self, Shelf02},
+    serve03::{self, Shelf03},
+    state::GuestState,
+    timers::Timers,
+};
+use crate::{
+    body::Body,
+    cluster::registry::{FunctionLimits, Isolation, VersionRecord, World},
+    ids::{Digest, TenantId},
+    observe::Observe,
+    outbound::Sender,
+    settings::{GuestSettings, names},
+};
+
+/// Why guests can't be hosted.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine can't be set up.
+    #[error("the WebAssembly engine can't be set up: {0}")]
+    Engine(String),
+    /// A thread or runtime can't be started.
+    #[error("the threads of the guest host can't be started: {0}")]
+    Threads(std::io::Error),
+    /// The module store can't be opened.
+    #[error(transparent)]
+    Modules(#[from] ModuleError),
+}
+
+/// Hosts the guests of one node.
+pub struct GuestHost {
+    settings: GuestSettings,
+    engine: Engine,
+    linker: Linker<GuestState>,
+    modules: Arc<ModuleStore>,
+    pool: Arc<Pool>,
+    hogs: Arc<Hogs>,
+    ticker: Arc<Ticker>,
+    timers: Timers,
+    egress: Arc<dyn Egress>,
+    observe: Arc<Observe>,
+    forbidden_headers: ForbiddenHeaderFilter,
+    keys: Mutex<HashMap<FunctionIdentity, FunctionKey>>,
+    runtime: Handle,
+    /// Taken when the host is dropped: a runtime may not be dropped where tasks run.
+    owned: Option<Runtime>,
+}
+
+impl GuestHost {
+    /// Starts the host: engine, runtime, epoch thread, module store in `data`. This program is its own compile worker.
+    ///
+    /// # Errors
+    /// When the engine, the threads or the store can't be set up.
+    pub fn start(
+        settings: &GuestSettings,
+        data: &Path,
+        egress: Arc<dyn Egress>,
+        observe: Arc<Observe>,
+    ) -> Result<Arc<Self>, StartError> {
+        let program = std::env::current_exe().map_err(StartError::Threads)?;
+        Self::start_with_compiler(settings, data, egress, observe, program)
+    }
+
+    /// Starts the host with another program as its compile worker (`PROGRAM compile-worker ...`).
+    ///
+    /// # Errors
+    /// When the engine, the threads or the store can't be set up.
+    pub fn start_with_compiler(
+        settings: &GuestSettings,
+        data: &Path,
+        egress: Arc<dyn Egress>,
+        observe: Arc<Observe>,
+        program: PathBuf,
+    ) -> Result<Arc<Self>, StartError> {
+        let failed = |error: wasmtime::Error| StartError::Engine(format!("{error:#}"));
+        let engine = engine::node_engine(settings).map_err(failed)?;
+        let linker = linker::linker(&engine).map_err(failed)?;
+        let modules = Arc::new(ModuleStore::open(settings, data, &engine, program)?);
+        let threads = match settings.guest_threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        };
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("tidegate-guest")
+            .enable_all()
+            // Guests may run a millisecond in one poll: sockets are looked at more often than by default.
+            .event_interval(13)
+            .build()
+            .map_err(StartError::Threads)?;
+        let timers = Timers::start().map_err(StartError::Threads)?;
+        let pool = Pool::new(
+            settings.max_instances,
+            Bound { value: settings.instance_wait.get(), setting: names::INSTANCE_WAIT },
+            Bound { value: settings.instance_queue, setting: names::INSTANCE_QUEUE },
+        );
+        let host = Arc::new(Self {
+            settings: settings.clone(),
+            ticker: Ticker::start(&engine).map_err(StartError::Threads)?,
+            engine,
+            linker,
+            modules,
+            hogs: Hogs::new(threads),
+            pool,
+            timers,
+            egress,
+            observe,
+            forbidden_headers: hooks::forbidden_headers(),
+            keys: Mutex::default(),
+            runtime: runtime.handle().clone(),
+            owned: Some(runtime),
+        });
+        host.spawn_sweeper();
+        Ok(host)
+    }
+
+    /// Retires idle and old instances now and then. Drops happen on the guests' threads.
+    fn spawn_sweeper(self: &Arc<Self>) {
+        let (pool, timers) = (Arc::downgrade(&self.pool), self.timers.clone());
+        let (idle, age) = (self.settings.instance_idle.get(), self.settings.instance_age.get());
+        self.runtime.spawn(async move {
+            loop {
+                timers.sleep(SWEEP).await;
+                let Some(pool) = pool.upgrade() else { return };
+                pool.sweep(idle, age);
+            }
+        });
+    }
+
+    /// The runtime that guests run on. The data listener's connections are served there too, so that a request meets
+    /// its guest without changing threads.
+    pub fn runtime_handle(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Checks an upload, compiles it in a process of its own, and keeps it.
+    ///
+    /// # Errors
+    /// What is wrong with the module, which bound its compilation hit, or how the disk failed.
+    pub async fn admit_module(
+        &self,
+        tenant: &TenantId,
+        upload: &Path,
+        limits: &FunctionLimits,
+    ) -> Result<ModuleInfo, ModuleError> {
+        let memory = Limits::resolve(limits, &self.settings).memory;
+        self.modules.admit(tenant, upload, memory).await
+    }
+
+    /// Removes modules and artifacts that no kept version names.
+    pub fn collect_modules(&self, keep: &HashSet<Digest>) {
+        self.modules.collect(keep);
+    }
+
+    /// Makes a version ready to run: maps its code, compiling it first where that was not done for this engine.
+    ///
+    /// # Errors
+    /// When the module is not here, does not compile any more, or needs more than the version may have.
+    pub async fn open(
+        &self,
+        function: FunctionIdentity,
+        version: &VersionRecord,
+        sender: Arc<Sender>,
+    ) -> Result<Arc<Deployment>, ModuleError> {
+        let limits = Arc::new(Limits::resolve(&version.config.limits, &self.settings));
+        let component = self.modules.open_module(&function.tenant, version.digest, limits.memory).await?;
+        let invalid = |error: wasmtime::Error| ModuleError::Compile(format!("{error:#}").into());
+        let pre = self.linker.instantiate_pre(&component).map_err(invalid)?;
+        let code = match version.world {
+            World::Http02 => Code::Http02(ProxyPre::new(pre).map_err(invalid)?),
+            World::Http03 => Code::Http03(ServicePre::new(pre).map_err(invalid)?),
+        };
+        let isolation = version.config.isolation.unwrap_or(match version.world {
+            World::Http03 => Isolation::Function,
+            World::Http02 if version.reuse_safe => Isolation::Function,
+            World::Http02 => Isolation::Request,
+        });
+        let log_owner = Arc::new(LogOwner {
+            tenant: function.tenant.clone(),
+            function: function.name.clone(),
+            version: version.number,
+            observe: Arc::clone(&self.observe),
+        });
+        let deployed = Arc::new(Deployed {
+            function_key: self.function_key(&function),
+            identity: function,
+            version: version.number,
+            digest: version.digest,
+            engine: self.engine.clone(),
+            env: version.config.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            limits,
+            isolation,
+            reuse: Reuse {
+                requests: self.settings.instance_reuse,
+                concurrency: self.settings.instance_concurrency,
+                age: self.settings.instance_age.get(),
+            },
+            sender,
+            egress: Arc::clone(&self.egress),
+            log_owner,
+            observe: Arc::clone(&self.observe),
+            hogs: Arc::clone(&self.hogs),
+            ticker: Arc::clone(&self.ticker),
+            shelf_id: next_shelf_id(),
+            pool: Arc::clone(&self.pool),
+            timers: self.timers.clone(),
+            forbidden_headers: Arc::clone(&self.forbidden_headers),
+            instances: AtomicUsize::new(0),
+            code,
+        });
+        let shelf = match &deployed.code {
+            Code::Http02(_) => {
+                let shelf = Shelf02::new(&deployed);
+                let known: Arc<dyn Shelf> = Arc::clone(&shelf) as _;
+                self.pool.register(Arc::downgrade(&known));
+                Kept::Http02(shelf)
+            }
+            Code::Http03(_) => {
+                let shelf = Shelf03::new();
+                let known: Arc<dyn Shelf> = Arc::clone(&shelf) as _;
+                self.pool.register(Arc::downgrade(&known));
+                Kept::Http03(shelf)
+            }
+        };
+        Ok(Arc::new(Deployment { deployed, shelf }))
+    }
+
+    /// One number a function, so that hog permits go round by functions whatever their versions.
+    fn function_key(&self, function: &FunctionIdentity) -> FunctionKey {
+        let mut keys = self.keys.lock();
+        let next = keys.len() as FunctionKey;
+        *keys.entry(function.clone()).or_insert(next)
+    }
+
+    /// Serves one request. Its URI is absolute and its authority valid. Dropping the future, or the answer's body before
+    /// its end, ends the guest's work for it and frees its calls.
+    ///
+    /// # Errors
+    /// Every way a guest can fail to answer; each becomes a problem.
+    pub async fn invoke(
+        &self,
+        deployment: &Arc<Deployment>,
+        request: Request<Body>,
+        invocation: Invocation,
+    ) -> Result<Response<Body>, InvokeError> {
+        let running = Running::new(invocation, Arc::clone(&deployment.deployed.limits));
+        if Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id()) {
+            return serve(deployment, request, running).await;
+        }
+        let deployment = Arc::clone(deployment);
+        let task = self.runtime.spawn(async move { serve(&deployment, request, running).await });
+        match tokio_util::task::AbortOnDropHandle::new(task).await {
+            Ok(result) => result,
+            Err(_) => Err(InvokeError::ShuttingDown),
+        }
+    }
+}
+
+async fn serve(
+    deployment: &Arc<Deployment>,
+    request: Request<Body>,
+    running: Arc<Running>,
+) -> Result<Response<Body>, InvokeError> {
+    match (&deployment.deployed.code, &deployment.shelf) {
+        (Code::Http02(pre), Kept::Http02(shelf)) => {
+            serve02::invoke(&deployment.deployed, pre, shelf, request, running).await
+        }
+        (Code::Http03(pre), Kept::Http03(shelf)) => {
+            serve03::invoke(&deployment.deployed, pre, shelf, request, running).await
+        }
+        // A deployment's code and shelf are made together.
+        _ => Err(InvokeError::NoAnswer),
+    }
+}
+
+impl Drop for GuestHost {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.owned.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

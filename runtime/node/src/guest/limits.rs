@@ -1,0 +1,95 @@
+//! The bounds of one function, resolved: its own configuration within the node's settings.
+
+use std::time::Duration;
+
+use tidegate_core::units::{Size, Span};
+
+use crate::{
+    cluster::registry::FunctionLimits,
+    settings::{GuestSettings, names},
+};
+
+/// A bound and where it is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound<T> {
+    /// What it is.
+    pub value: T,
+    /// The setting that changes it: a key of the function's configuration or of the node's settings.
+    pub setting: &'static str,
+}
+
+/// Every bound of one function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory of one instance, bytes.
+    pub memory: Bound<u64>,
+    /// Time to the head of the answer, waiting at the gate not counted.
+    pub wall: Bound<Duration>,
+    /// Time on a processor.
+    pub cpu: Bound<Duration>,
+    /// Outbound calls of one invocation.
+    pub calls: Bound<u32>,
+    /// Outbound calls of one invocation at once.
+    pub concurrent_calls: Bound<u32>,
+    /// Time between two chunks of a streamed answer.
+    pub stream_idle: Bound<Duration>,
+    /// Time a streamed answer may last.
+    pub stream_total: Bound<Duration>,
+    /// Log bytes of one invocation.
+    pub log_bytes: Bound<u64>,
+}
+
+impl Limits {
+    /// The function's own wishes where they are within the node's bounds, else the node's.
+    pub fn resolve(own: &FunctionLimits, node: &GuestSettings) -> Self {
+        Self {
+            memory: own.memory.map_or(
+                Bound { value: node.guest_memory.get(), setting: names::GUEST_MEMORY },
+                |size| Self::within(size.get(), node.max_guest_memory.get(), "limits.memory", names::MAX_GUEST_MEMORY),
+            ),
+            wall: Self::span(own.wall, node.guest_wall, "limits.wall", names::GUEST_WALL),
+            cpu: Self::span(own.cpu, node.guest_cpu, "limits.cpu", names::GUEST_CPU),
+            calls: Self::count(own.outbound_calls, node.guest_calls, "limits.outbound_calls", names::GUEST_CALLS),
+            concurrent_calls: Self::count(
+                own.concurrent_calls,
+                node.guest_concurrent_calls,
+                "limits.concurrent_calls",
+                names::GUEST_CONCURRENT_CALLS,
+            ),
+            stream_idle: Self::span(
+                own.stream_idle,
+                node.guest_stream_idle,
+                "limits.stream_idle",
+                names::GUEST_STREAM_IDLE,
+            ),
+            stream_total: Self::span(
+                own.stream_total,
+                node.guest_stream_total,
+                "limits.stream_total",
+                names::GUEST_STREAM_TOTAL,
+            ),
+            log_bytes: own.log_bytes.map(Size::get).map_or(
+                Bound { value: node.guest_log_bytes.get(), setting: names::GUEST_LOG_BYTES },
+                |bytes| Self::within(bytes, node.guest_log_bytes.get(), "limits.log_bytes", names::GUEST_LOG_BYTES),
+            ),
+        }
+    }
+
+    fn within<T: Ord>(own: T, ceiling: T, own_key: &'static str, ceiling_key: &'static str) -> Bound<T> {
+        if own <= ceiling {
+            Bound { value: own, setting: own_key }
+        } else {
+            Bound { value: ceiling, setting: ceiling_key }
+        }
+    }
+
+    fn span(own: Option<Span>, node: Span, own_key: &'static str, node_key: &'static str) -> Bound<Duration> {
+        own.map_or(Bound { value: node.get(), setting: node_key }, |own| {
+            Self::within(own.get(), node.get(), own_key, node_key)
+        })
+    }
+
+    fn count(own: Option<u32>, node: u32, own_key: &'static str, node_key: &'static str) -> Bound<u32> {
+        own.map_or(Bound { value: node, setting: node_key }, |own| Self::within(own, node, own_key, node_key))
+    }
+}

@@ -1,0 +1,146 @@
+//! What the host offers to guests, interface by interface. Sockets are not among it, and no directory is open.
+
+use wasmtime::{
+    AsContextMut, Engine,
+    component::{HasData, Linker, Resource, ResourceTable},
+};
+use wasmtime_wasi::{
+    WasiView,
+    cli::{WasiCli, WasiCliView},
+    clocks::{WasiClocks, WasiClocksView},
+    filesystem::{WasiFilesystem, WasiFilesystemView},
+    p2::bindings as p2,
+    p3::bindings as p3,
+    random::{WasiRandom, WasiRandomView},
+};
+use wasmtime_wasi_http::{
+    WasiHttp, WasiHttpView,
+    p2::bindings::{self as http2, http as http_p2},
+    p3::bindings::http::{
+        client::HostWithStore,
+        types::{self as http_p3, ErrorCode, Request, Response},
+    },
+};
+
+use super::state::GuestState;
+
+/// Interfaces on offer, without their versions: whole tracks of 0.2 and 0.3 are compatible.
+pub(super) const OFFERED: &[(&str, &[&str])] = &[
+    ("wasi:io/error", &["0.2"]),
+    ("wasi:io/poll", &["0.2"]),
+    ("wasi:io/streams", &["0.2"]),
+    ("wasi:clocks/types", &["0.3"]),
+    ("wasi:clocks/wall-clock", &["0.2"]),
+    ("wasi:clocks/system-clock", &["0.3"]),
+    ("wasi:clocks/monotonic-clock", &["0.2", "0.3"]),
+    ("wasi:random/random", &["0.2", "0.3"]),
+    ("wasi:random/insecure", &["0.2", "0.3"]),
+    ("wasi:random/insecure-seed", &["0.2", "0.3"]),
+    ("wasi:cli/types", &["0.3"]),
+    ("wasi:cli/environment", &["0.2", "0.3"]),
+    ("wasi:cli/exit", &["0.2", "0.3"]),
+    ("wasi:cli/stdin", &["0.2", "0.3"]),
+    ("wasi:cli/stdout", &["0.2", "0.3"]),
+    ("wasi:cli/stderr", &["0.2", "0.3"]),
+    ("wasi:cli/terminal-input", &["0.2", "0.3"]),
+    ("wasi:cli/terminal-output", &["0.2", "0.3"]),
+    ("wasi:cli/terminal-stdin", &["0.2", "0.3"]),
+    ("wasi:cli/terminal-stdout", &["0.2", "0.3"]),
+    ("wasi:cli/terminal-stderr", &["0.2", "0.3"]),
+    ("wasi:filesystem/types", &["0.2", "0.3"]),
+    ("wasi:filesystem/preopens", &["0.2", "0.3"]),
+    ("wasi:http/types", &["0.2", "0.3"]),
+    ("wasi:http/outgoing-handler", &["0.2"]),
+    ("wasi:http/client", &["0.3"]),
+];
+
+struct Io;
+
+impl HasData for Io {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+/// A linker with everything in [`OFFERED`].
+///
+/// # Errors
+/// When an interface is defined twice, which is a mistake in this file.
+pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
+    let mut linker = Linker::new(engine);
+    offer_p2(&mut linker)?;
+    offer_p3(&mut linker)?;
+    Ok(linker)
+}
+
+fn offer_p2(l: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    type S = GuestState;
+    p2::io::error::add_to_linker::<S, Io>(l, |state| state.ctx().table)?;
+    p2::io::poll::add_to_linker::<S, Io>(l, |state| state.ctx().table)?;
+    p2::io::streams::add_to_linker::<S, Io>(l, |state| state.ctx().table)?;
+    p2::clocks::wall_clock::add_to_linker::<S, WasiClocks>(l, S::clocks)?;
+    p2::clocks::monotonic_clock::add_to_linker::<S, WasiClocks>(l, S::clocks)?;
+    p2::random::random::add_to_linker::<S, WasiRandom>(l, S::random)?;
+    p2::random::insecure::add_to_linker::<S, WasiRandom>(l, S::random)?;
+    p2::random::insecure_seed::add_to_linker::<S, WasiRandom>(l, S::random)?;
+    p2::cli::environment::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::cli::exit::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::cli::stdin::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::cli::stdout::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::cli::stderr::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::cli::terminal_input::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::cli::terminal_output::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::cli::terminal_stdin::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::cli::terminal_stdout::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::cli::terminal_stderr::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p2::filesystem::types::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
+    p2::filesystem::preopens::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
+    let options = http2::LinkOptions::default();
+    http_p2::types::add_to_linker::<S, WasiHttp>(l, &(&options).into(), S::http)?;
+    http_p2::outgoing_handler::add_to_linker::<S, WasiHttp>(l, S::http)
+}
+
+fn offer_p3(l: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    type S = GuestState;
+    p3::clocks::types::add_to_linker::<S, WasiClocks>(l, S::clocks)?;
+    p3::clocks::system_clock::add_to_linker::<S, WasiClocks>(l, S::clocks)?;
+    p3::clocks::monotonic_clock::add_to_linker::<S, WasiClocks>(l, S::clocks)?;
+    p3::random::random::add_to_linker::<S, WasiRandom>(l, S::random)?;
+    p3::random::insecure::add_to_linker::<S, WasiRandom>(l, S::random)?;
+    p3::random::insecure_seed::add_to_linker::<S, WasiRandom>(l, S::random)?;
+    p3::cli::environment::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::cli::exit::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::cli::stdin::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::cli::stdout::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::cli::stderr::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::cli::terminal_input::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::cli::terminal_output::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::cli::terminal_stdin::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::cli::terminal_stdout::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::cli::terminal_stderr::add_to_linker::<S, WasiCli>(l, S::cli)?;
+    p3::filesystem::types::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
+    p3::filesystem::preopens::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
+    http_p3::add_to_linker::<S, WasiHttp>(l, S::http)?;
+    // Several requests share a 0.3 instance, and `send_request` is not told whose call it is. The call stack knows:
+    // its last entry is the task that the host began, under which the worker filed the invocation.
+    l.instance("wasi:http/client@0.3.0")?.func_wrap_concurrent(
+        "send",
+        |accessor, (request,): (Resource<Request>,)| {
+            Box::pin(async move {
+                accessor.with(|mut access| {
+                    let mut store = access.as_context_mut();
+                    let task = store.async_call_stack()?.last();
+                    let state = store.data_mut();
+                    state.hooks.current = task.and_then(|task| state.tasks.get(&task)).cloned();
+                    wasmtime::error::Ok(())
+                })?;
+                let accessor = accessor.with_getter::<WasiHttp>(S::http);
+                // It asks the hooks at its first poll, before anything else of this store can run.
+                let answer: Result<Resource<Response>, ErrorCode> =
+                    match <WasiHttp as HostWithStore<S>>::send(&accessor, request).await {
+                        Ok(response) => Ok(response),
+                        Err(error) => Err(error.downcast()?),
+                    };
+                Ok((answer,))
+            })
+        },
+    )
+}

@@ -1,0 +1,165 @@
+//! What can be wrong with an upload, and how a deployer is told.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use tidegate_core::units::{Size, Span};
+
+use crate::{
+    ids::Digest,
+    problem::Problem,
+    settings::names,
+};
+
+/// What the compile worker found wrong with a module. Crosses from its process to the node's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "wrong", rename_all = "snake_case")]
+pub enum Flaw {
+    /// Not WebAssembly.
+    #[error("the upload is not WebAssembly: it does not begin with `\\0asm`")]
+    NotWasm,
+    /// WebAssembly that does not validate, or can't be made a component.
+    #[error("{why}")]
+    Invalid {
+        /// What the validator says.
+        why: String,
+    },
+    /// A core module without a component type.
+    #[error(
+        "the upload is a core module that carries no component type: build it for wasm32-wasip2, or with bindings of \
+         wit-bindgen, which embed one"
+    )]
+    BareModule,
+    /// No handler is exported.
+    #[error(
+        "the component exports no handler: it must export wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3, and \
+         exports {}",
+        listed(exports)
+    )]
+    NoHandler {
+        /// What it does export.
+        exports: Vec<String>,
+    },
+    /// Imports that the host does not offer.
+    #[error(
+        "the component imports what this host does not offer: {}{}",
+        listed(imports),
+        if imports.iter().any(|name| name.starts_with("wasi:sockets/")) {
+            "; guests have no sockets: send requests through wasi:http"
+        } else {
+            ""
+        }
+    )]
+    Imports {
+        /// Each of them.
+        imports: Vec<String>,
+    },
+    /// It needs more at its start than it may have.
+    #[error("the component needs {needs} of {what} to start, and may have {limit} (setting {setting})")]
+    NeedsMore {
+        /// Of what.
+        what: String,
+        /// How much.
+        needs: String,
+        /// What it may have.
+        limit: String,
+        /// The setting.
+        setting: String,
+    },
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+/// Why a module can't be deployed or opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ModuleError {
+    /// Larger than the node takes.
+    #[error("the module has {size} bytes, and at most {limit} are taken (setting {})", names::MAX_MODULE)]
+    TooLarge {
+        /// Its size.
+        size: u64,
+        /// The bound.
+        limit: Size,
+    },
+    /// Something is wrong with it.
+    #[error(transparent)]
+    Flaw(#[from] Flaw),
+    /// Its compilation took more than it may.
+    #[error("compiling the module took more than {value} of {limit} (setting {setting})")]
+    CompileLimit {
+        /// `cpu` or `memory`.
+        limit: &'static str,
+        /// The bound.
+        value: String,
+        /// Its setting.
+        setting: &'static str,
+    },
+    /// The compiler failed otherwise.
+    #[error("the module can't be compiled: {0}")]
+    Compile(Arc<str>),
+    /// The bytes of the module are not on this node.
+    #[error("the module {0} is not on this node")]
+    Missing(Digest),
+    /// The disk or the system failed.
+    #[error("{what}: {why}")]
+    System {
+        /// What was being done.
+        what: Arc<str>,
+        /// What the system said.
+        why: Arc<str>,
+    },
+}
+
+impl ModuleError {
+    pub(super) fn cpu(limit: Duration) -> Self {
+        Self::CompileLimit { limit: "cpu", value: Span(limit).to_string(), setting: names::COMPILE_CPU }
+    }
+
+    pub(super) fn memory(limit: Size) -> Self {
+        Self::CompileLimit { limit: "memory", value: limit.to_string(), setting: names::COMPILE_MEMORY }
+    }
+
+    pub(super) fn system(what: impl Into<Arc<str>>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |error| Self::System { what, why: error.to_string().into() }
+    }
+}
+
+impl From<ModuleError> for Problem {
+    fn from(error: ModuleError) -> Self {
+        let text = error.to_string();
+        let bad = |kind, title| Self::new(StatusCode::UNPROCESSABLE_ENTITY, kind, title, text.clone());
+        match &error {
+            ModuleError::TooLarge { limit, .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "module-too-large", "The module is too large", text.clone())
+                    .bound("module", limit, names::MAX_MODULE)
+            }
+            ModuleError::Flaw(Flaw::NotWasm) => bad("not-wasm", "The upload is not WebAssembly"),
+            ModuleError::Flaw(Flaw::Invalid { .. }) => bad("invalid-module", "The module is not valid"),
+            ModuleError::Flaw(Flaw::BareModule) => bad("no-component-type", "The module is no component"),
+            ModuleError::Flaw(Flaw::NoHandler { exports }) => {
+                bad("no-handler", "The component exports no handler").member("exports", exports.clone())
+            }
+            ModuleError::Flaw(Flaw::Imports { imports }) => {
+                bad("import-not-offered", "The component imports what is not offered").member("imports", imports.clone())
+            }
+            ModuleError::Flaw(Flaw::NeedsMore { what, limit, setting, .. }) => {
+                bad("needs-more", "The component needs more than it may have").bound(what, limit, setting)
+            }
+            ModuleError::CompileLimit { limit, value, setting } => {
+                bad("compile-limit", "The module takes too much to compile")
+                    .bound(format!("compile-{limit}"), value, *setting)
+            }
+            ModuleError::Compile(_) => bad("compile-failed", "The module can't be compiled"),
+            ModuleError::Missing(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "module-missing", "The module is not here", text.clone())
+            }
+            ModuleError::System { .. } => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "module-store", "The module store failed", text.clone())
+            }
+        }
+    }
+}

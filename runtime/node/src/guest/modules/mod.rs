@@ -1,0 +1,28 @@
+//! From an upload to code that can be mapped and run.
+//!
+//! [`store`] keeps modules and artifacts; [`compile_worker`] is the process that checks and compiles; [`inspect`] reads
+//! what a component imports and exports; [`seal`] makes sure that only what this node compiled is run.
+
+pub mod compile_worker;
+mod error;
+mod inspect;
+mod seal;
+mod store;
+
+pub use error::{Flaw, ModuleError};
+pub(super) use store::ModuleStore;
+
+use crate::{cluster::registry::World, ids::Digest};
+
+/// What is known of an admitted module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModuleInfo {
+    /// SHA-256 of the upload.
+    pub digest: Digest,
+    /// Its size, bytes.
+    pub size: u64,
+    /// The world it speaks.
+    pub world: World,
+    /// Whether it is marked as safe to reuse.
+    pub reuse_safe: bool,
+}

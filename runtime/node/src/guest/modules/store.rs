@@ -1,0 +1,388 @@
+//! Modules by their digest, and their compiled forms by digest and engine.
+//!
+//! ```text
+//! DATA/modules/HEX.wasm            as uploaded
+//! DATA/artifacts/HEX-ENGINE.cwasm  compiled and sealed, mapped to run
+//! DATA/artifact-key                what seals them, 0600
+//! ```
+//! Files appear whole, by rename, and are never written to again: a node that is killed at any point leaves either the
+//! file or nothing, and a mapped artifact can't change under a running guest.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    hash::{Hash, Hasher},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+use tidegate_core::units::Size;
+use tokio::{io::AsyncReadExt, process::Command, sync::Semaphore};
+use wasmtime::{Engine, component::Component};
+
+use super::{
+    ModuleInfo,
+    compile_worker::{self, Report},
+    error::{Flaw, ModuleError},
+    inspect,
+    seal::{Key, sync_parent},
+};
+use crate::{
+    guest::limits::Bound,
+    ids::{Digest, TenantId},
+    settings::GuestSettings,
+};
+
+/// What a compile worker may say on its two streams.
+const REPORT_BYTES: u64 = 1 << 20;
+/// Files that are being written; whatever is left of them after a crash is removed at the next start.
+const PARTIAL: &str = ".partial-";
+
+/// The modules of one node.
+pub(in crate::guest) struct ModuleStore {
+    engine: Engine,
+    engine_tag: String,
+    modules: PathBuf,
+    artifacts: PathBuf,
+    key: Key,
+    program: PathBuf,
+    max_module: Size,
+    cpu: Duration,
+    memory: Size,
+    /// Artifacts whose seal was checked by this process.
+    verified: Mutex<HashSet<Digest>>,
+    compiling: Semaphore,
+    tenants: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl ModuleStore {
+    /// Opens the store in the data directory. `program` is what is run as `compile-worker`.
+    pub(in crate::guest) fn open(
+        settings: &GuestSettings,
+        data: &Path,
+        engine: &Engine,
+        program: PathBuf,
+    ) -> Result<Self, ModuleError> {
+        let (modules, artifacts) = (data.join("modules"), data.join("artifacts"));
+        for dir in [&modules, &artifacts] {
+            std::fs::create_dir_all(dir).map_err(ModuleError::system(format!("can't make {}", dir.display())))?;
+            remove_partial(dir);
+        }
+        let key = data.join("artifact-key");
+        let key = Key::open(&key).map_err(ModuleError::system(format!("can't open {}", key.display())))?;
+        // A hash that changes with a new standard library costs a recompilation, nothing more.
+        let mut hasher = std::hash::DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let compilers = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1));
+        Ok(Self {
+            engine: engine.clone(),
+            engine_tag: format!("{:016x}", hasher.finish()),
+            modules,
+            artifacts,
+            key,
+            program,
+            max_module: settings.max_module,
+            cpu: settings.compile_cpu.get(),
+            memory: settings.compile_memory,
+            verified: Mutex::default(),
+            compiling: Semaphore::new(compilers),
+            tenants: Mutex::default(),
+        })
+    }
+
+    fn module_path(&self, digest: Digest) -> PathBuf {
+        self.modules.join(format!("{digest}.wasm"))
+    }
+
+    fn artifact_path(&self, digest: Digest) -> PathBuf {
+        self.artifacts.join(format!("{digest}-{}.cwasm", self.engine_tag))
+    }
+
+    /// Checks, compiles and keeps an upload.
+    pub(in crate::guest) async fn admit(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        upload: &Path,
+        memory: Bound<u64>,
+    ) -> Result<ModuleInfo, ModuleError> {
+        let upload = upload.to_owned();
+        let this = Arc::clone(self);
+        let path = upload.clone();
+        let (digest, size) = blocking(move || this.measure(&path)).await?;
+        // The same bytes were compiled before: only what this deployer may use is new.
+        if let Some(component) = self.load(digest).await? {
+            compile_worker::needs(&component, memory.value, memory.setting)?;
+            let path = self.module_path(digest);
+            let findings = blocking(move || {
+                let bytes = std::fs::read(&path).map_err(ModuleError::system("can't read a module"))?;
+                let (component, _) = compile_worker::as_component(bytes)?;
+                Ok(inspect::component(&component)?)
+            })
+            .await?;
+            return Ok(ModuleInfo { digest, size, world: findings.world, reuse_safe: findings.reuse_safe });
+        }
+        let (world, reuse_safe) = match self.compile(tenant, &upload, digest, memory).await? {
+            Report::Compiled { world, reuse_safe } => (world, reuse_safe),
+            Report::Flawed(flaw) => return Err(flaw.into()),
+            Report::Failed(why) => return Err(ModuleError::Compile(why.into())),
+        };
+        let this = Arc::clone(self);
+        blocking(move || this.keep(&upload, digest)).await?;
+        // Whatever the pool would refuse, it refuses now.
+        self.load(digest).await?.ok_or(ModuleError::Missing(digest))?;
+        Ok(ModuleInfo { digest, size, world, reuse_safe })
+    }
+
+    /// The code of a module, compiled anew where there is no artifact that this engine takes.
+    pub(in crate::guest) async fn open_module(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        digest: Digest,
+        memory: Bound<u64>,
+    ) -> Result<Component, ModuleError> {
+        if let Some(component) = self.load(digest).await? {
+            compile_worker::needs(&component, memory.value, memory.setting)?;
+            return Ok(component);
+        }
+        let path = self.module_path(digest);
+        if !tokio::fs::try_exists(&path).await.unwrap_or(false) {
+            return Err(ModuleError::Missing(digest));
+        }
+        tracing::info!(%digest, "compiling a module for this engine");
+        match self.compile(tenant, &path, digest, memory).await? {
+            Report::Compiled { .. } => {}
+            Report::Flawed(flaw) => return Err(flaw.into()),
+            Report::Failed(why) => return Err(ModuleError::Compile(why.into())),
+        }
+        self.load(digest).await?.ok_or(ModuleError::Missing(digest))
+    }
+
+    /// Removes modules that no version names, and artifacts that no module or no engine of this release needs.
+    pub(in crate::guest) fn collect(&self, keep: &HashSet<Digest>) {
+        let digest_of = |name: &str| name.get(..64).and_then(|hex| hex.parse::<Digest>().ok());
+        for (dir, tag) in [(&self.modules, ""), (&self.artifacts, self.engine_tag.as_str())] {
+            let Ok(entries) = std::fs::read_dir(dir) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let Some(digest) = digest_of(&name) else { continue };
+                if !keep.contains(&digest) || !name.contains(tag) {
+                    // Still mapped artifacts stay readable until they are unmapped.
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
+    /// Digest and size of an upload.
+    fn measure(&self, upload: &Path) -> Result<(Digest, u64), ModuleError> {
+        let io = || ModuleError::system("can't read the upload");
+        let mut file = File::open(upload).map_err(io())?;
+        let size = file.metadata().map_err(io())?.len();
+        if size > self.max_module.get() {
+            return Err(ModuleError::TooLarge { size, limit: self.max_module });
+        }
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        let mut magic = None;
+        loop {
+            let read = file.read(&mut buffer).map_err(io())?;
+            let chunk = buffer.get(..read).unwrap_or_default();
+            magic.get_or_insert_with(|| chunk.starts_with(b"\0asm"));
+            if read == 0 {
+                break;
+            }
+            hasher.update(chunk);
+        }
+        if magic != Some(true) {
+            return Err(Flaw::NotWasm.into());
+        }
+        Ok((Digest(hasher.finalize().into()), size))
+    }
+
+    /// Keeps the upload under its digest.
+    fn keep(&self, upload: &Path, digest: Digest) -> Result<(), ModuleError> {
+        let path = self.module_path(digest);
+        if path.exists() {
+            return Ok(());
+        }
+        let io = || ModuleError::system("can't keep the module");
+        let mut from = File::open(upload).map_err(io())?;
+        let mut file = partial(&self.modules).map_err(io())?;
+        std::io::copy(&mut from, file.as_file_mut()).map_err(io())?;
+        publish(file, &path).map_err(io())
+    }
+
+    /// Maps the artifact. `None` where there is none of this engine, or none that can be trusted.
+    async fn load(self: &Arc<Self>, digest: Digest) -> Result<Option<Component>, ModuleError> {
+        let this = Arc::clone(self);
+        blocking(move || {
+            let path = this.artifact_path(digest);
+            if !path.exists() {
+                return Ok(None);
+            }
+            let known = this.verified.lock().contains(&digest);
+            if !known {
+                let genuine = this.key.verify(&path).map_err(ModuleError::system("can't read an artifact"))?;
+                if !genuine {
+                    tracing::warn!(%digest, "an artifact does not carry this node's seal: compiling it anew");
+                    std::fs::remove_file(&path).map_err(ModuleError::system("can't remove an artifact"))?;
+                    return Ok(None);
+                }
+                this.verified.lock().insert(digest);
+            }
+            // SAFETY: the file carries this node's seal, checked by this process; files in this directory are made by
+            // rename and never written to, so it is what the compiler wrote.
+            match unsafe { Component::deserialize_file(&this.engine, &path) } {
+                Ok(component) => {
+                    // Page tables and the memory image now, not within the first request.
+                    if let Err(error) = component.initialize_copy_on_write_image() {
+                        tracing::debug!(%digest, error = format!("{error:#}"), "no copy-on-write image");
+                    }
+                    Ok(Some(component))
+                }
+                Err(error) => {
+                    tracing::warn!(%digest, error = format!("{error:#}"), "an artifact does not load: compiling it anew");
+                    std::fs::remove_file(&path).map_err(ModuleError::system("can't remove an artifact"))?;
+                    Ok(None)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Runs the compile worker over `module`, one at a time for a tenant, and keeps what it makes.
+    async fn compile(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        module: &Path,
+        digest: Digest,
+        memory: Bound<u64>,
+    ) -> Result<Report, ModuleError> {
+        let turn = Arc::clone(self.tenants.lock().entry(tenant.clone()).or_default());
+        let guard = turn.lock().await;
+        let result = self.compile_now(module, digest, memory).await;
+        drop(guard);
+        drop(turn);
+        // Two holders: the map and we. Anybody else still waits.
+        self.tenants.lock().retain(|_, turn| Arc::strong_count(turn) > 1);
+        result
+    }
+
+    async fn compile_now(
+        self: &Arc<Self>,
+        module: &Path,
+        digest: Digest,
+        memory: Bound<u64>,
+    ) -> Result<Report, ModuleError> {
+        let system = || ModuleError::system("can't run the compile worker");
+        let _one = self.compiling.acquire().await.map_err(|_| ModuleError::Compile("shutting down".into()))?;
+        let output = partial(&self.artifacts).map_err(ModuleError::system("can't make an artifact"))?;
+        let mut child = Command::new(&self.program)
+            .arg("compile-worker")
+            .arg("--module")
+            .arg(module)
+            .arg("--output")
+            .arg(output.path())
+            .args(["--cpu", &self.cpu.as_secs().max(1).to_string()])
+            .args(["--memory", &self.memory.get().to_string()])
+            .args(["--guest-memory", &memory.value.to_string()])
+            .args(["--guest-memory-setting", memory.setting])
+            // No secret of the node's environment belongs into a process that reads strangers' bytes.
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(system())?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let finished = tokio::time::timeout(compile_worker::wall(self.cpu), async {
+            let (report, errors) = tokio::join!(read_some(stdout), read_some(stderr));
+            (child.wait().await, report, errors)
+        })
+        .await;
+        let Ok((status, report, errors)) = finished else { return Err(ModuleError::cpu(self.cpu)) };
+        let status = status.map_err(system())?;
+        if !status.success() {
+            return Err(self.killed(status, &errors));
+        }
+        let report: Report = serde_json::from_slice(&report)
+            .map_err(|error| ModuleError::Compile(format!("the worker's report is not readable: {error}").into()))?;
+        if matches!(report, Report::Compiled { .. }) {
+            let this = Arc::clone(self);
+            blocking(move || {
+                let io = || ModuleError::system("can't keep an artifact");
+                this.key.seal(output.path()).map_err(io())?;
+                publish(output, &this.artifact_path(digest)).map_err(io())?;
+                this.verified.lock().insert(digest);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(report)
+    }
+
+    /// What ended the worker: one of its bounds, or something else.
+    fn killed(&self, status: std::process::ExitStatus, errors: &[u8]) -> ModuleError {
+        use std::os::unix::process::ExitStatusExt;
+        let errors = String::from_utf8_lossy(errors);
+        let out_of_memory = ["memory allocation", "Cannot allocate memory", "out of memory", "Resource temporarily"]
+            .iter()
+            .any(|sign| errors.contains(sign));
+        match status.signal() {
+            Some(24 | 9) => ModuleError::cpu(self.cpu),
+            Some(6 | 11) if out_of_memory || errors.is_empty() => ModuleError::memory(self.memory),
+            _ if out_of_memory => ModuleError::memory(self.memory),
+            _ => {
+                let last: String = errors.lines().last().unwrap_or_default().chars().take(400).collect();
+                ModuleError::Compile(format!("the compile worker ended with {status}: {last}").into())
+            }
+        }
+    }
+}
+
+async fn read_some(stream: Option<impl tokio::io::AsyncRead + Unpin>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        // A worker whose pipe breaks is judged by its exit status.
+        let _ = stream.take(REPORT_BYTES).read_to_end(&mut bytes).await;
+    }
+    bytes
+}
+
+/// A new file, 0600, that is removed unless it is published.
+fn partial(dir: &Path) -> std::io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(PARTIAL).tempfile_in(dir)
+}
+
+/// Gives a whole file its name, durably.
+fn publish(mut file: NamedTempFile, path: &Path) -> std::io::Result<()> {
+    file.flush()?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    sync_parent(path)
+}
+
+fn remove_partial(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PARTIAL)) {
+        let _ = std::fs::remove_file(entry.path());
+    }
+}
+
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, ModuleError> + Send + 'static,
+) -> Result<R, ModuleError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            Err(ModuleError::System { what: "a task of the module store ended".into(), why: error.to_string().into() })
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! One invocation while it runs: what its calls, its logs and its bounds are counted against.
+
+use std::{
+    task::Waker,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{InvokeError, limits::Limits, meter::nanos};
+use crate::{
+    ids::{TraceContext, TraceId},
+    observe::Trail,
+    outbound::WaitClock,
+};
+
+/// What comes with a request besides the request.
+#[derive(Clone)]
+pub struct Invocation {
+    /// Where its decisions are written.
+    pub trail: Trail,
+    /// The trace it belongs to.
+    pub trace: TraceContext,
+    /// When its client stops waiting for the head of the answer; the function's wall time holds besides.
+    pub deadline: Option<std::time::Instant>,
+}
+
+/// The shared record of one invocation. Held by its instance, its calls and its answer.
+pub(super) struct Running {
+    pub(super) trail: Trail,
+    pub(super) trace: TraceContext,
+    pub(super) deadline: Option<std::time::Instant>,
+    pub(super) limits: Arc<Limits>,
+    /// When its guest began to work, in [`nanos`].
+    started: AtomicU64,
+    calls: AtomicU32,
+    open: AtomicU32,
+    cancelled: AtomicBool,
+    token: OnceLock<CancellationToken>,
+    wait_clock: OnceLock<Arc<WaitClock>>,
+    log_bytes: AtomicU64,
+    log_cut: AtomicU64,
+    /// Last time a chunk of the answer was taken, in [`nanos`].
+    activity: AtomicU64,
+    /// When the head was given, in [`nanos`]; 0 before.
+    streaming: AtomicU64,
+    answered: AtomicBool,
+    failure: Mutex<Option<InvokeError>>,
+    failed: AtomicBool,
+    ended: AtomicBool,
+    end_waker: AtomicWaker,
+}
+
+/// Why a call was not let to the door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CallRefusal {
+    /// The invocation made all its calls.
+    Calls,
+    /// Too many calls are open.
+    Concurrent,
+    /// The invocation is over.
+    Over,
+}
+
+impl Running {
+    pub(super) fn new(invocation: Invocation, limits: Arc<Limits>) -> Arc<Self> {
+        Arc::new(Self {
+            trail: invocation.trail,
+            trace: invocation.trace,
+            deadline: invocation.deadline,
+            limits,
+            started: AtomicU64::new(nanos()),
+            calls: AtomicU32::new(0),
+            open: AtomicU32::new(0),
+            cancelled: AtomicBool::new(false),
+            token: OnceLock::new(),
+            wait_clock: OnceLock::new(),
+            log_bytes: AtomicU64::new(0),
+            log_cut: AtomicU64::new(0),
+            activity: AtomicU64::new(0),
+            streaming: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            failed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            end_waker: AtomicWaker::new(),
+        })
+    }
+
+    pub(super) fn trace_id(&self) -> TraceId {
+        self.trace.trace
+    }
+
+    /// Its guest begins to work: the wall time counts from here.
+    pub(super) fn start(&self) {
+        self.started.store(nanos(), Ordering::Relaxed);
+    }
+
+    /// Time since its guest began to work, without the time at the gate.
+    pub(super) fn worked(&self) -> Duration {
+        let since = Duration::from_nanos(nanos().saturating_sub(self.started.load(Ordering::Relaxed)));
+        since.saturating_sub(self.waited())
+    }
+
+    /// Counts a call against both bounds. The guard ends its being open.
+    pub(super) fn begin_call(self: &Arc<Self>) -> Result<OpenCall, CallRefusal> {
+        if self.cancelled.load(Ordering::Acquire) {
+            return Err(CallRefusal::Over);
+        }
+        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limits.concurrent_calls.value {
+            self.open.fetch_sub(1, Ordering::AcqRel);
+            return Err(CallRefusal::Concurrent);
+        }
+        if self.calls.fetch_add(1, Ordering::AcqRel) >= self.limits.calls.value {
+            self.calls.fetch_sub(1, Ordering::AcqRel);
+            self.open.fetch_sub(1, Ordering::AcqRel);
+            return Err(CallRefusal::Calls);
+        }
+        Ok(OpenCall(Arc::clone(self)))
+    }
+
+    /// Cancelled when nobody waits for the answer any more, or the invocation ended.
+    pub(super) fn token(&self) -> CancellationToken {
+        let token = self.token.get_or_init(CancellationToken::new).clone();
+        if self.cancelled.load(Ordering::Acquire) {
+            token.cancel();
+        }
+        token
+    }
+
+    /// Frees every call that is still open.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        if let Some(token) = self.token.get() {
+            token.cancel();
+        }
+    }
+
+    /// The clock that stands while a call waits at the gate.
+    pub(super) fn wait_clock(&self) -> Arc<WaitClock> {
+        Arc::clone(self.wait_clock.get_or_init(Arc::default))
+    }
+
+    /// Time waited at the gate so far.
+    pub(super) fn waited(&self) -> Duration {
+        self.wait_clock.get().map(|clock| clock.total()).unwrap_or_default()
+    }
+
+    /// Takes `wanted` bytes of the log's bound; returns how many there were.
+    pub(super) fn take_log_bytes(&self, wanted: usize) -> usize {
+        let bound = self.limits.log_bytes.value;
+        let before = self.log_bytes.fetch_add(wanted as u64, Ordering::Relaxed);
+        let granted = bound.saturating_sub(before).min(wanted as u64);
+        let cut = wanted as u64 - granted;
+        if cut > 0 {
+            self.log_cut.fetch_add(cut, Ordering::Relaxed);
+        }
+        granted as usize
+    }
+
+    /// Bytes of the log that were cut; asking forgets them.
+    pub(super) fn take_log_cut(&self) -> u64 {
+        if self.log_cut.load(Ordering::Relaxed) == 0 { 0 } else { self.log_cut.swap(0, Ordering::Relaxed) }
+    }
+
+    /// A chunk of the answer was taken just now.
+    pub(super) fn touch(&self) {
+        self.activity.store(nanos(), Ordering::Relaxed);
+    }
+
+    /// Time since a chunk of the answer was last taken.
+    pub(super) fn idle(&self) -> Duration {
+        Duration::from_nanos(nanos().saturating_sub(self.activity.load(Ordering::Relaxed)))
+    }
+
+    /// The head was given: from now on the bounds of a stream hold.
+    pub(super) fn begin_stream(&self) {
+        self.touch();
+        self.streaming.store(nanos().max(1), Ordering::Release);
+    }
+
+    /// Time since the head was given, if it was.
+    pub(super) fn stream_age(&self) -> Option<Duration> {
+        match self.streaming.load(Ordering::Acquire) {
+            0 => None,
+            since => Some(Duration::from_nanos(nanos().saturating_sub(since))),
+        }
+    }
+
+    /// The answer was given whole; the guest may still work.
+    pub(super) fn answered(&self) {
+        self.touch();
+        self.answered.store(true, Ordering::Release);
+    }
+
+    /// Whether the answer was given whole.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Acquire)
+    }
+
+    /// Says why the invocation failed; the first reason counts. Whatever ends an instance says so before its streams
+    /// close, or a truncated answer would look whole.
+    pub(super) fn fail(&self, error: InvokeError) {
+        let mut failure = self.failure.lock();
+        if failure.is_none() {
+            *failure = Some(error);
+            self.failed.store(true, Ordering::Release);
+        }
+    }
+
+    /// The guest's work for it is over: whatever it has not written by now never comes.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.end_waker.wake();
+    }
+
+    /// Whether the guest's work is over.
+    pub(super) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Wakes when the guest's work is over.
+    pub(super) fn on_end(&self, waker: &Waker) {
+        self.end_waker.register(waker);
+    }
+
+    /// Why it failed, if it did.
+    pub(super) fn failure(&self) -> Option<InvokeError> {
+        if self.failed.load(Ordering::Acquire) { self.failure.lock().clone() } else { None }
+    }
+}
+
+/// A call that is open until this is dropped.
+pub(super) struct OpenCall(Arc<Running>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}

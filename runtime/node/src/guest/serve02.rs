@@ -1,0 +1,334 @@
+//! Guests of `wasi:http` 0.2: one request at a time in an instance.
+//!
+//! A request is first polled where it arrived, in its connection's task: most guests answer within that poll, and no
+//! task is made and no thread changed. What is left after it goes on as a task of its own, which the answer's body
+//! owns: whoever drops the body, or the wait for the head, drops the guest.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response, uri::Scheme};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, task::AbortHandle};
+use wasmtime::{AsContextMut, Store};
+use wasmtime_wasi_http::{
+    WasiBody, WasiHttpView,
+    p2::bindings::{Proxy, ProxyPre, http::types},
+};
+
+use super::{
+    InvokeError,
+    answer::{Answer, Work},
+    deployment::{Alive, Deployed},
+    failure,
+    hooks::to_guest,
+    meter::{Meter, Metered},
+    pool::{Grant, Offered, Permit, Shelf, older_than},
+    running::Running,
+    state::GuestState,
+    watch,
+};
+use crate::{body::Body, cluster::registry::Isolation, observe::Note};
+
+type Head = Result<Response<WasiBody>, types::ErrorCode>;
+
+/// A live instance. Its store is dropped before its place is given back.
+pub(super) struct Instance {
+    store: Store<GuestState>,
+    proxy: Proxy,
+    meter: Arc<Meter>,
+    served: u32,
+    reuse_limit: u32,
+    born: Instant,
+    idle_since: Instant,
+    alive: Alive,
+    _permit: Permit,
+}
+
+/// Idle instances of one deployment, the latest used last.
+pub(super) struct Shelf02 {
+    deployed: Weak<Deployed>,
+    idle: Mutex<VecDeque<Box<Instance>>>,
+}
+
+impl Shelf02 {
+    pub(super) fn new(deployed: &Arc<Deployed>) -> Arc<Self> {
+        Arc::new(Self { deployed: Arc::downgrade(deployed), idle: Mutex::default() })
+    }
+
+    fn take(&self) -> Option<Box<Instance>> {
+        self.idle.lock().pop_back()
+    }
+
+    fn put(&self, instance: Box<Instance>) {
+        self.idle.lock().push_back(instance);
+    }
+}
+
+impl Shelf for Shelf02 {
+    fn idle(&self) -> usize {
+        self.idle.lock().len()
+    }
+
+    fn instances(&self) -> usize {
+        self.deployed.upgrade().map_or(0, |deployed| deployed.instances.load(Ordering::Relaxed))
+    }
+
+    fn evict(&self) -> bool {
+        let oldest = self.idle.lock().pop_front();
+        oldest.is_some()
+    }
+
+    fn sweep(&self, idle: Duration, age: Duration) {
+        let mut gone = Vec::new();
+        {
+            let mut shelf = self.idle.lock();
+            let kept = shelf.len();
+            for _ in 0..kept {
+                let Some(instance) = shelf.pop_front() else { break };
+                if older_than(instance.idle_since, idle) || older_than(instance.born, age) {
+                    gone.push(instance);
+                } else {
+                    shelf.push_back(instance);
+                }
+            }
+        }
+        drop(gone);
+    }
+}
+
+/// Where the request will run.
+enum Place {
+    Reused(Box<Instance>),
+    Fresh(Permit),
+}
+
+/// Serves one request. Dropping the future ends the guest's work for it, and so does dropping the answer's body.
+pub(super) async fn invoke(
+    deployed: &Arc<Deployed>,
+    pre: &ProxyPre<GuestState>,
+    shelf: &Arc<Shelf02>,
+    request: Request<Body>,
+    running: Arc<Running>,
+) -> Result<Response<Body>, InvokeError> {
+    let (place, waited) = acquire(deployed, shelf).await?;
+    running.start();
+    running.trail.note(Note::Instance { reused: matches!(place, Place::Reused(_)), waited });
+    let method = request.method().clone();
+    let meter = match &place {
+        Place::Reused(instance) => Arc::clone(&instance.meter),
+        Place::Fresh(_) => {
+            Arc::new(Meter::new(Some((Arc::clone(&deployed.ticker), Arc::clone(&deployed.hogs)))))
+        }
+    };
+    let (head_sender, mut head) = oneshot::channel();
+    let run = {
+        let (deployed, pre, shelf) = (Arc::clone(deployed), pre.clone(), Arc::downgrade(shelf));
+        let (meter, running) = (Arc::clone(&meter), Arc::clone(&running));
+        async move { run(deployed, pre, shelf, place, meter, request, running, head_sender).await }
+    };
+    let mut run: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(Metered::new(run, meter));
+
+    let finished = poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx).is_ready())).await;
+    if finished {
+        let head = head.try_recv().map_err(|_| failure::of(&running))?;
+        let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
+        return Ok(Answer::respond(response, &method, running, None));
+    }
+
+    let task = tokio::spawn(watch::stream(run, Arc::clone(&running), deployed.timers.clone()));
+    let work = Task { handle: task.abort_handle(), running: Arc::clone(&running), armed: true };
+    let head = watch::head(&deployed.timers, &running, head).await?;
+    let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
+    running.begin_stream();
+    Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
+}
+
+/// The guest's work as a task. Dropped without a word, it is abandoned.
+struct Task {
+    handle: AbortHandle,
+    running: Arc<Running>,
+    armed: bool,
+}
+
+impl Work for Task {
+    fn answered(mut self: Box<Self>) {
+        self.armed = false;
+        self.running.answered();
+    }
+
+    fn abandoned(self: Box<Self>) {}
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if self.armed {
+            self.running.cancel();
+            self.handle.abort();
+        }
+    }
+}
+
+async fn acquire(deployed: &Arc<Deployed>, shelf: &Arc<Shelf02>) -> Result<(Place, Duration), InvokeError> {
+    if let Some(instance) = shelf.take() {
+        return Ok((Place::Reused(instance), Duration::ZERO));
+    }
+    if let Some(permit) = deployed.pool.try_permit() {
+        return Ok((Place::Fresh(permit), Duration::ZERO));
+    }
+    let began = Instant::now();
+    let place = match deployed.pool.acquire::<Box<Instance>>(deployed.shelf_id).await? {
+        Grant::Permit(permit) => Place::Fresh(permit),
+        Grant::Instance(instance) => Place::Reused(instance),
+    };
+    Ok((place, began.elapsed()))
+}
+
+#[allow(clippy::too_many_arguments, reason = "moved into one future")]
+async fn run(
+    deployed: Arc<Deployed>,
+    pre: ProxyPre<GuestState>,
+    shelf: Weak<Shelf02>,
+    place: Place,
+    meter: Arc<Meter>,
+    request: Request<Body>,
+    running: Arc<Running>,
+    head: oneshot::Sender<Head>,
+) {
+    let mut instance = match place {
+        Place::Reused(instance) => instance,
+        Place::Fresh(permit) => match start(&deployed, &pre, permit, meter, &running).await {
+            Ok(instance) => instance,
+            Err(error) => {
+                running.fail(error);
+                running.end();
+                return;
+            }
+        },
+    };
+    instance.meter.reset();
+    instance.served += 1;
+    let state = instance.store.data_mut();
+    state.hooks.current = Some(Arc::clone(&running));
+    state.logs.attribute(Some(Arc::clone(&running)));
+    let answered = Arc::new(AtomicBool::new(false));
+    let outcome = call(&mut instance, request, head, Arc::clone(&answered)).await;
+    settle(instance, outcome, answered.load(Ordering::Acquire), &running, &shelf);
+}
+
+async fn start(
+    deployed: &Arc<Deployed>,
+    pre: &ProxyPre<GuestState>,
+    permit: Permit,
+    meter: Arc<Meter>,
+    running: &Arc<Running>,
+) -> Result<Box<Instance>, InvokeError> {
+    let store = GuestState::store(deployed, &meter).map_err(|error| InvokeError::Start(format!("{error:#}").into()))?;
+    let mut starting = Starting { store, alive: Alive::new(deployed), permit };
+    starting.store.data_mut().logs.attribute(Some(Arc::clone(running)));
+    let proxy = match pre.instantiate_async(&mut starting.store).await {
+        Ok(proxy) => proxy,
+        Err(error) => return Err(failure::start(starting.store.data(), running, error)),
+    };
+    let Starting { store, alive, permit } = starting;
+    let now = Instant::now();
+    Ok(Box::new(Instance {
+        store,
+        proxy,
+        meter,
+        served: 0,
+        reuse_limit: deployed.reuse_limit(),
+        born: now,
+        idle_since: now,
+        alive,
+        _permit: permit,
+    }))
+}
+
+/// Keeps the order of drops while an instance is being made.
+struct Starting {
+    store: Store<GuestState>,
+    alive: Alive,
+    permit: Permit,
+}
+
+async fn call(
+    instance: &mut Instance,
+    request: Request<Body>,
+    head: oneshot::Sender<Head>,
+    answered: Arc<AtomicBool>,
+) -> wasmtime::Result<()> {
+    let scheme = match request.uri().scheme() {
+        Some(scheme) if *scheme == Scheme::HTTPS => types::Scheme::Https,
+        _ => types::Scheme::Http,
+    };
+    let request = request.map(|body| body.map_err(to_guest).boxed_unsync());
+    let mut store = instance.store.as_context_mut();
+    let mut view = store.data_mut().http();
+    let request = view.new_incoming_request(scheme, request)?;
+    let out = view.new_response_outparam_from_callback(move |answer| {
+        answered.store(true, Ordering::Release);
+        // Nobody waits any more: the guest is about to be ended.
+        let _ = head.send(answer);
+    })?;
+    instance.proxy.wasi_http_incoming_handler().call_handle(&mut instance.store, request, out).await
+}
+
+/// The guest returned or trapped: what is to be said, and whether the instance serves again.
+fn settle(
+    mut instance: Box<Instance>,
+    outcome: wasmtime::Result<()>,
+    answered: bool,
+    running: &Arc<Running>,
+    shelf: &Weak<Shelf02>,
+) {
+    let mut reusable = true;
+    if let Err(error) = outcome {
+        reusable = false;
+        running.fail(failure::trap(instance.store.data(), running, error));
+    } else if !answered {
+        reusable = false;
+        running.fail(failure::no_answer(instance.store.data(), running));
+    }
+    let state = instance.store.data_mut();
+    state.logs.finish(running);
+    reusable &= instance.alive.deployed().isolation == Isolation::Function && !state.memory.exhausted;
+    if reusable {
+        state.hooks.current = None;
+        state.logs.attribute(None);
+        reusable = instance.served < instance.reuse_limit
+            && !older_than(instance.born, instance.alive.deployed().reuse.age)
+            && !state.memory.is_half_full()
+            && !state.leaks_resources();
+        // What the guest left open would act in the next request.
+        running.cancel();
+    }
+    running.end();
+    let shelf = shelf.upgrade().filter(|_| reusable);
+    let Some(shelf) = shelf else {
+        // Freeing the store costs system calls: the answer goes out first.
+        tokio::spawn(async move { drop(instance) });
+        return;
+    };
+    instance.idle_since = Instant::now();
+    let deployed = Arc::clone(instance.alive.deployed());
+    if !deployed.pool.has_waiters() {
+        shelf.put(instance);
+        return;
+    }
+    match deployed.pool.offer(deployed.shelf_id, instance) {
+        Offered::Taken => {}
+        Offered::Nobody(instance) => shelf.put(instance),
+        Offered::Other(instance) => drop(instance),
+    }
+}

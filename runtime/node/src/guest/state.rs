@@ -1,0 +1,179 @@
+//! What a guest's store holds.
+
+use std::{collections::HashMap, sync::Arc};
+
+use wasmtime::{
+    ResourceLimiter, Store, UpdateDeadline,
+    component::{GuestTaskId, ResourceTable},
+};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::{
+    deployment::Deployed,
+    engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES},
+    hogs::Hogs,
+    hooks::Hooks,
+    limits::Bound,
+    logs::{InstanceLogs, LogPipe},
+    meter::Meter,
+    running::Running,
+};
+use crate::observe::LogStream;
+
+/// Resources a guest may hold at once. With [`FIELD_BYTES`] and [`BODY_CHUNK`] it bounds what a guest can make the
+/// host hold: 2,000 header maps of 32 KiB are 64 MiB.
+const HANDLES: usize = 2_000;
+/// Size of one header map that a guest builds.
+const FIELD_BYTES: usize = 32 << 10;
+/// Bytes that one host call may copy out of a guest.
+const HOSTCALL_BYTES: usize = 8 << 20;
+/// Random bytes of one call.
+const RANDOM_BYTES: u64 = 64 << 10;
+/// Bytes a guest may write into a body at once.
+pub(super) const BODY_CHUNK: usize = 64 << 10;
+/// A guest that computes for longer than this in one request needs a hog permit to go on.
+const HOG_AFTER: std::time::Duration = std::time::Duration::from_millis(2);
+/// A poll younger than this goes on when the epoch moves: it has only just begun.
+const SLICE: std::time::Duration = std::time::Duration::from_micros(800);
+
+/// A guest was ended because it used up its time on a processor.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the guest computed for longer than {:?} (setting {})", .0.value, .0.setting)]
+pub(super) struct CpuExhausted(pub(super) Bound<std::time::Duration>);
+
+/// The data of a guest's store.
+pub(super) struct GuestState {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    table: ResourceTable,
+    pub(super) hooks: Hooks,
+    pub(super) memory: MemoryMeter,
+    pub(super) logs: Arc<InstanceLogs>,
+    /// Invocations on a shared (0.3) instance, by the task that the component model knows them by.
+    pub(super) tasks: HashMap<GuestTaskId, Arc<Running>>,
+}
+
+impl GuestState {
+    /// A store for one instance of the deployment.
+    pub(super) fn store(deployed: &Arc<Deployed>, meter: &Arc<Meter>) -> wasmtime::Result<Store<Self>> {
+        let logs = InstanceLogs::new(Arc::clone(&deployed.log_owner));
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(LogPipe::new(&logs, LogStream::Stdout))
+            .stderr(LogPipe::new(&logs, LogStream::Stderr))
+            .max_random_size(RANDOM_BYTES)
+            .envs(&deployed.env);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELD_BYTES);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES);
+        let state = Self {
+            wasi: wasi.build(),
+            http,
+            table,
+            hooks: Hooks::new(Arc::clone(deployed)),
+            memory: MemoryMeter { bound: deployed.limits.memory, used: 0, exhausted: false },
+            logs,
+            tasks: HashMap::new(),
+        };
+        let mut store = Store::try_new(&deployed.engine, state)?;
+        store.limiter(|state| &mut state.memory);
+        store.set_max_component_handles(HANDLES);
+        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        store.set_epoch_deadline(1);
+        let (meter, hogs, function) = (Arc::clone(meter), Arc::clone(&deployed.hogs), deployed.function_key);
+        let cpu = deployed.limits.cpu;
+        store.epoch_deadline_callback(move |_| tick(&meter, &hogs, function, cpu));
+        Ok(store)
+    }
+
+    /// Entries in the table of host resources.
+    pub(super) fn resources(&mut self) -> usize {
+        self.table.iter_mut().count()
+    }
+
+    /// Whether guests of this size of table should be retired before they hit its bound.
+    pub(super) fn leaks_resources(&mut self) -> bool {
+        self.resources() > HANDLES / 2
+    }
+}
+
+/// The epoch moved while the guest ran.
+fn tick(
+    meter: &Arc<Meter>,
+    hogs: &Arc<Hogs>,
+    function: u64,
+    cpu: Bound<std::time::Duration>,
+) -> wasmtime::Result<UpdateDeadline> {
+    let used = meter.used();
+    if used >= cpu.value {
+        return Err(wasmtime::Error::new(CpuExhausted(cpu)));
+    }
+    if meter.slice() < SLICE {
+        return Ok(UpdateDeadline::Continue(1));
+    }
+    if used < HOG_AFTER {
+        return Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())));
+    }
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(hogs.turn(function, Arc::clone(meter)))))
+}
+
+impl WasiView for GuestState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for GuestState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// Counts the linear memory of an instance and refuses what is beyond the bound.
+pub(super) struct MemoryMeter {
+    bound: Bound<u64>,
+    used: u64,
+    /// Whether it ever refused. Most guests die of it soon, and the reason must be named.
+    pub(super) exhausted: bool,
+}
+
+impl MemoryMeter {
+    /// The bound it keeps.
+    pub(super) fn bound(&self) -> Bound<u64> {
+        self.bound
+    }
+
+    /// Whether more than half of the bound is in use: time to begin anew between two requests.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.used > self.bound.value / 2
+    }
+}
+
+impl ResourceLimiter for MemoryMeter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current) as u64;
+        if self.used.saturating_add(more) > self.bound.value {
+            self.exhausted = true;
+            return Ok(false);
+        }
+        self.used += more;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES as usize
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES as usize
+    }
+}

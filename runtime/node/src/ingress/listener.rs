@@ -1,0 +1,322 @@
+//! One listener: accepts within a bound, speaks HTTP/1.1 and HTTP/2 (prior knowledge too), drains when told.
+//!
+//! Both listeners of a node are this one with another handler. Connections live in a set that the accept loop owns, so
+//! that ending the loop ends them: nothing outlives its node.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::IngressSettings;
+
+/// Connections the system may hold for us until we accept them.
+const BACKLOG: i32 = 4_096;
+/// A silent HTTP/2 peer is asked for a sign of life, and closed if none comes within as long again.
+const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// A silent TCP peer likewise, by the system.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// What one HTTP/2 stream, and all streams of a connection together, may send before a reader takes it.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// After an accept failed (out of descriptors, mostly), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bounds of a listener's connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections open at once; more wait in the system's backlog.
+    pub connections: usize,
+    /// The setting behind `connections`.
+    pub connections_setting: &'static str,
+    /// To read the head of a request, and between two requests of a connection.
+    pub header_timeout: Duration,
+    /// Largest head of a request, bytes.
+    pub header_bytes: u32,
+    /// Streams that one HTTP/2 connection may have open.
+    pub http2_streams: u32,
+}
+
+impl Bounds {
+    /// The settings' bounds with this many connections.
+    pub fn new(settings: &IngressSettings, connections: usize, connections_setting: &'static str) -> Self {
+        Self {
+            connections,
+            connections_setting,
+            header_timeout: settings.header_timeout.get(),
+            header_bytes: u32::try_from(settings.max_header_bytes.get()).unwrap_or(u32::MAX),
+            http2_streams: settings.max_http2_streams,
+        }
+    }
+}
+
+/// What answers the requests of a listener.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// Body of its answers.
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
+    /// Answers one request. Dropped when the client goes away.
+    fn handle(
+        self,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+}
+
+/// Binds a socket.
+///
+/// # Errors
+/// Says which address could not be had, why, and which setting chose it.
+pub fn bind(address: SocketAddr, flag: &str) -> Result<std::net::TcpListener, io::Error> {
+    let bound = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restart must not wait for connections of the process before it.
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok::<_, io::Error>(socket.into())
+    };
+    bound().map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error} ({flag})")))
+}
+
+/// Accepts until `stop`, then lets open requests finish. Dropping the future ends what is still open.
+pub async fn serve<H: Handler>(socket: TcpListener, handler: H, bounds: Bounds, stop: CancellationToken) {
+    let builder = Arc::new(builder(&bounds));
+    let permits = Arc::new(Semaphore::new(bounds.connections));
+    let mut connections = JoinSet::new();
+    let mut told = false;
+    loop {
+        let permit = match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                if !told {
+                    told = true;
+                    let (limit, setting) = (bounds.connections, bounds.connections_setting);
+                    tracing::warn!(limit, setting, "all connections are in use; further ones wait");
+                }
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    Some(_) = connections.join_next() => continue,
+                }
+            }
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = connection(stream, peer, handler.clone(), Arc::clone(&builder), bounds, stop.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Nobody connects any more; who is connected may finish.
+    drop(socket);
+    while connections.join_next().await.is_some() {}
+}
+
+fn builder(bounds: &Bounds) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.header_timeout)
+        // hyper refuses less than 8 KiB.
+        .max_buf_size(usize::try_from(bounds.header_bytes).unwrap_or(usize::MAX).max(8 << 10))
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(bounds.header_bytes)
+        .max_concurrent_streams(bounds.http2_streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(HTTP2_KEEP_ALIVE)
+        .keep_alive_timeout(HTTP2_KEEP_ALIVE);
+    builder
+}
+
+async fn connection<H: Handler>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    handler: H,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    bounds: Bounds,
+    stop: CancellationToken,
+) {
+    // Neither failing makes the connection useless.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE));
+    let spoke = Arc::new(AtomicBool::new(false));
+    let service = service_fn({
+        let spoke = Arc::clone(&spoke);
+        move |request| {
+            spoke.store(true, Ordering::Relaxed);
+            let answer = handler.clone().handle(peer, request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // hyper's timer starts once it knows which HTTP is spoken; this one also ends those who never say.
+    let mut silence = pin!(tokio::time::sleep(bounds.header_timeout));
+    let (mut stopping, mut waiting) = (false, true);
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%peer, error = &*error, "a connection ended with an error");
+                }
+                return;
+            }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = silence.as_mut(), if waiting => {
+                if !spoke.load(Ordering::Relaxed) {
+                    return;
+                }
+                waiting = false;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::body::{self, Body};
+
+    #[derive(Clone)]
+    struct Hello;
+
+    impl Handler for Hello {
+        type Body = Body;
+
+        async fn handle(self, _: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+            if request.uri().path() == "/slow" {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Response::new(body::full("hello"))
+        }
+    }
+
+    fn bounds(connections: usize) -> Bounds {
+        Bounds {
+            connections,
+            connections_setting: "max_connections",
+            header_timeout: Duration::from_millis(200),
+            header_bytes: 8 << 10,
+            http2_streams: 10,
+        }
+    }
+
+    async fn start(connections: usize) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+        let socket = TcpListener::from_std(bind(([127, 0, 0, 1], 0).into(), "--listen").unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(socket, Hello, bounds(connections), stop.clone()));
+        (address, stop, served)
+    }
+
+    async fn ask(stream: &mut TcpStream, path: &str) {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+    }
+
+    async fn answer(stream: &mut TcpStream) -> String {
+        let mut text = vec![0; 4_096];
+        let length = stream.read(&mut text).await.unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named_with_its_flag() {
+        let first = bind(([127, 0, 0, 1], 0).into(), "--listen").unwrap();
+        let address = first.local_addr().unwrap();
+        let error = bind(address, "--listen").unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()) && error.ends_with("(--listen)"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_speaks_is_closed_after_the_header_timeout() {
+        let (address, _stop, _served) = start(10).await;
+        for first_bytes in ["", "PRI * HT", "GET / HTTP/1.1\r\nhost:"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(first_bytes.as_bytes()).await.unwrap();
+            let ended = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await;
+            assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{first_bytes:?}: {ended:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_bound_wait_until_one_ends() {
+        let (address, _stop, _served) = start(1).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        ask(&mut first, "/").await;
+        assert!(answer(&mut first).await.contains("hello"));
+        let mut second = TcpStream::connect(address).await.unwrap();
+        ask(&mut second, "/").await;
+        let early = tokio::time::timeout(Duration::from_millis(50), answer(&mut second)).await;
+        assert!(early.is_err(), "{early:?}");
+        drop(first);
+        assert!(answer(&mut second).await.contains("hello"));
+    }
+
+    #[tokio::test]
+    async fn a_stop_lets_open_requests_finish_and_then_ends() {
+        let (address, stop, served) = start(10).await;
+        let mut open = TcpStream::connect(address).await.unwrap();
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        ask(&mut idle, "/").await;
+        assert!(answer(&mut idle).await.contains("hello"));
+        ask(&mut open, "/slow").await;
+        // The request is in the handler once the idle connection has been answered after it.
+        ask(&mut idle, "/").await;
+        assert!(answer(&mut idle).await.contains("hello"));
+        stop.cancel();
+        assert!(answer(&mut open).await.contains("hello"));
+        tokio::time::timeout(Duration::from_secs(5), served).await.unwrap().unwrap();
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    }
+}

@@ -1,0 +1,129 @@
+//! Invoking: what the guest sees, what the client sees, how streams flow.
+
+use std::time::{Duration, Instant};
+
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use serde_json::json;
+use tidegate_tests::{Client, Gate, eventually};
+
+async fn gate() -> Gate {
+    let gate = Gate::serve().flags("--domain fn.example").start().await;
+    gate.deploy("misbehave", json!({"auth": "public"})).await;
+    gate
+}
+
+#[tokio::test]
+async fn method_headers_query_and_body_reach_the_guest_over_every_version_of_http() {
+    let gate = gate().await;
+    for client in [Client::default(), Client::http2()] {
+        let request = Request::builder()
+            .method(Method::PUT)
+            .uri(gate.url("/f/misbehave/headers?a=b%20c"))
+            .header("x-one", "1")
+            .header("x-two", "2")
+            .body(Default::default())
+            .unwrap();
+        let answer = client.send(request).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let said = answer.text();
+        for expected in ["x-one", "x-two", "PUT", "a=b%20c"] {
+            assert!(said.contains(expected), "{expected}: {said}");
+        }
+        let body = vec![7_u8; 3 << 20];
+        let request =
+            Request::post(gate.url("/f/misbehave/echo")).body(bytes::Bytes::from(body.clone()).into()).unwrap();
+        let answer = client.send(request).await;
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (200, body.len()));
+        for header in ["tidegate-function", "tidegate-version", "tidegate-region", "server-timing"] {
+            assert!(!answer.header(header).is_empty(), "{header}: {:?}", answer.headers);
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_arrive_as_they_are_written() {
+    let gate = gate().await;
+    let request = Request::get(gate.url("/f/misbehave/stream?n=5&ms=200")).body(Default::default()).unwrap();
+    let started = Instant::now();
+    let mut body = gate.client.open(request).await.into_body();
+    let mut arrivals = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if frame.unwrap().is_data() {
+            arrivals.push(started.elapsed());
+        }
+    }
+    assert!(arrivals.len() >= 5, "{arrivals:?}");
+    let (first, last) = (arrivals[0], arrivals[arrivals.len() - 1]);
+    assert!(last - first > Duration::from_millis(600), "buffered: {arrivals:?}");
+    assert!(first < Duration::from_millis(600), "{arrivals:?}");
+}
+
+#[tokio::test]
+async fn a_function_answers_at_its_own_host_and_at_its_routes() {
+    let gate = gate().await;
+    let config = json!({"auth": "public", "routes": ["api.example.com/v1/*"], "env": {"AT": "route"}});
+    assert!(gate.configure("misbehave", config).await.status.is_success());
+    for (host, path, status) in [
+        ("misbehave.fn.example", "/env", 200),
+        ("nobody.fn.example", "/env", 404),
+        ("api.example.com", "/v1/env", 200),
+        ("api.example.com", "/v2/env", 404),
+    ] {
+        let request = Request::get(gate.url(path)).header("host", host).body(Default::default()).unwrap();
+        let answer = gate.client.send(request).await;
+        // A route hands the whole path on; the guest has no /v1/env and says 404 itself, with its function's name.
+        let reached = !answer.header("tidegate-function").is_empty();
+        assert_eq!(reached, status == 200, "{host}{path}: {} {}", answer.status, answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_body_above_the_bound_is_refused_by_name() {
+    let gate = Gate::serve().flags("--max-request-body 1MiB").start().await;
+    gate.deploy("misbehave", json!({"auth": "public"})).await;
+    let request =
+        Request::post(gate.url("/f/misbehave/echo")).body(bytes::Bytes::from(vec![0; 2 << 20]).into()).unwrap();
+    let answer = gate.client.send(request).await;
+    assert_eq!((answer.status.as_u16(), answer.problem().as_str()), (413, "request-too-large"), "{}", answer.text());
+    assert_eq!(answer.json()["setting"], "max_request_body");
+}
+
+#[tokio::test]
+async fn garbage_on_the_sockets_hurts_nobody() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let gate = gate().await;
+    let pieces: [&[u8]; 8] = [
+        b"\0\0\0\0\0\0\0\0",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /f/misbehave/env HTTP/1.1\r\nhost: \xff\xff\r\n\r\n",
+        b"GET /f/misbehave/env HTTP/1.1\r\n\r\n",
+        b"POST /f/misbehave/echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /f/misbehave/echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff1\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\0\0",
+        b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n",
+    ];
+    for address in [&gate.data_address, &gate.control_address] {
+        for piece in pieces {
+            let mut stream = tokio::net::TcpStream::connect(address.as_str()).await.unwrap();
+            stream.write_all(piece).await.unwrap();
+            let mut answer = vec![0; 1024];
+            let _ = tokio::time::timeout(Duration::from_millis(300), stream.read(&mut answer)).await;
+        }
+    }
+    let answer = gate.get("/f/misbehave/env").await;
+    assert_eq!(answer.status, 200, "the warm instance lives");
+}
+
+#[tokio::test]
+async fn a_node_told_to_end_finishes_what_is_open_and_exits_0() {
+    let gate = gate().await;
+    let (client, url) = (Client::default(), gate.url("/f/misbehave/sleep?ms=1500"));
+    let call = tokio::spawn(async move { client.try_send(Request::get(url).body(Default::default()).unwrap()).await });
+    eventually("the call is open", async || gate.control_get("/v1/functions/misbehave").await.status == 200).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    gate.signal(rustix::process::Signal::TERM);
+    let answer = call.await.unwrap().expect("the open call is finished");
+    assert_eq!(answer.status, 200);
+    assert_eq!(gate.exit_code().await, Some(0));
+}

@@ -1,0 +1,23 @@
+//! `cargo xtask bench`: side-by-side measurements, one command each.
+//!
+//! Machines are noisy, so both sides are measured in turns within one run and the ratio of medians is what counts.
+//! These are commands, never tests: nothing here fails a build.
+
+mod invoke;
+mod load;
+
+use anyhow::Result;
+
+/// Which measurement.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum Bench {
+    /// Invocations and forwarding beside `wasmtime serve`, workerd and Envoy
+    Invoke(invoke::Options),
+}
+
+/// Runs the measurement.
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Invoke(options) => invoke::run(options),
+    }
+}

@@ -1,0 +1,197 @@
+//! Programs that are shown or measured: each is started on a free loopback port and ended by its id when dropped.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// A running program.
+pub(crate) struct Peer {
+    child: Child,
+    /// Address of its listener.
+    pub(crate) address: String,
+    /// Address of a second listener, where it has one.
+    pub(crate) control: String,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Waits until something accepts on the address.
+fn wait_for(child: &mut Child, address: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(address).is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("it ended at once: {status}");
+        }
+        if Instant::now() > deadline {
+            bail!("it did not listen on {address} within a minute");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Starts a program that is told its address.
+fn spawn(mut command: Command, port: u16) -> Result<Peer> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().with_context(|| format!("{name} could not be started"))?;
+    let address = format!("127.0.0.1:{port}");
+    wait_for(&mut child, &address).with_context(|| name)?;
+    Ok(Peer { child, address, control: String::new() })
+}
+
+/// `wasmtime serve` with the given reuse.
+pub(crate) fn wasmtime(guest: &Path, reuse: u32, concurrent: u32, env: &[(&str, &str)]) -> Result<Peer> {
+    let port = free_port()?;
+    let mut command = Command::new("wasmtime");
+    command.args(["serve", "-Scli", "--addr", &format!("127.0.0.1:{port}")]);
+    command.args(["--max-instance-reuse-count", &reuse.to_string()]);
+    command.args(["--max-instance-concurrent-reuse-count", &concurrent.to_string()]);
+    for (name, value) in env {
+        command.args(["--env", &format!("{name}={value}")]);
+    }
+    spawn(command.arg(guest).taken(), port)
+}
+
+/// workerd with a module worker that answers hello.
+pub(crate) fn workerd(program: &Path, folder: &Path) -> Result<Peer> {
+    let port = free_port()?;
+    std::fs::write(
+        folder.join("hello.js"),
+        "export default { fetch() { return new Response('Hello from workerd\\n'); } };\n",
+    )?;
+    let config = format!(
+        "using Workerd = import \"/workerd/workerd.capnp\";\n\
+         const config :Workerd.Config = (services = [(name = \"main\", worker = .main)],\n\
+         sockets = [(name = \"http\", address = \"127.0.0.1:{port}\", http = (), service = \"main\")]);\n\
+         const main :Workerd.Worker = (modules = [(name = \"hello.js\", esModule = embed \"hello.js\")],\n\
+         compatibilityDate = \"2025-01-01\");\n"
+    );
+    let path = folder.join("hello.capnp");
+    std::fs::write(&path, config)?;
+    let mut command = Command::new(program);
+    command.arg("serve").arg(path);
+    spawn(command, port)
+}
+
+/// Envoy with one worker that forwards everything to the upstream.
+pub(crate) fn envoy(program: &Path, folder: &Path, upstream: &str) -> Result<Peer> {
+    let port = free_port()?;
+    let (host, upstream_port) = upstream.rsplit_once(':').context("the upstream has a port")?;
+    let config = format!(
+        r#"
+static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: bench
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{{ match: {{ prefix: "/" }}, route: {{ cluster: upstream }} }}]
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+  clusters:
+  - name: upstream
+    type: STATIC
+    load_assignment:
+      cluster_name: upstream
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: {host}, port_value: {upstream_port} }} }} }}
+"#
+    );
+    let path = folder.join("envoy.yaml");
+    std::fs::write(&path, config)?;
+    let mut command = Command::new(program);
+    command.args(["--concurrency", "1", "--log-level", "error", "--use-dynamic-base-id", "-c"]).arg(path);
+    spawn(command, port)
+}
+
+/// Starts a `tidegate` command whose first line names its addresses.
+pub(crate) fn tidegate(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Result<Peer> {
+    let mut command = Command::new(program);
+    command.args(arguments).envs(env.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().with_context(|| format!("{} could not be started", program.display()))?;
+    let stdout = child.stdout.take().context("stdout is piped")?;
+    let mut lines = BufReader::new(stdout);
+    let mut first = String::new();
+    lines.read_line(&mut first)?;
+    // What it prints later is not wanted, but a full pipe would stop it.
+    std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+    let mut addresses = first.split("http://").skip(1).map(|rest| {
+        rest.trim().trim_end_matches(|end: char| !end.is_ascii_digit()).split([',', ' ']).next().unwrap_or_default()
+    });
+    let address = addresses.next().unwrap_or_default().to_owned();
+    let control = addresses.next().unwrap_or_default().to_owned();
+    if address.is_empty() {
+        let _ = child.kill();
+        bail!("`tidegate {}` did not say where it listens: {first:?}", arguments.join(" "));
+    }
+    Ok(Peer { child, address, control })
+}
+
+/// One HTTP request over a connection of its own; the status and the whole body.
+pub(crate) fn exchange(address: &str, method: &str, path: &str) -> Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(600)))?;
+    // HTTP/1.0 asks for a body that ends with the connection: nothing to decode.
+    write!(stream, "{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("no HTTP answer")?;
+    let body = answer.split_off(end + 4);
+    let head = String::from_utf8_lossy(&answer);
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP answer")?;
+    Ok((status, body))
+}
+
+/// The time a request takes to the last byte, connection included, and the status.
+pub(crate) fn request(address: &str, path: &str) -> Result<(Duration, u16)> {
+    let started = Instant::now();
+    let (status, _) = exchange(address, "GET", path)?;
+    Ok((started.elapsed(), status))
+}
+
+/// A program by its variable, else on the path, else nothing.
+pub(crate) fn find(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Some(path.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// `Command`'s builder methods borrow; this gives the command itself back.
+trait Taken {
+    fn taken(&mut self) -> Command;
+}
+
+impl Taken for Command {
+    fn taken(&mut self) -> Command {
+        std::mem::replace(self, Command::new("true"))
+    }
+}
