@@ -46,6 +46,14 @@ pub(super) struct DevArgs {
     settings: Box<Settings>,
 }
 
+#[cfg(test)]
+impl DevArgs {
+    /// The settings, for tests of the command line.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
 /// How often the guest's file is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 

@@ -21,3 +21,11 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     settings: Box<Settings>,
 }
+
+#[cfg(test)]
+impl ServeArgs {
+    /// The settings, for tests of the command line.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}

@@ -53,6 +53,14 @@ pub(super) struct RunArgs {
     settings: Box<Settings>,
 }
 
+#[cfg(test)]
+impl RunArgs {
+    /// The settings, for tests of the command line.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
 /// Runs the program.
 pub(super) async fn run(args: RunArgs) -> Result<Exit, Failure> {
     let say = |text: String| {
