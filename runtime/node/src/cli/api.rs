@@ -74,7 +74,7 @@ impl Api {
             .parse()
             .map_err(|error| Failure::new(Exit::Usage, format!("{doing}: `{base}{path}` is no URL: {error}")))?;
         *request.headers_mut() = headers;
-        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        request.headers_mut().entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         if let Some(token) = self.token() {
             request.headers_mut().insert(header::AUTHORIZATION, bearer(token)?);
         }

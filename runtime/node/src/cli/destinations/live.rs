@@ -31,11 +31,11 @@ fn row(partition: &Value, now: u64) -> Vec<Cell> {
 
 fn name(partition: &Value) -> String {
     let text = |key: &str| partition.get(key).and_then(Value::as_str);
-    let origin = text("origin").or_else(|| text("host")).unwrap_or("-");
-    match text("destination") {
-        Some(name) => format!("{name} ({origin})"),
-        None => origin.to_owned(),
-    }
+    // Several partitions of one destination differ by their key, and by their host where it is a pattern.
+    let parts = ["destination", "host", "partition"].map(text);
+    let mut shown: Vec<_> = parts.into_iter().flatten().collect();
+    shown.dedup();
+    if shown.is_empty() { "-".to_owned() } else { shown.join(" ") }
 }
 
 fn state(partition: &Value, now: u64) -> (String, anstyle::Style) {
