@@ -129,7 +129,10 @@ impl Call<'_> {
             self.target.absolute(&head.uri)?
         } else {
             headers.insert(header::HOST, self.target.host_header()?);
-            headers.remove(header::TE);
+            if headers.contains_key(header::TE) {
+                // RFC 9110 section 10.1.4: TE is of one connection and says so.
+                headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            }
             match (body.length(), &head.method) {
                 // A method that usually has a body says so when it has none (RFC 9110 section 8.6).
                 (Some(0), &Method::POST | &Method::PUT | &Method::PATCH) => {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{Method, Response};
+use http::{Method, Response, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tidegate_core::Effective;
 
@@ -31,6 +31,7 @@ use super::{
     pool::{Pool, PoolParts, Resolve, SystemResolver},
     refuse,
     shards::{self, Shards},
+    to::{self, Routed, ToError},
 };
 use crate::{
     body::Body,
@@ -161,12 +162,17 @@ impl Door {
         &self.settings
     }
 
-    /// The origin of a configured destination, for `/to/{destination}/{path}`.
+    /// Reads the path of a request to `/to`.
     ///
     /// # Errors
-    /// The pattern, where the destination stands for more than one origin. `None`: there is no such destination.
-    pub fn origin_of(&self, tenant: &TenantId, destination: &str) -> Option<Result<Origin, Arc<str>>> {
-        self.table.load().origin_of(tenant, destination)
+    /// [`ToError`], which becomes a problem.
+    pub fn route(&self, tenant: &TenantId, path_and_query: &PathAndQuery) -> Result<Routed, ToError> {
+        let table = self.table.load();
+        let mut routed = to::parse(path_and_query.as_str(), |name| table.origin_of(tenant, name))?;
+        if let Some(name) = &table.resolve(tenant, &routed.origin).name {
+            routed.destination = name.as_str().to_owned();
+        }
+        Ok(routed)
     }
 
     /// The live state of a tenant's destinations, ordered by name, at most `limit` after `after`.
