@@ -20,6 +20,7 @@ mod refuse;
 mod shards;
 #[cfg(test)]
 mod testing;
+mod to;
 mod wait_clock;
 
 pub use call::{CallTimeouts, OutboundCall, Sender, SenderKind, TransportError};
@@ -29,4 +30,5 @@ pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as 
 pub use headers::{HOP, Hops};
 pub use origin::{Authority, Origin, Scheme};
 pub use pool::{Resolve, SystemResolver};
+pub use to::{Routed, ToError};
 pub use wait_clock::{WaitClock, WaitGuard};

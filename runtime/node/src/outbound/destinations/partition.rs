@@ -182,5 +182,5 @@ mod tests {
         assert_ne!(hash_key("a", "bc"), hash_key("ab", "c"));
     }
 
-    const GOLDEN: &str = "";
+    const GOLDEN: &str = "2c76658738976a730d0e0edbe45d2c4b";
 }

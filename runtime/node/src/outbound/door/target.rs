@@ -6,7 +6,7 @@ use http::{HeaderValue, Uri, uri};
 use parking_lot::Mutex;
 use tidegate_core::{Effective, Policy};
 
-use crate::outbound::{Origin, Sender, destinations::Destination, pool::Upstream};
+use crate::outbound::{Sender, destinations::Destination, pool::Upstream};
 
 /// An origin of a tenant.
 pub(super) struct Target {
@@ -37,10 +37,6 @@ impl Target {
             known: AtomicU64::new(0),
             policy: Mutex::default(),
         }
-    }
-
-    pub(super) fn origin(&self) -> &Origin {
-        self.upstream.origin()
     }
 
     /// The destination, for people.

@@ -176,7 +176,7 @@ impl Hosted {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain() {
             let (call, outcome) = match effect {
-                Effect::Admit { call, permit, waited, why } => (call, Ok((permit, waited, why))),
+                Effect::Admit { call, permit, waited, .. } => (call, Ok((permit, waited))),
                 Effect::Refuse { call, refusal } => (call, Err(refusal)),
             };
             if let Some(waiter) = self.forget(call) {

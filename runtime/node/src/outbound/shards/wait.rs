@@ -9,12 +9,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tidegate_core::{Call, Permit, Refusal, Waiting};
+use tidegate_core::{Call, Permit, Refusal};
 
 use super::{Admission, Shards, Woken};
 
 /// What became of a call that waited.
-pub(super) type Outcome = Result<(Permit, Duration, Waiting), Refusal>;
+pub(super) type Outcome = Result<(Permit, Duration), Refusal>;
 
 /// Where the shard leaves the outcome.
 #[derive(Default)]
@@ -46,8 +46,6 @@ pub(crate) struct Admitted {
     pub(crate) admission: Admission,
     /// Time since the call first asked.
     pub(crate) waited: Duration,
-    /// What it waited for at the end.
-    pub(crate) why: Waiting,
 }
 
 /// Waits in the queue. Dropping it leaves the queue.
@@ -83,9 +81,9 @@ impl Future for Wait {
         };
         self.over = true;
         match outcome {
-            Some(Ok((permit, waited, why))) => {
+            Some(Ok((permit, waited))) => {
                 let admission = Admission { shards: self.shards.clone(), shard: self.shard, permit };
-                Poll::Ready(Ok(Admitted { admission, waited, why }))
+                Poll::Ready(Ok(Admitted { admission, waited }))
             }
             Some(Err(refusal)) => Poll::Ready(Err(refusal)),
             None => Poll::Pending,

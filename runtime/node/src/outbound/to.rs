@@ -1,0 +1,206 @@
+//! Paths of `/to`: `/to/https://host/path?query` and `/to/{destination}/{path}`.
+//!
+//! What follows the host goes out byte for byte. Clients and proxies between rewrite URLs in URLs: slashes are merged
+//! (`/to/https:/host`), the whole is percent-encoded (`/to/https%3A%2F%2Fhost%2Fpath`); both are read as what was meant.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{StatusCode, Uri};
+use percent_encoding::percent_decode_str;
+
+use super::{Origin, Scheme};
+use crate::problem::Problem;
+
+/// Where a request to `/to` goes.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    /// The absolute URI to send.
+    pub uri: Uri,
+    /// Its origin.
+    pub origin: Origin,
+    /// The destination, for scopes of tokens (`to:NAME`): its configured name, else `host` or `host:port`.
+    pub destination: String,
+}
+
+/// Why a path of `/to` leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ToError {
+    /// No destination of that name.
+    #[error("there is no destination `{name}`: write /to/https://host/path, or configure one of that name")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// A destination that stands for many origins.
+    #[error("the destination `{name}` stands for {matches}: write /to/https://host/path with the host you mean")]
+    Pattern {
+        /// The name.
+        name: String,
+        /// The pattern.
+        matches: String,
+    },
+    /// Not a URL that can be sent to.
+    #[error("the URL in the path can't be read: {why}")]
+    Invalid {
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl From<ToError> for Problem {
+    fn from(error: ToError) -> Self {
+        let (status, kind, title) = match &error {
+            ToError::Unknown { .. } => (StatusCode::NOT_FOUND, "destination-unknown", "No such destination"),
+            ToError::Pattern { .. } => (StatusCode::BAD_REQUEST, "destination-many", "Which host is meant?"),
+            ToError::Invalid { .. } => (StatusCode::BAD_REQUEST, "to-invalid", "The path of /to leads nowhere"),
+        };
+        Problem::new(status, kind, title, error.to_string()).final_answer()
+    }
+}
+
+/// Reads a path and query that begins with `/to/`. `lookup` gives the origin of a configured destination, or what it
+/// stands for where that is more than one origin.
+///
+/// # Errors
+/// [`ToError`].
+pub(super) fn parse(
+    path_and_query: &str,
+    lookup: impl Fn(&str) -> Option<Result<Origin, Arc<str>>>,
+) -> Result<Routed, ToError> {
+    let rest = path_and_query.strip_prefix("/to/").unwrap_or_default();
+    if let Some((scheme, rest)) = split_scheme(rest) {
+        return url(scheme, rest);
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (name, tail) = rest.split_at(end);
+    match lookup(name) {
+        Some(Ok(origin)) => routed(origin, tail),
+        Some(Err(matches)) => Err(ToError::Pattern { name: name.to_owned(), matches: matches.to_string() }),
+        None => Err(ToError::Unknown { name: name.to_owned() }),
+    }
+}
+
+/// `https://`, with merged slashes or escapes, and what follows.
+fn split_scheme(text: &str) -> Option<(Scheme, &str)> {
+    let (scheme, rest) = match strip(text, "https") {
+        Some(rest) => (Scheme::Https, rest),
+        None => (Scheme::Http, strip(text, "http")?),
+    };
+    let rest = strip(rest, ":").or_else(|| strip(rest, "%3a"))?;
+    let slash = |text| strip(text, "/").or_else(|| strip(text, "%2f"));
+    let rest = slash(rest)?;
+    Some((scheme, slash(rest).unwrap_or(rest)))
+}
+
+fn strip<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let (head, tail) = text.split_at_checked(prefix.len())?;
+    head.eq_ignore_ascii_case(prefix).then_some(tail)
+}
+
+fn url(scheme: Scheme, rest: &str) -> Result<Routed, ToError> {
+    let invalid = |why: String| ToError::Invalid { why };
+    // Where the host ends with an escaped slash or question mark, all of the URL was escaped, once.
+    let plain = rest.find(['/', '?']).unwrap_or(rest.len());
+    let lower = rest.to_ascii_lowercase();
+    let escaped = ["%2f", "%3f"].iter().filter_map(|escape| lower.find(escape)).min().unwrap_or(usize::MAX);
+    let (authority, tail) = if escaped < plain {
+        let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+        let (authority, path) = path.split_at_checked(escaped).ok_or_else(|| invalid("it is cut".into()))?;
+        let path = percent_decode_str(path).decode_utf8().map_err(|error| invalid(error.to_string()))?;
+        let tail = match query {
+            Some(query) => Cow::Owned(format!("{path}?{query}")),
+            None => path,
+        };
+        (authority, tail)
+    } else {
+        let (authority, tail) = rest.split_at(plain);
+        (authority, Cow::Borrowed(tail))
+    };
+    let authority = percent_decode_str(authority).decode_utf8().map_err(|error| invalid(error.to_string()))?;
+    let authority: http::uri::Authority =
+        authority.parse().map_err(|_| invalid(format!("`{authority}` is no host")))?;
+    routed(Origin::new(scheme, &authority).map_err(invalid)?, &tail)
+}
+
+/// The URI of an origin and the client's own path and query.
+fn routed(origin: Origin, tail: &str) -> Result<Routed, ToError> {
+    let slash = if tail.starts_with('/') { "" } else { "/" };
+    let uri = format!("{origin}{slash}{tail}").parse().map_err(|error| ToError::Invalid { why: format!("{error}") })?;
+    let destination = origin.authority().to_string();
+    Ok(Routed { uri, origin, destination })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn lookup(name: &str) -> Option<Result<Origin, Arc<str>>> {
+        let uri: Uri = "https://api.openai.com".parse().unwrap();
+        match name {
+            "openai" => Some(Ok(Origin::of(&uri).unwrap())),
+            "many" => Some(Err("https://*.example.com".into())),
+            _ => None,
+        }
+    }
+
+    fn to(path: &str) -> Result<String, ToError> {
+        parse(path, lookup).map(|routed| routed.uri.to_string())
+    }
+
+    #[test]
+    fn urls_and_names_lead_where_they_say() {
+        for (path, uri) in [
+            ("/to/https://api.openai.com/v1/chat?x=1", "https://api.openai.com/v1/chat?x=1"),
+            ("/to/https:/api.openai.com/v1/chat", "https://api.openai.com/v1/chat"),
+            ("/to/HTTPS://API.OpenAI.com/v1", "https://api.openai.com/v1"),
+            ("/to/http://127.0.0.1:8080", "http://127.0.0.1:8080/"),
+            ("/to/http://127.0.0.1:8080?q", "http://127.0.0.1:8080/?q"),
+            ("/to/http://[::1]:8080/x", "http://[::1]:8080/x"),
+            ("/to/https%3A%2F%2Fapi.openai.com%2Fv1%2Fa%252Fb%3Fx%3D1", "https://api.openai.com/v1/a%2Fb?x=1"),
+            ("/to/https%3a%2f%2fapi.openai.com%3A8443%2fv1?y=2", "https://api.openai.com:8443/v1?y=2"),
+            ("/to/https%3A//api.openai.com/a%2Fb", "https://api.openai.com/a%2Fb"),
+            ("/to/https://host/a//b/../c%20d?e=%2F&f", "https://host/a//b/../c%20d?e=%2F&f"),
+            ("/to/openai/v1/chat/completions?x=%20", "https://api.openai.com/v1/chat/completions?x=%20"),
+            ("/to/openai", "https://api.openai.com/"),
+            ("/to/openai?x=1", "https://api.openai.com/?x=1"),
+            ("/to/openai//v1", "https://api.openai.com//v1"),
+        ] {
+            assert_eq!(to(path).as_deref(), Ok(uri), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_leads_nowhere_says_why() {
+        for (path, why) in [
+            ("/to/nobody/v1", "no destination `nobody`"),
+            ("/to/", "no destination ``"),
+            ("/to/many/v1", "https://*.example.com"),
+            ("/to/https://user:pass@host/", "user names"),
+            ("/to/https://user%40host/", "user names"),
+            ("/to/https:///path", "no host"),
+            ("/to/https://host:99999/", "port"),
+            ("/to/http://fe80%2525eth0/", "no host"),
+        ] {
+            let error = to(path).unwrap_err().to_string();
+            assert!(error.contains(why), "{path}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_makes_it_panic_and_what_it_reads_is_absolute(path in "(https?(:|%3A)(/|%2F){0,2})?[a-z%0-9A-F@:\\[\\]/?.#é]{0,40}") {
+            if let Ok(routed) = parse(&format!("/to/{path}"), lookup) {
+                prop_assert!(Origin::of(&routed.uri).is_ok());
+            }
+        }
+
+        #[test]
+        fn the_clients_bytes_go_out_unchanged(tail in "/[a-zA-Z0-9/._~!$&'()*+,;=:@-]{0,30}(%[0-9A-F]{2}){0,4}(\\?[a-z=&%20]{0,9})?") {
+            let uri = to(&format!("/to/https://host.example{tail}"));
+            if let Ok(uri) = uri {
+                prop_assert_eq!(uri, format!("https://host.example{}", tail));
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Connections: never more than needed, never a stale one, free at once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tidegate::outbound::TransportError;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use crate::support::*;
+
+async fn storm(gate: &Arc<Gate>, url: &str, tasks: usize, each: usize) {
+    let tasks: Vec<_> = (0..tasks)
+        .map(|_| {
+            let (gate, url) = (Arc::clone(gate), url.to_owned());
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    assert_eq!(read(gate.get(&url).await.unwrap()).await, "ok");
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn there_are_never_more_connections_than_calls_at_once() {
+    let upstream = Upstream::start(|_| async { text(200, "ok") }).await;
+    let gate = Arc::new(Gate::new(&[]));
+    storm(&gate, &upstream.url("/"), 16, 200).await;
+    assert!(upstream.connections() <= 16, "{}", upstream.connections());
+    storm(&gate, &upstream.url("/"), 1, 100).await;
+    assert!(upstream.connections() <= 16, "{}", upstream.connections());
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_the_moment_its_answer_has_ended() {
+    let upstream = Upstream::start(|_| async { text(200, "ok") }).await;
+    let gate = Arc::new(Gate::new(&[]));
+    storm(&gate, &upstream.url("/"), 1, 500).await;
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn dropping_a_call_before_the_head_closes_its_connection() {
+    let upstream = Upstream::start(|_| async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        text(200, "")
+    })
+    .await;
+    let gate = Arc::new(Gate::new(&[]));
+    let call = tokio::spawn({
+        let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+        async move { gate.get(&url).await.map(|_| ()) }
+    });
+    until("the request is there", || upstream.requests() == 1).await;
+    let begin = Instant::now();
+    call.abort();
+    until("the connection is closed", || upstream.open() == 0).await;
+    assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
+    let partition = &gate.state()["destinations"][0]["partitions"][0];
+    assert_eq!((partition["in_flight"].as_u64(), partition["outcomes"]["cancelled"].as_u64()), (Some(0), Some(1)));
+}
+
+#[tokio::test]
+async fn dropping_the_body_of_an_answer_closes_its_connection_and_frees_its_slot() {
+    let upstream = Upstream::start(|_| async {
+        let (sender, body) = channel_body();
+        tokio::spawn(async move {
+            while sender.send(Bytes::from_static(b"tick")).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        http::Response::new(body)
+    })
+    .await;
+    let gate = Gate::new(&[]);
+    let mut answer = gate.get(&upstream.url("/")).await.unwrap();
+    assert_eq!(answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "tick");
+    let in_flight = || gate.state()["destinations"][0]["partitions"][0]["in_flight"].as_u64();
+    assert_eq!(in_flight(), Some(1));
+    let begin = Instant::now();
+    drop(answer);
+    assert_eq!(in_flight(), Some(0));
+    until("the connection is closed", || upstream.open() == 0).await;
+    assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_that_its_peer_closed_while_idle_is_not_used() {
+    let upstream = Upstream::start(|_| async { text(200, "ok") }).await;
+    // A server that answers properly and closes every connection after a moment of idleness.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&served);
+    let closed = Arc::new(AtomicUsize::new(0));
+    let closes = Arc::clone(&closed);
+    let server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 4096];
+            stream.read(&mut buffer).await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            drop(stream);
+            closes.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let gate = Gate::new(&[]);
+    for number in 1..=5 {
+        // A POST that may not be repeated: it must not be lost on a dead connection.
+        let answer = gate.send(post(&format!("http://{address}/"), "x")).await.unwrap();
+        assert_eq!(read(answer).await, "ok");
+        until("the server closed", || closed.load(Ordering::SeqCst) == number).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(served.load(Ordering::SeqCst), 5);
+    server.abort();
+    drop(upstream);
+}
+
+#[tokio::test]
+async fn a_request_lost_on_an_old_connection_moves_to_a_new_one_at_no_cost() {
+    // The first connection answers once, then takes a second request and closes without a word.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        for number in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 4096];
+            stream.read(&mut buffer).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            if number == 0 {
+                stream.read(&mut buffer).await.unwrap();
+            }
+        }
+    });
+    let gate = Gate::new(&[]);
+    let url = format!("http://{address}/");
+    assert_eq!(read(gate.get(&url).await.unwrap()).await, "ok");
+    let mut request = get(&url);
+    request.headers_mut().insert("tidegate-policy", "retries=0".parse().unwrap());
+    assert_eq!(read(gate.send(request).await.unwrap()).await, "ok");
+    server.abort();
+}
+
+#[tokio::test]
+async fn failures_to_connect_are_tried_again_and_then_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let gate = Gate::new(&[]);
+    // Even a POST that may not be repeated: nothing left.
+    let mut request = post(&format!("http://{address}/"), "x");
+    request.headers_mut().insert("tidegate-policy", "retries=1".parse().unwrap());
+    let (answer, told) = gate.told(request).await;
+    assert!(matches!(answer, Err(TransportError::Connect { .. })), "{told:?}");
+    assert!(told.iter().any(|line| line.ends_with("tried again")), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_stalls_is_ended_by_the_idle_bound() {
+    let upstream = Upstream::start(|_| async {
+        let (sender, body) = channel_body();
+        tokio::spawn(async move {
+            sender.send(Bytes::from_static(b"first")).await.unwrap();
+            sender.closed().await;
+        });
+        http::Response::new(body)
+    })
+    .await;
+    let gate = Gate::new(&["--body-idle-timeout=100ms"]);
+    let mut answer = gate.get(&upstream.url("/")).await.unwrap();
+    assert!(answer.body_mut().frame().await.unwrap().is_ok());
+    let error = answer.body_mut().frame().await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("body_idle_timeout"), "{error}");
+    until("the connection is closed", || upstream.open() == 0).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_an_error_and_not_an_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 4096];
+            stream.read(&mut buffer).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await.unwrap();
+        }
+    });
+    let gate = Gate::new(&[]);
+    let answer = gate.get(&format!("http://{address}/")).await.unwrap();
+    assert!(answer.into_body().collect().await.is_err());
+    server.abort();
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_a_transport_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"220 smtp.example ESMTP\r\n").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let gate = Gate::new(&[]);
+    let mut request = get(&format!("http://{address}/"));
+    request.headers_mut().insert("tidegate-policy", "retries=0".parse().unwrap());
+    let error = gate.send(request).await.unwrap_err();
+    assert!(matches!(error, TransportError::Protocol { .. } | TransportError::Closed { .. }), "{error:?}");
+    let problem = tidegate::problem::Problem::from(error);
+    assert_eq!(problem.status, 502);
+    server.abort();
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_after_their_time() {
+    let upstream = Upstream::start(|_| async { text(200, "ok") }).await;
+    let gate = Arc::new(Gate::new(&["--connection-idle=100ms"]));
+    storm(&gate, &upstream.url("/"), 4, 4).await;
+    assert!(upstream.open() > 0);
+    until("idle connections are closed", || upstream.open() == 0).await;
+    assert!(gate.observe.metrics.render().contains("tidegate_connections_open 0"));
+}

@@ -1,0 +1,352 @@
+//! Limits, pauses, retries, deadlines: the actor as its senders feel it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::Request;
+use serde_json::json;
+use tidegate::body;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn a_429_is_put_back_and_costs_no_attempt() {
+    let upstream = Upstream::start({
+        let count = AtomicUsize::new(0);
+        move |_| {
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            async move { if first { refusal("0.2") } else { text(200, "done") } }
+        }
+    })
+    .await;
+    let gate = Gate::new(&[]);
+    let begin = Instant::now();
+    // A POST without a key, and no retries at all: a refusal was never processed.
+    let mut request = post(&upstream.url("/"), "body");
+    request.headers_mut().insert("tidegate-policy", "retries=0".parse().unwrap());
+    let (answer, told) = gate.told(request).await;
+    assert_eq!(read(answer.unwrap()).await, "done");
+    assert!(begin.elapsed() >= Duration::from_millis(200), "{:?}", begin.elapsed());
+    assert!(told.iter().any(|line| line.contains("put back at no cost")), "{told:?}");
+    assert!(told.iter().any(|line| line.contains("queued, paused for")), "{told:?}");
+    assert_eq!(upstream.connections(), 1, "the refusal's connection is used again");
+}
+
+#[tokio::test]
+async fn a_pause_holds_everyone_and_ends_with_one_probe() {
+    let upstream = Upstream::start({
+        let count = AtomicUsize::new(0);
+        move |_| {
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                if first { refusal("0.3") } else { text(200, "") }
+            }
+        }
+    })
+    .await;
+    let gate = Arc::new(Gate::new(&[]));
+    let mut feed = gate.observe.feed.subscribe();
+    let url = upstream.url("/");
+    assert_eq!(gate.get(&url).await.unwrap().status(), 200);
+    let arrivals = upstream.seen.arrivals.lock().clone();
+    assert_eq!(arrivals.len(), 2);
+    assert!(arrivals[1] - arrivals[0] >= Duration::from_millis(300));
+    let refused = std::iter::from_fn(|| feed.try_recv().ok()).find_map(|event| match event {
+        tidegate::observe::FeedEvent::Refused { status, paused, .. } => Some((status, paused)),
+        _ => None,
+    });
+    let (status, paused) = refused.unwrap();
+    assert_eq!(status, 429);
+    assert!(paused > Duration::from_millis(200) && paused <= Duration::from_millis(300), "{paused:?}");
+}
+
+#[tokio::test]
+async fn a_configured_pace_is_kept_without_one_refusal() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let gate = Arc::new(Gate::new(&[]));
+    gate.configure(&[(
+        "mock",
+        json!({"match": upstream.url(""), "limits": [{"quota": 20, "per": "200ms", "burst": 1}]}),
+    )]);
+    let begin = Instant::now();
+    let calls = (0..60).map(|_| {
+        let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+        tokio::spawn(async move { gate.get(&url).await.unwrap().status() })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap(), 200);
+    }
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(550) && took < Duration::from_millis(900), "{took:?}");
+    let arrivals = upstream.seen.arrivals.lock().clone();
+    for (first, twenty_first) in arrivals.iter().zip(arrivals.iter().skip(20)) {
+        // Departures keep the limit exactly; arrivals carry the network's own jitter.
+        assert!(*twenty_first - *first >= Duration::from_millis(185), "{:?}", *twenty_first - *first);
+    }
+}
+
+#[tokio::test]
+async fn a_changed_limit_takes_effect_on_calls_that_wait() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let gate = Arc::new(Gate::new(&[]));
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "limits": [{"quota": 1, "per": "30s"}]}))]);
+    gate.get(&upstream.url("/")).await.unwrap();
+    let waiting = tokio::spawn({
+        let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+        async move { gate.get(&url).await.unwrap().status() }
+    });
+    until("the call waits", || gate.state()["destinations"][0]["partitions"][0]["queue"]["calls"] == 1).await;
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "limits": [{"quota": 1000, "per": "1s"}]}))]);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap(), 200);
+}
+
+#[tokio::test]
+async fn a_deadline_that_cannot_be_met_is_answered_at_once() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let gate = Gate::new(&[]);
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "limits": [{"quota": 1, "per": "30s"}]}))]);
+    gate.get(&upstream.url("/")).await.unwrap();
+    let begin = Instant::now();
+    let request =
+        Request::get(upstream.url("/")).header("x-stainless-read-timeout", "2").body(body::empty()).unwrap();
+    let answer = gate.send(request).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_millis(100));
+    assert_eq!(answer.status(), 429);
+    let after: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((28..=30).contains(&after), "{after}");
+    assert!(answer.headers()["proxy-status"].to_str().unwrap().starts_with("tidegate"));
+    let problem: serde_json::Value = serde_json::from_str(&read(answer).await).unwrap();
+    assert_eq!(problem["type"], "/problems/deadline-unreachable");
+    assert_eq!(problem["setting"], "policy.deadline");
+    assert!(problem["trail"].is_string());
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_during_an_attempt_is_a_504_that_says_so() {
+    let upstream = Upstream::start(|_| async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        text(200, "")
+    })
+    .await;
+    let gate = Gate::new(&[]);
+    let request = Request::get(upstream.url("/")).header("prefer", "wait=0.2").body(body::empty()).unwrap();
+    let begin = Instant::now();
+    let answer = gate.send(request).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(1));
+    assert_eq!(answer.status(), 504);
+    until("the connection is closed", || upstream.open() == 0).await;
+}
+
+#[tokio::test]
+async fn concurrency_is_kept_and_a_slot_lasts_to_the_end_of_the_body() {
+    let upstream = Upstream::start(|_| async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        text(200, "body")
+    })
+    .await;
+    let gate = Arc::new(Gate::new(&[]));
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "max_concurrency": 3}))]);
+    let calls = (0..20).map(|_| {
+        let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+        tokio::spawn(async move { read(gate.get(&url).await.unwrap()).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap(), "body");
+    }
+    assert_eq!(upstream.peak(), 3);
+    assert_eq!(upstream.connections(), 3);
+    assert_eq!(gate.state()["destinations"][0]["partitions"][0]["in_flight"], 0);
+}
+
+#[tokio::test]
+async fn a_server_error_is_tried_again_and_the_last_answer_is_passed_on() {
+    let upstream = Upstream::start({
+        let count = AtomicUsize::new(0);
+        move |request| {
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            let always = request.uri().path() == "/always";
+            async move { if always || number < 2 { text(503, "down") } else { text(200, "up") } }
+        }
+    })
+    .await;
+    let gate = Gate::new(&[]);
+    let (answer, told) = gate.told(get(&upstream.url("/"))).await;
+    assert_eq!(read(answer.unwrap()).await, "up");
+    assert_eq!(told.iter().filter(|line| line.ends_with("tried again")).count(), 2, "{told:?}");
+    let before = upstream.requests();
+    let request = Request::get(upstream.url("/always")).header("tidegate-policy", "retries=2").body(body::empty());
+    let answer = gate.send(request.unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(read(answer).await, "down", "the upstream's own words");
+    assert_eq!(upstream.requests() - before, 3);
+}
+
+#[tokio::test]
+async fn what_may_not_be_repeated_is_not() {
+    let upstream = Upstream::start(|_| async { text(500, "") }).await;
+    let gate = Gate::new(&[]);
+    let (answer, told) = gate.told(post(&upstream.url("/"), "order")).await;
+    assert_eq!(answer.unwrap().status(), 500);
+    assert_eq!(upstream.requests(), 1);
+    assert!(told.iter().any(|line| line.contains("must not be repeated")), "{told:?}");
+    let mut keyed = post(&upstream.url("/"), "order");
+    keyed.headers_mut().insert("idempotency-key", "\"k1\"".parse().unwrap());
+    keyed.headers_mut().insert("tidegate-policy", "retries=1".parse().unwrap());
+    gate.send(keyed).await.unwrap();
+    assert_eq!(upstream.requests(), 3);
+}
+
+#[tokio::test]
+async fn partitions_do_not_wait_for_each_other() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let gate = Arc::new(Gate::new(&[]));
+    gate.configure(&[(
+        "mock",
+        json!({"match": upstream.url(""), "split_by": ["header:authorization", "body:/model"],
+               "limits": [{"quota": 1, "per": "30s"}]}),
+    )]);
+    let send = |key: &str, model: &str| {
+        let request = Request::post(upstream.url("/"))
+            .header("authorization", format!("Bearer {key}"))
+            .header("prefer", "wait=5")
+            .body(body::full(format!(r#"{{"model": "{model}"}}"#)))
+            .unwrap();
+        gate.send(request)
+    };
+    assert_eq!(send("a", "m1").await.unwrap().status(), 200);
+    assert_eq!(send("b", "m1").await.unwrap().status(), 200);
+    assert_eq!(send("a", "m2").await.unwrap().status(), 200);
+    assert_eq!(send("a", "m1").await.unwrap().status(), 429);
+    let state = gate.state();
+    let partitions = state["destinations"][0]["partitions"].as_array().unwrap();
+    assert_eq!(partitions.len(), 3);
+    assert!(!state.to_string().contains("Bearer"), "{state}");
+}
+
+#[tokio::test]
+async fn a_call_given_up_in_the_queue_leaves_nothing_behind() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let gate = Arc::new(Gate::new(&[]));
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "limits": [{"quota": 1, "per": "30s"}]}))]);
+    gate.get(&upstream.url("/")).await.unwrap();
+    let queued = |gate: &Gate| gate.state()["destinations"][0]["partitions"][0]["queue"]["calls"].as_u64();
+    let waiting: Vec<_> = (0..10)
+        .map(|_| {
+            let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+            tokio::spawn(async move { gate.get(&url).await.map(|_| ()) })
+        })
+        .collect();
+    until("one waits, the others can't make it", || queued(&gate) == Some(1)).await;
+    waiting.iter().for_each(|call| call.abort());
+    until("the queue is empty", || queued(&gate) == Some(0)).await;
+}
+
+#[tokio::test]
+async fn time_at_the_gate_stops_the_waiting_clock_of_a_guest() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let gate = Gate::new(&[]);
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "limits": [{"quota": 10, "per": "1s", "burst": 1}]}))]);
+    gate.get(&upstream.url("/")).await.unwrap();
+    let clock = Arc::new(tidegate::outbound::WaitClock::default());
+    let (_, mut call) = gate.call(get(&upstream.url("/")));
+    call.wait_clock = Some(Arc::clone(&clock));
+    gate.door.send(call).await.unwrap();
+    assert!(clock.total() > Duration::from_millis(50), "{:?}", clock.total());
+    assert!(!clock.is_waiting());
+}
+
+/// An upstream that allows `rate` a second with a burst of `burst`, and says by what header when there is room again.
+async fn limited(rate: f64, burst: f64, header: Option<&'static str>) -> (Upstream, Arc<AtomicUsize>) {
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    let bucket = parking_lot::Mutex::new((burst, Instant::now()));
+    let upstream = Upstream::start(move |_| {
+        let wait = {
+            let mut bucket = bucket.lock();
+            let now = Instant::now();
+            bucket.0 = (bucket.0 + now.duration_since(bucket.1).as_secs_f64() * rate).min(burst);
+            bucket.1 = now;
+            if bucket.0 >= 1.0 {
+                bucket.0 -= 1.0;
+                None
+            } else {
+                Some((1.0 - bucket.0) / rate)
+            }
+        };
+        if wait.is_some() {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        async move {
+            match (wait, header) {
+                (None, _) => text(200, ""),
+                (Some(_), None) => text(429, ""),
+                (Some(wait), Some(header)) => {
+                    let mut response = text(429, "");
+                    let millis = (wait * 1e3).ceil() as u64;
+                    response.headers_mut().insert(header, millis.to_string().parse().unwrap());
+                    response
+                }
+            }
+        }
+    })
+    .await;
+    (upstream, refused)
+}
+
+async fn hundred_at_once(upstream: &Upstream) {
+    let gate = Arc::new(Gate::new(&[]));
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+            tokio::spawn(async move { gate.send(post(&url, "x")).await.unwrap().status() })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_at_once_towards_an_unknown_limit_all_succeed_with_few_refusals() {
+    let (upstream, refused) = limited(50.0, 5.0, Some("retry-after-ms")).await;
+    hundred_at_once(&upstream).await;
+    let refused = refused.load(Ordering::SeqCst);
+    println!("{refused} refusals for 100 calls with a hint");
+    assert!(refused < 18, "{refused} refusals for 100 calls");
+}
+
+#[tokio::test]
+async fn a_hundred_at_once_towards_bare_429s_all_succeed() {
+    let (upstream, refused) = limited(50.0, 5.0, None).await;
+    hundred_at_once(&upstream).await;
+    println!("{} refusals for 100 calls without a hint", refused.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_short_deadline_of_one_call_is_no_mark_against_the_upstream() {
+    let upstream = Upstream::start(|request| async move {
+        if request.uri().path() == "/slow" {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        text(200, "")
+    })
+    .await;
+    let gate = Gate::new(&[]);
+    for _ in 0..8 {
+        let request = Request::get(upstream.url("/slow")).header("prefer", "wait=0.02").body(body::empty()).unwrap();
+        assert_eq!(gate.send(request).await.unwrap().status(), 504);
+        let (_, mut call) = gate.call(get(&upstream.url("/slow")));
+        call.timeouts.first_byte = Some(Duration::from_millis(20));
+        assert!(gate.door.send(call).await.is_err());
+    }
+    let begin = Instant::now();
+    assert_eq!(gate.get(&upstream.url("/")).await.unwrap().status(), 200);
+    assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
+}

@@ -1,0 +1,167 @@
+//! TLS: HTTP/2 and HTTP/1.1 by ALPN, one pioneer, roots.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tidegate::outbound::{DoorParts, TransportError};
+
+use crate::support::*;
+
+/// A certificate for `upstream.test`, as the server's configuration and as the roots that trust it.
+fn certificate(alpn: &[&str]) -> (rustls::ServerConfig, rustls::RootCertStore) {
+    let signed = rcgen::generate_simple_self_signed(vec!["upstream.test".to_owned()]).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(signed.cert.der().clone()).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    (config, roots)
+}
+
+fn gate(roots: Option<rustls::RootCertStore>) -> Arc<Gate> {
+    let parts = DoorParts {
+        resolver: Arc::new(Scripted(Mutex::new(vec![vec!["127.0.0.1".parse().unwrap()]]))),
+        roots: roots.map(Arc::new),
+        ..DoorParts::default()
+    };
+    Arc::new(Gate::with(&[], parts))
+}
+
+fn url(upstream: &Upstream, path: &str) -> String {
+    format!("https://upstream.test:{}{path}", upstream.address.port())
+}
+
+async fn at_once(gate: &Arc<Gate>, url: &str, calls: usize) {
+    let calls: Vec<_> = (0..calls)
+        .map(|_| {
+            let (gate, url) = (Arc::clone(gate), url.to_owned());
+            tokio::spawn(async move { read(gate.get(&url).await.unwrap()).await })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), "ok");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_calls_share_one_http2_connection() {
+    let (tls, roots) = certificate(&["h2", "http/1.1"]);
+    let upstream = Upstream::start_tls(
+        |request| async move {
+            assert_eq!(request.version(), http::Version::HTTP_2);
+            assert_eq!(request.uri().authority().unwrap().host(), "upstream.test");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            text(200, "ok")
+        },
+        tls,
+    )
+    .await;
+    let gate = gate(Some(roots));
+    at_once(&gate, &url(&upstream, "/"), 100).await;
+    assert_eq!(upstream.connections(), 1);
+    assert!(upstream.peak() > 1, "at once, not one by one");
+}
+
+#[tokio::test]
+async fn without_http2_a_burst_dials_once_each_after_the_pioneer() {
+    let (tls, roots) = certificate(&["http/1.1"]);
+    let upstream = Upstream::start_tls(
+        |_| async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            text(200, "ok")
+        },
+        tls,
+    )
+    .await;
+    let gate = gate(Some(roots));
+    at_once(&gate, &url(&upstream, "/"), 8).await;
+    assert!(upstream.connections() <= 8, "{}", upstream.connections());
+    let before = upstream.connections();
+    at_once(&gate, &url(&upstream, "/"), 4).await;
+    assert_eq!(upstream.connections(), before);
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_a_tls_error_for_all_who_waited() {
+    let (tls, _) = certificate(&["h2"]);
+    let (_, other) = certificate(&["h2"]);
+    let upstream = Upstream::start_tls(|_| async { text(200, "ok") }, tls).await;
+    let gate = gate(Some(other));
+    let calls: Vec<_> = (0..4)
+        .map(|_| {
+            let (gate, url) = (Arc::clone(&gate), url(&upstream, "/"));
+            tokio::spawn(async move {
+                let mut request = get(&url);
+                request.headers_mut().insert("tidegate-policy", "retries=0".parse().unwrap());
+                gate.send(request).await.map(|_| ())
+            })
+        })
+        .collect();
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(error, TransportError::Tls { .. }), "{error:?}");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test]
+async fn dropping_the_body_of_an_http2_answer_resets_its_stream_and_keeps_the_connection() {
+    let (tls, roots) = certificate(&["h2"]);
+    let stopped = Arc::new(tokio::sync::Notify::new());
+    let upstream = Upstream::start_tls(
+        {
+            let stopped = Arc::clone(&stopped);
+            move |request| {
+                let stopped = Arc::clone(&stopped);
+                async move {
+                    if request.uri().path() == "/ok" {
+                        return text(200, "ok");
+                    }
+                    let (sender, body) = channel_body();
+                    tokio::spawn(async move {
+                        while sender.send(Bytes::from_static(b"tick")).await.is_ok() {
+                            tokio::time::sleep(Duration::from_millis(2)).await;
+                        }
+                        stopped.notify_one();
+                    });
+                    Response::new(body)
+                }
+            }
+        },
+        tls,
+    )
+    .await;
+    let gate = gate(Some(roots));
+    let mut answer = gate.get(&url(&upstream, "/stream")).await.unwrap();
+    assert!(answer.body_mut().frame().await.unwrap().is_ok());
+    drop(answer);
+    tokio::time::timeout(Duration::from_millis(100), stopped.notified()).await.expect("the stream was reset");
+    assert_eq!(read(gate.get(&url(&upstream, "/ok")).await.unwrap()).await, "ok");
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn tenants_never_share_a_connection() {
+    let (tls, roots) = certificate(&["h2"]);
+    let upstream = Upstream::start_tls(|_| async { text(200, "ok") }, tls).await;
+    let gate = gate(Some(roots));
+    at_once(&gate, &url(&upstream, "/"), 1).await;
+    let (_, mut call) = gate.call(get(&url(&upstream, "/")));
+    call.sender = Arc::new(tidegate::outbound::Sender {
+        tenant: "other".into(),
+        kind: tidegate::outbound::SenderKind::Program { token: None },
+        policy: Default::default(),
+    });
+    assert_eq!(gate.door.send(call).await.unwrap().status(), 200);
+    assert_eq!(upstream.connections(), 2);
+}
