@@ -10,7 +10,10 @@ fn admissions(c: &mut Criterion) {
     println!("an actor at rest: {} bytes", Shard::actor_size());
     let limited = Settings { limits: vec![Limit::requests(1_000_000, Duration::from_secs(1))], ..Settings::default() };
     let mut group = c.benchmark_group("core");
-    group.throughput(Throughput::Elements(1)).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
+    group
+        .throughput(Throughput::Elements(1))
+        .measurement_time(Duration::from_secs(2))
+        .warm_up_time(Duration::from_millis(500));
     for destinations in [1u64, 10_000, 1_000_000] {
         let mut rig = Rig::new(destinations, &limited);
         group.bench_function(BenchmarkId::new("admission", destinations), |b| {

@@ -1,4 +1,5 @@
 //! What one destination does, sentence by sentence.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 use std::{sync::Arc, time::Duration};
 use tidegate_core::{
     Attempt, Call, Cost, Effect, Effective, Effects, Limit, NewCall, Outcome, Permit, Refusal, Settings, Shard, Signal,
@@ -251,8 +252,11 @@ fn places_behind_others_count_when_a_pause_begins() {
         .collect();
     gate.report(permit, refused(Some(SEC * 5)));
     // At 5.0, 5.1 and 5.2 s three of them can start.
-    let refused: Vec<Call> =
-        gate.effects().iter().map(|e| if let Effect::Refuse { call, .. } = e { *call } else { panic!("{e:?}") }).collect();
+    let refused: Vec<Call> = gate
+        .effects()
+        .iter()
+        .map(|e| if let Effect::Refuse { call, .. } = e { *call } else { panic!("{e:?}") })
+        .collect();
     assert_eq!(refused, calls[3..]);
 }
 
@@ -325,7 +329,9 @@ fn a_call_that_costs_more_than_the_quota_is_refused_at_once() {
     let limit = Limit { unit: Unit::Tokens, ..Limit::requests(1000, SEC * 60) };
     let mut gate = Gate::new(Settings { limits: vec![limit], ..Settings::default() });
     let cost = Cost { requests: 1, tokens: 1001 };
-    let Submitted::Refused(refusal) = gate.submit(NewCall { cost, ..NewCall::by(gate.now + SEC * 60) }) else { panic!() };
+    let Submitted::Refused(refusal) = gate.submit(NewCall { cost, ..NewCall::by(gate.now + SEC * 60) }) else {
+        panic!()
+    };
     assert_eq!(refusal.to_string(), "costs 1001 tokens, more than the whole quota of 1000");
 }
 
@@ -389,7 +395,10 @@ fn a_new_limit_takes_effect_on_the_live_queue() {
 
 #[test]
 fn a_retry_waits_with_jitter_and_spends_the_budget() {
-    let mut gate = Gate::new(Settings { retry_budget: tidegate_core::budget::Budget { share: 0.0, per_second: 1 }, ..Settings::default() });
+    let mut gate = Gate::new(Settings {
+        retry_budget: tidegate_core::budget::Budget { share: 0.0, per_second: 1 },
+        ..Settings::default()
+    });
     let failed = Outcome::Answer { status: 500, signal: Signal::default() };
     let (mut retries, mut returned) = (0, 0);
     for _ in 0..30 {
@@ -478,7 +487,9 @@ fn an_actor_at_rest_is_small_and_the_number_of_them_is_bounded() {
     let (mut fx, mut now) = (Effects::default(), Time::from_millis(1));
     for key in 0..100 {
         now += SEC;
-        let Submitted::Admitted(permit) = shard.submit(now, key, &config, NewCall::by(now + SEC), &mut fx) else { panic!() };
+        let Submitted::Admitted(permit) = shard.submit(now, key, &config, NewCall::by(now + SEC), &mut fx) else {
+            panic!()
+        };
         shard.release(now, permit, &mut fx);
     }
     assert_eq!((shard.destinations(), shard.calls()), (10, 0));

@@ -1,4 +1,5 @@
 //! What must hold for every order of events: random calls, departures, outcomes, drops at each step, and time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,8 +7,8 @@ use std::{
     time::Duration,
 };
 use tidegate_core::{
-    Attempt, Call, Cost, Effect, Effective, Effects, Limit, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted,
-    Ticket, Time, Unit, Verdict,
+    Attempt, Call, Cost, Effect, Effective, Effects, Limit, NewCall, Outcome, Permit, Settings, Shard, Signal,
+    Submitted, Ticket, Time, Unit, Verdict,
     repeat::Failure,
     shard::{Config, Departure, QueueBounds},
     signal::Source,
@@ -246,7 +247,9 @@ impl Model {
             let flying = self.flying.iter().filter(|f| self.keys[f.id] == key).count();
             assert_eq!((now.queued, now.in_flight as usize), (waiting.len(), flying));
             assert_eq!(now.queued_bytes, waiting.iter().map(|id| self.costs[*id].1).sum::<u64>());
-            assert!(now.queued <= self.settings.queue.calls as usize && now.queued_bytes <= self.settings.queue.bytes.0);
+            assert!(
+                now.queued <= self.settings.queue.calls as usize && now.queued_bytes <= self.settings.queue.bytes.0
+            );
             assert!(self.settings.max_concurrency.is_none_or(|max| now.in_flight <= max));
             // Work-conserving: whoever waits has a timer, or somebody in flight whose end will move things on.
             assert!(waiting.is_empty() || flying > 0 || self.shard.next_wake().is_some(), "nothing will ever happen");
@@ -309,12 +312,18 @@ impl Model {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    let limit = (any::<bool>(), 1u64..12, prop::sample::select(vec![50u64, 500, 1_000, 90_000]), prop::option::of(1u64..12))
-        .prop_map(|(tokens, quota, per_ms, burst)| {
-            let quota = if tokens { quota * 20 } else { quota };
-            let unit = if tokens { Unit::Tokens } else { Unit::Requests };
-            Limit { unit, quota, per: Duration::from_millis(per_ms).into(), burst: burst.map(|burst| burst.min(quota)) }
-        });
+    let limit =
+        (any::<bool>(), 1u64..12, prop::sample::select(vec![50u64, 500, 1_000, 90_000]), prop::option::of(1u64..12))
+            .prop_map(|(tokens, quota, per_ms, burst)| {
+                let quota = if tokens { quota * 20 } else { quota };
+                let unit = if tokens { Unit::Tokens } else { Unit::Requests };
+                Limit {
+                    unit,
+                    quota,
+                    per: Duration::from_millis(per_ms).into(),
+                    burst: burst.map(|burst| burst.min(quota)),
+                }
+            });
     (prop::collection::vec(limit, 0..3), prop::option::of(1u32..6), 1u32..20, 100u64..3_000).prop_map(
         |(limits, max_concurrency, calls, bytes)| Settings {
             limits,

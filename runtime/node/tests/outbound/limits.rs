@@ -261,3 +261,92 @@ async fn time_at_the_gate_stops_the_waiting_clock_of_a_guest() {
     assert!(clock.total() > Duration::from_millis(50), "{:?}", clock.total());
     assert!(!clock.is_waiting());
 }
+
+/// An upstream that allows `rate` a second with a burst of `burst`, and says by what header when there is room again.
+async fn limited(rate: f64, burst: f64, header: Option<&'static str>) -> (Upstream, Arc<AtomicUsize>) {
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    let bucket = parking_lot::Mutex::new((burst, Instant::now()));
+    let upstream = Upstream::start(move |_| {
+        let wait = {
+            let mut bucket = bucket.lock();
+            let now = Instant::now();
+            bucket.0 = (bucket.0 + now.duration_since(bucket.1).as_secs_f64() * rate).min(burst);
+            bucket.1 = now;
+            if bucket.0 >= 1.0 {
+                bucket.0 -= 1.0;
+                None
+            } else {
+                Some((1.0 - bucket.0) / rate)
+            }
+        };
+        if wait.is_some() {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        async move {
+            match (wait, header) {
+                (None, _) => text(200, ""),
+                (Some(_), None) => text(429, ""),
+                (Some(wait), Some(header)) => {
+                    let mut response = text(429, "");
+                    let millis = (wait * 1e3).ceil() as u64;
+                    response.headers_mut().insert(header, millis.to_string().parse().unwrap());
+                    response
+                }
+            }
+        }
+    })
+    .await;
+    (upstream, refused)
+}
+
+async fn hundred_at_once(upstream: &Upstream) {
+    let gate = Arc::new(Gate::new(&[]));
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+            tokio::spawn(async move { gate.send(post(&url, "x")).await.unwrap().status() })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_at_once_towards_an_unknown_limit_all_succeed_with_few_refusals() {
+    let (upstream, refused) = limited(50.0, 5.0, Some("retry-after-ms")).await;
+    hundred_at_once(&upstream).await;
+    let refused = refused.load(Ordering::SeqCst);
+    println!("{refused} refusals for 100 calls with a hint");
+    assert!(refused < 18, "{refused} refusals for 100 calls");
+}
+
+#[tokio::test]
+async fn a_hundred_at_once_towards_bare_429s_all_succeed() {
+    let (upstream, refused) = limited(50.0, 5.0, None).await;
+    hundred_at_once(&upstream).await;
+    println!("{} refusals for 100 calls without a hint", refused.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_short_deadline_of_one_call_is_no_mark_against_the_upstream() {
+    let upstream = Upstream::start(|request| async move {
+        if request.uri().path() == "/slow" {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        text(200, "")
+    })
+    .await;
+    let gate = Gate::new(&[]);
+    for _ in 0..8 {
+        let request = Request::get(upstream.url("/slow")).header("prefer", "wait=0.02").body(body::empty()).unwrap();
+        assert_eq!(gate.send(request).await.unwrap().status(), 504);
+        let (_, mut call) = gate.call(get(&upstream.url("/slow")));
+        call.timeouts.first_byte = Some(Duration::from_millis(20));
+        assert!(gate.door.send(call).await.is_err());
+    }
+    let begin = Instant::now();
+    assert_eq!(gate.get(&upstream.url("/")).await.unwrap().status(), 200);
+    assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
+}

@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, io, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use tidegate_core::{Ticket, repeat::Failure, shard::Departure};
 use tokio::time::Instant;
 
@@ -31,8 +31,33 @@ pub(super) enum Attempted {
     Denied(AddressDenied),
     /// The destination was paused meanwhile; nothing left.
     PutBack(Ticket),
-    /// The sender's own body failed: nobody's fault but its.
-    BodyFailed(TransportError),
+    /// The call's deadline passed. Says nothing about the destination.
+    DeadlinePassed,
+    /// The sender's own body or its own bound ended it: nobody's fault but its.
+    Own(TransportError),
+}
+
+/// A bound in time, and whose it is.
+struct Bound {
+    time: Duration,
+    whose: Whose,
+}
+
+enum Whose {
+    Ours,
+    Senders,
+    Deadline,
+}
+
+impl Bound {
+    /// What an attempt came to that took longer. Only our own bound is a judgement on the upstream.
+    fn missed(&self, failure: Failure, error: TransportError) -> Attempted {
+        match self.whose {
+            Whose::Ours => Attempted::Failed(failure, error),
+            Whose::Senders => Attempted::Own(error),
+            Whose::Deadline => Attempted::DeadlinePassed,
+        }
+    }
 }
 
 impl Call<'_> {
@@ -57,28 +82,31 @@ impl Call<'_> {
             }
             let Some(body) = self.kept.attempt() else {
                 let why = self.kept.failure().unwrap_or_else(|| "it was streamed and is gone".into());
-                return Attempted::BodyFailed(TransportError::RequestBody { why });
+                return Attempted::Own(TransportError::RequestBody { why });
             };
             let Some(request) = self.request(&lease, body) else {
                 let why = "its URI can't be written".into();
-                return Attempted::BodyFailed(TransportError::BadRequest { why });
+                return Attempted::Own(TransportError::BadRequest { why });
             };
             let began = Instant::now();
-            let limit = self.first_byte();
-            let broken = match tokio::time::timeout(limit.min(self.left()), lease.exchange(request)).await {
+            let bound = self.bound(self.timeouts.first_byte, self.policy.attempt_timeout);
+            let broken = match tokio::time::timeout(bound.time, lease.exchange(request)).await {
+                Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    let host = self.target.host.to_string();
+                    let why = "it switched protocols without being asked".into();
+                    return Attempted::Failed(Failure::Broken, TransportError::Protocol { host, why });
+                }
                 Ok(Ok(response)) => return Attempted::Answer(Box::new(response), began.elapsed()),
                 Ok(Err(broken)) => broken,
                 Err(_) => {
                     let host = self.target.host.to_string();
-                    let setting = names::FIRST_BYTE_TIMEOUT;
-                    return Attempted::Failed(
-                        Failure::TimedOut,
-                        TransportError::FirstByteTimeout { host, limit, setting },
-                    );
+                    let (limit, setting) = (bound.time, names::FIRST_BYTE_TIMEOUT);
+                    let error = TransportError::FirstByteTimeout { host, limit, setting };
+                    return bound.missed(Failure::TimedOut, error);
                 }
             };
             if let Some(why) = self.kept.failure() {
-                return Attempted::BodyFailed(TransportError::RequestBody { why });
+                return Attempted::Own(TransportError::RequestBody { why });
             }
             // Where not a byte left, or the peer closed an old connection under a request that may be repeated, the
             // request moves to another connection as if this one had never been there.
@@ -93,28 +121,29 @@ impl Call<'_> {
     }
 
     async fn connect(&self) -> Result<Lease, Attempted> {
-        let limit = self.door.settings.connect_timeout.get();
-        let limit = self.timeouts.connect.map_or(limit, |own| own.min(limit));
-        let leased = tokio::time::timeout(limit.min(self.left()), self.target.upstream.lease()).await;
+        let bound = self.bound(self.timeouts.connect, self.door.settings.connect_timeout.get());
+        let leased = tokio::time::timeout(bound.time, self.target.upstream.lease()).await;
         match leased {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(DialError::Denied(denied))) => Err(Attempted::Denied(denied)),
             Ok(Err(DialError::Failed(error))) => Err(Attempted::Failed(Failure::Connect, error)),
             Err(_) => {
                 let host = self.target.host.to_string();
-                let setting = names::CONNECT_TIMEOUT;
-                Err(Attempted::Failed(
-                    Failure::Connect,
-                    TransportError::ConnectTimeout { host, limit, setting },
-                ))
+                let (limit, setting) = (bound.time, names::CONNECT_TIMEOUT);
+                let error = TransportError::ConnectTimeout { host, limit, setting };
+                Err(bound.missed(Failure::Connect, error))
             }
         }
     }
 
-    /// Time to the head of an answer.
-    fn first_byte(&self) -> Duration {
-        let limit = self.policy.attempt_timeout;
-        self.timeouts.first_byte.map_or(limit, |own| own.min(limit))
+    /// The shortest of the sender's own bound, ours, and the time to the deadline.
+    fn bound(&self, own: Option<Duration>, ours: Duration) -> Bound {
+        let (time, whose) = match own {
+            Some(own) if own < ours => (own, Whose::Senders),
+            _ => (ours, Whose::Ours),
+        };
+        let left = self.left();
+        if left < time { Bound { time: left, whose: Whose::Deadline } } else { Bound { time, whose } }
     }
 
     /// Time to the deadline.

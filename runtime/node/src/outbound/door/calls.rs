@@ -13,7 +13,7 @@ use tidegate_core::{
     signal,
 };
 
-use super::{Door, Ending, Target, attempt::Attempted};
+use super::{Ending, Inner, Target, attempt::Attempted};
 use crate::{
     body::Body,
     observe::{FeedEvent, Note},
@@ -30,7 +30,7 @@ use crate::{
 
 /// A call on its way.
 pub(super) struct Call<'a> {
-    pub(super) door: &'a Door,
+    pub(super) door: &'a Inner,
     pub(super) target: &'a Target,
     /// Its partition.
     pub(super) key: u128,
@@ -174,7 +174,11 @@ impl Call<'_> {
                 (Outcome::Failed(failure), Err(error))
             }
             Attempted::Denied(denied) => return Next::End(End::Refused(denied.into())),
-            Attempted::BodyFailed(error) => return Next::End(End::Failed(error)),
+            Attempted::Own(error) => return Next::End(End::Failed(error)),
+            Attempted::DeadlinePassed => {
+                let problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
+                return Next::End(End::Refused(problem));
+            }
             Attempted::PutBack(ticket) => {
                 let what = "put back at no cost: the destination was paused meanwhile".into();
                 self.ending.note(|call| Note::Decided { call, what });
@@ -198,10 +202,6 @@ impl Call<'_> {
                 }
                 return Next::End(match came {
                     Ok(response) => End::Answer(*response, admission),
-                    Err(error) if matches!(error, TransportError::FirstByteTimeout { .. }) && self.left().is_zero() => {
-                        let problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
-                        End::Refused(problem)
-                    }
                     Err(error) => End::Failed(error),
                 });
             }

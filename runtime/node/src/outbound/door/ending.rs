@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use http::{Response, Uri, request};
 use tokio::time::Instant;
 
-use super::{Door, Target, answer};
+use super::{Inner, Target, answer};
 use crate::{
     body::Body,
     observe::{CallLine, FeedEvent, Note, Trail},
@@ -16,7 +16,7 @@ use crate::{
 
 /// Watches one call.
 pub(super) struct Ending<'a> {
-    door: &'a Door,
+    door: &'a Inner,
     target: &'a Target,
     trail: Trail,
     /// Number of the call in its trail.
@@ -34,7 +34,7 @@ pub(super) struct Ending<'a> {
 
 impl<'a> Ending<'a> {
     pub(super) fn new(
-        door: &'a Door,
+        door: &'a Inner,
         target: &'a Target,
         trail: Trail,
         number: u32,

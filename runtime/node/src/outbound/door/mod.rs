@@ -17,7 +17,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{Method, Response, uri::PathAndQuery};
+use futures::future::BoxFuture;
+use http::{Method, Response, Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tidegate_core::Effective;
 
@@ -25,7 +26,7 @@ use self::{ending::Ending, target::Target};
 use super::{
     Hops, Origin, OutboundCall, SenderKind, TransportError,
     body::{KeptBody, ReplayMemory, Start, drain},
-    destinations::{DestinationPage, DestinationState, Partition, PartitionState, Table},
+    destinations::{DestinationPage, DestinationState, Partition, PartitionState, Table, compile},
     guard::AddressGuard,
     headers,
     pool::{Pool, PoolParts, Resolve, SystemResolver},
@@ -35,7 +36,8 @@ use super::{
 };
 use crate::{
     body::Body,
-    cluster::registry::State,
+    cluster::registry::{ConfigError, DestinationConfig, State},
+    guest::Egress,
     ids::TenantId,
     observe::{Note, Observe},
     problem::Problem,
@@ -62,8 +64,11 @@ impl Default for DoorParts {
     }
 }
 
-/// The door of a node.
-pub struct Door {
+/// The door of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Door(Arc<Inner>);
+
+struct Inner {
     settings: OutboundSettings,
     observe: Arc<Observe>,
     pool: Arc<Pool>,
@@ -130,7 +135,7 @@ impl Door {
             retries: settings.attempts.saturating_sub(1),
             ..Effective::default()
         };
-        Ok(Arc::new(Self {
+        let inner = Inner {
             shards: Shards::start(parts.shards, settings.max_actors, sweep)?,
             pool,
             observe,
@@ -144,22 +149,46 @@ impl Door {
             },
             defaults,
             settings: settings.clone(),
-        }))
+        };
+        Ok(Arc::new(Self(Arc::new(inner))))
     }
 
     /// Takes the destinations of the registry over. Called once at the start and after each write; live actors follow
     /// at once, with their queues.
     pub fn configure(&self, state: &State) {
-        let (next, changed) = self.table.load().next(state, &self.settings);
-        self.table.store(Arc::new(next));
+        let (next, changed) = self.0.table.load().next(state, &self.0.settings);
+        self.0.table.store(Arc::new(next));
         for (old, new) in changed {
-            self.shards.reconfigure(&old, &new);
+            self.0.shards.reconfigure(&old, &new);
         }
     }
 
     /// What outbound calls of this node follow where nothing else is said.
     pub fn settings(&self) -> &OutboundSettings {
-        &self.settings
+        &self.0.settings
+    }
+
+    /// Whether a destination's configuration means something; what the control API asks before it stores one.
+    ///
+    /// # Errors
+    /// The first key that is wrong or unknown.
+    pub fn check(&self, config: &DestinationConfig) -> Result<(), ConfigError> {
+        compile(config, &self.0.settings).map(drop)
+    }
+
+    /// The origin of a configured destination, as `https://host[:port]`. `None`: there is no such destination.
+    ///
+    /// # Errors
+    /// The pattern, where it stands for more than one origin.
+    pub fn origin_of(&self, tenant: &TenantId, name: &str) -> Option<Result<String, String>> {
+        let found = self.0.table.load().origin_of(tenant, name)?;
+        Some(found.map(|origin| origin.to_string()).map_err(|matches| matches.to_string()))
+    }
+
+    /// The name of the configured destination that stands for the origin of a URI.
+    pub fn name_of(&self, tenant: &TenantId, uri: &Uri) -> Option<String> {
+        let origin = Origin::of(uri).ok()?;
+        self.0.table.load().resolve(tenant, &origin).name.as_ref().map(ToString::to_string)
     }
 
     /// Reads the path of a request to `/to`.
@@ -167,7 +196,7 @@ impl Door {
     /// # Errors
     /// [`ToError`], which becomes a problem.
     pub fn route(&self, tenant: &TenantId, path_and_query: &PathAndQuery) -> Result<Routed, ToError> {
-        let table = self.table.load();
+        let table = self.0.table.load();
         let mut routed = to::parse(path_and_query.as_str(), |name| table.origin_of(tenant, name))?;
         if let Some(name) = &table.resolve(tenant, &routed.origin).name {
             routed.destination = name.as_str().to_owned();
@@ -186,13 +215,13 @@ impl Door {
             r#match: matches.to_owned(),
             partitions: Vec::new(),
         };
-        for destination in self.table.load().configured(tenant) {
+        for destination in self.0.table.load().configured(tenant) {
             let label = destination.label();
             if wanted(label) {
                 found.insert(label.to_owned(), (blank(label, &destination.matches, true), Vec::new()));
             }
         }
-        for (key, known) in self.known.partitions.lock().iter() {
+        for (key, known) in self.0.known.partitions.lock().iter() {
             if known.tenant == *tenant && wanted(&known.destination) {
                 let entry = found.entry(known.destination.to_string());
                 let (_, keys) = entry
@@ -207,7 +236,7 @@ impl Door {
             .map(|(mut state, mut keys)| {
                 keys.sort_by(|a, b| a.1.cmp(&b.1));
                 let partitions = keys.iter().filter_map(|(key, label)| {
-                    self.shards.snapshot(*key).map(|snapshot| PartitionState::new(label.as_deref(), &snapshot))
+                    self.0.shards.snapshot(*key).map(|snapshot| PartitionState::new(label.as_deref(), &snapshot))
                 });
                 state.partitions = partitions.collect();
                 state
@@ -224,10 +253,27 @@ impl Door {
     ///
     /// # Errors
     /// [`TransportError`] when nobody answered, or the request can't be sent as it is.
-    pub async fn send(self: &Arc<Self>, call: OutboundCall) -> Result<Response<Body>, TransportError> {
+    pub fn send(
+        &self,
+        call: OutboundCall,
+    ) -> impl Future<Output = Result<Response<Body>, TransportError>> + Send + 'static + use<> {
+        // Not inside the future: calls are numbered in the order in which they are made.
+        let number = call.trail.next_call();
+        let inner = Arc::clone(&self.0);
+        async move { inner.send(call, number).await }
+    }
+}
+
+impl Egress for Door {
+    fn send(&self, call: OutboundCall) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
+        Box::pin(self.send(call))
+    }
+}
+
+impl Inner {
+    async fn send(&self, call: OutboundCall, number: u32) -> Result<Response<Body>, TransportError> {
         let OutboundCall { request, sender, timeouts, trail, trace, wait_clock } = call;
         let (mut parts, body) = request.into_parts();
-        let number = trail.next_call();
         let checked = Origin::of(&parts.uri).and_then(|origin| match parts.method {
             Method::CONNECT => Err(TransportError::BadRequest { why: "CONNECT is not offered".into() }),
             _ => Ok(origin),
@@ -327,7 +373,7 @@ impl Door {
 
 impl Known {
     /// Remembers a partition, once.
-    fn remember(&self, target: &Target, partition: &Partition, door: &Door) {
+    fn remember(&self, target: &Target, partition: &Partition, door: &Inner) {
         let epoch = self.epoch.load(Ordering::Relaxed);
         if partition.label.is_none() && target.known.swap(epoch, Ordering::Relaxed) == epoch {
             return;
