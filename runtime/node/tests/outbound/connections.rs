@@ -234,3 +234,25 @@ async fn idle_connections_are_closed_after_their_time() {
     until("idle connections are closed", || upstream.open() == 0).await;
     assert!(gate.observe.metrics.render().contains("tidegate_connections_open 0"));
 }
+
+#[tokio::test]
+async fn a_streamed_upload_does_not_cost_its_connection() {
+    let upstream = Upstream::start(|request| async move {
+        let body = read_incoming(request.into_body()).await;
+        text(200, &body.len().to_string())
+    })
+    .await;
+    let gate = Gate::new(&["--replay-body=1KiB"]);
+    for _ in 0..5 {
+        let (sender, body) = channel_body();
+        let writer = tokio::spawn(async move {
+            for _ in 0..10 {
+                sender.send(Bytes::from(vec![7; 10_000])).await.unwrap();
+            }
+        });
+        let request = http::Request::post(upstream.url("/")).body(body).unwrap();
+        assert_eq!(read(gate.send(request).await.unwrap()).await, "100000");
+        writer.await.unwrap();
+    }
+    assert_eq!(upstream.connections(), 1);
+}

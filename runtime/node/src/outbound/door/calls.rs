@@ -127,7 +127,8 @@ impl Call<'_> {
     async fn admission(&mut self, ticket: Option<Ticket>) -> Result<Admission, Problem> {
         let tokens = self.policy.tokens.unwrap_or(0);
         let new = new_call(self.deadline, self.kept.held(), tokens, ticket);
-        let wait = match self.door.shards.ask(self.key, &self.target.destination.limits, new) {
+        let limits = self.door.limits(self.target);
+        let wait = match self.door.shards.ask(self.key, &limits, new) {
             Asked::Admitted(admission) => {
                 self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO });
                 return Ok(admission);

@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use http::{Method, Response, Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
-use tidegate_core::Effective;
+use tidegate_core::{Config, Effective};
 
 use self::{ending::Ending, target::Target};
 use super::{
@@ -75,6 +75,7 @@ struct Inner {
     shards: Arc<Shards>,
     memory: Arc<ReplayMemory>,
     table: ArcSwap<Table>,
+    configuring: Mutex<()>,
     targets: Mutex<HashMap<(TenantId, Origin), Arc<Target>>>,
     known: Known,
     /// What calls follow where nothing else is said.
@@ -141,6 +142,7 @@ impl Door {
             observe,
             memory: ReplayMemory::new(settings.replay_memory.get()),
             table: ArcSwap::from_pointee(Table::empty(settings)),
+            configuring: Mutex::default(),
             targets: Mutex::default(),
             known: Known {
                 partitions: Mutex::default(),
@@ -156,7 +158,13 @@ impl Door {
     /// Takes the destinations of the registry over. Called once at the start and after each write; live actors follow
     /// at once, with their queues.
     pub fn configure(&self, state: &State) {
-        let (next, changed) = self.0.table.load().next(state, &self.0.settings);
+        let _one_at_a_time = self.0.configuring.lock();
+        let table = self.0.table.load();
+        if state.revision < table.revision {
+            // A later state was shown already.
+            return;
+        }
+        let (next, changed) = table.next(state, &self.0.settings);
         self.0.table.store(Arc::new(next));
         for (old, new) in changed {
             self.0.shards.reconfigure(&old, &new);
@@ -342,6 +350,17 @@ impl Inner {
             ending,
         };
         call.run(pump).await
+    }
+
+    /// The limits of a target's destination, as they are now: a call that comes back must not bring old ones along.
+    fn limits(&self, target: &Target) -> Arc<Config> {
+        let table = self.table.load();
+        if target.generation == table.generation {
+            return Arc::clone(&target.destination.limits);
+        }
+        let now = table.resolve(&target.destination.tenant, target.upstream.origin());
+        let same = now.name == target.destination.name && now.matches == target.destination.matches;
+        Arc::clone(if same { &now.limits } else { &target.destination.limits })
     }
 
     /// What calls to an origin follow.

@@ -11,7 +11,11 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Upstream, h1::H1, h2::Stream};
+use super::{
+    Upstream,
+    h1::{H1, Rest},
+    h2::Stream,
+};
 use crate::outbound::body::OutBody;
 
 /// The right to send one request over a connection.
@@ -108,10 +112,18 @@ impl Streaming {
     }
 
     fn give_back(&mut self, cx: &mut Context<'_>) {
-        if let Some(Link::H1 { mut connection, upstream }) = self.link.take()
-            && connection.rest(cx)
-        {
-            upstream.put(connection);
+        if let Some(Link::H1 { mut connection, upstream }) = self.link.take() {
+            match connection.rest(cx) {
+                Rest::Ready => upstream.put(connection),
+                Rest::Soon => {
+                    tokio::spawn(async move {
+                        if connection.settle().await {
+                            upstream.put(connection);
+                        }
+                    });
+                }
+                Rest::Over => {}
+            }
         }
     }
 }
