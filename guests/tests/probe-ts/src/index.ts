@@ -60,6 +60,36 @@ const routes: Record<string, Route> = {
     const answer = await fetch(url.searchParams.get("url") ?? "", { method: "POST", body: request.body, duplex: "half" });
     return new Response(answer.body, { status: answer.status });
   },
+  "/many": async (_request, url) => {
+    const target = url.searchParams.get("url") ?? "";
+    const calls = Array.from({ length: Number(url.searchParams.get("n") ?? 100) }, async () => {
+      const answer = await fetch(target);
+      await answer.text();
+      return String(answer.status);
+    });
+    const outcomes: Record<string, number> = {};
+    for (const outcome of await Promise.all(calls.map((call) => call.catch((error) => String(error))))) {
+      outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+    }
+    return Response.json(outcomes);
+  },
+  "/abort": async (_request, url) => {
+    const started = performance.now();
+    const signal = AbortSignal.timeout(Number(url.searchParams.get("ms") ?? 50));
+    const error = await fetch(url.searchParams.get("url") ?? "", { signal }).then(() => "no error", (error) => error.name);
+    return Response.json({ error, ms: Math.round(performance.now() - started) });
+  },
+  "/stray-rejection": () => {
+    void Promise.reject(new Error("nobody handles this"));
+    return new Response("answered all the same\n");
+  },
+  "/stray-throw": async () => {
+    setTimeout(() => {
+      throw new Error("thrown in a timer");
+    }, 1);
+    await pause(20);
+    return new Response("answered all the same\n");
+  },
   "/wait-until": (_request, url, _env, ctx) => {
     ctx.waitUntil(pause(Number(url.searchParams.get("ms") ?? 50)).then(() => console.log("waited until the end")));
     return new Response("answered at once\n");

@@ -184,7 +184,7 @@ impl Learned {
             Some(before) => cut_at.since(before).as_secs_f64().max(0.001),
             None => busy.as_secs_f64().max(AT_LEAST),
         };
-        let floor = f64::from(accepted) / seconds;
+        let floor = f64::from(accepted.max(1)) / seconds;
         self.previous = Some(cut_at);
         self.floor = floor;
         if let (Some(held), Trial::Until(_)) = (self.held, self.trial) {

@@ -28,7 +28,8 @@ impl Rate {
     /// The rate that keeps `quota` in every half-open window of `per`, letting `burst` leave at once.
     pub fn windowed(quota: u64, per: Duration, burst: u64) -> Rate {
         let slack = nanos(SLACK);
-        let interval = (nanos(per).saturating_add(slack)).div_ceil(quota.saturating_sub(burst).saturating_add(1).max(1));
+        let interval =
+            (nanos(per).saturating_add(slack)).div_ceil(quota.saturating_sub(burst).saturating_add(1).max(1));
         let made_up = if interval > 20 * slack { 0 } else { slack };
         Rate { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1)).saturating_add(made_up) }
     }

@@ -1,4 +1,5 @@
 //! A small deterministic world around one shard: clients that call, and an upstream that limits them. Seeded; no clock.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 #![allow(dead_code, unreachable_pub)]
 
 use std::{
@@ -177,6 +178,8 @@ pub struct World {
     pub repeatable: bool,
     /// Time between admission and the first byte.
     pub connect: Duration,
+    /// The same for the first: it has to open the connection that others use.
+    pub first_connect: Duration,
     events: BTreeMap<(Time, u64), Event>,
     sequence: u64,
     fx: Effects,
@@ -211,6 +214,7 @@ impl World {
             deadline: Duration::from_secs(600),
             repeatable: true,
             connect: Duration::ZERO,
+            first_connect: Duration::ZERO,
             events: BTreeMap::new(),
             sequence: 0,
             fx: Effects::default(),
@@ -272,7 +276,8 @@ impl World {
     }
 
     fn admitted(&mut self, call: usize, permit: Permit) {
-        self.at(self.now + self.connect, Event::Depart { call, permit });
+        let connect = if call == 0 { self.first_connect } else { self.connect };
+        self.at(self.now + connect, Event::Depart { call, permit });
     }
 
     fn end(&mut self, call: usize, status: u16, why: String) {

@@ -76,7 +76,7 @@ impl Api {
         *request.headers_mut() = headers;
         request.headers_mut().entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         if let Some(token) = self.token() {
-            request.headers_mut().insert(header::AUTHORIZATION, bearer(token)?);
+            request.headers_mut().insert(header::AUTHORIZATION, header_value(&format!("Bearer {token}"))?);
         }
         let answer = client::send(request).await?;
         if answer.status().is_success() {
@@ -124,9 +124,9 @@ pub(super) fn parse(bytes: &Bytes, doing: &str) -> Result<Value, Failure> {
     })
 }
 
-/// The header that shows a token.
-pub(super) fn bearer(token: &str) -> Result<HeaderValue, Failure> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+/// A token, or text with one, as a header's value.
+pub(super) fn header_value(text: &str) -> Result<HeaderValue, Failure> {
+    let mut value = HeaderValue::from_str(text)
         .map_err(|_| Failure::new(Exit::Usage, "the token holds characters that no token has"))?;
     value.set_sensitive(true);
     Ok(value)

@@ -1,12 +1,13 @@
 //! The command line.
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 
 use super::{
-    deploy::DeployArgs, destinations::DestinationsArgs, failure::EXIT_CODES, functions::FunctionsArgs,
-    invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs, mock_command::MockArgs, tokens::TokensArgs,
-    trails::TrailsArgs,
+    deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, failure::EXIT_CODES, functions::FunctionsArgs,
+    invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs, mock_command::MockArgs, run::RunArgs, running::DEV_DATA,
+    serve::ServeArgs, tokens::TokensArgs, trails::TrailsArgs,
 };
+use crate::settings::Settings;
 
 /// Run WASM handlers, and send every outbound call through a gate that knows its upstream's limits.
 #[derive(Parser, Debug)]
@@ -26,6 +27,14 @@ pub(super) struct Cli {
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {
+    /// Run a guest, or just the gate, in this terminal
+    Dev(DevArgs),
+    /// Run a program with its base URLs led through a gate
+    Run(RunArgs),
+    /// Run a node that others use
+    Serve(ServeArgs),
+    /// Run a fake OpenAI and Anthropic upstream that refuses, stalls and fails on demand
+    MockLlm(MockArgs),
     /// Deploy a function, or a new version of it
     Deploy(DeployArgs),
     /// Send a request to a function
@@ -44,21 +53,90 @@ pub(super) enum Command {
     Tokens(TokensArgs),
     /// Save a server and a token
     Login(LoginArgs),
-    /// Run a fake OpenAI and Anthropic upstream that refuses, stalls and fails on demand
-    MockLlm(MockArgs),
     /// Print the reference page of all settings, as Markdown
     SettingsReference,
 }
 
+/// Stands for a data directory that is made for this run and removed after it.
+pub(super) const TEMPORARY: &str = "(temporary)";
+
+/// Settings that `dev` shows in its help; all others are there without being shown.
+const SHOWN_IN_DEV: [&str; 4] = ["listen", "control_listen", "data", "log"];
+
 /// The command line as clap knows it.
 pub(super) fn command() -> clap::Command {
     Cli::command()
+        .mut_subcommand("serve", |serve| {
+            // With its values described one by one the whole page would be spread out over blank lines.
+            serve.mut_arg("log_format", |arg| arg.hide_possible_values(true).help(LOG_FORMAT))
+        })
+        .mut_subcommand("dev", |dev| {
+            let dev = dev.mut_arg("data", |arg| arg.default_value(DEV_DATA));
+            local(dev, &SHOWN_IN_DEV).mut_arg("log", |arg| arg.default_value("warn"))
+        })
+        .mut_subcommand("run", |run| {
+            let run = run
+                .mut_arg("data", |arg| arg.default_value(TEMPORARY))
+                .mut_arg("listen", |arg| arg.default_value("127.0.0.1:0"))
+                .mut_arg("control_listen", |arg| arg.default_value("127.0.0.1:0"));
+            local(run, &[]).mut_arg("log", |arg| arg.default_value("error"))
+        })
+}
+
+const LOG_FORMAT: &str = "Form of the node's own log on stderr: human or json";
+
+/// Defaults of a node that serves one person on this machine; of the settings only those named are shown.
+fn local(mut command: clap::Command, shown: &[&str]) -> clap::Command {
+    command = command
+        .mut_arg("egress_allow", |arg| arg.default_values(["127.0.0.0/8", "::1/128"]))
+        // A flag of clap's: its default is told from its action.
+        .mut_arg("allow_any_host", |arg| arg.action(ArgAction::Set).default_value("true"))
+        .mut_arg("drain_timeout", |arg| arg.default_value("2s"));
+    let settings = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
+    for setting in settings.get_arguments().map(|setting| setting.get_id().as_str()) {
+        let is_shown = shown.contains(&setting);
+        command = command.mut_arg(setting, |arg| arg.hide(!is_shown));
+    }
+    command
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    fn parse(line: &[&str]) -> Cli {
+        use clap::FromArgMatches as _;
+        Cli::from_arg_matches(&command().try_get_matches_from(line).unwrap()).unwrap()
+    }
+
     #[test]
     fn the_command_line_is_sound() {
-        super::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn dev_and_run_have_the_defaults_of_a_private_node_and_serve_has_not() {
+        let Command::Dev(dev) = parse(&["tidegate", "dev"]).command else { panic!() };
+        let settings = dev.settings();
+        assert!(settings.guest.allow_any_host && settings.outbound.egress_allow.len() == 2);
+        assert_eq!(settings.node.data.as_os_str(), DEV_DATA);
+        let Command::Run(run) = parse(&["tidegate", "run", "--call-deadline", "3s", "x", "--listen"]).command else {
+            panic!()
+        };
+        assert_eq!(run.settings().node.listen.port(), 0);
+        assert_eq!(run.settings().outbound.call_deadline.get().as_secs(), 3);
+        let Command::Serve(serve) = parse(&["tidegate", "serve"]).command else { panic!() };
+        assert!(!serve.settings().guest.allow_any_host && serve.settings().outbound.egress_allow.is_empty());
+    }
+
+    #[test]
+    fn every_setting_stands_in_the_help_of_serve() {
+        let mut command = command();
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        let help = serve.render_long_help().to_string();
+        let settings = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
+        for setting in settings.get_arguments() {
+            assert!(help.contains(&format!("--{} ", setting.get_long().unwrap())) || help.contains(&format!("--{}\n", setting.get_long().unwrap())), "{setting}");
+        }
     }
 }

@@ -82,14 +82,13 @@ pub(super) async fn run(args: DeployArgs) -> Result<Exit, Failure> {
         query.push(format!("message={}", segment(message)));
     }
     let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    let path = format!("/v1/functions/{}{query}", segment(&name));
     let config = (!manifest.config.is_empty()).then_some(Value::Object(manifest.config));
-    let made = send(&api, &name, &path, module, config.as_ref()).await?;
+    let made = send(&api, &name, &query, module, config.as_ref(), args.client.json).await?;
     report(&api, &name, &made)?;
     Ok(Exit::Ok)
 }
 
-fn read_module(file: &Path) -> Result<Bytes, Failure> {
+pub(super) fn read_module(file: &Path) -> Result<Bytes, Failure> {
     let module = std::fs::read(file)
         .map_err(|error| Failure::new(Exit::Usage, format!("{}: {error}", file.display())).next("build it first?"))?;
     if !module.starts_with(b"\0asm") {
@@ -99,8 +98,16 @@ fn read_module(file: &Path) -> Result<Bytes, Failure> {
     Ok(module.into())
 }
 
-/// Uploads, with a bar where stderr is a terminal, and waits for the version.
-async fn send(api: &Api, name: &str, path: &str, module: Bytes, config: Option<&Value>) -> Result<Value, Failure> {
+/// Uploads, with a bar where stderr is a terminal and lines elsewhere unless `quiet`, and waits for the version.
+pub(super) async fn send(
+    api: &Api,
+    name: &str,
+    query: &str,
+    module: Bytes,
+    config: Option<&Value>,
+    quiet: bool,
+) -> Result<Value, Failure> {
+    let path = format!("/v1/functions/{}{query}", segment(name));
     let boundary = format!("tidegate-{:032x}", rand::random::<u128>());
     let head = part_head(&boundary, "module", "application/wasm");
     let tail = match config {
@@ -115,9 +122,9 @@ async fn send(api: &Api, name: &str, path: &str, module: Bytes, config: Option<&
 
     let doing = format!("deploying `{name}`");
     let progress = Progress::default();
-    let mut watch = Watch::begin(size, api.out.is_json());
+    let mut watch = Watch::begin(size, quiet);
     let mut sending = Box::pin(async {
-        let answer = api.send(Method::PUT, path, headers, upload(parts, progress.clone()), &doing).await?;
+        let answer = api.send(Method::PUT, &path, headers, upload(parts, progress.clone()), &doing).await?;
         client::read(answer.into_body()).await
     });
     let mut tick = tokio::time::interval(Duration::from_millis(80));
@@ -147,14 +154,14 @@ enum Watch {
 
 impl Watch {
     fn begin(size: u64, quiet: bool) -> Self {
+        if quiet {
+            return Self::Silent;
+        }
         if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(size);
             let style = ProgressStyle::with_template("uploading {bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             return Self::Bar { bar, size, compiling: false };
-        }
-        if quiet {
-            return Self::Silent;
         }
         note(format_args!("uploading {}", bytes(size)));
         Self::Lines { size, compiling: false }

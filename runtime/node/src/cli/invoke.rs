@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{
-    api::{Api, bearer, segment},
+    api::{self, Api, segment},
     failure::{Exit, Failure},
     http as client,
     output::paint,
@@ -76,8 +76,9 @@ pub(super) async fn run(args: InvokeArgs) -> Result<Exit, Failure> {
     if let Some(data) = &data {
         request.headers_mut().insert(header::CONTENT_TYPE, content_type(data));
     }
+    // Not in `Authorization`: that one is the guest's.
     if let Some(token) = api.token() {
-        request.headers_mut().insert(header::AUTHORIZATION, bearer(token)?);
+        request.headers_mut().insert(HeaderName::from_static("tidegate-token"), api::header_value(token)?);
     }
     let mut given = HeaderMap::new();
     for (name, value) in &args.headers {

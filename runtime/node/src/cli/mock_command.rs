@@ -23,12 +23,13 @@ pub(super) struct MockArgs {
 /// Runs until SIGINT or SIGTERM.
 pub(super) async fn run(args: MockArgs) -> Result<Exit, Failure> {
     args.options.check().map_err(|why| Failure::new(Exit::Usage, why))?;
+    let mut stop = signals::Stop::catch()?;
     let listen = args.options.listen;
     let mock = mock_llm::start(args.options).await.map_err(|error| {
         Failure::new(Exit::Failed, format!("can't listen on {listen}: {error}")).next("--listen names another address")
     })?;
     super::output::Out::new(false).line(format_args!("mock-llm listening on {}", mock.url()))?;
-    signals::stop().await?;
+    stop.wait().await;
     let stats = mock.stats();
     note(format_args!(
         "{} requests: {} passed, {} refused, {} failed, {} slow, {} dropped, {} cancelled; at most {} in flight, at \

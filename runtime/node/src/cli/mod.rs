@@ -21,6 +21,7 @@ mod mock_command;
 pub mod mock_llm;
 mod output;
 mod profiles;
+mod running;
 mod signals;
 mod target;
 mod tokens;

@@ -1,7 +1,8 @@
 //! Which server a command talks to, and with which token.
 //!
 //! The first of these that there is: what the command line says, its variables, the profile it names, the default
-//! profile, the node of this directory. A saved token goes only to the server it was saved for.
+//! profile, the `tidegate dev` that runs in this directory, the node at the usual place. A saved token goes only to the
+//! server it was saved for.
 
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use url::Url;
 use super::{
     failure::{Exit, Failure},
     profiles::{Profile, Profiles},
+    running::{DEV_DATA, Running},
 };
 
 /// Where the control listener of a local node is unless told otherwise.
@@ -81,17 +83,23 @@ pub(super) fn resolve(args: &ClientArgs, profiles: &Profiles, directory: &Path) 
             None => None,
         },
     };
-    let (url, url_from) = match (&args.url, &chosen) {
-        (Some(url), _) => (url.clone(), "--url or TIDEGATE_URL".to_owned()),
-        (None, Some((name, profile))) => (parsed(&profile.url)?, format!("profile `{name}`")),
-        (None, None) => (parsed(LOCAL_CONTROL)?, "the default".to_owned()),
+    let dev = Running::find(&directory.join(DEV_DATA));
+    let (url, url_from) = match (&args.url, &chosen, &dev) {
+        (Some(url), ..) => (url.clone(), "--url or TIDEGATE_URL".to_owned()),
+        (None, Some((name, profile)), _) => (parsed(&profile.url)?, format!("profile `{name}`")),
+        (None, None, Some(dev)) => (parsed(&dev.control)?, "the `tidegate dev` of this directory".to_owned()),
+        (None, None, None) => (parsed(LOCAL_CONTROL)?, "the default".to_owned()),
     };
     // A saved token goes only where it was saved for.
     let chosen = match chosen {
         Some((name, profile)) if parsed(&profile.url)?.origin() == url.origin() => Some((name, profile)),
         _ => None,
     };
+    let dev = dev.filter(|dev| parsed(&dev.control).is_ok_and(|control| control.origin() == url.origin()));
     let local = |url: &Url| {
+        if let Some(token) = dev.as_ref().and_then(|dev| dev.token.clone()) {
+            return Some((token, format!("{DEV_DATA}/admin-token")));
+        }
         let is_local = match url.host() {
             Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
             Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
@@ -105,7 +113,8 @@ pub(super) fn resolve(args: &ClientArgs, profiles: &Profiles, directory: &Path) 
     let saved = chosen.as_ref().and_then(|(name, profile)| Some((profile.token.clone()?, format!("profile `{name}`"))));
     let token = args.token.clone().map(|token| (token, "--token or TIDEGATE_TOKEN".to_owned())).or(saved);
     let token = token.or_else(|| local(&url));
-    let gate = chosen.as_ref().and_then(|(_, profile)| profile.gate.as_deref()).map(parsed).transpose()?;
+    let saved_gate = chosen.as_ref().and_then(|(_, profile)| profile.gate.as_deref());
+    let gate = saved_gate.or(dev.as_ref().map(|dev| dev.gate.as_str())).map(parsed).transpose()?;
     let token_from = token.as_ref().map_or("none", |(_, from)| from.as_str());
     let from = format!("server {url} (from {url_from}), token from: {token_from}");
     Ok(Target { url, token: token.map(|(token, _)| token), gate, from })
@@ -163,6 +172,23 @@ mod tests {
             let target = resolve(&args, profiles, directory.path()).unwrap();
             assert_eq!((target.url.as_str(), target.token.as_deref()), (url, token));
         }
+    }
+
+    #[test]
+    fn the_dev_node_of_this_directory_is_found_while_it_runs() {
+        let directory = local();
+        let data = directory.path().join(DEV_DATA);
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("admin-token"), "dev-token").unwrap();
+        let dev = Running { control: "http://127.0.0.1:4001".into(), gate: "http://127.0.0.1:4000".into(), token: None };
+        let runs = dev.announce(&data).unwrap();
+        let find = |args: &ClientArgs| resolve(args, &Profiles::default(), directory.path()).unwrap();
+        let target = find(&args(None, None, None));
+        assert_eq!((target.url.as_str(), target.token.as_deref()), ("http://127.0.0.1:4001/", Some("dev-token")));
+        assert_eq!(target.gate.unwrap().as_str(), "http://127.0.0.1:4000/");
+        assert_eq!(find(&args(Some(LOCAL_CONTROL), None, None)).token.as_deref(), Some("local-token"));
+        drop(runs);
+        assert_eq!(find(&args(None, None, None)).token.as_deref(), Some("local-token"));
     }
 
     #[test]

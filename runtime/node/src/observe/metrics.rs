@@ -84,6 +84,19 @@ impl Metrics {
         metrics
     }
 
+    /// The counter of a function's invocations with one outcome.
+    pub fn of_function(&self, function: &str, outcome: &'static str) -> Counter {
+        let labels = FunctionLabels { function: function.to_owned(), outcome };
+        self.invocations.get_or_create(&labels).clone()
+    }
+
+    /// Forgets the series of a function that is gone.
+    pub fn forget_function(&self, function: &str, outcomes: &[&'static str]) {
+        for outcome in outcomes {
+            self.invocations.remove(&FunctionLabels { function: function.to_owned(), outcome });
+        }
+    }
+
     /// The exposition text (OpenMetrics).
     pub fn render(&self) -> String {
         let mut text = String::new();

@@ -207,12 +207,34 @@ impl Trail {
         }
     }
 
+    /// What was waited for so far.
+    pub fn waits(&self) -> Waits {
+        let mut waits = Waits::default();
+        for (_, note) in &self.0.open.lock().notes {
+            match note {
+                Note::Instance { waited, .. } => waits.instance = Some(*waited),
+                Note::Admitted { waited, .. } => waits.gate += *waited,
+                _ => {}
+            }
+        }
+        waits
+    }
+
     /// Numbers a new outbound call, from 1.
     pub fn next_call(&self) -> u32 {
         let mut open = self.0.open.lock();
         open.calls += 1;
         open.calls
     }
+}
+
+/// What an invocation or call waited for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waits {
+    /// For a place in the pool; nothing where no instance was needed.
+    pub instance: Option<Duration>,
+    /// At the gate, all calls together.
+    pub gate: Duration,
 }
 
 /// The ring of finished trails.

@@ -5,6 +5,7 @@ import {
 import { isIncoming, toNative } from "./request.js";
 import { Response } from "./response.js";
 import { policyHeader } from "./policy.js";
+import { describe } from "./report.js";
 import { engineStarted } from "./wait.js";
 
 /** The engine's Request, which also takes the one a handler receives. */
@@ -40,19 +41,34 @@ function fetch(input, init) {
 const timeouts = new Set();
 const intervals = new Set();
 
+/** Calls back. An exception here would end the instance, and with it the request that is being answered. */
+function callBack(callback, args) {
+  try {
+    callback(...args);
+  } catch (error) {
+    console.error(`uncaught exception in a timer: ${describe(error)}`);
+  }
+}
+
+function requireFunction(name, callback) {
+  if (typeof callback !== "function") throw new TypeError(`${name}: the callback must be a function`);
+}
+
 function setTimeout(callback, delay, ...args) {
+  requireFunction("setTimeout", callback);
   engineStarted();
   const id = nativeSetTimeout(() => {
     timeouts.delete(id);
-    callback(...args);
+    callBack(callback, args);
   }, delay);
   timeouts.add(id);
   return id;
 }
 
 function setInterval(callback, delay, ...args) {
+  requireFunction("setInterval", callback);
   engineStarted();
-  const id = nativeSetInterval(() => callback(...args), delay);
+  const id = nativeSetInterval(() => callBack(callback, args), delay);
   intervals.add(id);
   return id;
 }

@@ -3,6 +3,7 @@
 import { clearTimers, fillProcessEnv } from "./globals.js";
 import { IncomingRequest, closeRequest } from "./request.js";
 import { Response, hasName, takeParts, withoutConnectionFields } from "./response.js";
+import { describe } from "./report.js";
 import { ready, resetEngine } from "./wait.js";
 import {
   CLOSED, FAILED, bodyWriter, dropOutgoingBody, dropOutput, environment, fieldsFromList, finishBody, free, lowerBytes,
@@ -133,11 +134,6 @@ function send(outparam, response) {
       else dropOutgoingBody(outgoing);
     },
   );
-}
-
-function describe(error) {
-  if (error instanceof Error) return `${error.name}: ${error.message}\n${error.stack ?? ""}`.trimEnd();
-  return `thrown value: ${String(error)}`;
 }
 
 /** Tells the log, and the client if it has heard nothing yet. */

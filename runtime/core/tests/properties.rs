@@ -1,0 +1,352 @@
+//! What must hold for every order of events: random calls, departures, outcomes, drops at each step, and time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+use proptest::prelude::*;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+use tidegate_core::{
+    Attempt, Call, Cost, Effect, Effective, Effects, Limit, NewCall, Outcome, Permit, Settings, Shard, Signal,
+    Submitted, Ticket, Time, Unit, Verdict,
+    repeat::Failure,
+    shard::{Config, Departure, QueueBounds},
+    signal::Source,
+    units::Size,
+};
+
+#[derive(Debug, Clone)]
+enum Op {
+    Submit { key: u128, deadline_ms: u64, tokens: u32, bytes: u64 },
+    Depart(usize),
+    Report { which: usize, what: u8, wait_ms: u64, repeatable: bool, replayable: bool },
+    Release(usize),
+    Cancel(usize),
+    Wait(u64),
+    ToNextWake,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let index = any::<prop::sample::Index>().prop_map(|i| i.index(1 << 16));
+    prop_oneof![
+        6 => (0u128..3, 1u64..5_000, 0u32..40, 0u64..400)
+            .prop_map(|(key, deadline_ms, tokens, bytes)| Op::Submit { key, deadline_ms, tokens, bytes }),
+        4 => index.clone().prop_map(Op::Depart),
+        4 => (index.clone(), 0u8..8, 1u64..3_000, any::<bool>(), any::<bool>()).prop_map(
+            |(which, what, wait_ms, repeatable, replayable)| Op::Report { which, what, wait_ms, repeatable, replayable }
+        ),
+        2 => index.clone().prop_map(Op::Release),
+        1 => index.prop_map(Op::Cancel),
+        3 => (0u64..200).prop_map(Op::Wait),
+        3 => Just(Op::ToNextWake),
+    ]
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Flying {
+    id: usize,
+    permit: Permit,
+    departed: bool,
+    reported: bool,
+    admitted: Time,
+}
+
+struct Model {
+    shard: Shard,
+    config: Arc<Config>,
+    settings: Settings,
+    fx: Effects,
+    now: Time,
+    waiting: HashMap<Call, usize>,
+    flying: Vec<Flying>,
+    keys: Vec<u128>,
+    deadlines: Vec<Time>,
+    costs: Vec<(Cost, u64)>,
+    /// How each call ended; exactly once.
+    ended: Vec<bool>,
+    /// When units left towards a destination, refunded ones not.
+    charged: BTreeMap<u128, Vec<(Time, Cost)>>,
+    told: HashMap<u128, Time>,
+}
+
+impl Model {
+    fn new(settings: Settings, seed: u64) -> Model {
+        Model {
+            shard: Shard::new(seed),
+            config: Arc::new(Config::new(&settings).unwrap()),
+            settings,
+            fx: Effects::default(),
+            now: Time::from_millis(1_000_000),
+            waiting: HashMap::new(),
+            flying: Vec::new(),
+            keys: Vec::new(),
+            deadlines: Vec::new(),
+            costs: Vec::new(),
+            ended: Vec::new(),
+            charged: BTreeMap::new(),
+            told: HashMap::new(),
+        }
+    }
+
+    fn submit(&mut self, id: usize, returning: Option<Ticket>) {
+        let (cost, bytes) = self.costs[id];
+        let new = NewCall { deadline: self.deadlines[id], bytes, cost, returning };
+        match self.shard.submit(self.now, self.keys[id], &self.config, new, &mut self.fx) {
+            Submitted::Admitted(permit) => self.admitted(id, permit),
+            Submitted::Queued { call, why, .. } => {
+                assert!(!why.to_string().is_empty());
+                assert!(self.waiting.insert(call, id).is_none());
+            }
+            Submitted::Refused(refusal) => {
+                assert!(!refusal.to_string().is_empty() && !refusal.value().is_empty());
+                self.end(id);
+            }
+        }
+    }
+
+    fn admitted(&mut self, id: usize, permit: Permit) {
+        assert!(self.now < self.deadlines[id], "admitted after its deadline");
+        self.flying.push(Flying { id, permit, departed: false, reported: false, admitted: self.now });
+    }
+
+    fn end(&mut self, id: usize) {
+        assert!(!std::mem::replace(&mut self.ended[id], true), "call {id} was answered twice");
+    }
+
+    fn effects(&mut self) {
+        let effects: Vec<Effect> = self.fx.drain().collect();
+        for effect in effects {
+            match effect {
+                Effect::Admit { call, permit, .. } => {
+                    let id = self.waiting.remove(&call).expect("admitted what does not wait");
+                    self.admitted(id, permit);
+                }
+                Effect::Refuse { call, .. } => {
+                    let id = self.waiting.remove(&call).expect("refused what does not wait");
+                    self.end(id);
+                }
+            }
+        }
+    }
+
+    fn left(&mut self, flying: Flying, at: Time) {
+        let (cost, _) = self.costs[flying.id];
+        self.charged.entry(self.keys[flying.id]).or_default().push((at, cost));
+    }
+
+    fn step(&mut self, op: &Op) {
+        match *op {
+            Op::Submit { key, deadline_ms, tokens, bytes } => {
+                let id = self.keys.len();
+                self.keys.push(key);
+                self.deadlines.push(self.now + Duration::from_millis(deadline_ms));
+                self.costs.push((Cost { requests: 1, tokens }, bytes));
+                self.ended.push(false);
+                self.submit(id, None);
+            }
+            Op::Depart(which) if !self.flying.is_empty() => {
+                let at = which % self.flying.len();
+                let flying = self.flying[at];
+                match self.shard.departed(self.now, flying.permit, &mut self.fx) {
+                    Departure::Go => {
+                        if !flying.departed && !flying.reported {
+                            let told = self.told.get(&self.keys[flying.id]).copied().unwrap_or(Time::ZERO);
+                            assert!(self.now >= told, "departed during a pause");
+                            self.flying[at].departed = true;
+                            self.left(flying, flying.admitted);
+                        }
+                    }
+                    Departure::PutBack(ticket) => {
+                        assert!(!flying.departed);
+                        self.flying.swap_remove(at);
+                        self.shard.release(self.now, flying.permit, &mut self.fx);
+                        self.submit(flying.id, Some(ticket));
+                    }
+                    Departure::Released => panic!("nobody released it"),
+                }
+            }
+            Op::Report { which, what, wait_ms, repeatable, replayable } if !self.flying.is_empty() => {
+                let at = which % self.flying.len();
+                let flying = self.flying[at];
+                let wait = Some((Duration::from_millis(wait_ms), Source::RetryAfter));
+                let answer = |status, signal| Outcome::Answer { status, signal };
+                let none = Signal::default();
+                let outcome = match what {
+                    0 => answer(429, Signal { wait, ..none }),
+                    1 => answer(429, none),
+                    2 => answer(503, none),
+                    3 => answer(500, none),
+                    4 => Outcome::Failed(Failure::Connect),
+                    5 => answer(404, none),
+                    _ => answer(200, none),
+                };
+                let policy = Effective::default();
+                let attempt = Attempt { policy: &policy, repeatable, replayable, spent: u32::from(what) % 4 };
+                let verdict = self.shard.report(self.now, flying.permit, &outcome, &attempt, &mut self.fx);
+                if flying.reported {
+                    assert!(matches!(verdict, Verdict::Return(_)));
+                    return;
+                }
+                self.flying[at].reported = true;
+                if !flying.departed && what != 4 {
+                    self.left(flying, flying.admitted);
+                }
+                if let Some((until, _)) = self.shard.snapshot(self.now, self.keys[flying.id]).unwrap().paused {
+                    let told = self.told.entry(self.keys[flying.id]).or_insert(Time::ZERO);
+                    // Extended, never shortened.
+                    assert!(self.now + until >= *told);
+                    *told = (*told).max(self.now + until);
+                }
+                match verdict {
+                    Verdict::Return(_) => {}
+                    Verdict::PutBack(ticket) | Verdict::Retry(ticket) => {
+                        assert!(what < 5, "a good answer was repeated");
+                        self.flying.swap_remove(at);
+                        self.shard.release(self.now, flying.permit, &mut self.fx);
+                        self.submit(flying.id, Some(ticket));
+                    }
+                }
+            }
+            Op::Release(which) if !self.flying.is_empty() => {
+                let flying = self.flying.swap_remove(which % self.flying.len());
+                self.shard.release(self.now, flying.permit, &mut self.fx);
+                // Twice is once.
+                self.shard.release(self.now, flying.permit, &mut self.fx);
+                self.end(flying.id);
+            }
+            Op::Cancel(which) if !self.waiting.is_empty() => {
+                let mut calls: Vec<Call> = self.waiting.keys().copied().collect();
+                calls.sort_unstable();
+                let call = calls[which % calls.len()];
+                let id = self.waiting.remove(&call).unwrap();
+                self.shard.release_call(self.now, call, &mut self.fx);
+                self.end(id);
+            }
+            Op::Wait(ms) => {
+                // The host's timer may be late; then everything due happens at once.
+                self.now += Duration::from_millis(ms);
+                self.shard.tick(self.now, &mut self.fx);
+            }
+            Op::ToNextWake => {
+                if let Some(wake) = self.shard.next_wake() {
+                    self.now = self.now.max(wake);
+                    self.shard.tick(self.now, &mut self.fx);
+                }
+            }
+            _ => {}
+        }
+        self.effects();
+    }
+
+    fn check(&self) {
+        assert!(self.shard.next_wake().is_none_or(|wake| wake > self.now) || !self.waiting.is_empty());
+        assert_eq!(self.shard.calls(), self.waiting.len() + self.flying.len());
+        for key in 0..3 {
+            let Some(now) = self.shard.snapshot(self.now, key) else { continue };
+            let waiting: Vec<usize> = self.waiting.values().copied().filter(|id| self.keys[*id] == key).collect();
+            let flying = self.flying.iter().filter(|f| self.keys[f.id] == key).count();
+            assert_eq!((now.queued, now.in_flight as usize), (waiting.len(), flying));
+            assert_eq!(now.queued_bytes, waiting.iter().map(|id| self.costs[*id].1).sum::<u64>());
+            assert!(
+                now.queued <= self.settings.queue.calls as usize && now.queued_bytes <= self.settings.queue.bytes.0
+            );
+            assert!(self.settings.max_concurrency.is_none_or(|max| now.in_flight <= max));
+            // Work-conserving: whoever waits has a timer, or somebody in flight whose end will move things on.
+            assert!(waiting.is_empty() || flying > 0 || self.shard.next_wake().is_some(), "nothing will ever happen");
+        }
+    }
+
+    fn windows_hold(&self) {
+        for (key, charged) in &self.charged {
+            let mut charged = charged.clone();
+            charged.sort_by_key(|(at, _)| *at);
+            for limit in &self.settings.limits {
+                for (i, (start, _)) in charged.iter().enumerate() {
+                    let inside = charged[i..].iter().take_while(|(at, _)| at.since(*start) < limit.per.0);
+                    let sum: u64 = inside.map(|(_, cost)| cost.of(limit.unit)).sum();
+                    assert!(sum <= limit.quota, "{sum} of {limit} at {key} from {start:?}");
+                }
+            }
+        }
+    }
+
+    /// Everything that flies succeeds, time goes on: everybody is answered, and nothing is left.
+    fn drain(&mut self) {
+        for round in 0.. {
+            assert!(round < 100_000, "it never ends");
+            for flying in std::mem::take(&mut self.flying) {
+                if !flying.reported {
+                    let policy = Effective::default();
+                    let attempt = Attempt { policy: &policy, repeatable: true, replayable: true, spent: 0 };
+                    let fine = Outcome::Answer { status: 200, signal: Signal::default() };
+                    self.shard.report(self.now, flying.permit, &fine, &attempt, &mut self.fx);
+                    if !flying.departed {
+                        self.left(flying, flying.admitted);
+                    }
+                }
+                self.shard.release(self.now, flying.permit, &mut self.fx);
+                self.end(flying.id);
+            }
+            self.effects();
+            if !self.flying.is_empty() {
+                continue;
+            }
+            match self.shard.next_wake() {
+                Some(wake) => {
+                    self.now = self.now.max(wake);
+                    self.shard.tick(self.now, &mut self.fx);
+                    self.effects();
+                }
+                None => break,
+            }
+        }
+        assert!(self.waiting.is_empty(), "a call waits for ever");
+        assert!(self.ended.iter().all(|ended| *ended), "a call was lost");
+        assert_eq!(self.shard.calls(), 0);
+        for key in self.shard.keys().collect::<Vec<_>>() {
+            let rest = self.shard.snapshot(self.now, key).unwrap();
+            assert_eq!((rest.queued, rest.queued_bytes, rest.in_flight, rest.unanswered), (0, 0, 0, 0));
+            assert_eq!(rest.oldest_wait, None);
+        }
+    }
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let limit =
+        (any::<bool>(), 1u64..12, prop::sample::select(vec![50u64, 500, 1_000, 90_000]), prop::option::of(1u64..12))
+            .prop_map(|(tokens, quota, per_ms, burst)| {
+                let quota = if tokens { quota * 20 } else { quota };
+                let unit = if tokens { Unit::Tokens } else { Unit::Requests };
+                Limit {
+                    unit,
+                    quota,
+                    per: Duration::from_millis(per_ms).into(),
+                    burst: burst.map(|burst| burst.min(quota)),
+                }
+            });
+    (prop::collection::vec(limit, 0..3), prop::option::of(1u32..6), 1u32..20, 100u64..3_000).prop_map(
+        |(limits, max_concurrency, calls, bytes)| Settings {
+            limits,
+            max_concurrency,
+            queue: QueueBounds { calls, bytes: Size(bytes) },
+            ..Settings::default()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1_500), ..ProptestConfig::default() })]
+    #[test]
+    fn every_order_of_events_keeps_the_promises(
+        settings in settings(), seed: u64, ops in prop::collection::vec(op(), 1..200),
+    ) {
+        let mut model = Model::new(settings, seed);
+        for op in &ops {
+            model.step(op);
+            model.check();
+        }
+        model.windows_hold();
+        model.drain();
+        model.windows_hold();
+    }
+}

@@ -1,0 +1,267 @@
+//! `tidegate dev`: a node in this terminal, with one guest at `/` or none, that says what happens.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{
+    api::Api,
+    deploy,
+    failure::{Exit, Failure},
+    lines,
+    local_node::LocalNode,
+    manifest::{self, Manifest},
+    output::{Out, bytes, millis, note, paint},
+    signals,
+};
+use crate::{observe::FeedEvent, settings::Settings};
+
+/// Arguments of `tidegate dev`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+No token is needed, loopback and any host may be called: for development only. The guest is deployed again when its \
+file changes. Settings of `tidegate serve` can be given too, as flags, variables or in the file that --config names.")]
+pub(super) struct DevArgs {
+    /// Guest to serve at /. Default: `module` of tidegate.toml; without either, just the gate
+    file: Option<PathBuf>,
+    /// TOML or JSON file of the guest's configuration in place of tidegate.toml
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Variable of the guest's environment. Repeatable
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = manifest::pair)]
+    env: Vec<(String, String)>,
+    /// Print what happens as JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// File of settings (node.toml)
+    #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE", hide_env_values = true)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Box<Settings>,
+}
+
+#[cfg(test)]
+impl DevArgs {
+    /// The settings, for tests of the command line.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+/// How often the guest's file is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Runs until SIGINT or SIGTERM.
+pub(super) async fn run(args: DevArgs) -> Result<Exit, Failure> {
+    let out = Out::new(args.json);
+    let mut stop = signals::Stop::catch()?;
+    let guest = Guest::find(&args)?;
+    let mut settings = *args.settings;
+    super::local_node::give_way(&mut settings.node)?;
+    let node = LocalNode::start(settings).await?;
+    let mut feed = node.feed();
+    banner(out, &node, guest.as_ref())?;
+    let api = Arc::new(node.api(out)?);
+    let deploying = guest.map(|guest| tokio::spawn(guest.keep_deployed(Arc::clone(&api))));
+
+    let outcome = loop {
+        let event = tokio::select! {
+            event = feed.recv() => event,
+            () = stop.wait() => break Ok(()),
+        };
+        let printed = match event {
+            Ok(event) if args.json => out.value(&as_json(&event)),
+            Ok(event) => out.line(lines::from_feed(&event)),
+            Err(RecvError::Lagged(count)) => {
+                let missed = json!({"event": "missed", "events": count});
+                if args.json { out.value(&missed) } else { lines::from_event("missed", &missed).map_or(Ok(()), |line| out.line(line)) }
+            }
+            Err(RecvError::Closed) => break Ok(()),
+        };
+        if let Err(failure) = printed {
+            break Err(failure);
+        }
+    };
+    if let Some(deploying) = deploying {
+        deploying.abort();
+    }
+    node.stop().await;
+    outcome.map(|()| Exit::Ok)
+}
+
+fn banner(out: Out, node: &LocalNode, guest: Option<&Guest>) -> Result<(), Failure> {
+    let (gate, control) = (node.gate(), node.control());
+    if out.is_json() {
+        return out.value(&json!({"event": "listening", "url": gate, "control": control}));
+    }
+    let (bold, dim) = (paint::BOLD, paint::DIM);
+    out.line(format_args!("tidegate listening on {gate}, control on {control}"))?;
+    if let Some(guest) = guest {
+        out.line(format_args!("  {bold}{gate}/{bold:#}  {}", guest.file.display()))?;
+    }
+    out.line(format_args!("  {bold}{gate}/to/https://api.openai.com/v1{bold:#}  a base URL for any program"))?;
+    let url = if control == super::target::LOCAL_CONTROL { String::new() } else { format!(" --url {control}") };
+    out.line(format_args!("  {dim}tidegate destinations{url}, tidegate trails{url}: what the gate knows and did{dim:#}"))?;
+    note(format_args!(
+        "{warn}for development only:{warn:#} no token is needed, and guests and programs may call any host",
+        warn = paint::WARN
+    ));
+    Ok(())
+}
+
+fn as_json(event: &FeedEvent) -> Value {
+    let (kind, value) = match event {
+        FeedEvent::Log(line) => ("log", serde_json::to_value(&**line)),
+        FeedEvent::Call(line) => ("call", serde_json::to_value(&**line)),
+        FeedEvent::Refused { status, host, paused, waiting } => {
+            let paused = u64::try_from(paused.as_millis()).unwrap_or(u64::MAX);
+            ("refused", Ok(json!({"status": status, "host": &**host, "paused_ms": paused, "waiting": waiting})))
+        }
+    };
+    let mut object = Map::from_iter([("event".to_owned(), json!(kind))]);
+    if let Ok(Value::Object(members)) = value {
+        object.extend(members);
+    }
+    Value::Object(object)
+}
+
+/// The guest that is developed.
+struct Guest {
+    file: PathBuf,
+    name: String,
+    config: Map<String, Value>,
+}
+
+impl Guest {
+    fn find(args: &DevArgs) -> Result<Option<Self>, Failure> {
+        let mut manifest = Manifest::find(args.manifest.as_deref())?;
+        manifest.set_env(&args.env);
+        let Some(file) = args.file.clone().or(manifest.module) else {
+            return match (&args.manifest, args.env.is_empty()) {
+                (None, true) => Ok(None),
+                _ => Err(Failure::new(Exit::Usage, "there is no guest to configure").next("name its .wasm file")),
+            };
+        };
+        // A file that is not there yet is waited for; a directory or a text file is a mistake.
+        if file.exists() {
+            deploy::read_module(&file)?;
+        } else {
+            return Err(Failure::new(Exit::Usage, format!("{}: there is no such file", file.display())).next("build it first"));
+        }
+        let name = manifest.name.unwrap_or_else(|| name_from(&file));
+        let mut config = manifest.config;
+        config.insert("auth".into(), json!("public"));
+        Ok(Some(Self { file, name, config }))
+    }
+
+    /// Deploys the guest, and again whenever its file changes.
+    async fn keep_deployed(self, api: Arc<Api>) {
+        let mut deployed = None;
+        loop {
+            let now = Stamp::of(&self.file);
+            // A file that still grows is looked at again: what builds it may not be done.
+            if now.is_some() && now != deployed {
+                tokio::time::sleep(LOOK).await;
+                if Stamp::of(&self.file) == now {
+                    let again = deployed.is_some();
+                    deployed = now;
+                    self.deploy(&api, again).await;
+                }
+                continue;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn deploy(&self, api: &Api, again: bool) {
+        let made = match deploy::read_module(&self.file) {
+            Ok(module) => deploy::send(api, &self.name, "", module, Some(&Value::Object(self.config.clone())), true).await,
+            Err(failure) => Err(failure),
+        };
+        match made {
+            Ok(made) if api.out.is_json() => {
+                let _ = api.out.value(&json!({"event": "deployed", "version": made.get("version")}));
+            }
+            Ok(made) => {
+                let number = |pointer: &str| made.pointer(pointer).and_then(Value::as_u64);
+                for warning in made.get("warnings").and_then(Value::as_array).into_iter().flatten() {
+                    note(format_args!("{warn}warning:{warn:#} {}", warning.as_str().unwrap_or_default(), warn = paint::WARN));
+                }
+                let compiled = number("/timings/compile_ms").map(|ms| format!(", compiled in {}", millis(ms)));
+                let what = if again { "deployed again" } else { "deployed" };
+                // The terminal may be gone; the node ends by its signal then.
+                let _ = api.out.line(format_args!(
+                    "{good}{}{good:#} {what}: version {}, {}{}",
+                    self.name,
+                    number("/version").unwrap_or_default(),
+                    bytes(number("/size").unwrap_or_default()),
+                    compiled.unwrap_or_default(),
+                    good = paint::GOOD
+                ));
+            }
+            Err(failure) => {
+                failure.print(api.out.is_json());
+                if again {
+                    note("the version before goes on serving");
+                }
+            }
+        }
+    }
+}
+
+/// What a change of a file changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+}
+
+impl Stamp {
+    fn of(file: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(file).ok()?;
+        Some(Self { modified: metadata.modified().ok(), length: metadata.len() })
+    }
+}
+
+/// A function's name from its file: letters, digits and -, beginning with a letter.
+fn name_from(file: &Path) -> String {
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let fits = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
+    let name: String = stem.chars().map(fits).take(63).collect();
+    let name = name.trim_matches('-').trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+    if name.is_empty() { "guest".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_file_name_makes_a_valid_function_name() {
+        for (file, name) in [
+            ("hello.wasm", "hello"),
+            ("target/My_Guest.2.wasm", "my-guest-2"),
+            ("9lives.wasm", "lives"),
+            ("_.wasm", "guest"),
+            ("ünïcode.wasm", "n-code"),
+        ] {
+            assert_eq!(name_from(Path::new(file)), name, "{file}");
+            crate::cluster::registry::validate_name(name).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_an_object_with_milliseconds() {
+        let event = FeedEvent::Refused { status: 429, host: "a".into(), paused: Duration::from_secs(12), waiting: 3 };
+        assert_eq!(
+            as_json(&event),
+            json!({"event": "refused", "status": 429, "host": "a", "paused_ms": 12_000, "waiting": 3})
+        );
+    }
+}

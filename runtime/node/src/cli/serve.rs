@@ -1,0 +1,31 @@
+//! `tidegate serve`: a node for others to use.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::failure::{Exit, Failure};
+use crate::settings::Settings;
+
+/// Arguments of `tidegate serve`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Each setting can be given as a flag, as a variable, or as a key in the file that --config names (`--guest-wall` is \
+`guest_wall` there); the first one found in that order counts. Durations are written 250ms, 1s, 5m or 1h, sizes 64MiB. \
+The first line on stdout is `tidegate listening on http://ADDR, control on http://ADDR`. SIGTERM and SIGINT let open \
+requests finish, within --drain-timeout, and end with code 0.")]
+pub(super) struct ServeArgs {
+    /// File of settings (node.toml)
+    #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE", hide_env_values = true)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Box<Settings>,
+}
+
+#[cfg(test)]
+impl ServeArgs {
+    /// The settings, for tests of the command line.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}

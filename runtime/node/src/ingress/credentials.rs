@@ -1,0 +1,97 @@
+//! Whose request it is: the Tidegate token it carries, wherever a client can put one.
+//!
+//! `tidegate-token` is ours alone. `Authorization: Bearer` and the `x-api-key` of some SDKs are ours when what they
+//! hold is one of our tokens, else they are the upstream's or the guest's business. A header that was used as the
+//! token ends here; one that was not passes.
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::{
+    cluster::registry::{Registry, token::TOKEN_PREFIX},
+    control::auth::{Caller, bearer},
+};
+
+const OWN: HeaderName = HeaderName::from_static("tidegate-token");
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// What the headers say about who asks.
+pub(super) enum Credentials {
+    /// The bearer of a token; the header that held it is gone.
+    Known(Caller),
+    /// A header holds what looks like a token of ours but is none, or none any more.
+    Unknown,
+    /// None of the headers speaks to us.
+    Absent,
+}
+
+/// Finds the token and takes it out of the headers.
+pub(super) fn take(headers: &mut HeaderMap, registry: &Registry) -> Credentials {
+    let state = registry.state();
+    let mut looked_like_one = false;
+    let mut found = None;
+    for name in [OWN, header::AUTHORIZATION, API_KEY] {
+        let text = match name {
+            header::AUTHORIZATION => bearer(headers),
+            ref name => headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim),
+        };
+        let Some(text) = text else { continue };
+        if let Some(caller) = Caller::of(&state, text) {
+            found = Some((name, caller));
+            break;
+        }
+        looked_like_one |= name == OWN || text.starts_with(TOKEN_PREFIX);
+    }
+    // Whatever it holds, it is nobody else's.
+    headers.remove(OWN);
+    match found {
+        Some((name, caller)) => {
+            headers.remove(name);
+            Credentials::Known(caller)
+        }
+        None if looked_like_one => Credentials::Unknown,
+        None => Credentials::Absent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::{
+        cluster::registry::{Bounds, Command, Scope, token},
+        ids::TenantId,
+    };
+
+    #[test]
+    fn a_token_is_found_where_clients_put_it_and_only_the_header_that_held_it_ends_here() {
+        let directory = tempfile::tempdir().unwrap();
+        let bounds = Bounds { functions: 1, destinations: 1, tokens: 1 };
+        let registry = Registry::open(&directory.path().join("r"), bounds).unwrap();
+        let ours = token::mint();
+        let record = token::record(None, TenantId::default_tenant(), String::new(), vec![Scope::Admin], &ours);
+        registry.write_blocking(Command::AddToken { token: record }).unwrap();
+        let bearer = format!("Bearer {ours}");
+        for (given, known, left) in [
+            (&[("tidegate-token", ours.as_str()), ("authorization", "Bearer sk-1")][..], true, &["authorization"][..]),
+            (&[("authorization", &bearer), ("x-api-key", "sk-1")], true, &["x-api-key"]),
+            (&[("x-api-key", &ours)], true, &[]),
+            (&[("authorization", "Bearer sk-1")], false, &["authorization"]),
+            (&[("authorization", "Basic eDp5")], false, &["authorization"]),
+            (&[], false, &[]),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in given {
+                headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+            }
+            let found = take(&mut headers, &registry);
+            assert_eq!(matches!(found, Credentials::Known(_)), known, "{given:?}");
+            assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), left, "{given:?}");
+        }
+        for (name, value) in [("tidegate-token", "x"), ("authorization", "Bearer tg_x"), ("x-api-key", "tg_x")] {
+            let name = HeaderName::from_static(name);
+            let mut headers = HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+            assert!(matches!(take(&mut headers, &registry), Credentials::Unknown), "{value}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! One invocation: who asks, what the guest gets to see, what is said about it afterwards.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri::Authority};
+use hyper::body::Incoming;
+
+use super::{
+    Ingress, Live,
+    answer::decorate,
+    credentials::{self, Credentials},
+    head,
+    inbound::{bounded, too_large},
+    opener::Running,
+};
+use crate::{
+    body::Body,
+    cluster::registry::{Auth, Scope},
+    control::auth::{missing_scope, unauthorized},
+    guest::Invocation,
+    ids::TraceContext,
+    observe::{Ending, Observe, Subject, Trail},
+    problem::Problem,
+};
+
+impl Ingress {
+    pub(super) async fn invoke(
+        &self,
+        version: &Live,
+        start: usize,
+        authority: Authority,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Problem> {
+        let identity = version.identity();
+        let (mut parts, incoming) = request.into_parts();
+        if identity.record.config.auth == Auth::Token && !self.open {
+            self.authorize(&mut parts.headers, identity.name.as_str())?;
+        }
+        let deadline = preferences(&parts.headers)?;
+        let (body, exceeded) = bounded(incoming, self.max_body)?;
+        let running = version.deployment(self.functions.opener()).await?;
+        let trace = TraceContext::from_headers(&parts.headers);
+        let subject = Subject::Invocation { function: Arc::clone(&running.name), version: identity.record.number };
+        let trail = Trail::begin(trace.trace, identity.tenant.clone(), subject);
+        let mut record = Record { trail: &trail, running, observe: &self.observe, ended: false };
+
+        head::strip_hop_by_hop(&mut parts.headers);
+        // It was answered by the time the body is read.
+        parts.headers.remove(header::EXPECT);
+        let scheme = head::forwarded(&mut parts.headers, peer.ip(), &self.trusted_proxies);
+        if start > 0
+            && let Some(prefix) = parts.uri.path().get(..start)
+            && let Ok(prefix) = HeaderValue::from_str(prefix)
+        {
+            parts.headers.insert(head::X_FORWARDED_PREFIX, prefix);
+        }
+        parts.headers.insert("traceparent", trace.header());
+        parts.uri = head::absolute(&parts.uri, scheme, authority, start)?;
+
+        let invocation = Invocation { trail: trail.clone(), trace, deadline };
+        let result = self.guests.invoke(&running.deployment, Request::from_parts(parts, body), invocation).await;
+        let mut answer = match result {
+            Ok(answer) if answer.status().is_informational() => {
+                let detail = format!("the function answered {}, which is no final answer", answer.status());
+                let kind = "guest-status";
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, kind, "The function did not answer", detail)
+                    .trail(trail.id())
+                    .into_response()
+            }
+            Ok(mut answer) => {
+                head::strip_hop_by_hop(answer.headers_mut());
+                answer
+            }
+            // Whatever the guest made of it, the reason was the body.
+            Err(_) if exceeded.get() => too_large(self.max_body).trail(trail.id()).into_response(),
+            Err(error) => Problem::from(error).trail(trail.id()).into_response(),
+        };
+        decorate(answer.headers_mut(), Some(identity), &self.region, &trail);
+        record.answered(answer.status());
+        Ok(answer)
+    }
+
+    fn authorize(&self, headers: &mut HeaderMap, name: &str) -> Result<(), Problem> {
+        let needed = || Scope::Invoke(name.to_owned());
+        match credentials::take(headers, &self.registry) {
+            Credentials::Known(caller) if caller.may(&needed()) => Ok(()),
+            Credentials::Known(_) => Err(missing_scope(&needed())),
+            Credentials::Unknown => Err(unauthorized("the token is not known here, or was revoked")),
+            Credentials::Absent => Err(unauthorized(
+                "the function needs a token with the scope invoke:NAME, as `Authorization: Bearer TOKEN` or \
+                 `tidegate-token: TOKEN`; `\"auth\": \"public\"` in its configuration lets anyone in",
+            )),
+        }
+    }
+}
+
+/// What the client prefers (RFC 7240): how long it waits, and whether it wants to.
+///
+/// # Errors
+/// 501 where it wants to come back for the answer.
+pub(super) fn preferences(headers: &HeaderMap) -> Result<Option<Instant>, Problem> {
+    let mut deadline = None;
+    for value in headers.get_all("prefer") {
+        for preference in value.to_str().unwrap_or_default().split([',', ';']) {
+            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            match name.trim() {
+                name if name.eq_ignore_ascii_case("respond-async") => {
+                    let detail =
+                        "`Prefer: respond-async` is not offered by this release; ask again without it and wait";
+                    let title = "Answers can't be fetched later yet";
+                    return Err(
+                        Problem::new(StatusCode::NOT_IMPLEMENTED, "no-respond-async", title, detail).final_answer()
+                    );
+                }
+                name if name.eq_ignore_ascii_case("wait") => {
+                    let seconds: Option<u32> = value.trim().trim_matches('"').parse().ok();
+                    deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(deadline)
+}
+
+/// Sees to it that an invocation is recorded once, however it ends.
+struct Record<'a> {
+    trail: &'a Trail,
+    running: &'a Running,
+    observe: &'a Observe,
+    ended: bool,
+}
+
+impl Record<'_> {
+    fn answered(&mut self, status: StatusCode) {
+        self.ended = true;
+        self.count(usize::from((status.as_u16() / 100).clamp(2, 5) - 2));
+        self.observe.metrics.invocation_seconds.observe(self.trail.began().elapsed().as_secs_f64());
+        self.observe.trails.finish(self.trail, Ending::Status(status.as_u16()));
+    }
+
+    fn count(&self, outcome: usize) {
+        if let Some(counter) = self.running.outcomes.get(outcome) {
+            counter.inc();
+        }
+    }
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        // The client went away first, or the request was refused half-way.
+        if !self.ended {
+            self.count(super::opener::OUTCOMES.len() - 1);
+            self.observe.trails.finish(self.trail, Ending::Cancelled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preferences_are_read_from_any_of_their_forms() {
+        let of = |text: &'static str| {
+            preferences(&HeaderMap::from_iter([(
+                http::HeaderName::from_static("prefer"),
+                HeaderValue::from_static(text),
+            )]))
+        };
+        let waits =
+            |text| of(text).unwrap().map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64().ceil());
+        assert_eq!(waits("wait=10"), Some(10.0));
+        assert_eq!(waits("handling=lenient, Wait=\"3\""), Some(3.0));
+        assert_eq!(waits("wait=soon"), None);
+        assert_eq!(of("Respond-Async, wait=10").unwrap_err().status, StatusCode::NOT_IMPLEMENTED);
+        assert_eq!(of("return=minimal; respond-async").unwrap_err().status, StatusCode::NOT_IMPLEMENTED);
+    }
+}

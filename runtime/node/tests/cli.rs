@@ -1,0 +1,239 @@
+//! The program from outside: exit codes, streams, what it leaves on disk.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+/// The program in an environment and a directory of its own.
+fn tidegate(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("TIDEGATE_") || text.starts_with("OPENAI_") || text.to_lowercase().ends_with("_proxy") {
+            command.env_remove(&name);
+        }
+    }
+    command.current_dir(home).env("HOME", home).env_remove("XDG_CONFIG_HOME").stdin(Stdio::null());
+    command
+}
+
+fn output(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+fn home() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A server that answers every request with this status and body, and remembers the requests' heads.
+struct Fake {
+    url: String,
+    heads: std::sync::mpsc::Receiver<String>,
+}
+
+impl Fake {
+    fn answering(status: &'static str, body: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (heads, received) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let mut head = String::new();
+                while let Some(Ok(line)) = lines.next() {
+                    if line.is_empty() {
+                        break;
+                    }
+                    head.push_str(&line);
+                    head.push('\n');
+                }
+                if heads.send(head).is_err() {
+                    return;
+                }
+                let length = body.len();
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+                     connection: close\r\n\r\n{body}"
+                );
+            }
+        });
+        Self { url, heads: received }
+    }
+}
+
+/// A child that is killed at the end of its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A fake upstream as a program, and its URL.
+fn mock(home: &Path, flags: &[&str]) -> (Running, String) {
+    let mut command = tidegate(home);
+    command.args(["mock-llm", "--listen", "127.0.0.1:0"]).args(flags).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().strip_prefix("mock-llm listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
+    (Running(child), url)
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
+#[test]
+fn wrong_usage_is_2_and_offers_what_was_meant() {
+    let home = home();
+    let (code, out, err) = output(tidegate(home.path()).arg("mok-llm"));
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("'mock-llm'"), "{err}");
+    let (code, _, err) = output(tidegate(home.path()).args(["deploy"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("which module to deploy") && err.contains("next"), "{err}");
+    let (code, _, err) = output(tidegate(home.path()).args(["tokens", "create", "--scope", "everything"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("invoke:NAME"), "{err}");
+}
+
+#[test]
+fn help_names_every_command_and_the_exit_codes() {
+    let (code, out, _) = output(tidegate(home().path()).arg("--help"));
+    assert_eq!(code, 0);
+    for name in ["deploy", "invoke", "functions", "logs", "destinations", "mock-llm", "login"] {
+        assert!(out.contains(&format!("\n  {name} ")), "{name}: {out}");
+    }
+    assert!(out.contains("3 no connection") && !out.contains("compile-worker"), "{out}");
+}
+
+#[test]
+fn nobody_at_the_other_end_is_3() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let (code, out, err) = output(tidegate(home().path()).args(["functions", "--url", &url]));
+    assert_eq!((code, out.as_str()), (3, ""));
+    assert!(err.contains(&url) && err.contains("tidegate dev"), "{err}");
+    let (code, _, err) = output(tidegate(home().path()).args(["functions", "--json", "--url", &url]));
+    let error: Value = serde_json::from_str(&err).unwrap();
+    assert_eq!((code, error["error"]["exit"].as_i64()), (3, Some(3)));
+}
+
+#[test]
+fn a_refusal_for_want_of_a_token_is_4_and_a_missing_thing_5() {
+    let home = home();
+    let problem = r#"{"type":"/problems/unauthorized","title":"A valid token is needed","status":401,"detail":"none"}"#;
+    let server = Fake::answering("401 Unauthorized", problem);
+    let (code, _, err) = output(tidegate(home.path()).args(["functions", "--url", &server.url]));
+    assert_eq!(code, 4);
+    assert!(err.contains("A valid token is needed: none") && err.contains("tidegate login"), "{err}");
+    let server = Fake::answering("404 Not Found", r#"{"title":"There is no such function","status":404,"detail":"`x`"}"#);
+    let (code, ..) = output(tidegate(home.path()).args(["functions", "rm", "x", "--url", &server.url]));
+    assert_eq!(code, 5);
+    let server = Fake::answering("422 Unprocessable Content", r#"{"title":"Not wasm","status":422,"detail":"no magic"}"#);
+    let (code, ..) = output(tidegate(home.path()).args(["functions", "rollback", "x", "--url", &server.url]));
+    assert_eq!(code, 1);
+}
+
+#[test]
+fn ctrl_c_is_130() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let home = home();
+    let mut child = Running(tidegate(home.path()).args(["functions", "--url", &url]).spawn().unwrap());
+    // Connected: the program waits for an answer that never comes.
+    let _connection = silent.accept().unwrap();
+    interrupt(&child.0);
+    assert_eq!(child.0.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn login_saves_a_private_profile_that_later_commands_use() {
+    let home = home();
+    let server = Fake::answering("200 OK", r#"{"functions": []}"#);
+    let (code, _, err) =
+        output(tidegate(home.path()).args(["login", &server.url, "--token", "tg_secret", "--profile", "work"]));
+    assert_eq!(code, 0, "{err}");
+    assert!(server.heads.recv().unwrap().contains("authorization: Bearer tg_secret"));
+    let file = home.path().join(".config/tidegate/profiles.toml");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let (code, _, err) = output(tidegate(home.path()).args(["functions", "-v"]));
+    assert_eq!(code, 0);
+    assert!(err.contains("profile `work`") && !err.contains("tg_secret"), "{err}");
+    assert!(server.heads.recv().unwrap().contains("authorization: Bearer tg_secret"));
+    let (code, _, err) = output(tidegate(home.path()).args(["functions", "--profile", "wrok"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("saved: work"), "{err}");
+}
+
+#[test]
+fn a_token_that_the_server_does_not_know_is_not_saved() {
+    let home = home();
+    let server = Fake::answering("401 Unauthorized", r#"{"title":"A valid token is needed","status":401}"#);
+    let (code, ..) = output(tidegate(home.path()).args(["login", &server.url, "--token", "wrong"]));
+    assert_eq!(code, 4);
+    assert!(!home.path().join(".config/tidegate/profiles.toml").exists());
+}
+
+#[test]
+fn the_config_directory_follows_xdg() {
+    let (home, config) = (home(), home());
+    let server = Fake::answering("200 OK", "{}");
+    let mut command = tidegate(home.path());
+    command.args(["login", &server.url, "--token", "t"]).env("XDG_CONFIG_HOME", config.path());
+    assert_eq!(output(&mut command).0, 0);
+    assert!(config.path().join("tidegate/profiles.toml").is_file());
+}
+
+#[test]
+fn deploy_sends_module_and_manifest_in_one_form() {
+    let home = home();
+    std::fs::write(home.path().join("tidegate.toml"), "name = \"agent\"\nmodule = \"a.wasm\"\n[env]\nA = \"1\"\n").unwrap();
+    std::fs::write(home.path().join("a.wasm"), b"\0asm....").unwrap();
+    let answer = r#"{"name":"agent","version":3,"activated":true,"urls":["http://x/f/agent/"],"warnings":["careful"],
+        "timings":{"upload_ms":1,"compile_ms":1200}}"#;
+    let server = Fake::answering("201 Created", answer);
+    let (code, out, err) =
+        output(tidegate(home.path()).args(["deploy", "-m", "new & shiny", "--no-activate", "--url", &server.url]));
+    assert_eq!(code, 0, "{err}");
+    let head = server.heads.recv().unwrap();
+    assert!(head.starts_with("PUT /v1/functions/agent?activate=false&message=new%20%26%20shiny HTTP/1.1"), "{head}");
+    assert!(head.contains("multipart/form-data; boundary="), "{head}");
+    assert!(out.contains("agent: version 3 serves now") && out.contains("compilation 1.2 s"), "{out}");
+    assert!(err.contains("uploading") && err.contains("careful"), "{err}");
+    let (code, out, _) = output(tidegate(home.path()).args(["deploy", "--json", "--url", &server.url]));
+    let made: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, made["version"].as_u64()), (0, Some(3)));
+    let (code, _, err) = output(tidegate(home.path()).args(["deploy", "tidegate.toml", "--url", &server.url]));
+    assert_eq!(code, 2);
+    assert!(err.contains("is no WASM"), "{err}");
+}
+
+#[test]
+fn the_fake_upstream_ends_cleanly_and_says_what_it_saw() {
+    let home = home();
+    let (mut mock, _) = mock(home.path(), &["--limit", "10/s"]);
+    interrupt(&mock.0);
+    assert_eq!(mock.0.wait().unwrap().code(), Some(0));
+    let mut said = String::new();
+    mock.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("0 requests: 0 passed"), "{said}");
+    let (code, _, err) = output(tidegate(home.path()).args(["mock-llm", "--burst", "3"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("--burst needs --limit"), "{err}");
+}

@@ -1,0 +1,225 @@
+//! What guests send out.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use tidegate::{
+    body,
+    cluster::registry::{FunctionConfig, FunctionLimits},
+    outbound::TransportError,
+};
+
+use crate::support::{Host, Seen, collect, eventually, request};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_reaches_the_door_with_its_url_and_comes_back_with_its_answer() {
+    let seen = Seen::default();
+    let upstream = seen.clone();
+    let host = Host::with_upstream(&[], move |call| {
+        upstream.push(format!("{} {}", call.request.method(), call.request.uri()));
+        Box::pin(async move {
+            Ok(Response::builder().status(201).header("x-from", "upstream").body(body::full("made")).unwrap())
+        })
+    });
+    for guest in ["misbehave", "probe-p3"] {
+        let deployment = host.deploy(guest).await;
+        let response =
+            host.get(&deployment, "/fetch?url=https%3A%2F%2Fapi.test%3A8443%2Fv1%2Fx%3Fq%3D1").await.unwrap();
+        assert_eq!(response.headers()["x-upstream-status"], "201", "{guest}");
+        assert_eq!(response.headers()["x-upstream-x-from"], "upstream", "{guest}");
+        assert_eq!(collect(response.into_body()).await.unwrap(), "made", "{guest}");
+    }
+    assert_eq!(seen.all(), ["GET https://api.test:8443/v1/x?q=1", "GET https://api.test:8443/v1/x?q=1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transport_failure_is_an_error_code_of_its_kind() {
+    let host = Host::with_upstream(&[], |call| {
+        let host = call.request.uri().host().unwrap_or_default().to_owned();
+        Box::pin(async move {
+            Err(match host.as_str() {
+                "dns.test" => TransportError::Dns { host, why: "no such name".into() },
+                "tls.test" => TransportError::Tls { host, why: "bad certificate".into() },
+                _ => TransportError::Connect { host, why: "refused".into() },
+            })
+        })
+    });
+    let guest = host.deploy("misbehave").await;
+    for (name, code) in [("dns.test", "DnsError"), ("tls.test", "TlsCertificateError"), ("x.test", "ConnectionRefused")] {
+        let response = host.get(&guest, &format!("/fetch?url=http%3A%2F%2F{name}%2F")).await.unwrap();
+        assert_eq!(response.status(), 502);
+        let text = collect(response.into_body()).await.unwrap();
+        assert!(String::from_utf8_lossy(&text).contains(code), "{name}: {text:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_beyond_the_bounds_are_answered_429_and_never_reach_the_door() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let host = Host::with_upstream(&[], move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok(Response::new(body::full("ok")))
+        })
+    });
+    let limits = FunctionLimits { concurrent_calls: Some(5), ..Default::default() };
+    let guest = host.deploy_with("misbehave", FunctionConfig { limits, ..Default::default() }).await;
+    let text = host.text(&guest, "/calls?n=20&url=http%3A%2F%2Fup.test%2F").await;
+    assert_eq!(text, "5 200\n15 429\n");
+    assert_eq!(sent.load(Ordering::SeqCst), 5);
+    let limits = FunctionLimits { outbound_calls: Some(3), ..Default::default() };
+    let guest = host.deploy_with("misbehave", FunctionConfig { limits, ..Default::default() }).await;
+    let text = host.text(&guest, "/calls?n=10&url=http%3A%2F%2Fup.test%2F").await;
+    assert_eq!(text, "3 200\n7 429\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_calls_at_once_end_in_answers() {
+    let host = Host::new(&[]);
+    let guest = host.deploy("misbehave").await;
+    // More handles than a guest may hold: it is ended, and nothing else is.
+    let _ = host.get(&guest, "/calls?n=5000&url=http%3A%2F%2Fup.test%2F").await;
+    assert_eq!(host.text(&guest, "/").await, "misbehave\n");
+}
+
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A host whose calls never end, and the number of them that are open.
+fn endless() -> (Host, Arc<AtomicUsize>) {
+    let open = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&open);
+    let host = Host::with_upstream(&[], move |_| {
+        let open = Open::new(&count);
+        Box::pin(async move {
+            let _open = open;
+            std::future::pending().await
+        })
+    });
+    (host, open)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_frees_its_calls_at_once_and_only_its_own() {
+    let (host, open) = endless();
+    for guest in ["misbehave", "probe-p3"] {
+        let deployment = host.deploy_reused(guest).await;
+        let path = "/fetch?url=http%3A%2F%2Fup.test%2F";
+        let host_ = &host;
+        let leave = |after: u64| {
+            let left = host_.get(&deployment, path);
+            async move { assert!(tokio::time::timeout(Duration::from_millis(after), left).await.is_err()) }
+        };
+        let both = futures::future::join(leave(300), leave(900));
+        let watch = async {
+            eventually("both call", || open.load(Ordering::SeqCst) == 2).await;
+            eventually("one leaves", || open.load(Ordering::SeqCst) == 1).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert_eq!(open.load(Ordering::SeqCst), 1, "{guest}: the other stays");
+        };
+        futures::future::join(both, watch).await;
+        let began = Instant::now();
+        eventually("the other leaves", || open.load(Ordering::SeqCst) == 0).await;
+        assert!(began.elapsed() < Duration::from_millis(100), "{guest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_at_the_gate_is_no_wall_time() {
+    let host = Host::with_upstream(&[], |call| {
+        Box::pin(async move {
+            let waits = call.wait_clock.as_ref().map(|clock| clock.wait());
+            tokio::time::sleep(Duration::from_millis(800)).await;
+            drop(waits);
+            Ok(Response::new(body::full("late, and not the guest's fault")))
+        })
+    });
+    let limits = FunctionLimits {
+        wall: Some(tidegate_core::units::Span(std::time::Duration::from_millis(400))),
+        ..Default::default()
+    };
+    for guest in ["misbehave", "probe-p3"] {
+        let config = FunctionConfig { limits: limits.clone(), ..Default::default() };
+        let deployment = host.deploy_with(guest, config).await;
+        host.text(&deployment, "/fetch?url=http%3A%2F%2Fup.test%2F").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_body_is_read_on_after_a_refusal() {
+    let host = Host::new(&[]);
+    let limits = FunctionLimits { outbound_calls: Some(0), ..Default::default() };
+    let guest = host.deploy_with("probe-ts", FunctionConfig { limits, ..Default::default() }).await;
+    for _ in 0..5 {
+        let request = Request::post("http://example.test/upload?url=http%3A%2F%2Fup.test%2F")
+            .body(body::full(vec![b'x'; 3 << 20]))
+            .unwrap();
+        let response = host.send(&guest, request).await.unwrap();
+        assert_eq!(response.status(), 429);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_advisories_tell_of_ends_in_an_answer_or_an_error_of_the_guest() {
+    let seen = Seen::default();
+    let upstream = seen.clone();
+    let host = Host::with_upstream(&[], move |call| {
+        upstream.push(call.request.uri().to_string());
+        let upstream = upstream.clone();
+        Box::pin(async move {
+            let body = call.request.into_body().collect().await;
+            if let Ok(body) = body
+                && let Some(trailers) = body.trailers()
+            {
+                upstream.push(format!("{trailers:?}"));
+            }
+            Ok(Response::new(body::full("ok")))
+        })
+    });
+    let guest = host.deploy_reused("misbehave").await;
+    let up = "url=http%3A%2F%2Fup.test%2F";
+    for path in [
+        format!("/absolute-form?{up}"),
+        format!("/long-url?{up}&bytes=100000"),
+        format!("/content-length?{up}&says=10&bytes=4"),
+        format!("/content-length?{up}&says=4&bytes=10"),
+        format!("/content-length?{up}&says=%2B5&bytes=5"),
+        format!("/content-length?{up}&twice=1"),
+        format!("/forbidden-headers?{up}"),
+        format!("/forbidden-trailers?{up}&name=transfer-encoding"),
+        format!("/zero-timeout?{up}"),
+        "/response-trailers?name=connection".to_owned(),
+        "/response-trailers?name=content-length".to_owned(),
+    ] {
+        if let Ok(response) = host.get(&guest, &path).await {
+            let _ = collect(response.into_body()).await;
+        }
+        assert_eq!(host.text(&guest, "/").await, "misbehave\n", "after {path}");
+    }
+    for line in seen.all() {
+        assert!(line.starts_with("http://up.test/") || line.starts_with('{'), "{line}");
+        assert!(!line.contains("transfer-encoding"), "{line}");
+    }
+    let _ = request("/");
+}

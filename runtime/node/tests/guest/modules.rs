@@ -1,0 +1,161 @@
+//! Uploads: what is taken, what is refused and how it is said, what survives.
+
+use std::sync::Arc;
+
+use http::Response;
+use tidegate::{
+    body,
+    cluster::registry::{FunctionConfig, FunctionLimits, World},
+    guest::{Flaw, ModuleError},
+    problem::Problem,
+};
+use tidegate_core::units::Size;
+
+use crate::support::{Host, guest, tenant};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_wasm_is_said_to_be_none() {
+    let host = Host::new(&[]);
+    for bytes in [&b"hello"[..], b"", b"\x7fELF", b"\0as"] {
+        let error = host.admit_bytes(bytes).await.unwrap_err();
+        assert!(matches!(error, ModuleError::Flaw(Flaw::NotWasm)), "{error:?}");
+    }
+    let error = host.admit_bytes(b"\0asm\x0d\0\x01\0garbage").await.unwrap_err();
+    assert!(matches!(error, ModuleError::Flaw(Flaw::Invalid { .. })), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_module_without_a_component_type_is_named_so() {
+    let host = Host::new(&[]);
+    let error = host.admit_bytes(&wat::parse_str("(module)").unwrap()).await.unwrap_err();
+    assert!(matches!(error, ModuleError::Flaw(Flaw::BareModule)), "{error:?}");
+    assert_eq!(Problem::from(error).status, 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_without_a_handler_or_with_foreign_imports_is_told_which() {
+    let host = Host::new(&[]);
+    let error = host.admit_bytes(&wat::parse_str("(component)").unwrap()).await.unwrap_err();
+    assert!(matches!(&error, ModuleError::Flaw(Flaw::NoHandler { exports }) if exports.is_empty()), "{error:?}");
+    let foreign = r#"(component
+        (import "wasi:sockets/tcp@0.2.3" (instance))
+        (import "acme:queue/push@1.0.0" (instance))
+        (instance $handler)
+        (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#;
+    let error = host.admit_bytes(&wat::parse_str(foreign).unwrap()).await.unwrap_err();
+    let ModuleError::Flaw(Flaw::Imports { imports }) = &error else { panic!("{error:?}") };
+    assert_eq!(imports, &["wasi:sockets/tcp@0.2.3", "acme:queue/push@1.0.0"]);
+    assert!(error.to_string().contains("no sockets"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_large_and_too_hungry_modules_are_told_the_bound() {
+    let host = Host::new(&["--max-module", "1MiB"]);
+    let error = host.host.admit_module(&tenant(), &guest("hello-ts"), &FunctionLimits::default()).await.unwrap_err();
+    let problem = Problem::from(error);
+    assert_eq!((problem.status.as_u16(), problem.setting.as_deref()), (413, Some("max_module")));
+    let limits = FunctionLimits { memory: Some(Size::kib(64)), ..Default::default() };
+    let error = host.host.admit_module(&tenant(), &guest("hello-rust"), &limits).await.unwrap_err();
+    assert!(matches!(error, ModuleError::Flaw(Flaw::NeedsMore { .. })), "{error:?}");
+    assert_eq!(Problem::from(error).setting.as_deref(), Some("limits.memory"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_knows_its_world_and_whether_it_may_be_reused() {
+    let host = Host::new(&[]);
+    let hello = host.admit("hello-rust").await;
+    assert_eq!((hello.world, hello.reuse_safe), (World::Http02, true));
+    let misbehave = host.admit("misbehave").await;
+    assert_eq!((misbehave.world, misbehave.reuse_safe), (World::Http02, false));
+    assert_eq!(host.admit("hello-rust-p3").await.world, World::Http03);
+    assert_eq!(host.admit("hello-rust").await, hello, "and again, without compiling");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compile_bombs_are_ended_by_the_bounds_of_their_process() {
+    let host = Host::new(&["--compile-cpu", "2s", "--compile-memory", "600MiB"]);
+    let nested = bomb_of_loops();
+    let error = host.admit_bytes(&nested).await.unwrap_err();
+    let ModuleError::CompileLimit { setting, .. } = &error else { panic!("{error:?}") };
+    assert!(["compile_cpu", "compile_memory"].contains(setting), "{error:?}");
+    let host = Host::new(&["--compile-cpu", "30s", "--compile-memory", "500MiB"]);
+    let many = bomb_of_functions();
+    let error = host.admit_bytes(&many).await.unwrap_err();
+    let ModuleError::CompileLimit { setting, .. } = &error else { panic!("{error:?}") };
+    assert!(["compile_cpu", "compile_memory"].contains(setting), "{error:?}");
+    host.admit("hello-rust").await;
+}
+
+/// A handler in a component, around a core module's text.
+fn component_around(module: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component (core module {module}) (instance $handler)
+            (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+/// Few bytes, long minutes: loops in loops over many locals.
+fn bomb_of_loops() -> Vec<u8> {
+    let (loops, locals) = (500, 500);
+    let mut body = format!("(func (local {}) ", "i64 ".repeat(locals));
+    for depth in 0..loops {
+        body.push_str("(loop ");
+        body.push_str(&format!("(local.set {} (i64.add (local.get {}) (local.get {}))) ", depth % locals, (depth * 7 + 1) % locals, (depth * 13 + 2) % locals));
+    }
+    for _ in 0..loops {
+        body.push_str("(br_if 0 (i64.eqz (local.get 0))) )");
+    }
+    body.push(')');
+    component_around(&body)
+}
+
+/// Many functions, each nothing: the bookkeeping is what costs.
+fn bomb_of_functions() -> Vec<u8> {
+    component_around(&"(func)".repeat(500_000))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_maps_what_was_compiled_and_a_forged_artifact_is_compiled_anew() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let upstream = |_| Box::pin(async { Ok(Response::new(body::empty())) }) as _;
+    let info = Host::in_dir(Arc::clone(&dir), &[], upstream).admit("hello-rust").await;
+    let artifacts = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path().join("artifacts")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        names
+    };
+    let [artifact] = &artifacts()[..] else { panic!("{:?}", artifacts()) };
+    let made = std::fs::metadata(artifact).unwrap();
+    std::fs::write(dir.path().join("artifacts/.partial-left"), b"half").unwrap();
+
+    let again = Host::in_dir(Arc::clone(&dir), &[], upstream);
+    let hello = again.open("hello", info, FunctionConfig::default()).await.unwrap();
+    again.text(&hello, "/").await;
+    let kept = std::fs::metadata(artifact).unwrap();
+    assert_eq!(made.modified().unwrap(), kept.modified().unwrap(), "not compiled again");
+    assert_eq!(artifacts().len(), 1, "what a crash left is gone");
+
+    let mut bytes = std::fs::read(artifact).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::remove_file(artifact).unwrap();
+    std::fs::write(artifact, bytes).unwrap();
+    let third = Host::in_dir(Arc::clone(&dir), &[], upstream);
+    let hello = third.open("hello", info, FunctionConfig::default()).await.unwrap();
+    assert_eq!(third.text(&hello, "/").await, "Hello from Rust\n");
+    assert_ne!(std::fs::metadata(artifact).unwrap().modified().unwrap(), kept.modified().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn modules_that_no_version_names_are_collected() {
+    let host = Host::new(&[]);
+    let (hello, other) = (host.admit("hello-rust").await, host.admit("misbehave").await);
+    host.host.collect_modules(&[hello.digest].into());
+    let names = std::fs::read_dir(host.dir.path().join("modules")).unwrap().count();
+    assert_eq!(names, 1);
+    assert!(host.open("hello", hello, FunctionConfig::default()).await.is_ok());
+    let error = host.open("other", other, FunctionConfig::default()).await.map(drop).unwrap_err();
+    assert!(matches!(error, ModuleError::Missing(_)), "{error:?}");
+}

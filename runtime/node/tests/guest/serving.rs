@@ -1,0 +1,228 @@
+//! Requests, instances, answers.
+
+use http::Request;
+use http_body_util::{BodyExt, StreamBody};
+use tidegate::{
+    body::{self, BodyError},
+    cluster::registry::{FunctionConfig, Isolation},
+    guest::InvokeError,
+};
+
+use crate::support::{Host, collect, eventually, request};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_02_guest_answers_with_its_settings() {
+    let host = Host::new(&[]);
+    let config = FunctionConfig {
+        env: [("GREETING".to_owned(), "Good tide".to_owned())].into(),
+        ..Default::default()
+    };
+    let hello = host.deploy_with("hello-rust", config).await;
+    assert_eq!(host.text(&hello, "/").await, "Good tide\n");
+    assert_eq!(host.text(&hello, "/").await, "Good tide\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_03_guest_answers_many_at_once_on_one_instance() {
+    let host = Host::new(&[]);
+    let probe = host.deploy("probe-p3").await;
+    assert_eq!(probe.isolation(), Isolation::Function);
+    assert_eq!(host.text(&probe, "/").await, "probe-p3\n");
+    let sleeps = (0..10).map(|_| host.text(&probe, "/sleep?ms=200"));
+    let began = std::time::Instant::now();
+    let texts = futures::future::join_all(sleeps).await;
+    assert!(texts.iter().all(|text| text == "slept 200 ms\n"));
+    assert!(began.elapsed() < std::time::Duration::from_millis(1_500), "{:?}", began.elapsed());
+    assert!(probe.instances() <= 3, "{} instances for ten sleepers", probe.instances());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_typescript_guest_answers_again_and_again_on_one_instance() {
+    let host = Host::new(&[]);
+    let probe = host.deploy_reused("probe-ts").await;
+    assert_eq!(host.text(&probe, "/count").await, "{\"served\":1,\"ticks\":0}");
+    assert_eq!(host.text(&probe, "/count").await, "{\"served\":2,\"ticks\":0}");
+    assert_eq!(probe.instances(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn globals_do_not_survive_where_instances_are_not_reused() {
+    let host = Host::new(&[]);
+    let config = FunctionConfig { isolation: Some(Isolation::Request), ..Default::default() };
+    let probe = host.deploy_with("probe-ts", config).await;
+    for _ in 0..3 {
+        assert_eq!(host.text(&probe, "/count").await, "{\"served\":1,\"ticks\":0}");
+    }
+    eventually("instances are dropped after their request", || probe.instances() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn body_headers_method_and_trailers_pass_both_ways() {
+    let host = Host::new(&[]);
+    for (guest, method) in [("misbehave", "Method::Post"), ("probe-p3", "Method::Post")] {
+        let echo = host.deploy(guest).await;
+        let frames = (0..50)
+            .map(|number| Ok(http_body::Frame::data(format!("chunk {number};").into())))
+            .chain([Ok::<_, BodyError>(http_body::Frame::trailers(
+                [("x-end".parse().unwrap(), "yes".parse().unwrap())].into_iter().collect(),
+            ))]);
+        let body = StreamBody::new(futures::stream::iter(frames.collect::<Vec<_>>())).boxed_unsync();
+        let request =
+            Request::post("http://example.test/echo?x=1").header("x-mine", "kept").body(body).unwrap();
+        let response = host.send(&echo, request).await.unwrap();
+        assert_eq!(response.headers()["x-echo-x-mine"], "kept", "{guest}");
+        assert_eq!(response.headers()["x-echo-method"], method, "{guest}");
+        let collected = response.into_body().collect().await.unwrap();
+        let trailers = collected.trailers().cloned();
+        let text = String::from_utf8(collected.to_bytes().to_vec()).unwrap();
+        assert_eq!(text.matches("chunk").count(), 50, "{guest}");
+        assert_eq!(trailers.unwrap()["x-end"], "yes", "{guest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_sees_scheme_authority_and_query() {
+    let host = Host::new(&[]);
+    let guest = host.deploy("misbehave").await;
+    let request = Request::get("https://shop.test:8443/headers?a=b").body(body::empty()).unwrap();
+    let response = host.send(&guest, request).await.unwrap();
+    let text = String::from_utf8(collect(response.into_body()).await.unwrap().to_vec()).unwrap();
+    assert!(text.contains("scheme: Some(Scheme::Https)"), "{text}");
+    assert!(text.contains("shop.test:8443"), "{text}");
+    assert!(text.contains("/headers?a=b"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_arrives_event_by_event() {
+    let host = Host::new(&[]);
+    for guest in ["misbehave", "probe-ts"] {
+        let guest_ = host.deploy_reused(guest).await;
+        let path = if guest == "misbehave" { "/stream?n=3&ms=150" } else { "/sse?n=3&ms=150" };
+        let mut body = host.get(&guest_, path).await.unwrap().into_body();
+        let mut arrivals = Vec::new();
+        while let Some(frame) = body.frame().await {
+            if frame.unwrap().is_data() {
+                arrivals.push(std::time::Instant::now());
+            }
+        }
+        assert_eq!(arrivals.len(), 3, "{guest}");
+        assert!(arrivals[2] - arrivals[0] > std::time::Duration::from_millis(200), "{guest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_frees_the_instance_that_serves_only_it() {
+    let host = Host::new(&[]);
+    for guest in ["misbehave", "probe-p3"] {
+        let deployment = host.deploy_reused(guest).await;
+        // Before the head.
+        let left = host.get(&deployment, "/sleep?ms=60000");
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(300), left).await.is_err());
+        let began = std::time::Instant::now();
+        eventually("the instance is dropped", || deployment.instances() == 0).await;
+        assert!(began.elapsed() < std::time::Duration::from_millis(100), "{guest}: {:?}", began.elapsed());
+    }
+    // In the middle of the body.
+    let deployment = host.deploy_reused("misbehave").await;
+    let mut body = host.get(&deployment, "/stream?n=1000&ms=50").await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    eventually("the instance is dropped", || deployment.instances() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_a_shared_instance_leaves_its_neighbours_alone() {
+    let host = Host::new(&[]);
+    let probe = host.deploy("probe-p3").await;
+    let stays = host.text(&probe, "/sleep?ms=600");
+    let leaves = async {
+        let left = host.get(&probe, "/sleep?ms=60000");
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(200), left).await.is_err());
+    };
+    let (text, ()) = futures::future::join(stays, leaves).await;
+    assert_eq!(text, "slept 600 ms\n");
+    assert_eq!(host.text(&probe, "/").await, "probe-p3\n");
+    // What was left behind ends with the instance, a second later at most.
+    eventually("nothing but an idle instance is left", || probe.instances() <= 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_fails_is_retired_and_the_next_request_gets_a_new_instance() {
+    let host = Host::new(&[]);
+    for guest in ["misbehave", "probe-p3"] {
+        let deployment = host.deploy_reused(guest).await;
+        host.text(&deployment, "/").await;
+        let error = host.get(&deployment, "/trap").await.unwrap_err();
+        assert!(matches!(&error, InvokeError::Trap(why) if why.contains("unreachable")), "{error:?}");
+        host.text(&deployment, "/").await;
+    }
+    let deployment = host.deploy_reused("misbehave").await;
+    let error = host.get(&deployment, "/exit").await.unwrap_err();
+    assert!(matches!(error, InvokeError::Exit(0)), "{error:?}");
+    let error = host.get(&deployment, "/no-answer").await.unwrap_err();
+    assert!(matches!(error, InvokeError::NoAnswer), "{error:?}");
+    host.text(&deployment, "/").await;
+    assert!(host.logs().iter().any(|line| line.contains("wasm backtrace")), "{:?}", host.logs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_answer_never_looks_whole() {
+    let host = Host::new(&[]);
+    let guest = host.deploy_reused("misbehave").await;
+    for path in ["/half", "/short"] {
+        let response = host.get(&guest, path).await.unwrap();
+        assert!(collect(response.into_body()).await.is_err(), "{path}");
+    }
+    host.text(&guest, "/").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reused_instances_are_retired_by_count() {
+    let host = Host::new(&["--instance-reuse", "10"]);
+    let probe = host.deploy_reused("probe-ts").await;
+    let mut served = Vec::new();
+    for _ in 0..30 {
+        served.push(host.text(&probe, "/count").await);
+    }
+    let fresh = served.iter().filter(|text| text.contains("\"served\":1,")).count();
+    assert!((2..=5).contains(&fresh), "{fresh} instances for 30 requests");
+    assert!(served.iter().all(|text| !text.contains("\"served\":13")), "within 20 %");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_instances_go_when_another_function_needs_their_place() {
+    let host = Host::new(&["--max-instances", "2"]);
+    let (one, other) = (host.deploy_reused("misbehave").await, host.deploy_reused("hello-rust").await);
+    let both = futures::future::join(host.get(&one, "/sleep?ms=100"), host.get(&one, "/sleep?ms=100")).await;
+    assert!(both.0.is_ok() && both.1.is_ok());
+    eventually("both instances are idle", || one.instances() == 2).await;
+    host.text(&other, "/").await;
+    assert_eq!((one.instances(), other.instances()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_wait_for_an_instance_and_then_get_503() {
+    let host = Host::new(&["--max-instances", "1", "--instance-wait", "300ms"]);
+    let guest = host.deploy("misbehave").await;
+    let waits = futures::future::join(host.get(&guest, "/sleep?ms=100"), host.get(&guest, "/")).await;
+    assert!(waits.0.is_ok() && waits.1.is_ok());
+    let refused = futures::future::join(host.get(&guest, "/sleep?ms=2000"), async {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        host.get(&guest, "/").await
+    });
+    let (_, error) = refused.await;
+    let problem = tidegate::problem::Problem::from(error.unwrap_err());
+    assert_eq!(problem.status, 503);
+    assert_eq!(problem.setting.as_deref(), Some("instance_wait"));
+    assert!(problem.retry_after.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_short_answer_has_a_known_length() {
+    let host = Host::new(&[]);
+    let guest = host.deploy("misbehave").await;
+    let response = host.get(&guest, "/").await.unwrap();
+    assert_eq!(http_body::Body::size_hint(response.body()).exact(), Some(10));
+    let response = host.send(&guest, request("/big?bytes=1000000")).await.unwrap();
+    assert_eq!(collect(response.into_body()).await.unwrap().len(), 1_000_000);
+}
