@@ -113,8 +113,7 @@ async fn a_deadline_that_cannot_be_met_is_answered_at_once() {
     gate.configure(&[("mock", json!({"match": upstream.url(""), "limits": [{"quota": 1, "per": "30s"}]}))]);
     gate.get(&upstream.url("/")).await.unwrap();
     let begin = Instant::now();
-    let request =
-        Request::get(upstream.url("/")).header("x-stainless-read-timeout", "2").body(body::empty()).unwrap();
+    let request = Request::get(upstream.url("/")).header("x-stainless-read-timeout", "2").body(body::empty()).unwrap();
     let answer = gate.send(request).await.unwrap();
     assert!(begin.elapsed() < Duration::from_millis(100));
     assert_eq!(answer.status(), 429);

@@ -29,10 +29,8 @@ async fn a_call_through_the_door_beside_the_same_over_bare_hyper() {
     for _ in 0..CALLS {
         let begin = Instant::now();
         sender.ready().await.unwrap();
-        let request = http::Request::get("/")
-            .header("host", upstream.address.to_string())
-            .body(Full::new(Bytes::new()))
-            .unwrap();
+        let request =
+            http::Request::get("/").header("host", upstream.address.to_string()).body(Full::new(Bytes::new())).unwrap();
         let answer = sender.send_request(request).await.unwrap();
         answer.into_body().collect().await.unwrap();
         bare.push(begin.elapsed());

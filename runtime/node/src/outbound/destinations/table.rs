@@ -132,6 +132,9 @@ struct Entry {
     destination: Arc<Destination>,
 }
 
+/// Old and new limits of destinations that changed.
+pub(crate) type Changes = Vec<(Arc<Config>, Arc<Config>)>;
+
 /// All configured destinations. A new one is made for each change of the registry.
 pub(crate) struct Table {
     /// Rises with each table of a node.
@@ -153,7 +156,7 @@ impl Table {
     }
 
     /// The table that follows this one, and for each destination whose limits changed the old and the new.
-    pub(crate) fn next(&self, state: &State, settings: &OutboundSettings) -> (Self, Vec<(Arc<Config>, Arc<Config>)>) {
+    pub(crate) fn next(&self, state: &State, settings: &OutboundSettings) -> (Self, Changes) {
         let mut tenants: HashMap<TenantId, Vec<Entry>> = HashMap::new();
         let mut changed = Vec::new();
         for ((tenant, name), record) in &state.destinations {

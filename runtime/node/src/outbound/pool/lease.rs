@@ -22,7 +22,7 @@ use crate::outbound::body::OutBody;
 pub(crate) struct Lease(Link);
 
 enum Link {
-    H1 { connection: Box<H1>, upstream: Arc<Upstream> },
+    H1 { connection: H1, upstream: Arc<Upstream> },
     H2(Stream),
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Broken {
 }
 
 impl Lease {
-    pub(super) fn h1(connection: Box<H1>, upstream: Arc<Upstream>) -> Self {
+    pub(super) fn h1(connection: H1, upstream: Arc<Upstream>) -> Self {
         Self(Link::H1 { connection, upstream })
     }
 
@@ -70,21 +70,15 @@ impl Lease {
                     Ok(response) => {
                         Ok(response.map(|body| Streaming { body, link: Some(Link::H1 { connection, upstream }) }))
                     }
-                    Err(mut error) => {
-                        Err(Broken { request: error.take_message(), error: error.into_error(), reused })
-                    }
+                    Err(mut error) => Err(Broken { request: error.take_message(), error: error.into_error(), reused }),
                 }
             }
             Link::H2(stream) => {
                 let reused = stream.connection.reused.load(Ordering::Relaxed);
                 let sent = stream.connection.sender.clone().try_send_request(request);
                 match sent.await {
-                    Ok(response) => {
-                        Ok(response.map(|body| Streaming { body, link: Some(Link::H2(stream)) }))
-                    }
-                    Err(mut error) => {
-                        Err(Broken { request: error.take_message(), error: error.into_error(), reused })
-                    }
+                    Ok(response) => Ok(response.map(|body| Streaming { body, link: Some(Link::H2(stream)) })),
+                    Err(mut error) => Err(Broken { request: error.take_message(), error: error.into_error(), reused }),
                 }
             }
         }
