@@ -288,8 +288,9 @@ async fn limited(rate: f64, burst: f64, header: Option<&'static str>) -> (Upstre
                 (Some(_), None) => text(429, ""),
                 (Some(wait), Some(header)) => {
                     let mut response = text(429, "");
-                    let millis = (wait * 1e3).ceil() as u64;
-                    response.headers_mut().insert(header, millis.to_string().parse().unwrap());
+                    let unit = if header == "retry-after" { 1.0 } else { 1e3 };
+                    let wait = (wait * unit).ceil() as u64;
+                    response.headers_mut().insert(header, wait.to_string().parse().unwrap());
                     response
                 }
             }
@@ -352,12 +353,19 @@ async fn a_short_deadline_of_one_call_is_no_mark_against_the_upstream() {
 
 #[tokio::test]
 async fn a_call_that_comes_back_follows_the_limits_of_now() {
-    // Refused once; while it waits, the limit is lifted. When it asks again it must not bring the old limit along.
+    // While its first attempt is out, the limit is lifted. When it asks again it must not bring the old limit along.
     let upstream = Upstream::start({
         let count = AtomicUsize::new(0);
         move |_| {
             let first = count.fetch_add(1, Ordering::SeqCst) == 0;
-            async move { if first { refusal("0.3") } else { text(200, "") } }
+            async move {
+                if first {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    refusal("0.1")
+                } else {
+                    text(200, "")
+                }
+            }
         }
     })
     .await;
@@ -415,4 +423,17 @@ async fn a_full_queue_is_told_so() {
     assert_eq!(answer.status(), 429);
     assert!(read(answer).await.contains(r#""setting":"queue_calls""#));
     waiting.iter().for_each(|call| call.abort());
+}
+
+/// The numbers that people will see with `tidegate mock-llm --limit 10/s`.
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn a_hundred_at_once_towards_ten_a_second() {
+    for (burst, header) in [(1.0, Some("retry-after-ms")), (10.0, Some("retry-after")), (1.0, None), (10.0, None)] {
+        let (upstream, refused) = limited(10.0, burst, header).await;
+        let begin = Instant::now();
+        hundred_at_once(&upstream).await;
+        let refused = refused.load(Ordering::SeqCst);
+        println!("burst {burst}, {header:?}: {refused} refusals, {:.1?}", begin.elapsed());
+    }
 }
