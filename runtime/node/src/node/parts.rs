@@ -3,58 +3,35 @@
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
-use http::{Response, Uri};
+use http::Uri;
 
 use crate::{
-    body::Body,
-    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, Registry},
+    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits},
     control::{Admitted, Gate, Modules, Spooled},
-    guest::{Egress, GuestHost},
+    guest::GuestHost,
     ids::TenantId,
     ingress::Destinations,
-    outbound::{DestinationPage, Door, HostPattern, Origin, OutboundCall, TransportError, compile},
+    outbound::{DestinationPage, Door},
     problem::Problem,
 };
 
-/// The door, as guests and programs use it.
-pub(super) struct WayOut {
-    pub(super) door: Arc<Door>,
-    pub(super) registry: Registry,
-}
-
-impl Egress for WayOut {
-    fn send(&self, call: OutboundCall) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
-        let door = Arc::clone(&self.door);
-        async move { door.send(call).await }.boxed()
-    }
-}
-
-impl Gate for WayOut {
+impl Gate for Door {
     fn check(&self, config: &DestinationConfig) -> Result<(), ConfigError> {
-        compile(config, self.door.settings()).map(drop)
+        Self::check(self, config)
     }
 
     fn destinations(&self, tenant: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage {
-        self.door.destinations(tenant, after, limit)
+        Self::destinations(self, tenant, after, limit)
     }
 }
 
-impl Destinations for WayOut {
+impl Destinations for Door {
     fn origin_of(&self, tenant: &TenantId, name: &str) -> Option<Result<String, String>> {
-        let origin = self.door.origin_of(tenant, name)?;
-        Some(origin.map(|origin| origin.to_string()).map_err(|pattern| pattern.to_string()))
+        Self::origin_of(self, tenant, name)
     }
 
     fn name_of(&self, tenant: &TenantId, uri: &Uri) -> Option<String> {
-        let origin = Origin::of(uri).ok()?;
-        let state = self.registry.state();
-        let matching = state.destinations.values().filter(|destination| destination.tenant == *tenant);
-        let matching = matching.filter_map(|destination| {
-            let pattern: HostPattern = destination.config.r#match.parse().ok()?;
-            pattern.matches(&origin).then(|| (pattern.narrowness(), destination.name.to_string()))
-        });
-        // Of several that match, the door takes the narrowest, too.
-        matching.max().map(|(_, name)| name)
+        Self::name_of(self, tenant, uri)
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     first_token::{self, FirstToken},
     keep,
     metrics::Scrapes,
-    parts::{Intake, WayOut},
+    parts::Intake,
     ready::Readiness,
 };
 use crate::{
@@ -140,9 +140,8 @@ impl Node {
         let observe = Observe::new(&settings.observe);
         let door = Door::new(&settings.outbound, Arc::clone(&observe))?;
         door.configure(&registry.state());
-        let way_out = Arc::new(WayOut { door: Arc::clone(&door), registry: registry.clone() });
         let guests = {
-            let (egress, observe) = (Arc::clone(&way_out) as _, Arc::clone(&observe));
+            let (egress, observe) = (Arc::clone(&door) as _, Arc::clone(&observe));
             match options.compile_worker {
                 None => GuestHost::start(&settings.guest, data.root(), egress, observe)?,
                 Some(program) => {
@@ -173,8 +172,8 @@ impl Node {
         let ingress = Arc::new(Ingress {
             functions: Arc::clone(&functions),
             guests: Arc::clone(&guests),
-            egress: Arc::clone(&way_out) as _,
-            destinations: Arc::clone(&way_out) as _,
+            egress: Arc::clone(&door) as _,
+            destinations: Arc::clone(&door) as _,
             registry: registry.clone(),
             observe: Arc::clone(&observe),
             readiness: Arc::clone(&readiness),
@@ -193,7 +192,7 @@ impl Node {
             observe: Arc::clone(&observe),
             data: Arc::clone(&data),
             modules: intake,
-            gate: way_out,
+            gate: Arc::clone(&door) as _,
             readiness: Arc::clone(&readiness),
             data_url: format!("http://{data_addr}"),
             ceilings,

@@ -243,7 +243,8 @@ mod tests {
 
     #[test]
     fn forbidden_trailers_are_dropped() {
-        let mut trailers = map(&[("content-length", "1"), ("host", "a"), ("transfer-encoding", "x"), ("grpc-status", "0")]);
+        let mut trailers =
+            map(&[("content-length", "1"), ("host", "a"), ("transfer-encoding", "x"), ("grpc-status", "0")]);
         strip_trailers(&mut trailers);
         assert_eq!(trailers, map(&[("grpc-status", "0")]));
     }

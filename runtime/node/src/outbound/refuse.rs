@@ -83,9 +83,7 @@ impl From<TransportError> for Problem {
             E::Closed { .. } => {
                 (StatusCode::BAD_GATEWAY, "closed", "The connection was closed", "connection_terminated")
             }
-            E::Protocol { .. } => {
-                (StatusCode::BAD_GATEWAY, "protocol", "The answer is no HTTP", "http_protocol_error")
-            }
+            E::Protocol { .. } => (StatusCode::BAD_GATEWAY, "protocol", "The answer is no HTTP", "http_protocol_error"),
             E::RequestBody { .. } => {
                 (StatusCode::BAD_REQUEST, "request-body", "The request body failed", "http_request_error")
             }
@@ -95,9 +93,7 @@ impl From<TransportError> for Problem {
         };
         let problem = Problem::new(status, kind, title, error.to_string()).proxy_error(code);
         match &error {
-            E::ConnectTimeout { limit, setting, .. } => {
-                problem.bound("time to connect", Span(*limit), *setting)
-            }
+            E::ConnectTimeout { limit, setting, .. } => problem.bound("time to connect", Span(*limit), *setting),
             E::FirstByteTimeout { limit, setting, .. } => {
                 problem.bound("time to the head of the answer", Span(*limit), *setting)
             }

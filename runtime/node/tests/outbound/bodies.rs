@@ -199,6 +199,40 @@ async fn both_ways_stream_at_the_same_time() {
 }
 
 #[tokio::test]
+async fn an_upload_goes_on_while_nobody_reads_the_answer() {
+    let received = Arc::new(AtomicUsize::new(0));
+    let upstream = Upstream::start({
+        let received = Arc::clone(&received);
+        move |request| {
+            let received = Arc::clone(&received);
+            async move {
+                tokio::spawn(async move {
+                    let mut incoming = request.into_body();
+                    while let Some(Ok(frame)) = incoming.frame().await {
+                        received.fetch_add(frame.data_ref().map_or(0, Bytes::len), Ordering::SeqCst);
+                    }
+                });
+                // The head now, the body never: an answer that waits for its request.
+                let (sender, body) = channel_body();
+                tokio::spawn(async move { sender.closed().await });
+                http::Response::new(body)
+            }
+        }
+    })
+    .await;
+    let gate = Gate::new(&["--replay-body=16KiB"]);
+    let (sender, body) = channel_body();
+    sender.send(Bytes::from_static(b"0")).await.unwrap();
+    let answer = gate.send(Request::post(upstream.url("/")).body(body).unwrap()).await.unwrap();
+    for _ in 0..50 {
+        let sent = sender.send(Bytes::from(vec![7; 10_000]));
+        tokio::time::timeout(Duration::from_secs(5), sent).await.expect("the upload goes on").unwrap();
+    }
+    until("all of it arrived", || received.load(Ordering::SeqCst) == 500_001).await;
+    drop(answer);
+}
+
+#[tokio::test]
 async fn trailers_pass_both_ways_without_forbidden_ones() {
     let upstream = Upstream::start(|request| async move {
         let collected = request.into_body().collect().await.unwrap();

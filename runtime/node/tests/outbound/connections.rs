@@ -34,6 +34,14 @@ async fn storm(gate: &Arc<Gate>, url: &str, tasks: usize, each: usize) {
     }
 }
 
+/// Reads the head of a request, and of its body what comes along.
+async fn read_head(stream: &mut tokio::net::TcpStream) {
+    let mut seen = Vec::new();
+    while !seen.windows(4).any(|end| end == b"\r\n\r\n") {
+        assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "closed before the head was complete");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn there_are_never_more_connections_than_calls_at_once() {
     let upstream = Upstream::start(|_| async { text(200, "ok") }).await;
@@ -109,8 +117,7 @@ async fn a_connection_that_its_peer_closed_while_idle_is_not_used() {
     let closes = Arc::clone(&closed);
     let server = tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let mut buffer = [0; 4096];
-            stream.read(&mut buffer).await.unwrap();
+            read_head(&mut stream).await;
             count.fetch_add(1, Ordering::SeqCst);
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
             drop(stream);
@@ -131,6 +138,32 @@ async fn a_connection_that_its_peer_closed_while_idle_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_connection_closed_behind_the_runtimes_back_is_not_used() {
+    use std::io::{Read, Write};
+    // A server outside this runtime, so that it can close while the runtime looks away.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        for _ in 0..3 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut seen = [0; 4096];
+            assert!(stream.read(&mut seen).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+            // Closed only when the answer was read and the runtime sleeps.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let gate = Gate::new(&[]);
+    for _ in 0..3 {
+        // A POST that may not be repeated: sent on a dead connection it would be lost.
+        assert_eq!(read(gate.send(post(&format!("http://{address}/"), "")).await.unwrap()).await, "ok");
+        // Blocks the only thread of the runtime: it can't notice that the peer closes.
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    server.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_request_lost_on_an_old_connection_moves_to_a_new_one_at_no_cost() {
     // The first connection answers once, then takes a second request and closes without a word.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -138,11 +171,10 @@ async fn a_request_lost_on_an_old_connection_moves_to_a_new_one_at_no_cost() {
     let server = tokio::spawn(async move {
         for number in 0.. {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut buffer = [0; 4096];
-            stream.read(&mut buffer).await.unwrap();
+            read_head(&mut stream).await;
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
             if number == 0 {
-                stream.read(&mut buffer).await.unwrap();
+                read_head(&mut stream).await;
             }
         }
     });
@@ -194,8 +226,7 @@ async fn an_answer_that_breaks_off_is_an_error_and_not_an_end() {
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let mut buffer = [0; 4096];
-            stream.read(&mut buffer).await.unwrap();
+            read_head(&mut stream).await;
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await.unwrap();
         }
     });
@@ -233,4 +264,26 @@ async fn idle_connections_are_closed_after_their_time() {
     assert!(upstream.open() > 0);
     until("idle connections are closed", || upstream.open() == 0).await;
     assert!(gate.observe.metrics.render().contains("tidegate_connections_open 0"));
+}
+
+#[tokio::test]
+async fn a_streamed_upload_does_not_cost_its_connection() {
+    let upstream = Upstream::start(|request| async move {
+        let body = read_incoming(request.into_body()).await;
+        text(200, &body.len().to_string())
+    })
+    .await;
+    let gate = Gate::new(&["--replay-body=1KiB"]);
+    for _ in 0..5 {
+        let (sender, body) = channel_body();
+        let writer = tokio::spawn(async move {
+            for _ in 0..10 {
+                sender.send(Bytes::from(vec![7; 10_000])).await.unwrap();
+            }
+        });
+        let request = http::Request::post(upstream.url("/")).body(body).unwrap();
+        assert_eq!(read(gate.send(request).await.unwrap()).await, "100000");
+        writer.await.unwrap();
+    }
+    assert_eq!(upstream.connections(), 1);
 }

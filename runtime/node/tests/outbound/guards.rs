@@ -8,7 +8,8 @@ use tidegate::outbound::{DoorParts, TransportError};
 use crate::support::*;
 
 fn resolving(answers: &[&[&str]]) -> DoorParts {
-    let answers = answers.iter().map(|answer| answer.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect()).collect();
+    let answers =
+        answers.iter().map(|answer| answer.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect()).collect();
     DoorParts { resolver: Arc::new(Scripted(Mutex::new(answers))), ..DoorParts::default() }
 }
 
@@ -18,10 +19,34 @@ async fn this_machine_and_private_networks_are_denied_in_every_spelling() {
     let port = upstream.address.port();
     let gate = Gate::bare(&[], DoorParts::default());
     for host in [
-        "127.0.0.1", "127.1", "0x7f.1", "0x7f000001", "2130706433", "017700000001", "0177.0.0.1", "127.0.0.1.",
-        "localhost", "LOCALHOST", "localhost.", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]",
-        "0.0.0.0", "0", "[::]", "169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1", "[fdaa::3]",
-        "[fe80::1]", "metadata.internal", "x.flycast", "[2002:7f00:1::]",
+        "127.0.0.1",
+        "127.1",
+        "0x7f.1",
+        "0x7f000001",
+        "2130706433",
+        "017700000001",
+        "0177.0.0.1",
+        "127.0.0.1.",
+        "localhost",
+        "LOCALHOST",
+        "localhost.",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+        "0.0.0.0",
+        "0",
+        "[::]",
+        "169.254.169.254",
+        "10.0.0.1",
+        "192.168.1.1",
+        "172.16.0.1",
+        "100.64.0.1",
+        "[fdaa::3]",
+        "[fe80::1]",
+        "metadata.internal",
+        "x.flycast",
+        "[2002:7f00:1::]",
     ] {
         let (answer, told) = gate.told(get(&format!("http://{host}:{port}/"))).await;
         match answer {

@@ -113,13 +113,12 @@ async fn a_deadline_that_cannot_be_met_is_answered_at_once() {
     gate.configure(&[("mock", json!({"match": upstream.url(""), "limits": [{"quota": 1, "per": "30s"}]}))]);
     gate.get(&upstream.url("/")).await.unwrap();
     let begin = Instant::now();
-    let request =
-        Request::get(upstream.url("/")).header("x-stainless-read-timeout", "2").body(body::empty()).unwrap();
+    let request = Request::get(upstream.url("/")).header("x-stainless-read-timeout", "2").body(body::empty()).unwrap();
     let answer = gate.send(request).await.unwrap();
     assert!(begin.elapsed() < Duration::from_millis(100));
     assert_eq!(answer.status(), 429);
     let after: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((28..=30).contains(&after), "{after}");
+    assert!((28..=31).contains(&after), "{after}");
     assert!(answer.headers()["proxy-status"].to_str().unwrap().starts_with("tidegate"));
     let problem: serde_json::Value = serde_json::from_str(&read(answer).await).unwrap();
     assert_eq!(problem["type"], "/problems/deadline-unreachable");
@@ -289,8 +288,9 @@ async fn limited(rate: f64, burst: f64, header: Option<&'static str>) -> (Upstre
                 (Some(_), None) => text(429, ""),
                 (Some(wait), Some(header)) => {
                     let mut response = text(429, "");
-                    let millis = (wait * 1e3).ceil() as u64;
-                    response.headers_mut().insert(header, millis.to_string().parse().unwrap());
+                    let unit = if header == "retry-after" { 1.0 } else { 1e3 };
+                    let wait = (wait * unit).ceil() as u64;
+                    response.headers_mut().insert(header, wait.to_string().parse().unwrap());
                     response
                 }
             }
@@ -349,4 +349,91 @@ async fn a_short_deadline_of_one_call_is_no_mark_against_the_upstream() {
     let begin = Instant::now();
     assert_eq!(gate.get(&upstream.url("/")).await.unwrap().status(), 200);
     assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_call_that_comes_back_follows_the_limits_of_now() {
+    // While its first attempt is out, the limit is lifted. When it asks again it must not bring the old limit along.
+    let upstream = Upstream::start({
+        let count = AtomicUsize::new(0);
+        move |_| {
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                if first {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    refusal("0.1")
+                } else {
+                    text(200, "")
+                }
+            }
+        }
+    })
+    .await;
+    let gate = Arc::new(Gate::new(&[]));
+    let config = |quota: u64| json!({"match": upstream.url(""), "limits": [{"quota": quota, "per": "30s"}]});
+    gate.configure(&[("mock", config(1))]);
+    let call = tokio::spawn({
+        let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+        async move { gate.get(&url).await.unwrap().status() }
+    });
+    until("the first was sent", || upstream.requests() == 1).await;
+    gate.configure(&[("mock", config(30_000))]);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(2), call).await.unwrap().unwrap(), 200);
+    let limits = gate.state()["destinations"][0]["partitions"][0]["limits"].clone();
+    assert_eq!(limits, json!(["30000 requests per 30s"]));
+}
+
+#[tokio::test]
+async fn more_busy_destinations_than_the_node_remembers_are_told_so() {
+    let upstream = Upstream::start(|_| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        text(200, "")
+    })
+    .await;
+    let other = Upstream::start(|_| async { text(200, "") }).await;
+    let parts = tidegate::outbound::DoorParts { shards: 1, ..Default::default() };
+    let gate = Arc::new(Gate::with(&["--max-actors=1"], parts));
+    let call = tokio::spawn({
+        let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+        async move { gate.get(&url).await.unwrap().status() }
+    });
+    until("it is under way", || upstream.requests() == 1).await;
+    let answer = gate.get(&other.url("/")).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let problem: serde_json::Value = serde_json::from_str(&read(answer).await).unwrap();
+    assert_eq!((problem["setting"].as_str(), problem["value"].as_str()), (Some("max_actors"), Some("1")));
+    assert_eq!(call.await.unwrap(), 200);
+    assert_eq!(gate.get(&other.url("/")).await.unwrap().status(), 200, "an idle one makes room");
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told_so() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let gate = Arc::new(Gate::new(&["--queue-calls=2"]));
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "limits": [{"quota": 1, "per": "2s"}]}))]);
+    gate.get(&upstream.url("/")).await.unwrap();
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+            tokio::spawn(async move { gate.get(&url).await.map(|_| ()) })
+        })
+        .collect();
+    until("two wait", || gate.state()["destinations"][0]["partitions"][0]["queue"]["calls"] == 2).await;
+    let answer = gate.get(&upstream.url("/")).await.unwrap();
+    assert_eq!(answer.status(), 429);
+    assert!(read(answer).await.contains(r#""setting":"queue_calls""#));
+    waiting.iter().for_each(|call| call.abort());
+}
+
+/// The numbers that people will see with `tidegate mock-llm --limit 10/s`.
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn a_hundred_at_once_towards_ten_a_second() {
+    for (burst, header) in [(1.0, Some("retry-after-ms")), (10.0, Some("retry-after")), (1.0, None), (10.0, None)] {
+        let (upstream, refused) = limited(10.0, burst, header).await;
+        let begin = Instant::now();
+        hundred_at_once(&upstream).await;
+        let refused = refused.load(Ordering::SeqCst);
+        println!("burst {burst}, {header:?}: {refused} refusals, {:.1?}", begin.elapsed());
+    }
 }

@@ -1,5 +1,12 @@
 //! The door from end to end, over real sockets: a scripted upstream on one side, the sender of a call on the other.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, unreachable_pub, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
 
 mod bodies;
 mod connections;

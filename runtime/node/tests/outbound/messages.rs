@@ -107,9 +107,7 @@ async fn a_redirect_is_passed_to_the_sender() {
 async fn a_request_that_meets_itself_is_stopped() {
     let upstream = Upstream::start(|_| async { text(200, "") }).await;
     let gate = Gate::new(&[]);
-    let hops = |count: &str| {
-        Request::get(upstream.url("/")).header("tidegate-hop", count).body(body::empty()).unwrap()
-    };
+    let hops = |count: &str| Request::get(upstream.url("/")).header("tidegate-hop", count).body(body::empty()).unwrap();
     assert_eq!(gate.send(hops("7")).await.unwrap().status(), 200);
     let answer = gate.send(hops("8")).await.unwrap();
     assert_eq!(answer.status(), 508);
@@ -137,10 +135,9 @@ async fn two_lengths_are_refused_before_anything_leaves() {
 
 #[tokio::test]
 async fn what_the_gate_counts_and_shows_is_what_happened() {
-    let upstream = Upstream::start(|request| async move {
-        text(if request.uri().path() == "/bad" { 404 } else { 200 }, "")
-    })
-    .await;
+    let upstream =
+        Upstream::start(|request| async move { text(if request.uri().path() == "/bad" { 404 } else { 200 }, "") })
+            .await;
     let gate = Gate::new(&[]);
     gate.configure(&[("mock", serde_json::json!({"match": upstream.url("")}))]);
     let mut feed = gate.observe.feed.subscribe();

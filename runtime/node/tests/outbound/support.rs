@@ -28,7 +28,9 @@ use tidegate::{
     cluster::registry::{DestinationConfig, DestinationRecord, State},
     ids::{TenantId, TraceContext, TraceId},
     observe::{Ending, Observe, Subject, Trail},
-    outbound::{CallTimeouts, Door, DoorParts, HostPatterns, OutboundCall, Resolve, Sender, SenderKind, TransportError},
+    outbound::{
+        CallTimeouts, Door, DoorParts, HostPatterns, OutboundCall, Resolve, Sender, SenderKind, TransportError,
+    },
     settings::{ObserveSettings, OutboundSettings},
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -155,11 +157,7 @@ pub fn text(status: u16, text: &str) -> Response<Body> {
 }
 
 pub fn refusal(retry_after: &str) -> Response<Body> {
-    Response::builder()
-        .status(429)
-        .header("retry-after", retry_after)
-        .body(body::full("too many requests"))
-        .unwrap()
+    Response::builder().status(429).header("retry-after", retry_after).body(body::full("too many requests")).unwrap()
 }
 
 pub fn settings(flags: &[&str]) -> OutboundSettings {

@@ -10,7 +10,10 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::pump::{Pump, Reader, Reservation, Shared, Start};
+use super::{
+    memory::Reservation,
+    pump::{Pump, Reader, Shared, Start},
+};
 use crate::{
     body::{Body, BodyError},
     outbound::TransportError,
@@ -190,10 +193,7 @@ impl http_body::Body for OutBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Whole { data, trailers } => match data.take().filter(|data| !data.is_empty()) {

@@ -7,9 +7,11 @@
 
 mod answer;
 mod kept;
+mod memory;
 mod pump;
 
 use answer::request_trailers;
 pub(crate) use answer::{discard, wrap};
 pub(crate) use kept::{KeptBody, OutBody};
-pub(crate) use pump::{Pump, ReplayMemory, Start, drain};
+pub(crate) use memory::ReplayMemory;
+pub(crate) use pump::{Pump, Start, drain};

@@ -11,10 +11,7 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -27,6 +24,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     kept::{KeptBody, wrong_length},
+    memory::{ReplayMemory, Reservation},
     request_trailers,
 };
 use crate::{
@@ -40,58 +38,6 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 const DRAIN_BYTES: u64 = 100 << 20;
 /// Unread bytes of a streamed body beyond which its sender is held back.
 const WINDOW: u64 = 64 << 10;
-
-/// Memory for kept bodies of all calls together (setting `replay_memory`).
-#[derive(Debug)]
-pub(crate) struct ReplayMemory {
-    used: AtomicU64,
-    bound: u64,
-}
-
-impl ReplayMemory {
-    /// At most this many bytes.
-    pub(crate) fn new(bound: u64) -> Arc<Self> {
-        Arc::new(Self { used: AtomicU64::new(0), bound })
-    }
-
-    /// Bytes in use.
-    #[cfg(test)]
-    pub(crate) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-}
-
-/// A share of the replay memory, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Reservation {
-    memory: Arc<ReplayMemory>,
-    bytes: u64,
-}
-
-impl Reservation {
-    fn grow(&mut self, bytes: u64) -> bool {
-        let bound = self.memory.bound;
-        let grown = self.memory.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|sum| *sum <= bound)
-        });
-        if grown.is_ok() {
-            self.bytes += bytes;
-        }
-        grown.is_ok()
-    }
-
-    fn shrink(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.memory.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.shrink(self.bytes);
-    }
-}
 
 /// Bounds of a new pump.
 #[derive(Clone, Copy)]
@@ -233,8 +179,7 @@ impl Shared {
             if state.drains() {
                 state.chunks.clear();
                 state.held = 0;
-                let all = state.reservation.bytes;
-                state.reservation.shrink(all);
+                state.reservation.clear();
                 state.first = usize::MAX;
             }
             state.pump.take()
@@ -335,7 +280,7 @@ impl Pump {
             total: 0,
             declared,
             keep: (declared.unwrap_or(0) <= start.keep).then_some(start.keep),
-            reservation: Reservation { memory: Arc::clone(start.memory), bytes: 0 },
+            reservation: start.memory.reserve(),
             trailers: None,
             end: None,
             wanted: true,
@@ -366,8 +311,7 @@ impl Pump {
             drop(state);
             return Ok((KeptBody::Pumped(filling.shared), None));
         }
-        let memory = Arc::clone(&state.reservation.memory);
-        let reservation = std::mem::replace(&mut state.reservation, Reservation { memory, bytes: 0 });
+        let reservation = state.reservation.take();
         Ok((KeptBody::whole(std::mem::take(&mut state.chunks), state.trailers.take(), reservation), None))
     }
 }

@@ -71,12 +71,7 @@ pub(crate) enum SplitBody<'a> {
 }
 
 /// The partition of a request.
-pub(super) fn partition(
-    base: u128,
-    split_by: &[Splitter],
-    headers: &HeaderMap,
-    body: SplitBody<'_>,
-) -> Partition {
+pub(super) fn partition(base: u128, split_by: &[Splitter], headers: &HeaderMap, body: SplitBody<'_>) -> Partition {
     if split_by.is_empty() {
         return Partition { key: base, label: None };
     }
@@ -171,7 +166,10 @@ mod tests {
         assert_eq!(large.label.as_deref(), Some("/model=large"));
         assert_eq!(of(&split, &[], SplitBody::Empty).label.as_deref(), Some("/model=none"));
         assert_eq!(of(&split, &[], SplitBody::Whole(b"not json")).label.as_deref(), Some("/model=none"));
-        assert_eq!(of(&split, &[], SplitBody::Whole(br#"{"model": {"a": 1}}"#)).label.as_deref(), Some(r#"/model={"a":1}"#));
+        assert_eq!(
+            of(&split, &[], SplitBody::Whole(br#"{"model": {"a": 1}}"#)).label.as_deref(),
+            Some(r#"/model={"a":1}"#)
+        );
         assert_eq!(of(&[], &[], SplitBody::Large).key, 7);
     }
 

@@ -132,10 +132,15 @@ struct Entry {
     destination: Arc<Destination>,
 }
 
+/// Old and new limits of destinations that changed.
+pub(crate) type Changes = Vec<(Arc<Config>, Arc<Config>)>;
+
 /// All configured destinations. A new one is made for each change of the registry.
 pub(crate) struct Table {
     /// Rises with each table of a node.
     pub(crate) generation: u64,
+    /// The registry's revision that it shows.
+    pub(crate) revision: u64,
     /// By tenant, the narrowest first.
     tenants: HashMap<TenantId, Vec<Entry>>,
     /// What destinations without configuration follow.
@@ -147,11 +152,11 @@ impl Table {
     pub(crate) fn empty(settings: &OutboundSettings) -> Self {
         // The node's own settings hold no limits, so there is nothing that could be wrong with them.
         let default = Config::new(&node_settings(settings)).unwrap_or_default();
-        Self { generation: 0, tenants: HashMap::new(), default: Arc::new(default) }
+        Self { generation: 0, revision: 0, tenants: HashMap::new(), default: Arc::new(default) }
     }
 
     /// The table that follows this one, and for each destination whose limits changed the old and the new.
-    pub(crate) fn next(&self, state: &State, settings: &OutboundSettings) -> (Self, Vec<(Arc<Config>, Arc<Config>)>) {
+    pub(crate) fn next(&self, state: &State, settings: &OutboundSettings) -> (Self, Changes) {
         let mut tenants: HashMap<TenantId, Vec<Entry>> = HashMap::new();
         let mut changed = Vec::new();
         for ((tenant, name), record) in &state.destinations {
@@ -181,7 +186,13 @@ impl Table {
         for entries in tenants.values_mut() {
             entries.sort_by_key(|entry| std::cmp::Reverse(entry.compiled.pattern.narrowness()));
         }
-        (Self { generation: self.generation + 1, tenants, default: Arc::clone(&self.default) }, changed)
+        let next = Self {
+            generation: self.generation + 1,
+            revision: state.revision,
+            tenants,
+            default: Arc::clone(&self.default),
+        };
+        (next, changed)
     }
 
     fn entry(&self, tenant: &TenantId, name: &DestinationName) -> Option<&Entry> {

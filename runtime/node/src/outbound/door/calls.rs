@@ -53,8 +53,8 @@ pub(super) struct Head {
 
 /// How a call ends.
 enum End {
-    Answer(Response<Streaming>, Admission),
-    Refused(Problem),
+    Answer(Box<Response<Streaming>>, Admission),
+    Refused(Box<Problem>),
     Failed(TransportError),
 }
 
@@ -87,8 +87,8 @@ impl Call<'_> {
             }
         };
         match end {
-            End::Answer(response, admission) => Ok(self.pass(response, admission).await),
-            End::Refused(problem) => Ok(self.ending.refuse(problem)),
+            End::Answer(response, admission) => Ok(self.pass(*response, admission).await),
+            End::Refused(problem) => Ok(self.ending.refuse(*problem)),
             End::Failed(error) => Err(self.ending.fail(error)),
         }
     }
@@ -124,15 +124,16 @@ impl Call<'_> {
     }
 
     /// Asks the actor, and waits if it says so.
-    async fn admission(&mut self, ticket: Option<Ticket>) -> Result<Admission, Problem> {
+    async fn admission(&mut self, ticket: Option<Ticket>) -> Result<Admission, Box<Problem>> {
         let tokens = self.policy.tokens.unwrap_or(0);
         let new = new_call(self.deadline, self.kept.held(), tokens, ticket);
-        let wait = match self.door.shards.ask(self.key, &self.target.destination.limits, new) {
+        let limits = self.door.limits(self.target);
+        let wait = match self.door.shards.ask(self.key, &limits, new) {
             Asked::Admitted(admission) => {
                 self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO });
                 return Ok(admission);
             }
-            Asked::Refused(refusal) => return Err(refuse::refused(&refusal, self.target.label())),
+            Asked::Refused(refusal) => return Err(refuse::refused(&refusal, self.target.label()).into()),
             Asked::Queued { wait, why } => {
                 self.ending.note(|call| Note::Queued { call, why: why.to_string() });
                 wait
@@ -148,7 +149,7 @@ impl Call<'_> {
                 self.ending.note(|call| Note::Admitted { call, waited: admitted.waited });
                 Ok(admitted.admission)
             }
-            Err(refusal) => Err(refuse::refused(&refusal, self.target.label())),
+            Err(refusal) => Err(refuse::refused(&refusal, self.target.label()).into()),
         }
     }
 
@@ -173,11 +174,11 @@ impl Call<'_> {
                 self.ending.note(|call| Note::Failed { call, attempt, why: error.to_string() });
                 (Outcome::Failed(failure), Err(error))
             }
-            Attempted::Denied(denied) => return Next::End(End::Refused(denied.into())),
+            Attempted::Denied(denied) => return Next::End(End::Refused(Box::new(denied.into()))),
             Attempted::Own(error) => return Next::End(End::Failed(error)),
             Attempted::DeadlinePassed => {
                 let problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
-                return Next::End(End::Refused(problem));
+                return Next::End(End::Refused(problem.into()));
             }
             Attempted::PutBack(ticket) => {
                 let what = "put back at no cost: the destination was paused meanwhile".into();
@@ -185,12 +186,8 @@ impl Call<'_> {
                 return Next::Again(ticket, false);
             }
         };
-        let facts = Attempt {
-            policy: &self.policy,
-            repeatable: self.repeatable,
-            replayable: self.kept.is_replayable(),
-            spent,
-        };
+        let facts =
+            Attempt { policy: &self.policy, repeatable: self.repeatable, replayable: self.kept.is_replayable(), spent };
         let verdict = admission.report(&outcome, &facts);
         if outcome.class() == Class::Refused {
             self.tell_refusal(&outcome);
@@ -201,7 +198,7 @@ impl Call<'_> {
                     self.ending.note(|call| Note::Decided { call, what: format!("passed on: {reason}") });
                 }
                 return Next::End(match came {
-                    Ok(response) => End::Answer(*response, admission),
+                    Ok(response) => End::Answer(response, admission),
                     Err(error) => End::Failed(error),
                 });
             }

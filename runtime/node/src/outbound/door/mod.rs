@@ -6,27 +6,25 @@
 mod attempt;
 mod calls;
 mod ending;
+mod known;
 mod target;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak},
 };
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use http::{Method, Response, Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
-use tidegate_core::Effective;
+use tidegate_core::{Config, Effective};
 
-use self::{ending::Ending, target::Target};
+use self::{ending::Ending, known::Known, target::Target};
 use super::{
     Hops, Origin, OutboundCall, SenderKind, TransportError,
     body::{KeptBody, ReplayMemory, Start, drain},
-    destinations::{DestinationPage, DestinationState, Partition, PartitionState, Table, compile},
+    destinations::{DestinationPage, Table, compile},
     guard::AddressGuard,
     headers,
     pool::{Pool, PoolParts, Resolve, SystemResolver},
@@ -75,26 +73,11 @@ struct Inner {
     shards: Arc<Shards>,
     memory: Arc<ReplayMemory>,
     table: ArcSwap<Table>,
+    configuring: Mutex<()>,
     targets: Mutex<HashMap<(TenantId, Origin), Arc<Target>>>,
     known: Known,
     /// What calls follow where nothing else is said.
     defaults: Effective,
-}
-
-/// Partitions that have been used, for people to look at.
-struct Known {
-    partitions: Mutex<HashMap<u128, KnownPartition>>,
-    /// Rises whenever some are forgotten: whoever believes to be known looks again.
-    epoch: AtomicU64,
-    bound: usize,
-}
-
-struct KnownPartition {
-    tenant: TenantId,
-    destination: Arc<str>,
-    matches: Arc<str>,
-    configured: bool,
-    label: Option<Arc<str>>,
 }
 
 impl Door {
@@ -141,12 +124,9 @@ impl Door {
             observe,
             memory: ReplayMemory::new(settings.replay_memory.get()),
             table: ArcSwap::from_pointee(Table::empty(settings)),
+            configuring: Mutex::default(),
             targets: Mutex::default(),
-            known: Known {
-                partitions: Mutex::default(),
-                epoch: AtomicU64::new(1),
-                bound: settings.max_actors,
-            },
+            known: Known::new(settings.max_actors),
             defaults,
             settings: settings.clone(),
         };
@@ -156,7 +136,13 @@ impl Door {
     /// Takes the destinations of the registry over. Called once at the start and after each write; live actors follow
     /// at once, with their queues.
     pub fn configure(&self, state: &State) {
-        let (next, changed) = self.0.table.load().next(state, &self.0.settings);
+        let _one_at_a_time = self.0.configuring.lock();
+        let table = self.0.table.load();
+        if state.revision < table.revision {
+            // A later state was shown already.
+            return;
+        }
+        let (next, changed) = table.next(state, &self.0.settings);
         self.0.table.store(Arc::new(next));
         for (old, new) in changed {
             self.0.shards.reconfigure(&old, &new);
@@ -206,44 +192,7 @@ impl Door {
 
     /// The live state of a tenant's destinations, ordered by name, at most `limit` after `after`.
     pub fn destinations(&self, tenant: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage {
-        let mut found: std::collections::BTreeMap<String, (DestinationState, Vec<(u128, Option<Arc<str>>)>)> =
-            Default::default();
-        let wanted = |label: &str| after.is_none_or(|after| label > after);
-        let blank = |label: &str, matches: &str, configured| DestinationState {
-            destination: label.to_owned(),
-            configured,
-            r#match: matches.to_owned(),
-            partitions: Vec::new(),
-        };
-        for destination in self.0.table.load().configured(tenant) {
-            let label = destination.label();
-            if wanted(label) {
-                found.insert(label.to_owned(), (blank(label, &destination.matches, true), Vec::new()));
-            }
-        }
-        for (key, known) in self.0.known.partitions.lock().iter() {
-            if known.tenant == *tenant && wanted(&known.destination) {
-                let entry = found.entry(known.destination.to_string());
-                let (_, keys) = entry
-                    .or_insert_with(|| (blank(&known.destination, &known.matches, known.configured), Vec::new()));
-                keys.push((*key, known.label.clone()));
-            }
-        }
-        let more = found.len() > limit;
-        let destinations: Vec<_> = found
-            .into_values()
-            .take(limit)
-            .map(|(mut state, mut keys)| {
-                keys.sort_by(|a, b| a.1.cmp(&b.1));
-                let partitions = keys.iter().filter_map(|(key, label)| {
-                    self.0.shards.snapshot(*key).map(|snapshot| PartitionState::new(label.as_deref(), &snapshot))
-                });
-                state.partitions = partitions.collect();
-                state
-            })
-            .collect();
-        let next = destinations.last().filter(|_| more).map(|last| last.destination.clone());
-        DestinationPage { destinations, next }
+        self.0.known.page(tenant, after, limit, &self.0.table.load(), &self.0.shards)
     }
 
     /// Sends a call: waits for its turn, makes its attempts, and returns the answer that counts. A refusal by the gate
@@ -326,8 +275,9 @@ impl Inner {
             };
         }
         let partition = target.destination.partition(&parts.headers, kept.as_split());
-        self.known.remember(&target, &partition, self);
-        let repeatable = target.destination.repeatable.allows(&parts.method, has_key || policy.idempotency_key.is_some());
+        self.known.remember(&target, &partition, &self.shards);
+        let repeatable =
+            target.destination.repeatable.allows(&parts.method, has_key || policy.idempotency_key.is_some());
         let call = calls::Call {
             door: self,
             target: &target,
@@ -342,6 +292,17 @@ impl Inner {
             ending,
         };
         call.run(pump).await
+    }
+
+    /// The limits of a target's destination, as they are now: a call that comes back must not bring old ones along.
+    fn limits(&self, target: &Target) -> Arc<Config> {
+        let table = self.table.load();
+        if target.generation == table.generation {
+            return Arc::clone(&target.destination.limits);
+        }
+        let now = table.resolve(&target.destination.tenant, target.upstream.origin());
+        let same = now.name == target.destination.name && now.matches == target.destination.matches;
+        Arc::clone(if same { &now.limits } else { &target.destination.limits })
     }
 
     /// What calls to an origin follow.
@@ -368,36 +329,6 @@ impl Inner {
             targets.insert(key, Arc::clone(&target));
         }
         target
-    }
-}
-
-impl Known {
-    /// Remembers a partition, once.
-    fn remember(&self, target: &Target, partition: &Partition, door: &Inner) {
-        let epoch = self.epoch.load(Ordering::Relaxed);
-        if partition.label.is_none() && target.known.swap(epoch, Ordering::Relaxed) == epoch {
-            return;
-        }
-        let mut partitions = self.partitions.lock();
-        if partitions.contains_key(&partition.key) {
-            return;
-        }
-        if partitions.len() >= self.bound {
-            partitions.retain(|key, _| door.shards.snapshot(*key).is_some());
-            self.epoch.fetch_add(1, Ordering::Relaxed);
-            if partitions.len() >= self.bound {
-                return;
-            }
-        }
-        let destination = &target.destination;
-        let known = KnownPartition {
-            tenant: destination.tenant.clone(),
-            destination: destination.label().into(),
-            matches: Arc::clone(&destination.matches),
-            configured: destination.name.is_some(),
-            label: partition.label.clone(),
-        };
-        partitions.insert(partition.key, known);
     }
 }
 

@@ -59,12 +59,7 @@ impl Target {
     }
 
     /// The policy in force: defaults < destination < sender < the request's own.
-    pub(super) fn policy(
-        &self,
-        defaults: &Effective,
-        sender: &Arc<Sender>,
-        own: Option<&Policy>,
-    ) -> Arc<Effective> {
+    pub(super) fn policy(&self, defaults: &Effective, sender: &Arc<Sender>, own: Option<&Policy>) -> Arc<Effective> {
         let shared = self.shared_policy(defaults, sender);
         let Some(own) = own else { return shared };
         let mut policy = Effective::clone(&shared);

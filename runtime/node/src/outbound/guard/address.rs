@@ -61,12 +61,9 @@ fn kind_v4(address: Ipv4Addr) -> Kind {
         (169, 254, _) => Kind::LinkLocal,
         (224..=239, ..) => Kind::Multicast,
         // Protocol assignments, documentation, the former 6to4 relays, benchmarks, the future, broadcast.
-        (192, 0, 0 | 2)
-        | (192, 88, 99)
-        | (198, 18..=19, _)
-        | (198, 51, 100)
-        | (203, 0, 113)
-        | (240..=255, ..) => Kind::Reserved,
+        (192, 0, 0 | 2) | (192, 88, 99) | (198, 18..=19, _) | (198, 51, 100) | (203, 0, 113) | (240..=255, ..) => {
+            Kind::Reserved
+        }
         _ => Kind::Public,
     }
 }
@@ -83,9 +80,11 @@ fn kind_v6(address: Ipv6Addr) -> Kind {
         // ::ffff:a.b.c.d is how a dual-stack socket spells IPv4; 64:ff9b::a.b.c.d is how a NAT64 network reaches it.
         [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => inner(),
         // IPv4-compatible, IPv4-translated, a site's own NAT64, 6to4, Teredo.
-        [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0xffff, 0, ..] | [0x64, 0xff9b, 1, ..] | [0x2002, ..] | [0x2001, 0, ..] => {
-            Kind::Embedded
-        }
+        [0, 0, 0, 0, 0, 0, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x64, 0xff9b, 1, ..]
+        | [0x2002, ..]
+        | [0x2001, 0, ..] => Kind::Embedded,
         [0xfc00..=0xfdff, ..] => Kind::Private,
         [0xfe80..=0xfebf, ..] => Kind::LinkLocal,
         // Site-local, deprecated but routed here and there.

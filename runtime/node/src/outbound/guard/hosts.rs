@@ -221,7 +221,9 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_an_error_that_shows_right_ones() {
-        for text in ["", "a b", "ftp://a", "https://a/path", "a.*.com", "*a.com", "u@a", "a:99999", "*.127.0.0.1", "*:x"] {
+        for text in
+            ["", "a b", "ftp://a", "https://a/path", "a.*.com", "*a.com", "u@a", "a:99999", "*.127.0.0.1", "*:x"]
+        {
             let error = text.parse::<HostPattern>().unwrap_err().to_string();
             assert!(error.contains("*.example.com"), "{text}: {error}");
         }

@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn private_names_are_denied_before_they_are_asked_for() {
-        for name in ["localhost", "LOCALHOST", "localhost.", "a.localhost", "top1.nearest.of.app.internal", "x.flycast"] {
+        for name in ["localhost", "LOCALHOST", "localhost.", "a.localhost", "top1.nearest.of.app.internal", "x.flycast"]
+        {
             assert!(guard(&[]).check_name(name).is_err(), "{name}");
         }
         for name in ["internal.example.com", "localhost.example.com", "flycast.io", "api.openai.com"] {

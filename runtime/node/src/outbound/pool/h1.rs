@@ -32,6 +32,9 @@ use crate::outbound::body::OutBody;
 /// A connection that was idle for longer is looked at before it is used again.
 const TRUSTED_IDLE: Duration = Duration::from_millis(2);
 
+/// How long a connection whose answer has ended may take to send the rest of the request.
+const SETTLE: Duration = Duration::from_secs(1);
+
 type Connection = http1::Connection<TokioIo<Socket>, OutBody>;
 
 enum Link {
@@ -41,6 +44,16 @@ enum Link {
     Task(AbortHandle),
     /// Over.
     Done,
+}
+
+/// Whether a connection can be used again.
+pub(super) enum Rest {
+    /// At once.
+    Ready,
+    /// As soon as its task has come round.
+    Soon,
+    /// Never.
+    Over,
 }
 
 /// One connection, in use by one call or idle.
@@ -116,7 +129,7 @@ impl H1 {
     }
 
     /// After the end of an answer's body: whether the connection can serve another call.
-    pub(super) fn rest(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(super) fn rest(&mut self, cx: &mut Context<'_>) -> Rest {
         if !self.sender.is_ready()
             && let Link::Inline(connection) = &mut self.link
             && Pin::new(connection.as_mut()).poll(cx).is_ready()
@@ -125,7 +138,19 @@ impl H1 {
         }
         self.reused = true;
         self.idle_since = Instant::now();
-        !matches!(self.link, Link::Done) && self.sender.is_ready()
+        match self.link {
+            Link::Inline(_) | Link::Task(_) if self.sender.is_ready() => Rest::Ready,
+            // Its task has not come round yet.
+            Link::Task(_) if !self.sender.is_closed() => Rest::Soon,
+            _ => Rest::Over,
+        }
+    }
+
+    /// Waits a moment for a connection that will soon be ready.
+    pub(super) async fn settle(&mut self) -> bool {
+        let ready = tokio::time::timeout(SETTLE, self.sender.ready()).await;
+        self.idle_since = Instant::now();
+        matches!(ready, Ok(Ok(())))
     }
 
     /// Before another use: whether the peer has kept it open. Looks at the socket itself, because the runtime may not

@@ -11,14 +11,18 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Upstream, h1::H1, h2::Stream};
+use super::{
+    Upstream,
+    h1::{H1, Rest},
+    h2::Stream,
+};
 use crate::outbound::body::OutBody;
 
 /// The right to send one request over a connection.
 pub(crate) struct Lease(Link);
 
 enum Link {
-    H1 { connection: Box<H1>, upstream: Arc<Upstream> },
+    H1 { connection: H1, upstream: Arc<Upstream> },
     H2(Stream),
 }
 
@@ -33,7 +37,7 @@ pub(crate) struct Broken {
 }
 
 impl Lease {
-    pub(super) fn h1(connection: Box<H1>, upstream: Arc<Upstream>) -> Self {
+    pub(super) fn h1(connection: H1, upstream: Arc<Upstream>) -> Self {
         Self(Link::H1 { connection, upstream })
     }
 
@@ -66,21 +70,15 @@ impl Lease {
                     Ok(response) => {
                         Ok(response.map(|body| Streaming { body, link: Some(Link::H1 { connection, upstream }) }))
                     }
-                    Err(mut error) => {
-                        Err(Broken { request: error.take_message(), error: error.into_error(), reused })
-                    }
+                    Err(mut error) => Err(Broken { request: error.take_message(), error: error.into_error(), reused }),
                 }
             }
             Link::H2(stream) => {
                 let reused = stream.connection.reused.load(Ordering::Relaxed);
                 let sent = stream.connection.sender.clone().try_send_request(request);
                 match sent.await {
-                    Ok(response) => {
-                        Ok(response.map(|body| Streaming { body, link: Some(Link::H2(stream)) }))
-                    }
-                    Err(mut error) => {
-                        Err(Broken { request: error.take_message(), error: error.into_error(), reused })
-                    }
+                    Ok(response) => Ok(response.map(|body| Streaming { body, link: Some(Link::H2(stream)) })),
+                    Err(mut error) => Err(Broken { request: error.take_message(), error: error.into_error(), reused }),
                 }
             }
         }
@@ -108,10 +106,18 @@ impl Streaming {
     }
 
     fn give_back(&mut self, cx: &mut Context<'_>) {
-        if let Some(Link::H1 { mut connection, upstream }) = self.link.take()
-            && connection.rest(cx)
-        {
-            upstream.put(connection);
+        if let Some(Link::H1 { mut connection, upstream }) = self.link.take() {
+            match connection.rest(cx) {
+                Rest::Ready => upstream.put(connection),
+                Rest::Soon => {
+                    tokio::spawn(async move {
+                        if connection.settle().await {
+                            upstream.put(connection);
+                        }
+                    });
+                }
+                Rest::Over => {}
+            }
         }
     }
 }

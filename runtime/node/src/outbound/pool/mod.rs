@@ -73,7 +73,7 @@ pub(crate) struct Upstream {
 #[derive(Default)]
 struct State {
     /// Idle HTTP/1.1 connections, the one used last at the end.
-    idle: Vec<Box<H1>>,
+    idle: Vec<H1>,
     h2: Vec<Arc<H2>>,
     /// What the last handshake brought; nothing before the first.
     speaks_h1: Option<bool>,
@@ -262,7 +262,7 @@ impl Upstream {
         }
         self.state.lock().speaks_h1 = Some(true);
         let connection = H1::handshake(socket, open).await.map_err(failed)?;
-        Ok(Lease::h1(Box::new(connection), Arc::clone(self)))
+        Ok(Lease::h1(connection, Arc::clone(self)))
     }
 
     fn sweep(&self, oldest: Instant) {
@@ -270,9 +270,9 @@ impl Upstream {
         let before = state.idle.len();
         state.idle.retain_mut(|connection| connection.idle_since >= oldest && connection.is_usable());
         self.shared.idle.fetch_sub(before - state.idle.len(), Ordering::Relaxed);
-        state.h2.retain(|connection| {
-            connection.is_open() && connection.idle_since().is_none_or(|since| since >= oldest)
-        });
+        state
+            .h2
+            .retain(|connection| connection.is_open() && connection.idle_since().is_none_or(|since| since >= oldest));
     }
 
     fn is_empty(&self) -> bool {
@@ -281,7 +281,7 @@ impl Upstream {
     }
 
     /// Takes an idle connection back.
-    fn put(&self, connection: Box<H1>) {
+    fn put(&self, connection: H1) {
         if self.shared.idle.fetch_add(1, Ordering::Relaxed) >= self.shared.max_idle {
             self.shared.idle.fetch_sub(1, Ordering::Relaxed);
             return;

@@ -100,7 +100,12 @@ impl Drop for Wait {
         let Some(shards) = self.shards.upgrade() else { return };
         shards.with(self.shard, |hosted, now| {
             // A call that was admitted or refused has no waiter any more, and its place may be another's by now.
-            if hosted.waiters.get(self.call.index()).and_then(Option::as_ref).is_some_and(|waiter| Arc::ptr_eq(waiter, &self.waiter)) {
+            if hosted
+                .waiters
+                .get(self.call.index())
+                .and_then(Option::as_ref)
+                .is_some_and(|waiter| Arc::ptr_eq(waiter, &self.waiter))
+            {
                 hosted.forget(self.call);
             }
             hosted.core.release_call(now, self.call, &mut hosted.effects);

@@ -1,0 +1,129 @@
+//! Partitions that have been used, for people to look at: the shards know them by hash only.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use super::Target;
+use crate::{
+    ids::TenantId,
+    outbound::{
+        destinations::{DestinationPage, DestinationState, Partition, PartitionState, Table},
+        shards::Shards,
+    },
+};
+
+/// All of them.
+pub(super) struct Known {
+    partitions: Mutex<HashMap<u128, Entry>>,
+    /// Rises whenever some are forgotten: whoever believes to be known looks again.
+    epoch: AtomicU64,
+    bound: usize,
+}
+
+struct Entry {
+    tenant: TenantId,
+    destination: Arc<str>,
+    matches: Arc<str>,
+    configured: bool,
+    label: Option<Arc<str>>,
+}
+
+/// A destination on its way to be shown, with the keys of its partitions.
+struct Shown {
+    state: DestinationState,
+    keys: Vec<(Option<Arc<str>>, u128)>,
+}
+
+impl Shown {
+    fn new(destination: &str, matches: &str, configured: bool) -> Self {
+        let state = DestinationState {
+            destination: destination.to_owned(),
+            configured,
+            r#match: matches.to_owned(),
+            partitions: Vec::new(),
+        };
+        Self { state, keys: Vec::new() }
+    }
+
+    /// With the live state of its partitions, as far as the shards still have them.
+    fn live(mut self, shards: &Shards) -> DestinationState {
+        self.keys.sort();
+        let live = |(label, key): &(Option<Arc<str>>, u128)| {
+            shards.snapshot(*key).map(|snapshot| PartitionState::new(label.as_deref(), &snapshot))
+        };
+        self.state.partitions = self.keys.iter().filter_map(live).collect();
+        self.state
+    }
+}
+
+impl Known {
+    /// At most this many (setting `max_actors`).
+    pub(super) fn new(bound: usize) -> Self {
+        Self { partitions: Mutex::default(), epoch: AtomicU64::new(1), bound }
+    }
+
+    /// Remembers a partition, once.
+    pub(super) fn remember(&self, target: &Target, partition: &Partition, shards: &Shards) {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        if partition.label.is_none() && target.known.swap(epoch, Ordering::Relaxed) == epoch {
+            return;
+        }
+        let mut partitions = self.partitions.lock();
+        if partitions.contains_key(&partition.key) {
+            return;
+        }
+        if partitions.len() >= self.bound {
+            partitions.retain(|key, _| shards.snapshot(*key).is_some());
+            self.epoch.fetch_add(1, Ordering::Relaxed);
+            if partitions.len() >= self.bound {
+                return;
+            }
+        }
+        let destination = &target.destination;
+        let entry = Entry {
+            tenant: destination.tenant.clone(),
+            destination: destination.label().into(),
+            matches: Arc::clone(&destination.matches),
+            configured: destination.name.is_some(),
+            label: partition.label.clone(),
+        };
+        partitions.insert(partition.key, entry);
+    }
+
+    /// Destinations of a tenant with live state, ordered by label, at most `limit` after `after`: the configured ones,
+    /// used or not, and the origins that were used.
+    pub(super) fn page(
+        &self,
+        tenant: &TenantId,
+        after: Option<&str>,
+        limit: usize,
+        table: &Table,
+        shards: &Shards,
+    ) -> DestinationPage {
+        let wanted = |label: &str| after.is_none_or(|after| label > after);
+        let mut found: BTreeMap<Arc<str>, Shown> = BTreeMap::new();
+        for destination in table.configured(tenant).filter(|destination| wanted(destination.label())) {
+            let label = destination.label();
+            found.insert(label.into(), Shown::new(label, &destination.matches, true));
+        }
+        for (key, entry) in self.partitions.lock().iter() {
+            if entry.tenant == *tenant && wanted(&entry.destination) {
+                let shown = found
+                    .entry(Arc::clone(&entry.destination))
+                    .or_insert_with(|| Shown::new(&entry.destination, &entry.matches, entry.configured));
+                shown.keys.push((entry.label.clone(), *key));
+            }
+        }
+        let more = found.len() > limit;
+        let destinations: Vec<_> = found.into_values().take(limit).map(|shown| shown.live(shards)).collect();
+        let next = destinations.last().filter(|_| more).map(|last| last.destination.clone());
+        DestinationPage { destinations, next }
+    }
+}
