@@ -8,7 +8,8 @@ use tidegate_core::{Limit, Settings, Shard};
 
 fn admissions(c: &mut Criterion) {
     println!("an actor at rest: {} bytes", Shard::actor_size());
-    let limited = Settings { limits: vec![Limit::requests(1_000_000, Duration::from_secs(1))], ..Settings::default() };
+    let limited =
+        Settings { limits: vec![Limit::requests(100_000_000, Duration::from_secs(1))], ..Settings::default() };
     let mut group = c.benchmark_group("core");
     group
         .throughput(Throughput::Elements(1))

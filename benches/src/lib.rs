@@ -67,7 +67,14 @@ impl Rig {
         self.now = self.now.plus_nanos(400);
         let new = NewCall::by(self.now.plus_nanos(60_000_000_000));
         let submitted = self.shard.submit(self.now, Self::key(key), &self.config, new, &mut self.fx);
-        let Submitted::Admitted(permit) = submitted else { return false };
+        let permit = match submitted {
+            Submitted::Admitted(permit) => permit,
+            Submitted::Queued { call, .. } => {
+                self.shard.release_call(self.now, call, &mut self.fx);
+                return false;
+            }
+            Submitted::Refused(_) => return false,
+        };
         self.shard.departed(self.now, permit, &mut self.fx);
         let outcome = Outcome::Answer { status: 200, signal: Signal::default() };
         let attempt = Attempt { policy: &self.policy, repeatable: true, replayable: true, spent: 0 };

@@ -3,6 +3,8 @@
 //! An actor is a struct with one writer. Of an idle one only a few words stay: pace, pause and what was learned; the
 //! queue exists only while something waits.
 
+mod view;
+
 use crate::{
     budget::Spent,
     calls::{Call, Calls, Entry, NewCall, Permit, Phase, Place, Ticket},
@@ -14,7 +16,7 @@ use crate::{
     repeat::{Attempt, Class, Decision, Facts, Outcome, Reason, after},
     shard::{Config, Departure, Effect, Effects, Submitted, Verdict},
     slots::Slots,
-    snapshot::{Counts, Snapshot},
+    snapshot::Counts,
     time::Time,
 };
 use std::{sync::Arc, time::Duration};
@@ -512,31 +514,5 @@ impl Actor {
             Phase::Reported => self.slots.give(),
         }
         self.pump(cx);
-    }
-
-    pub(crate) fn snapshot(&self, calls: &Calls, now: Time) -> Snapshot {
-        let queue = self.busy.as_ref().map(|busy| &busy.queue);
-        let waiting =
-            queue.into_iter().flat_map(|queue| queue.first().map(|(_, call)| call).into_iter().chain(queue.delayed()));
-        let oldest = waiting.filter_map(|call| calls.get(call)).map(|entry| entry.ticket.since).min();
-        let ahead = queue.map_or(Units::default(), Queue::cost);
-        Snapshot {
-            key: self.key,
-            limits: self.config.limits.iter().copied().collect(),
-            max_concurrency: self.config.max_concurrency.map(std::num::NonZeroU32::get),
-            learned_rate: self.guard.learned(),
-            window: self.guard.window(),
-            queued: queue.map_or(0, Queue::len),
-            queued_bytes: queue.map_or(0, Queue::bytes),
-            oldest_wait: oldest.map(|since| now.since(since)),
-            next_in: self.earliest(ahead, Cost::ONE, now).0.since(now).max(self.guard.spacing(ahead.requests)),
-            in_flight: self.slots.held(),
-            unanswered: self.guard.unanswered(),
-            paused: self.guard.paused_until(now).map(|(until, cause)| (until.since(now), cause)),
-            cuts: self.guard.cuts(),
-            counts: self.counts,
-            latency: (self.latency > 0).then(|| Duration::from_micros(u64::from(self.latency))),
-            lately: self.spent.clone().lately(now),
-        }
     }
 }
