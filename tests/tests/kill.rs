@@ -68,8 +68,10 @@ async fn a_killed_node_serves_the_old_or_the_new_version() {
         }
         oldest_allowed = serving;
         // Nothing half-written stays behind.
-        let leftovers: Vec<_> =
-            walk(data.path()).into_iter().filter(|name| name.contains("tmp") || name.contains("upload")).collect();
+        let root = data.path().display().to_string();
+        let inside = walk(data.path()).into_iter().map(|name| name.replacen(&root, "", 1));
+        let half_written = |name: &String| ["tmp", "upload", "partial"].iter().any(|part| name.contains(part));
+        let leftovers: Vec<_> = inside.filter(half_written).collect();
         assert!(leftovers.is_empty(), "round {round}: {leftovers:?}");
     }
     eprintln!("{} rounds, {finished} deploys finished before the kill", rounds());

@@ -64,7 +64,7 @@ pub(super) async fn deploy(
 ) -> Result<Response, Problem> {
     let began = Instant::now();
     caller.require(Scope::Deploy)?;
-    validate_name(&name)?;
+    validate_name(&name).map_err(|error| bad_request(error.to_string()))?;
     let key = (caller.tenant().clone(), FunctionName::from(name.as_str()));
     let is = control.registry.state().functions.get(&key).map(|function| function.revision);
     let if_revision = etag::expected(&headers, is)?;

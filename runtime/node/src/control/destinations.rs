@@ -17,6 +17,7 @@ use super::{
     auth::Caller,
     body, etag,
     extract::{Asked, Named},
+    problems::bad_request,
 };
 use crate::{
     cluster::registry::{Change, Command, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
@@ -87,7 +88,7 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, Problem> {
     caller.require(Scope::Deploy)?;
-    validate_name(&name)?;
+    validate_name(&name).map_err(|error| bad_request(error.to_string()))?;
     let is = find(&control, &caller, &name).map(|destination| destination.revision);
     let if_revision = etag::expected(&headers, is)?;
     let value = body::required_json(body, control.settings.control.max_control_body.get()).await?;

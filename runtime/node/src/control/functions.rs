@@ -172,12 +172,13 @@ pub(super) fn version_json(version: &VersionRecord) -> Value {
     })
 }
 
-/// A function as lists show it.
+/// A function as lists show it. `version` is the one that serves, where one does.
 pub(super) fn summary(control: &Control, function: &FunctionRecord) -> Value {
     let active = function.active_version();
     json!({
         "name": function.name,
         "revision": function.revision,
+        "version": function.active,
         "active": active.map(|version| version_json(version)),
         "auth": active.map(|version| version.config.auth),
         "versions": function.versions.keys().collect::<Vec<_>>(),

@@ -284,7 +284,7 @@ async fn what_can_not_be_deployed_is_refused_with_the_reason_and_leaves_nothing(
         ("f", &wasm[..], "", 400, "empty"),
         ("f", &wasm, "bad", 422, "no magic"),
         ("f", &["content-type: text/html"], "x", 415, "application/wasm"),
-        ("Upper", &wasm, "x", 422, "a-z, 0-9 and -"),
+        ("Upper", &wasm, "x", 400, "a-z, 0-9 and -"),
         ("f?activte=no", &wasm, "x", 400, "activte"),
         ("f?config=nonsense", &wasm, "x", 400, "not JSON"),
     ] {

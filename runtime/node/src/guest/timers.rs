@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{runtime::Handle, sync::oneshot};
@@ -33,16 +33,5 @@ impl Timers {
     pub(super) fn sleep(&self, duration: Duration) -> tokio::time::Sleep {
         let _context = self.0.handle.enter();
         tokio::time::sleep(duration)
-    }
-
-    /// Ready at `deadline`.
-    pub(super) fn sleep_until(&self, deadline: Instant) -> tokio::time::Sleep {
-        let _context = self.0.handle.enter();
-        tokio::time::sleep_until(deadline.into())
-    }
-
-    /// Where small periodic work runs.
-    pub(super) fn handle(&self) -> &Handle {
-        &self.0.handle
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn bounded(incoming: Incoming, limit: u64) -> Result<(Body, Exceeded)
 pub(super) fn too_large(limit: u64) -> Problem {
     let limit = Size(limit);
     let detail = format!("the body of the request is larger than {limit} (setting {})", names::MAX_REQUEST_BODY);
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large", detail)
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "request-too-large", "The request is too large", detail)
         .bound("request body", limit, names::MAX_REQUEST_BODY)
         .final_answer()
 }

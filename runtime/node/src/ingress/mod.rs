@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 
 pub use opener::{GuestOpener, Running, forget};
-pub use to::{Destinations, Senders};
+pub use to::Senders;
 
 use self::{
     listener::Handler,
@@ -32,10 +32,11 @@ use self::{
 use crate::{
     body::{self, Body},
     cluster::registry::Registry,
-    guest::{Egress, GuestHost},
+    guest::GuestHost,
     ids::FunctionName,
     node::Readiness,
     observe::Observe,
+    outbound::Door,
     problem::Problem,
 };
 
@@ -46,9 +47,7 @@ pub struct Ingress {
     /// Runs it.
     pub guests: Arc<GuestHost>,
     /// Sends what programs send through the gate.
-    pub egress: Arc<dyn Egress>,
-    /// Knows configured destinations by name.
-    pub destinations: Arc<dyn Destinations>,
+    pub door: Door,
     /// Knows tokens.
     pub registry: Registry,
     /// What people can see.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Request, Response, uri::PathAndQuery};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tidegate_core::Policy;
@@ -17,24 +17,12 @@ use super::{
 use crate::{
     body::Body,
     cluster::registry::Scope,
-    control::auth::{Caller, missing_scope, unauthorized},
+    control::auth::{Caller, unauthorized},
     ids::{TenantId, TraceContext},
     observe::{Ending, Observe, Subject, Trail},
     outbound::{CallTimeouts, OutboundCall, Sender, SenderKind},
     problem::Problem,
 };
-
-/// Knows the configured destinations.
-pub trait Destinations: Send + Sync + 'static {
-    /// The origin of a destination, as `https://host[:port]`. `None`: there is no such destination.
-    ///
-    /// # Errors
-    /// The pattern, where it stands for more than one origin.
-    fn origin_of(&self, tenant: &TenantId, name: &str) -> Option<Result<String, String>>;
-
-    /// The name of the destination that stands for the origin of a URI, if one is configured.
-    fn name_of(&self, tenant: &TenantId, uri: &Uri) -> Option<String>;
-}
 
 /// One sender a token, shared by its calls, so that what the door resolved for it is found again.
 pub struct Senders {
@@ -63,48 +51,19 @@ impl Senders {
     }
 }
 
-/// What follows `/to/`.
-#[derive(Debug, PartialEq, Eq)]
-enum Goal<'a> {
-    /// A URL of its own.
-    Url { scheme: &'a str, rest: &'a str },
-    /// A destination's name and what follows it.
-    Named { name: &'a str, rest: &'a str },
-}
-
-/// Reads the target of a request to the gate; `whole` is path and query.
-fn parse(whole: &str) -> Option<Goal<'_>> {
-    let after = whole.strip_prefix("/to/")?;
-    for scheme in ["http", "https"] {
-        // Clients that tidy paths make one slash of two.
-        let rest = after.strip_prefix(scheme).and_then(|rest| rest.strip_prefix(":/"));
-        if let Some(rest) = rest {
-            return Some(Goal::Url { scheme, rest: rest.strip_prefix('/').unwrap_or(rest) });
-        }
-    }
-    let end = after.find(['/', '?']).unwrap_or(after.len());
-    let (name, rest) = after.split_at(end);
-    (!name.is_empty()).then_some(Goal::Named { name, rest })
-}
-
 impl Ingress {
     pub(super) async fn to(&self, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
         let (mut parts, incoming) = request.into_parts();
         let caller = self.caller(&mut parts.headers)?;
         let tenant = caller.as_ref().map_or_else(TenantId::default_tenant, |caller| caller.tenant().clone());
-        let (uri, name) = self.target(&tenant, &parts.uri)?;
+        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/to/"));
+        let routed = self.door.route(&tenant, &path)?;
         if let Some(caller) = &caller {
-            // A URL is allowed by the name of its destination, or by its host where it has none.
-            let named = name.or_else(|| self.destinations.name_of(&tenant, &uri));
-            let host = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
-            let needed = Scope::To(named.unwrap_or(host));
-            if !caller.may(&needed) {
-                return Err(missing_scope(&needed));
-            }
+            caller.require(Scope::To(routed.destination))?;
         }
         preferences(&parts.headers)?;
         let (body, _) = bounded(incoming, self.max_body)?;
-        parts.uri = uri;
+        parts.uri = routed.uri;
         let trace = TraceContext::from_headers(&parts.headers);
         let trail = Trail::begin(trace.trace, tenant.clone(), Subject::Call);
         let mut record = Record { trail: &trail, observe: &self.observe, ended: false };
@@ -116,7 +75,7 @@ impl Ingress {
             trace,
             wait_clock: None,
         };
-        let mut answer = match self.egress.send(call).await {
+        let mut answer = match self.door.send(call).await {
             Ok(answer) => answer,
             Err(error) => Problem::from(error).trail(trail.id()).into_response(),
         };
@@ -136,43 +95,6 @@ impl Ingress {
                 "the gate needs a token with the scope to:DESTINATION: as `tidegate-token: TOKEN` (then Authorization \
                  goes to the upstream as it is), or in the place of the API key",
             )),
-        }
-    }
-
-    /// The absolute URI that is meant, and the destination's name where it was given.
-    fn target(&self, tenant: &TenantId, uri: &Uri) -> Result<(Uri, Option<String>), Problem> {
-        let whole = uri.path_and_query().map_or("", |path| path.as_str());
-        let hint = "write /to/DESTINATION/path or /to/https://host/path";
-        let invalid = |why: String| {
-            Problem::new(StatusCode::BAD_REQUEST, "bad-target", "The request's target can't be understood", why)
-                .final_answer()
-        };
-        let (text, name) = match parse(whole) {
-            None => return Err(invalid(format!("nothing follows /to/; {hint}"))),
-            Some(Goal::Url { scheme, rest }) => (format!("{scheme}://{rest}"), None),
-            Some(Goal::Named { name, rest }) => match self.destinations.origin_of(tenant, name) {
-                Some(Ok(origin)) => (format!("{origin}{rest}"), Some(name.to_owned())),
-                Some(Err(pattern)) => {
-                    let why = format!(
-                        "destination `{name}` stands for {pattern}, not for one origin; write the URL: \
-                        /to/https://host/path"
-                    );
-                    return Err(invalid(why));
-                }
-                None => {
-                    let detail =
-                        format!("there is no destination `{name}`; `tidegate destinations` lists them, and {hint}");
-                    let title = "There is no such destination";
-                    return Err(
-                        Problem::new(StatusCode::NOT_FOUND, "no-such-destination", title, detail).final_answer()
-                    );
-                }
-            },
-        };
-        let parsed: Uri = text.parse().map_err(|_| invalid(format!("`{text}` is no URL; {hint}")))?;
-        match parsed.authority() {
-            Some(authority) if !authority.host().is_empty() && !authority.as_str().contains('@') => Ok((parsed, name)),
-            _ => Err(invalid(format!("`{text}` names no host; {hint}"))),
         }
     }
 }
@@ -195,24 +117,6 @@ impl Drop for Record<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_follows_to_is_a_url_or_a_destination() {
-        let url = |scheme, rest| Some(Goal::Url { scheme, rest });
-        let named = |name, rest| Some(Goal::Named { name, rest });
-        for (path, expected) in [
-            ("/to/https://api.openai.com/v1/x?y", url("https", "api.openai.com/v1/x?y")),
-            ("/to/http:/127.0.0.1:9/x", url("http", "127.0.0.1:9/x")),
-            ("/to/openai/v1/x?y", named("openai", "/v1/x?y")),
-            ("/to/openai", named("openai", "")),
-            ("/to/openai?x", named("openai", "?x")),
-            ("/to/httpbin/x", named("httpbin", "/x")),
-            ("/to/", None),
-            ("/to", None),
-        ] {
-            assert_eq!(parse(path), expected, "{path}");
-        }
-    }
 
     #[test]
     fn a_token_has_one_sender_and_there_are_never_more_than_the_bound() {

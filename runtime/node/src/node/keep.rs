@@ -28,7 +28,7 @@ const COLLECTED: Duration = Duration::from_secs(600);
 pub(super) struct Keeper {
     pub(super) registry: Registry,
     pub(super) functions: Arc<Functions<GuestOpener>>,
-    pub(super) door: Arc<Door>,
+    pub(super) door: Door,
     pub(super) guests: Arc<GuestHost>,
     pub(super) data: Arc<DataDir>,
     pub(super) deploys: Arc<Semaphore>,

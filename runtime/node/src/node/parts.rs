@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
-use http::Uri;
 
 use crate::{
     cluster::registry::{ConfigError, DestinationConfig, FunctionLimits},
     control::{Admitted, Gate, Modules, Spooled},
     guest::GuestHost,
     ids::TenantId,
-    ingress::Destinations,
     outbound::{DestinationPage, Door},
     problem::Problem,
 };
@@ -22,16 +20,6 @@ impl Gate for Door {
 
     fn destinations(&self, tenant: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage {
         Self::destinations(self, tenant, after, limit)
-    }
-}
-
-impl Destinations for Door {
-    fn origin_of(&self, tenant: &TenantId, name: &str) -> Option<Result<String, String>> {
-        Self::origin_of(self, tenant, name)
-    }
-
-    fn name_of(&self, tenant: &TenantId, uri: &Uri) -> Option<String> {
-        Self::name_of(self, tenant, uri)
     }
 }
 

@@ -138,10 +138,10 @@ impl Node {
         let first = first_token::ensure(&registry, &data, settings.node.admin_token.as_deref())
             .map_err(|error| StartError::Token(error.to_string()))?;
         let observe = Observe::new(&settings.observe);
-        let door = Door::new(&settings.outbound, Arc::clone(&observe))?;
+        let door = Arc::unwrap_or_clone(Door::new(&settings.outbound, Arc::clone(&observe))?);
         door.configure(&registry.state());
         let guests = {
-            let (egress, observe) = (Arc::clone(&door) as _, Arc::clone(&observe));
+            let (egress, observe) = (Arc::new(door.clone()) as _, Arc::clone(&observe));
             match options.compile_worker {
                 None => GuestHost::start(&settings.guest, data.root(), egress, observe)?,
                 Some(program) => {
@@ -172,8 +172,7 @@ impl Node {
         let ingress = Arc::new(Ingress {
             functions: Arc::clone(&functions),
             guests: Arc::clone(&guests),
-            egress: Arc::clone(&door) as _,
-            destinations: Arc::clone(&door) as _,
+            door: door.clone(),
             registry: registry.clone(),
             observe: Arc::clone(&observe),
             readiness: Arc::clone(&readiness),
@@ -192,7 +191,7 @@ impl Node {
             observe: Arc::clone(&observe),
             data: Arc::clone(&data),
             modules: intake,
-            gate: Arc::clone(&door) as _,
+            gate: Arc::new(door.clone()),
             readiness: Arc::clone(&readiness),
             data_url: format!("http://{data_addr}"),
             ceilings,

@@ -76,7 +76,7 @@ async fn a_log_without_end_is_cut_and_says_how_much() {
     let host = Host::new(&[]);
     let config = limits(|limits| {
         limits.cpu = Some(Span(std::time::Duration::from_millis(200)));
-        limits.log_bytes = Some(Size::kib(64));
+        limits.log_bytes = Some(Size(64 << 10));
     });
     let chatty = host.deploy_with("misbehave", config).await;
     assert!(host.get(&chatty, "/log").await.is_err());
@@ -153,8 +153,8 @@ async fn spinning_guests_do_not_hold_up_another_function() {
 fn a_function_may_ask_for_less_than_the_node_gives_and_not_for_more() {
     let node = guest_settings(&["--guest-wall", "10s", "--max-guest-memory", "512MiB"]);
     let own = FunctionLimits {
-        wall: Some(Span::from_secs(60)),
-        cpu: Some(Span::from_secs(1)),
+        wall: Some(Span(std::time::Duration::from_secs(60))),
+        cpu: Some(Span(std::time::Duration::from_secs(1))),
         memory: Some(Size::mib(400)),
         ..Default::default()
     };

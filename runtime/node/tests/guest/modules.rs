@@ -54,7 +54,7 @@ async fn too_large_and_too_hungry_modules_are_told_the_bound() {
     let error = host.host.admit_module(&tenant(), &guest("hello-ts"), &FunctionLimits::default()).await.unwrap_err();
     let problem = Problem::from(error);
     assert_eq!((problem.status.as_u16(), problem.setting.as_deref()), (413, Some("max_module")));
-    let limits = FunctionLimits { memory: Some(Size::kib(64)), ..Default::default() };
+    let limits = FunctionLimits { memory: Some(Size(64 << 10)), ..Default::default() };
     let error = host.host.admit_module(&tenant(), &guest("hello-rust"), &limits).await.unwrap_err();
     assert!(matches!(error, ModuleError::Flaw(Flaw::NeedsMore { .. })), "{error:?}");
     assert_eq!(Problem::from(error).setting.as_deref(), Some("limits.memory"));

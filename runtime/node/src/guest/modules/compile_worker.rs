@@ -69,6 +69,9 @@ pub(super) enum Report {
     Failed(String),
 }
 
+/// Bytes of a page of linear memory.
+const PAGE: u64 = 64 << 10;
+
 /// Lowest priority: requests come first.
 const NICE: i32 = 19;
 
@@ -162,7 +165,9 @@ pub(super) fn needs(component: &Component, memory: u64, setting: &str) -> Result
         Err(Flaw::NeedsMore { what: what.into(), needs, limit, setting: setting.into() })
     };
     let fixed = "fixed in this release";
-    if let Some(size) = needs.max_initial_memory_size.filter(|size| *size > memory) {
+    // Wasmtime counts pages here.
+    let initial = needs.max_initial_memory_size.map(|pages| pages.saturating_mul(PAGE));
+    if let Some(size) = initial.filter(|size| *size > memory) {
         return more("memory", Size(size).to_string(), Size(memory).to_string(), setting);
     }
     if let Some(size) = needs.max_initial_table_size.filter(|size| *size > TABLE_ELEMENTS as u64) {

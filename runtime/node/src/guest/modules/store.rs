@@ -41,6 +41,8 @@ use crate::{
 
 /// What a compile worker may say on its two streams.
 const REPORT_BYTES: u64 = 1 << 20;
+/// Address space that the worker's allocator takes at a time, KiB.
+const ARENA_KIB: &str = "65536";
 /// Files that are being written; whatever is left of them after a crash is removed at the next start.
 const PARTIAL: &str = ".partial-";
 
@@ -295,6 +297,8 @@ impl ModuleStore {
             .args(["--guest-memory-setting", memory.setting])
             // No secret of the node's environment belongs into a process that reads strangers' bytes.
             .env_clear()
+            // The allocator would reserve a gibibyte at once, which counts against the address space.
+            .env("MIMALLOC_ARENA_RESERVE", ARENA_KIB)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
-use http::{Method, Response, Uri, uri::PathAndQuery};
+use http::{Method, Response, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tidegate_core::{Config, Effective};
 
@@ -160,21 +160,6 @@ impl Door {
     /// The first key that is wrong or unknown.
     pub fn check(&self, config: &DestinationConfig) -> Result<(), ConfigError> {
         compile(config, &self.0.settings).map(drop)
-    }
-
-    /// The origin of a configured destination, as `https://host[:port]`. `None`: there is no such destination.
-    ///
-    /// # Errors
-    /// The pattern, where it stands for more than one origin.
-    pub fn origin_of(&self, tenant: &TenantId, name: &str) -> Option<Result<String, String>> {
-        let found = self.0.table.load().origin_of(tenant, name)?;
-        Some(found.map(|origin| origin.to_string()).map_err(|matches| matches.to_string()))
-    }
-
-    /// The name of the configured destination that stands for the origin of a URI.
-    pub fn name_of(&self, tenant: &TenantId, uri: &Uri) -> Option<String> {
-        let origin = Origin::of(uri).ok()?;
-        self.0.table.load().resolve(tenant, &origin).name.as_ref().map(ToString::to_string)
     }
 
     /// Reads the path of a request to `/to`.

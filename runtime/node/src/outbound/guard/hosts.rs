@@ -9,12 +9,20 @@ use crate::{
     problem::Problem,
 };
 
-/// One pattern: `api.openai.com`, `*.example.com`, `host:8080`, `http://host`, `*`.
+/// One pattern: `api.openai.com`, `*.example.com`, `host:8080`, `host:*`, `http://host`, `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
     scheme: Option<Scheme>,
     host: Host,
-    port: Option<u16>,
+    port: Port,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    /// That of the scheme.
+    Default,
+    Exact(u16),
+    Any,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +36,7 @@ enum Host {
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{text}` is no host: write \"api.openai.com\", \"*.example.com\", \"host:8080\", \"http://host\" or \"*\" ({why})"
+    "`{text}` is no host: write \"api.openai.com\", \"*.example.com\", \"host:8080\", \"host:*\", \"http://host\" or \"*\" ({why})"
 )]
 pub struct PatternError {
     /// The text as given.
@@ -42,20 +50,29 @@ impl HostPattern {
     /// port, for both at that port.
     pub fn matches(&self, origin: &Origin) -> bool {
         self.scheme.is_none_or(|scheme| scheme == origin.scheme)
-            && origin.port == self.port.unwrap_or(origin.scheme.default_port())
+            && match self.port {
+                Port::Default => origin.port == origin.scheme.default_port(),
+                Port::Exact(port) => origin.port == port,
+                Port::Any => true,
+            }
             && self.host_matches(&origin.host)
             || self.is_any()
     }
 
     /// Whether it is `*`.
     pub fn is_any(&self) -> bool {
-        self.scheme.is_none() && self.host == Host::Any && self.port.is_none()
+        self.scheme.is_none() && self.host == Host::Any && self.port == Port::Default
     }
 
     /// The exact origin, where it stands for only one.
     pub fn exact(&self) -> Option<Origin> {
         let (Some(scheme), Host::Exact(host)) = (self.scheme, &self.host) else { return None };
-        Some(Origin { scheme, host: host.as_ref().into(), port: self.port.unwrap_or(scheme.default_port()) })
+        let port = match self.port {
+            Port::Default => scheme.default_port(),
+            Port::Exact(port) => port,
+            Port::Any => return None,
+        };
+        Some(Origin { scheme, host: host.as_ref().into(), port })
     }
 
     /// Length of what must agree; of two patterns that match, the longer one is the narrower.
@@ -103,11 +120,16 @@ impl std::str::FromStr for HostPattern {
         // The port is split off by hand where `*` stands for the host, which is no authority.
         if !below && (rest == "*" || rest.starts_with("*:")) {
             let port = match rest.strip_prefix("*:") {
-                Some(digits) => Some(digits.parse().map_err(|_| wrong("the port is none"))?),
-                None => None,
+                Some("*") => Port::Any,
+                Some(digits) => Port::Exact(digits.parse().map_err(|_| wrong("the port is none"))?),
+                None => Port::Default,
             };
             return Ok(Self { scheme, host: Host::Any, port });
         }
+        let (any_port, rest) = match rest.strip_suffix(":*") {
+            Some(rest) => (true, rest),
+            None => (false, rest),
+        };
         if rest.contains('*') {
             return Err(wrong("`*` may stand only for whole labels at the front"));
         }
@@ -119,7 +141,13 @@ impl std::str::FromStr for HostPattern {
             true => Host::Below(format!(".{}", origin.host).into()),
             false => Host::Exact(origin.host.as_ref().into()),
         };
-        Ok(Self { scheme, host, port: stated.then_some(origin.port) })
+        let port = match (any_port, stated) {
+            (true, true) => return Err(wrong("the port is none")),
+            (true, false) => Port::Any,
+            (false, true) => Port::Exact(origin.port),
+            (false, false) => Port::Default,
+        };
+        Ok(Self { scheme, host, port })
     }
 }
 
@@ -134,7 +162,11 @@ impl fmt::Display for HostPattern {
             Host::Exact(host) => f.write_str(host)?,
             Host::Below(suffix) => write!(f, "*{suffix}")?,
         }
-        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+        match self.port {
+            Port::Default => Ok(()),
+            Port::Exact(port) => write!(f, ":{port}"),
+            Port::Any => f.write_str(":*"),
+        }
     }
 }
 
@@ -206,6 +238,8 @@ mod tests {
             ("http://a", &["http://a"], &["https://a", "http://a:81"]),
             ("https://*.a.test:8443", &["https://b.a.test:8443"], &["https://b.a.test", "http://b.a.test:8443"]),
             ("*", &["https://a", "http://[::1]:99", "http://127.0.0.1:1"], &[]),
+            ("127.0.0.1:*", &["https://127.0.0.1", "http://127.0.0.1:99"], &["http://127.0.0.2:99"]),
+            ("http://*:*", &["http://a:99"], &["https://a:99"]),
             ("*:8080", &["https://a:8080", "http://b:8080"], &["http://b"]),
             ("[::1]:80", &["http://[::1]"], &["http://127.0.0.1"]),
         ] {
@@ -231,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_pattern_prints_as_it_is_read() {
-        for text in ["api.openai.com", "*.example.com", "https://a:8443", "*", "*:80", "http://[::1]:8080"] {
+        for text in ["api.openai.com", "*.example.com", "https://a:8443", "*", "*:80", "a:*", "*:*", "http://[::1]:8080"] {
             assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), text);
         }
     }
