@@ -1,9 +1,6 @@
 //! Timers that guests can't hold up: they are driven by a thread of their own.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -33,16 +30,5 @@ impl Timers {
     pub(super) fn sleep(&self, duration: Duration) -> tokio::time::Sleep {
         let _context = self.0.handle.enter();
         tokio::time::sleep(duration)
-    }
-
-    /// Ready at `deadline`.
-    pub(super) fn sleep_until(&self, deadline: Instant) -> tokio::time::Sleep {
-        let _context = self.0.handle.enter();
-        tokio::time::sleep_until(deadline.into())
-    }
-
-    /// Where small periodic work runs.
-    pub(super) fn handle(&self) -> &Handle {
-        &self.0.handle
     }
 }
