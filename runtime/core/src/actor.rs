@@ -65,12 +65,16 @@ pub(crate) struct Actor {
 
 impl Actor {
     pub(crate) fn new(key: u128, config: Arc<Config>) -> Actor {
+        let mut guard = Guard::default();
+        if config.is_known() {
+            guard.known();
+        }
         Actor {
             key,
             paces: Paces::new(&config.limits),
             config,
             slots: Slots::default(),
-            guard: Guard::default(),
+            guard,
             spent: Spent::default(),
             counts: Counts::default(),
             latency: 0,
@@ -364,6 +368,9 @@ impl Actor {
             self.paces.reconfigure(&self.config.limits, &config.limits, cx.now);
         }
         self.config = config.clone();
+        if self.config.is_known() {
+            self.guard.known();
+        }
         self.recheck(cx);
         self.pump(cx);
     }

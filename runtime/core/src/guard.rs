@@ -27,7 +27,7 @@ pub const FIRST_WINDOW: u32 = 4;
 /// The window after a probe has passed.
 pub const RAMP_WINDOW: u32 = 2;
 /// A window of this size has shown enough: it opens.
-pub const OPEN_AT: u32 = 256;
+pub const OPEN_AT: u32 = 128;
 /// Shortest time between two doublings of the window.
 pub const DOUBLING: Duration = Duration::from_millis(250);
 /// Accepted requests per place of the window that double it without waiting for time.
@@ -84,7 +84,7 @@ pub(crate) struct Guard {
     last_accepted: Time,
     /// Accepted so far, wrapping.
     passed: u32,
-    /// How long refusals take to arrive, moving average.
+    /// How long refusals and failures take to arrive, moving average.
     refusal_rtt: Duration,
     /// The fastest answer so far; zero when none was seen.
     fastest: Duration,
@@ -120,6 +120,13 @@ impl Default for Guard {
 }
 
 impl Guard {
+    /// What was configured about the destination is known: no window is needed to find it out.
+    pub(crate) fn known(&mut self) {
+        if self.cuts == 0 {
+            self.window = OPEN;
+        }
+    }
+
     /// What holds the next call, and until when at most. `None`: it may leave.
     pub(crate) fn hold(&mut self, now: Time) -> Option<(Time, Waiting)> {
         match self.phase {
@@ -144,7 +151,7 @@ impl Guard {
 
     fn doubling(&self) -> Duration {
         // Before the first refusal its delay is not known: as fast as the fastest answer, unless those take for ever.
-        let rtt = if self.cuts == 0 { self.fastest.min(DOUBLING * 2) } else { self.refusal_rtt };
+        let rtt = if self.cuts == 0 { self.fastest.min(DOUBLING) } else { self.refusal_rtt };
         DOUBLING.max(rtt * 2)
     }
 
@@ -173,12 +180,9 @@ impl Guard {
         self.departures = self.departures.saturating_add(1);
         self.last_departure = now;
         if let Phase::Paused { cause, .. } = self.phase {
-            // A refusal arrives fast even where answers take long: no refusal in this time is a pass. A destination
-            // that is down has to answer.
-            let passes = match cause {
-                Cause::Refused { .. } => now + DOUBLING.max(self.refusal_rtt * 4),
-                Cause::Down { .. } => Time::NEVER,
-            };
+            // A refusal or failure arrives fast even where answers take long: neither in this time is a pass. Where
+            // failures are timeouts, this takes a multiple of them: the probe has to answer.
+            let passes = now + DOUBLING.max(self.refusal_rtt * 4);
             self.phase = Phase::Probing { call, passes, cause };
         }
         if let Some(learned) = &mut self.learned {
@@ -263,8 +267,7 @@ impl Guard {
     ) -> bool {
         self.answered();
         self.streak = 0;
-        let rtt = now.since(left);
-        self.refusal_rtt = if self.cuts == 0 { rtt } else { (self.refusal_rtt * 7 + rtt) / 8 };
+        self.heard(left, now);
         let probe = self.is_probe(call);
         let stale = left < self.cut_at && !probe;
         self.told = self.told.max(now + wait.unwrap_or_default());
@@ -302,6 +305,7 @@ impl Guard {
         now: Time,
     ) -> bool {
         self.answered();
+        self.heard(left, now);
         self.streak = self.streak.saturating_add(1);
         let cause = Cause::Down { status };
         if self.is_probe(call) {
@@ -316,6 +320,11 @@ impl Guard {
             self.pause(until, cause);
         }
         self.is_down()
+    }
+
+    fn heard(&mut self, left: Time, now: Time) {
+        let rtt = now.since(left);
+        self.refusal_rtt = if self.refusal_rtt.is_zero() { rtt } else { (self.refusal_rtt * 7 + rtt) / 8 };
     }
 
     fn lived(&self, now: Time) -> bool {

@@ -75,6 +75,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether the destination's limits are configured, so that nothing has to be found out.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.limits.is_empty() || self.max_concurrency.is_some()
+    }
+
     /// Checks and compiles settings.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
-//! What the gate makes of upstreams nobody described to it.
+//! What the gate makes of upstreams nobody described to it, in a seeded world.
+//!
+//! `cargo test -p tidegate-core --test learning -- --nocapture` prints the figures of every case.
 mod world;
 use std::time::Duration;
-use tidegate_core::Settings;
+use tidegate_core::{Limit, Settings};
 use world::*;
 
-#[allow(unused)]
-fn laws() -> Vec<(&'static str, Law)> {
-    vec![
+fn laws_of_ten_a_second() -> [(&'static str, Law); 4] {
+    [
         ("bucket of 10", Law::Bucket { rate: 10.0, burst: 10.0 }),
         ("bucket of 1", Law::Bucket { rate: 10.0, burst: 1.0 }),
         ("fixed window", Law::Fixed { quota: 10, per: SEC }),
@@ -14,202 +15,202 @@ fn laws() -> Vec<(&'static str, Law)> {
     ]
 }
 
+/// 100 calls at once against 10/s, over 20 seeds: mean and worst refused share, and mean time.
+fn hundred(law: &Law, says: Says, service: (u32, u32), refusing: u32) -> (f64, f64, f64) {
+    const SEEDS: u32 = 20;
+    let (mut share, mut worst, mut took): (f64, f64, f64) = (0.0, 0.0, 0.0);
+    for seed in 0..SEEDS {
+        let upstream = Upstream::new(law.clone(), says).serving(MS * service.0, MS * service.1).refusing(MS * refusing);
+        let mut world = World::new(u64::from(seed), upstream, &Settings::default());
+        // Fixed windows begin anywhere.
+        world.now += MS * (seed * 97);
+        let began = world.now;
+        world.clients(100, Duration::from_micros(30));
+        world.run_out();
+        assert_eq!(world.succeeded(), 100, "{law:?} {says:?}");
+        assert_eq!(world.dishonoured, 0, "a request left while the destination had asked to wait");
+        share += world.refused_share() / f64::from(SEEDS);
+        worst = worst.max(world.refused_share());
+        took += world.calls.iter().filter_map(|call| call.ended).max().unwrap().since(began).as_secs_f64() / f64::from(SEEDS);
+    }
+    (share, worst, took)
+}
+
 #[test]
-fn survey() {
+fn a_hundred_calls_at_once_find_an_unknown_limit() {
     for says in [Says::Seconds, Says::Exactly, Says::Nothing] {
-        for (name, law) in laws() {
-            for (from, to, refusing) in
-                [(0, 0, 0), (0, 200, 1), (0, 200, 100), (50, 50, 50), (200, 200, 0), (200, 200, 200)]
-            {
-                let (mut share, mut took, mut failed, mut worst): (f64, f64, usize, f64) = (0.0, 0.0, 0, 0.0);
-                const N: u64 = 20;
-                for seed in 0..N {
-                    let upstream = Upstream::new(law.clone(), says).serving(MS * from, MS * to).refusing(MS * refusing);
-                    let mut world = World::new(seed, upstream, &Settings::default());
-                    world.now = world.now + Duration::from_millis(seed * 97);
-                    world.clients(100, Duration::from_micros(30));
-                    world.run_out();
-                    failed += 100 - world.succeeded();
-                    share += world.refused_share() / N as f64;
-                    worst = worst.max(world.refused_share());
-                    took += (world.took() - MS * (seed * 97) as u32).as_secs_f64() / N as f64;
-                    assert_eq!(world.dishonoured, 0);
-                }
+        for (name, law) in laws_of_ten_a_second() {
+            for (from, to, refusing) in [(0, 0, 0), (0, 200, 1), (0, 200, 100), (50, 50, 50), (200, 200, 0), (200, 200, 200)] {
+                let (share, worst, took) = hundred(&law, says, (from, to), refusing);
                 println!(
-                    "{says:?} {name} {from}-{to}/{refusing}: refused {:.1} % worst {:.1} %, took {took:.2} s, failed {failed}",
+                    "{says:?}, {name}, answers {from}-{to} ms, refusals {refusing} ms: {:.1} % refused (worst {:.1} %), {took:.1} s",
                     share * 100.0,
                     worst * 100.0
                 );
+                assert!(share < 0.15, "{says:?} {name} {from}-{to}/{refusing}: {share}");
+                // Ten seconds' worth; a bucket of one wastes most of every second it is told to wait.
+                assert!(took < 17.0, "{says:?} {name} {from}-{to}/{refusing}: {took} s");
+                if refusing <= 1 {
+                    assert!(share < 0.10 && worst < 0.15, "{says:?} {name} {from}-{to}/{refusing}: {share}, worst {worst}");
+                }
             }
         }
     }
 }
 
 #[test]
-fn trace() {
-    let i: usize = std::env::var("LAW").unwrap_or("0".into()).parse().unwrap();
-    let says = match std::env::var("SAYS").unwrap_or("S".into()).as_str() {
-        "S" => Says::Seconds,
-        "E" => Says::Exactly,
-        _ => Says::Nothing,
-    };
-    let n = |name: &str| MS * std::env::var(name).unwrap_or("0".into()).parse::<u32>().unwrap();
-    let (name, law) = if i < 4 {
-        laws().remove(i)
-    } else if i == 4 {
-        ("20/1", Law::Bucket { rate: 20.0, burst: 1.0 })
-    } else {
-        ("60/60", Law::Sliding { quota: 60, per: SEC * 60 })
-    };
-    let upstream = Upstream::new(law, says).serving(n("FROM"), n("TO")).refusing(n("REF"));
-    let mut world = World::new(3, upstream, &Settings::default());
-    if i >= 4 {
-        world.until = START + SEC * 180;
-    }
-    world.clients(100, Duration::from_micros(30));
-    println!("{name}");
-    let mut seen = 0;
-    let mut t = START;
-    while t < START + SEC * 180 {
-        t = t + MS;
-        world.run(t);
-        for (at, ok) in &world.seen[seen..] {
-            let s = world.shard.snapshot(world.now, KEY).unwrap();
-            println!(
-                "{:.3} {} rate {:.1} window {:?} queued {} paused {:?}",
-                at.since(START).as_secs_f64(),
-                if *ok { "ok" } else { "REFUSED" },
-                s.learned_rate.unwrap_or(0.0),
-                s.window,
-                s.queued,
-                s.paused.map(|p| p.0)
-            );
+fn a_configured_limit_is_never_refused_and_nothing_waits_longer_than_the_pace_explains() {
+    for (name, law) in laws_of_ten_a_second() {
+        let upstream = Upstream::new(law, Says::Seconds).serving(MS, MS * 200);
+        let settings = Settings { limits: vec![Limit::requests(10, SEC)], ..Settings::default() };
+        let mut world = World::new(11, upstream, &settings);
+        // The first request has to connect; none may arrive closer to the next for it.
+        world.connect = MS * 2;
+        world.clients(100, Duration::from_micros(30));
+        world.run_out();
+        assert_eq!((world.succeeded(), world.refused()), (100, 0), "{name}");
+        for (n, call) in world.calls.iter().enumerate() {
+            let waited = call.ended.unwrap().since(call.began).as_secs_f64();
+            let explained = n as f64 * 0.1003 + 0.2 + 0.02;
+            assert!(waited <= explained, "{name}: call {n} took {waited} s");
         }
-        seen = world.seen.len();
     }
 }
 
-fn closed(
-    law: Law,
-    says: Says,
-    service: (u32, u32),
-    clients: usize,
-    secs: u32,
-    outage: Option<(u32, u32, bool)>,
-) -> World {
+fn closed(law: Law, says: Says, service: (u32, u32), secs: u32, outage: Option<(u32, u32, bool)>) -> World {
     let mut upstream = Upstream::new(law, says).serving(MS * service.0, MS * service.1).refusing(MS);
     if let Some((from, to, silent)) = outage {
         upstream = upstream.outage(SEC * from, SEC * to, silent);
     }
     let mut world = World::new(5, upstream, &Settings::default());
     world.until = START + SEC * secs;
-    world.clients(clients, Duration::from_micros(30));
+    world.clients(100, Duration::from_micros(30));
     world.run_out();
     world
 }
 
 #[test]
-fn steady() {
-    for says in [Says::Nothing, Says::Seconds] {
-        for (law, rate) in [
-            (Law::Bucket { rate: 20.0, burst: 20.0 }, 20.0),
-            (Law::Bucket { rate: 20.0, burst: 1.0 }, 20.0),
-            (Law::Bucket { rate: 1.0, burst: 60.0 }, 1.0),
-            (Law::Bucket { rate: 500.0, burst: 25.0 }, 500.0),
-            (Law::Fixed { quota: 20, per: SEC }, 20.0),
-            (Law::Sliding { quota: 20, per: SEC }, 20.0),
-            (Law::Sliding { quota: 60, per: SEC * 60 }, 1.0),
-        ] {
-            for service in [(0, 0), (20, 200), (2000, 8000)] {
-                let world = closed(law.clone(), says, service, 100, 180, None);
-                let share = |from: u32, to: u32| {
-                    world.accepted_between(SEC * from, SEC * to) as f64 / (rate * f64::from(to - from)) * 100.0
-                };
-                let refused = |from, to| {
-                    let seen = world.seen_between(SEC * from, SEC * to);
-                    100.0 * (seen - world.accepted_between(SEC * from, SEC * to)) as f64 / seen as f64
-                };
-                println!(
-                    "{says:?} {law:?} {service:?}: goodput % 0-10 {:.0} 10-30 {:.0} 30-60 {:.0} 60-120 {:.0} 120-180 {:.0}; refused % 0-10 {:.1} 10-30 {:.1}, 30-60 {:.1}, 60-180 {:.1} failed {}",
-                    share(0, 10),
-                    share(10, 30),
-                    share(30, 60),
-                    share(60, 120),
-                    share(120, 180),
-                    refused(0, 10),
-                    refused(10, 30),
-                    refused(30, 60),
-                    refused(60, 180),
-                    world.calls.len() - world.succeeded()
-                );
+fn once_learned_the_goodput_is_the_limit() {
+    for (law, says, goodput) in [
+        (Law::Bucket { rate: 20.0, burst: 20.0 }, Says::Nothing, 0.97),
+        (Law::Bucket { rate: 20.0, burst: 1.0 }, Says::Nothing, 0.90),
+        (Law::Fixed { quota: 20, per: SEC }, Says::Nothing, 0.90),
+        (Law::Sliding { quota: 20, per: SEC }, Says::Nothing, 0.90),
+        (Law::Bucket { rate: 20.0, burst: 20.0 }, Says::Seconds, 0.94),
+        (Law::Bucket { rate: 20.0, burst: 1.0 }, Says::Seconds, 0.80),
+        (Law::Fixed { quota: 20, per: SEC }, Says::Seconds, 0.80),
+        (Law::Sliding { quota: 20, per: SEC }, Says::Seconds, 0.80),
+    ] {
+        for service in [(0, 0), (20, 200)] {
+            let world = closed(law.clone(), says, service, 150, None);
+            for from in [30, 60, 90, 120] {
+                let (from, to) = (SEC * from, SEC * (from + 30));
+                let (accepted, seen) = (world.accepted_between(from, to), world.seen_between(from, to));
+                let (share, refused) = (accepted as f64 / 600.0, (seen - accepted) as f64 / seen as f64);
+                println!("{law:?} {says:?} {service:?} from {from:?}: goodput {share:.3}, refused {refused:.3}");
+                assert!(share > goodput, "{law:?} {says:?} {service:?} from {from:?}: {share}");
+                assert!(refused < 0.04, "{law:?} {says:?} {service:?} from {from:?}: {refused}");
             }
+            assert_eq!(world.succeeded(), world.calls.len());
         }
     }
 }
 
 #[test]
-fn outages() {
+fn a_limit_far_above_the_first_guess_is_found() {
+    let world = closed(Law::Bucket { rate: 500.0, burst: 25.0 }, Says::Nothing, (0, 0), 60, None);
+    let share = world.accepted_between(SEC * 30, SEC * 60) as f64 / 15_000.0;
+    assert!(share > 0.85, "{share}");
+}
+
+#[test]
+fn a_limit_per_minute_is_found_and_kept() {
+    for says in [Says::Seconds, Says::Nothing] {
+        let world = closed(Law::Sliding { quota: 60, per: SEC * 60 }, says, (20, 200), 240, None);
+        let share = world.accepted_between(SEC * 120, SEC * 240) as f64 / 120.0;
+        println!("{says:?}: goodput {share:.2}, refused {:.3}", world.refused_share());
+        assert!(share > 0.8, "{says:?}: {share}");
+        assert_eq!(world.succeeded(), world.calls.len());
+    }
+}
+
+#[test]
+fn an_outage_of_a_minute_fails_nobody() {
     for silent in [false, true] {
-        for (law, service) in [
-            (Law::Unlimited, (50, 100)),
-            (Law::Unlimited, (1000, 3000)),
-            (Law::Bucket { rate: 20.0, burst: 20.0 }, (20, 60)),
+        for (law, service, pace) in [
+            (Law::Unlimited, (50, 100), 1300),
+            (Law::Unlimited, (1000, 3000), 45),
+            (Law::Bucket { rate: 20.0, burst: 20.0 }, (20, 60), 20),
         ] {
-            let world = closed(law.clone(), Says::Nothing, service, 100, 120, Some((20, 80, silent)));
-            let sent: u32 = world.calls.iter().map(|c| c.sent).sum();
-            println!(
-                "silent {silent} {law:?} {service:?}: calls {} failed {} sent per call {:.3} most {:?} per s: {:?}",
-                world.calls.len(),
-                world.calls.len() - world.succeeded(),
-                f64::from(sent) / world.calls.len() as f64,
-                world.calls.iter().map(|c| c.sent).max(),
-                [10, 19, 20, 79, 80, 81, 82, 83, 84, 85, 90].map(|s| world.accepted_between(SEC * s, SEC * (s + 1)))
-            );
-            for c in world.calls.iter().filter(|c| c.status != 200).take(2) {
-                println!("{c:?}");
-            }
+            let world = closed(law.clone(), Says::Nothing, service, 120, Some((20, 80, silent)));
+            assert_eq!(world.succeeded(), world.calls.len(), "{law:?} {service:?}");
+            let sent: u32 = world.calls.iter().map(|call| call.sent).sum();
+            let each = f64::from(sent) / world.calls.len() as f64;
+            let after: Vec<usize> = (80..90).map(|s| world.accepted_between(SEC * s, SEC * (s + 1))).collect();
+            println!("{law:?} {service:?} silent {silent}: {each:.3} requests a call, accepted each second after: {after:?}");
+            assert!(each <= 1.1, "{law:?} {service:?}: {each}");
+            // Full pace within five seconds, no spike above it (the bucket has its burst).
+            let second = after[5..8].iter().sum::<usize>() / 3;
+            assert!(second * 10 >= pace * 8, "{law:?} {service:?}: {after:?}");
+            assert!(after.iter().all(|n| *n <= pace * 2), "{law:?} {service:?}: {after:?}");
+            // While it was down, little more than the probes went there.
+            let asked = world.asked_while_out;
+            assert!(asked <= 250, "{law:?} {service:?}: {asked} requests during the outage");
         }
     }
 }
 
 #[test]
-fn unlimited() {
-    for service in [(0, 0), (1, 20), (50, 50), (200, 200), (1000, 1000), (10_000, 10_000)] {
+fn a_destination_without_limits_is_not_hurt() {
+    for (service, all_sent) in [((0, 0), 50), ((1, 20), 500), ((50, 50), 700), ((200, 200), 1500), ((1000, 1000), 1600), ((10_000, 10_000), 1500)] {
         let upstream = Upstream::new(Law::Unlimited, Says::Nothing).serving(MS * service.0, MS * service.1);
         let mut world = World::new(5, upstream, &Settings::default());
         world.clients(100, Duration::from_micros(30));
         world.run_out();
         let last = world.seen.iter().map(|(at, _)| *at).max().unwrap().since(START);
-        println!("{service:?}: all sent after {last:?}, took {:?}", world.took());
-        let world = closed(Law::Unlimited, Says::Nothing, service, 1000, 20, None);
-        println!(
-            "    1000 clients: per second {:?}",
-            (0..5).map(|s| world.accepted_between(SEC * s, SEC * (s + 1))).collect::<Vec<_>>()
-        );
+        println!("answers after {service:?} ms: all 100 sent after {last:?}");
+        assert!(last < MS * all_sent, "{service:?}: {last:?}");
+    }
+    let world = closed(Law::Unlimited, Says::Nothing, (5, 15), 3, None);
+    let (first, last) = (world.accepted_between(SEC / 2, SEC), world.accepted_between(SEC * 2, SEC * 5 / 2));
+    assert!(first * 10 >= last * 9, "not open after half a second: {first} against {last}");
+}
+
+#[test]
+fn a_limit_on_concurrency_lets_all_calls_succeed() {
+    for says in [Says::Nothing, Says::Seconds] {
+        for most in [1, 5, 20] {
+            for service in [(50, 150), (1000, 1000), (500, 5000)] {
+                let upstream = Upstream::new(Law::Concurrent { most }, says).serving(MS * service.0, MS * service.1);
+                let mut world = World::new(5, upstream, &Settings::default());
+                world.deadline = SEC * 3600;
+                world.clients(100, Duration::from_micros(30));
+                world.run_out();
+                println!(
+                    "{says:?}, {most} at once, {service:?} ms: {:.1} % refused, {:.1} s of at least {:.1}",
+                    world.refused_share() * 100.0,
+                    world.took().as_secs_f64(),
+                    100.0 / f64::from(most) * f64::from(service.0 + service.1) / 2000.0
+                );
+                assert_eq!(world.succeeded(), 100, "{says:?} {most} {service:?}");
+                assert!(world.refused_share() < 0.5);
+            }
+        }
     }
 }
 
 #[test]
-fn slots() {
-    for says in [Says::Nothing, Says::Seconds] {
-        for most in [1, 5, 20] {
-            for service in [(50, 150), (1000, 1000), (500, 5000)] {
-                let world = {
-                    let upstream =
-                        Upstream::new(Law::Concurrent { most }, says).serving(MS * service.0, MS * service.1);
-                    let mut world = World::new(5, upstream, &Settings::default());
-                    world.clients(100, Duration::from_micros(30));
-                    world.run_out();
-                    world
-                };
-                let ideal = 100.0 / f64::from(most) * f64::from(service.0 + service.1) / 2000.0;
-                println!(
-                    "{says:?} {most} slots {service:?}: failed {} refused {:.1} % took {:.1} s, ideal {ideal:.1}",
-                    100 - world.succeeded(),
-                    world.refused_share() * 100.0,
-                    world.took().as_secs_f64()
-                );
-            }
-        }
-    }
+fn a_call_that_is_always_refused_owns_the_refusal_and_the_others_pass() {
+    let mut upstream = Upstream::new(Law::Unlimited, Says::Seconds).serving(MS * 10, MS * 30);
+    upstream.poison = Some(3);
+    let mut world = World::new(5, upstream, &Settings::default());
+    world.until = START + SEC * 60;
+    world.clients(20, MS);
+    world.run_out();
+    let poison = &world.calls[3];
+    println!("refused {} times, ended after {:?}: {}", poison.sent, poison.ended.unwrap().since(poison.began), poison.why);
+    assert_eq!(poison.status, 429);
+    assert!(poison.ended.unwrap().since(poison.began) < SEC * 60);
+    assert_eq!(world.succeeded(), world.calls.len() - 1);
+    assert!(world.calls.len() > 1000, "{}", world.calls.len());
 }

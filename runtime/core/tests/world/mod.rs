@@ -195,6 +195,8 @@ pub struct World {
     pub most_flying: u32,
     /// Departures while a known wait was still running.
     pub dishonoured: u32,
+    /// Requests that reached the upstream during its outage.
+    pub asked_while_out: u32,
     told: Time,
 }
 
@@ -224,6 +226,7 @@ impl World {
             flying: 0,
             most_flying: 0,
             dishonoured: 0,
+            asked_while_out: 0,
             told: START,
         }
     }
@@ -321,6 +324,7 @@ impl World {
                 let net = self.upstream.net;
                 let answer = |status| Outcome::Answer { status, signal: Signal::default() };
                 let (after, outcome) = if let Some((_, _, silent)) = out {
+                    self.asked_while_out += 1;
                     (MS, if silent { Outcome::Failed(Failure::Broken) } else { answer(503) })
                 } else {
                     let taken =

@@ -20,7 +20,6 @@ use futures::{Stream, StreamExt};
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tidegate_core::units::Size;
 
 use super::{
@@ -36,7 +35,7 @@ use crate::{
     cluster::registry::{
         Change, Command, FunctionConfig, FunctionRecord, Scope, VersionRecord, now_ms, parse_function, validate_name,
     },
-    ids::{Digest, FunctionName},
+    ids::FunctionName,
     problem::Problem,
     settings::names,
 };
@@ -76,10 +75,23 @@ pub(super) async fn deploy(
     // The semaphore is never closed.
     let _permit = control.deploys.acquire().await;
     let (module, in_form) = receive(&control, &headers, request).await?;
-    let (digest, size, uploaded) = (module.digest, module.size, began.elapsed());
+    let uploaded = began.elapsed();
     let config = in_form.or(config);
-    let admitted = control.modules.admit(caller.tenant(), module).await?;
-    let deploy = Deploy { wishes: &wishes, config, digest, size, admitted: &admitted, if_revision };
+    // What the module may use is what it will run with: the configuration given, else the one it inherits.
+    let inherited = || {
+        let state = control.registry.state();
+        state
+            .functions
+            .get(&key)
+            .and_then(|function| function.active_version().map(|version| Arc::clone(&version.config)))
+    };
+    let limits = match &config {
+        Some(config) => config.limits.clone(),
+        None => inherited().map(|config| config.limits.clone()).unwrap_or_default(),
+    };
+    let admitted = control.modules.admit(caller.tenant(), module, &limits).await?;
+    let compiled = began.elapsed() - uploaded;
+    let deploy = Deploy { wishes: &wishes, config, admitted: &admitted, if_revision };
     let (function, number, unchanged) = deploy.write(&control, &caller, key.1).await?;
     let mut answer = functions::summary(&control, &function);
     if let Some(version) = function.versions.get(&number) {
@@ -91,7 +103,7 @@ pub(super) async fn deploy(
     answer["warnings"] = json!(admitted.warnings);
     answer["timings"] = json!({
         "upload_ms": millis(uploaded),
-        "compile_ms": admitted.compiled.map(millis),
+        "compile_ms": millis(compiled),
         "total_ms": millis(began.elapsed()),
     });
     let status = if is.is_none() && !unchanged { StatusCode::CREATED } else { StatusCode::OK };
@@ -101,8 +113,6 @@ pub(super) async fn deploy(
 struct Deploy<'a> {
     wishes: &'a Wishes,
     config: Option<FunctionConfig>,
-    digest: Digest,
-    size: u64,
     admitted: &'a Admitted,
     if_revision: Option<u64>,
 }
@@ -125,7 +135,7 @@ impl Deploy<'_> {
                 (None, None) => Arc::default(),
             };
             if let (Some(function), Some(serving)) = (&now, serving)
-                && serving.digest == self.digest
+                && serving.digest == self.admitted.digest
                 && serving.config == config
                 && self.wishes.message.is_none()
                 && self.if_revision.is_none_or(|revision| revision == function.revision)
@@ -135,8 +145,8 @@ impl Deploy<'_> {
             let inherits = self.config.is_none();
             let version = VersionRecord {
                 number: 0,
-                digest: self.digest,
-                size: self.size,
+                digest: self.admitted.digest,
+                size: self.admitted.size,
                 world: self.admitted.world,
                 reuse_safe: self.admitted.reuse_safe,
                 config,
@@ -236,7 +246,7 @@ fn parse_config(control: &Control, text: &[u8]) -> Result<FunctionConfig, Proble
     Ok(parse_function(value, &control.ceilings)?)
 }
 
-/// Writes the stream to a file of its own, within the bound, hashing as it goes.
+/// Writes the stream to a file of its own, within the bound.
 async fn spool<S, E>(control: &Control, stream: &mut S) -> Result<Spooled, Problem>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
@@ -249,7 +259,6 @@ where
         Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage", "The node could not store the upload", detail)
     };
     let mut file = Some(control.data.temporary().map_err(failed)?);
-    let mut hasher = Sha256::new();
     let mut size = 0;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| bad_request(format!("the upload ended early: {error}")))?;
@@ -257,7 +266,6 @@ where
         if size > limit {
             return Err(module_too_large(limit));
         }
-        hasher.update(&chunk);
         // Disks stall; the threads that answer others do not.
         let Some(mut open) = file.take() else { break };
         let written = tokio::task::spawn_blocking(move || open.write_all(&chunk).map(|()| open)).await;
@@ -266,7 +274,7 @@ where
     let (Some(file), true) = (file, size > 0) else {
         return Err(bad_request("the body is empty: send the bytes of a .wasm file"));
     };
-    Ok(Spooled { path: file.into_temp_path(), digest: Digest(hasher.finalize().into()), size })
+    Ok(Spooled { path: file.into_temp_path() })
 }
 
 fn module_too_large(limit: u64) -> Problem {

@@ -9,21 +9,46 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Control, auth::Caller, body, etag, extract::Named};
+use super::{
+    Control,
+    auth::Caller,
+    body, etag,
+    extract::{Asked, Named},
+};
 use crate::{
     cluster::registry::{Change, Command, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
     ids::DestinationName,
+    outbound::DestinationState,
     problem::Problem,
 };
 
-pub(super) async fn list(State(control): State<Arc<Control>>, caller: Caller) -> Result<Json<Value>, Problem> {
+/// Live destinations shown when the caller does not say how many.
+const SHOWN: usize = 100;
+/// Live destinations shown at most in one answer.
+const MOST: usize = 1_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Asked(page): Asked<Page>,
+) -> Result<Json<Value>, Problem> {
     caller.require(Scope::Deploy)?;
     let state = control.registry.snapshot();
     let own = state.destinations.values().filter(|destination| destination.tenant == *caller.tenant());
     let configured: Vec<_> = own.map(|destination| shown(destination)).collect();
-    Ok(Json(json!({"destinations": configured, "live": control.gate.live(caller.tenant())})))
+    let limit = page.limit.unwrap_or(SHOWN).min(MOST);
+    let live = control.gate.destinations(caller.tenant(), page.after.as_deref(), limit);
+    Ok(Json(json!({"destinations": configured, "live": live.destinations, "next": live.next})))
 }
 
 pub(super) async fn show(
@@ -34,10 +59,24 @@ pub(super) async fn show(
     caller.require(Scope::Deploy)?;
     let destination = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
     let mut answer = shown(&destination);
-    let mut live = control.gate.live(caller.tenant());
-    live.retain(|live| live.get("destination").and_then(Value::as_str) == Some(&name));
-    answer["live"] = live.into();
+    answer["live"] = json!(live(&control, &caller, &name));
     Ok(([etag::tag(destination.revision)], Json(answer)).into_response())
+}
+
+/// One destination as it lives: pages from just before its name on.
+fn live(control: &Control, caller: &Caller, name: &str) -> Option<DestinationState> {
+    let mut after = name.get(..name.len().checked_sub(1)?).filter(|before| !before.is_empty()).map(str::to_owned);
+    loop {
+        let page = control.gate.destinations(caller.tenant(), after.as_deref(), SHOWN);
+        let past = page.destinations.last().is_none_or(|last| last.destination.as_str() >= name);
+        if let Some(found) = page.destinations.into_iter().find(|state| state.destination == name) {
+            return Some(found);
+        }
+        if past || page.next.is_none() {
+            return None;
+        }
+        after = page.next;
+    }
 }
 
 pub(super) async fn put(
@@ -54,7 +93,7 @@ pub(super) async fn put(
     let value = body::required_json(body, control.settings.control.max_control_body.get()).await?;
     let config = parse_destination(value)?;
     let name = DestinationName::from(name);
-    control.gate.check(&name, &config)?;
+    control.gate.check(&config)?;
     let command =
         Command::PutDestination { tenant: caller.tenant().clone(), name, config: Arc::new(config), if_revision };
     let applied = control.write(command).await?;

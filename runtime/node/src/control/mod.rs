@@ -63,7 +63,7 @@ pub struct Control {
     /// The most that functions may ask for.
     pub ceilings: Ceilings,
     /// One permit for each deploy that is uploaded or compiled.
-    pub deploys: Semaphore,
+    pub deploys: Arc<Semaphore>,
     /// Cancelled when the node stops: endless answers end.
     pub shutdown: CancellationToken,
 }

@@ -1,14 +1,12 @@
 //! What the control API needs of the guest host and of the door, and no more: so that its tests bring their own.
 
-use std::time::Duration;
-
 use futures::future::BoxFuture;
-use serde_json::Value;
 use tempfile::TempPath;
 
 use crate::{
-    cluster::registry::{DestinationConfig, World},
-    ids::{DestinationName, Digest, TenantId},
+    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, World},
+    ids::{Digest, TenantId},
+    outbound::DestinationPage,
     problem::Problem,
 };
 
@@ -17,29 +15,33 @@ use crate::{
 pub struct Spooled {
     /// The file.
     pub path: TempPath,
-    /// SHA-256 of its bytes.
-    pub digest: Digest,
-    /// Its length, bytes.
-    pub size: u64,
 }
 
 /// A module that was examined, compiled and stored.
 #[derive(Clone, Debug)]
 pub struct Admitted {
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Its length, bytes.
+    pub size: u64,
     /// World it speaks.
     pub world: World,
     /// Whether its SDK says that instances may be reused.
     pub reuse_safe: bool,
     /// What its deployer should know.
     pub warnings: Vec<String>,
-    /// Time the compilation took; nothing where the artifact was there already.
-    pub compiled: Option<Duration>,
 }
 
 /// Takes modules in.
 pub trait Modules: Send + Sync + 'static {
-    /// Examines, compiles and stores a module; when it returns, a version of it can be opened, after a crash too.
-    fn admit<'a>(&'a self, tenant: &'a TenantId, module: Spooled) -> BoxFuture<'a, Result<Admitted, Problem>>;
+    /// Examines, compiles and stores a module; when it returns, a version of it with these limits can be opened,
+    /// after a crash too.
+    fn admit<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        module: Spooled,
+        limits: &'a FunctionLimits,
+    ) -> BoxFuture<'a, Result<Admitted, Problem>>;
 }
 
 /// What leaves the node, as far as people configure and watch it.
@@ -48,8 +50,8 @@ pub trait Gate: Send + Sync + 'static {
     ///
     /// # Errors
     /// Names the key that does not.
-    fn check(&self, name: &DestinationName, config: &DestinationConfig) -> Result<(), Problem>;
+    fn check(&self, config: &DestinationConfig) -> Result<(), ConfigError>;
 
-    /// Every destination with live state, by configured name or origin.
-    fn live(&self, tenant: &TenantId) -> Vec<Value>;
+    /// Destinations as they live, ordered by configured name or origin, at most `limit` after `after`.
+    fn destinations(&self, tenant: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage;
 }

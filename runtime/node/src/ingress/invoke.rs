@@ -110,9 +110,12 @@ pub(super) fn preferences(headers: &HeaderMap) -> Result<Option<Instant>, Proble
             let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
             match name.trim() {
                 name if name.eq_ignore_ascii_case("respond-async") => {
-                    let detail = "`Prefer: respond-async` is not offered by this release; ask again without it and wait";
+                    let detail =
+                        "`Prefer: respond-async` is not offered by this release; ask again without it and wait";
                     let title = "Answers can't be fetched later yet";
-                    return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "no-respond-async", title, detail).final_answer());
+                    return Err(
+                        Problem::new(StatusCode::NOT_IMPLEMENTED, "no-respond-async", title, detail).final_answer()
+                    );
                 }
                 name if name.eq_ignore_ascii_case("wait") => {
                     let seconds: Option<u32> = value.trim().trim_matches('"').parse().ok();
@@ -165,9 +168,13 @@ mod tests {
     #[test]
     fn preferences_are_read_from_any_of_their_forms() {
         let of = |text: &'static str| {
-            preferences(&HeaderMap::from_iter([(http::HeaderName::from_static("prefer"), HeaderValue::from_static(text))]))
+            preferences(&HeaderMap::from_iter([(
+                http::HeaderName::from_static("prefer"),
+                HeaderValue::from_static(text),
+            )]))
         };
-        let waits = |text| of(text).unwrap().map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64().ceil());
+        let waits =
+            |text| of(text).unwrap().map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64().ceil());
         assert_eq!(waits("wait=10"), Some(10.0));
         assert_eq!(waits("handling=lenient, Wait=\"3\""), Some(3.0));
         assert_eq!(waits("wait=soon"), None);

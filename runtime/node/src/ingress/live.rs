@@ -79,13 +79,22 @@ impl<D> LiveVersion<D> {
     /// # Errors
     /// When it can't be opened; the next request tries again.
     pub async fn deployment<O: Open<Deployment = D>>(&self, opener: &O) -> Result<&D, Problem> {
+        // Read first: a cache line that nobody writes is shared by all threads.
         if !self.identity.used.load(Ordering::Relaxed) {
             self.identity.used.store(true, Ordering::Relaxed);
         }
         match self.deployment.get() {
             Some(deployment) => Ok(deployment),
-            None => self.deployment.get_or_try_init(|| opener.open(&self.identity)).await,
+            None => self.open_ahead(opener).await,
         }
+    }
+
+    /// Opens it without it being used.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub async fn open_ahead<O: Open<Deployment = D>>(&self, opener: &O) -> Result<&D, Problem> {
+        self.deployment.get_or_try_init(|| opener.open(&self.identity)).await
     }
 }
 
@@ -225,7 +234,7 @@ impl<O: Open> Functions<O> {
             let live = self.live(function, old.by_name(function.name.as_str()));
             if opening == Opening::Before
                 && let Some(version) = live.version(None)
-                && let Err(problem) = version.deployment.get_or_try_init(|| self.opener.open(&version.identity)).await
+                && let Err(problem) = version.open_ahead(&self.opener).await
             {
                 tracing::error!(function = %function.name, version = version.identity.record.number,
                     why = problem.detail, "the version that is to serve can't be opened");
@@ -237,10 +246,9 @@ impl<O: Open> Functions<O> {
         self.shown.send_replace(state.revision);
     }
 
-    /// Waits until the table shows this revision of the registry or a later one.
-    pub async fn shown(&self, revision: u64) {
-        // The sender lives as long as we do.
-        let _ = self.shown.subscribe().wait_for(|shown| *shown >= revision).await;
+    /// Tells which revision of the registry the table shows.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.shown.subscribe()
     }
 
     /// The function with what is open of it. The version that served before is closed for newcomers: those who run it

@@ -21,8 +21,8 @@ use http::{HeaderValue, Request, Response, StatusCode, header, uri::Authority};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
-pub use opener::{GuestOpener, Running};
-pub use to::Destinations;
+pub use opener::{GuestOpener, Running, forget};
+pub use to::{Destinations, Senders};
 
 use self::{
     listener::Handler,
@@ -68,7 +68,7 @@ pub struct Ingress {
     /// The function that all paths belong to (dev).
     pub root: Option<FunctionName>,
     /// Senders of programs, one a token.
-    pub senders: to::Senders,
+    pub senders: Senders,
 }
 
 type Live = Arc<LiveVersion<Running>>;
@@ -173,7 +173,8 @@ fn no_version(name: &str, number: u64) -> Problem {
 }
 
 fn nothing_serves(name: &str) -> Problem {
-    let detail = format!("no version of function `{name}` serves yet; `tidegate functions rollback {name} --to N` lets one");
+    let detail =
+        format!("no version of function `{name}` serves yet; `tidegate functions rollback {name} --to N` lets one");
     not_found("no-version-serves", "No version serves", detail)
 }
 

@@ -9,8 +9,9 @@ use tidegate_core::Policy;
 use super::live::{Identity, Open};
 use crate::{
     guest::{Deployment, FunctionIdentity, GuestHost},
+    ids::FunctionName,
     observe::Observe,
-    outbound::{Sender, SenderKind},
+    outbound::{HostPatterns, Sender, SenderKind},
     problem::Problem,
 };
 
@@ -27,6 +28,11 @@ pub struct Running {
 /// The labels of `outcomes`, in order.
 pub(super) const OUTCOMES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "cancelled"];
 
+/// Forgets the counters of a function that is gone.
+pub fn forget(observe: &Observe, function: &FunctionName) {
+    observe.metrics.forget_function(function.as_str(), &OUTCOMES);
+}
+
 /// Opens versions with the guest host.
 pub struct GuestOpener {
     guests: Arc<GuestHost>,
@@ -42,12 +48,14 @@ impl GuestOpener {
 
     fn sender(&self, version: &Identity) -> Sender {
         let config = &version.record.config;
+        // What is stored was checked when it came in; a pattern of a later release allows nothing here.
+        let read = |text: &String| HostPatterns::parse([text]).is_ok();
         let allowed_hosts = match &config.allowed_hosts {
-            Some(hosts) => Some(hosts.clone()),
+            Some(hosts) => Some(HostPatterns::parse(hosts.iter().filter(|text| read(text))).unwrap_or_default()),
             None if self.allow_any_host => None,
-            None => Some(Vec::new()),
+            None => Some(HostPatterns::default()),
         };
-        // What is stored was checked when it came in; what a later release added is not for this one to follow.
+        // Likewise: what a later release added is not for this one to follow.
         let policy = serde_json::from_value::<Policy>(Value::Object(config.policy.clone())).unwrap_or_default();
         Sender {
             tenant: version.tenant.clone(),

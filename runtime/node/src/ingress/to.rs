@@ -153,12 +153,15 @@ impl Ingress {
             Some(Goal::Named { name, rest }) => match self.destinations.origin_of(tenant, name) {
                 Some(Ok(origin)) => (format!("{origin}{rest}"), Some(name.to_owned())),
                 Some(Err(pattern)) => {
-                    let why = format!("destination `{name}` stands for {pattern}, not for one origin; write the URL: \
-                        /to/https://host/path");
+                    let why = format!(
+                        "destination `{name}` stands for {pattern}, not for one origin; write the URL: \
+                        /to/https://host/path"
+                    );
                     return Err(invalid(why));
                 }
                 None => {
-                    let detail = format!("there is no destination `{name}`; `tidegate destinations` lists them, and {hint}");
+                    let detail =
+                        format!("there is no destination `{name}`; `tidegate destinations` lists them, and {hint}");
                     let title = "There is no such destination";
                     return Err(
                         Problem::new(StatusCode::NOT_FOUND, "no-such-destination", title, detail).final_answer()

@@ -1,8 +1,19 @@
 //! A whole node: its data directory, its parts wired together, its start and its end.
+//!
+//! [`Node::start`] is the library's way, for tests and `tidegate dev`; [`serve`] is the program's: it announces the
+//! node, waits for a signal and drains.
 
 mod data;
 mod first_token;
+mod keep;
+mod metrics;
+mod parts;
 mod ready;
+mod recent;
+mod serve;
+mod start;
 
 pub use data::DataDir;
 pub use ready::Readiness;
+pub use serve::serve;
+pub use start::{Node, NodeOptions, RootFunction, RunningNode, StartError};

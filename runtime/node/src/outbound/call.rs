@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::Request;
 
-use super::WaitClock;
+use super::{HostPatterns, WaitClock};
 use crate::{
     body::Body,
     ids::{FunctionName, TenantId, TraceContext},
@@ -58,8 +58,8 @@ pub enum SenderKind {
         name: FunctionName,
         /// Its version.
         version: u64,
-        /// Hosts it may send to, as configured; `None` allows any (dev).
-        allowed_hosts: Option<Vec<String>>,
+        /// Hosts it may send to, read once; `None` allows any (dev).
+        allowed_hosts: Option<HostPatterns>,
     },
     /// A program at `/to`.
     Program {

@@ -1,10 +1,32 @@
 //! Everything that leaves the node: the door, the shards that host the actors, the call loop, egress clients.
 //!
-//! Guests and programs at `/to` enter through one function, `Door::send`. There is no other way out: guests have no
+//! Guests and programs at `/to` enter through one function, [`Door::send`]. There is no other way out: guests have no
 //! sockets, and no other module opens one.
+//!
+//! A call passes, in this order: `origin` (what is dialled, in one normal form), `guard` (allowed hosts), `headers`
+//! (what ends at the gate), `body` (taken into the door's own buffer), `destinations` (which actor, which policy),
+//! `shards` (when it may go), `pool` (a connection to an address that the guard lets pass), and `door` is the loop
+//! around them. `to` reads the paths of `/to`.
 
+mod body;
 mod call;
+mod destinations;
+mod door;
+mod guard;
+mod headers;
+mod origin;
+mod pool;
+mod refuse;
+mod shards;
+#[cfg(test)]
+mod testing;
 mod wait_clock;
 
 pub use call::{CallTimeouts, OutboundCall, Sender, SenderKind, TransportError};
+pub use destinations::{CompiledDestination, DestinationPage, DestinationState, PartitionState, compile};
+pub use door::{Door, DoorParts};
+pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
+pub use headers::{HOP, Hops};
+pub use origin::{Authority, Origin, Scheme};
+pub use pool::{Resolve, SystemResolver};
 pub use wait_clock::{WaitClock, WaitGuard};

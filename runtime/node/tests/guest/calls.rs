@@ -156,7 +156,7 @@ async fn time_at_the_gate_is_no_wall_time() {
         })
     });
     let limits = FunctionLimits {
-        wall: Some(tidegate_core::text::Span::from_millis(400)),
+        wall: Some(tidegate_core::units::Span(std::time::Duration::from_millis(400))),
         ..Default::default()
     };
     for guest in ["misbehave", "probe-p3"] {

@@ -7,7 +7,7 @@ use tidegate::{
     guest::InvokeError,
     problem::Problem,
 };
-use tidegate_core::text::{Size, Span};
+use tidegate_core::units::{Size, Span};
 
 use crate::support::{Host, collect, eventually, guest_settings};
 
@@ -21,7 +21,7 @@ fn limits(change: impl FnOnce(&mut FunctionLimits)) -> FunctionConfig {
 async fn a_guest_that_spins_ends_at_its_processor_time() {
     let host = Host::new(&[]);
     for guest in ["misbehave", "probe-p3"] {
-        let config = limits(|limits| limits.cpu = Some(Span::from_millis(300)));
+        let config = limits(|limits| limits.cpu = Some(Span(std::time::Duration::from_millis(300))));
         let spinner = host.deploy_with(guest, config).await;
         let began = Instant::now();
         let error = host.get(&spinner, "/spin").await.unwrap_err();
@@ -39,7 +39,7 @@ async fn a_guest_that_spins_ends_at_its_processor_time() {
 async fn the_wall_time_holds_for_guests_that_spin_and_for_guests_that_sleep() {
     let host = Host::new(&[]);
     for guest in ["misbehave", "probe-p3"] {
-        let config = limits(|limits| limits.wall = Some(Span::from_millis(200)));
+        let config = limits(|limits| limits.wall = Some(Span(std::time::Duration::from_millis(200))));
         let slow = host.deploy_with(guest, config).await;
         for path in ["/sleep?ms=60000", "/spin"] {
             let began = Instant::now();
@@ -75,7 +75,7 @@ async fn a_guest_that_recurses_traps() {
 async fn a_log_without_end_is_cut_and_says_how_much() {
     let host = Host::new(&[]);
     let config = limits(|limits| {
-        limits.cpu = Some(Span::from_millis(200));
+        limits.cpu = Some(Span(std::time::Duration::from_millis(200)));
         limits.log_bytes = Some(Size::kib(64));
     });
     let chatty = host.deploy_with("misbehave", config).await;
@@ -109,12 +109,12 @@ fn resident() -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_stands_still_or_never_ends_is_cut_with_its_reason() {
     let host = Host::new(&[]);
-    let still = host.deploy_with("misbehave", limits(|limits| limits.stream_idle = Some(Span::from_millis(200)))).await;
+    let still = host.deploy_with("misbehave", limits(|limits| limits.stream_idle = Some(Span(std::time::Duration::from_millis(200))))).await;
     let response = host.get(&still, "/stream?n=2&ms=60000").await.unwrap();
     let error = collect(response.into_body()).await.unwrap_err();
     assert!(error.to_string().contains("limits.stream_idle"), "{error}");
     eventually("its instance is gone", || still.instances() == 0).await;
-    let long = host.deploy_with("misbehave", limits(|limits| limits.stream_total = Some(Span::from_millis(300)))).await;
+    let long = host.deploy_with("misbehave", limits(|limits| limits.stream_total = Some(Span(std::time::Duration::from_millis(300))))).await;
     let response = host.get(&long, "/stream?n=10000&ms=20").await.unwrap();
     let error = collect(response.into_body()).await.unwrap_err();
     assert!(error.to_string().contains("limits.stream_total"), "{error}");

@@ -9,7 +9,7 @@ use tidegate::{
     guest::{Flaw, ModuleError},
     problem::Problem,
 };
-use tidegate_core::text::Size;
+use tidegate_core::units::Size;
 
 use crate::support::{Host, guest, tenant};
 

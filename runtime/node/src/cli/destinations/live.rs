@@ -45,6 +45,7 @@ fn row(name: &str, partition: &Value) -> Vec<Cell> {
     ]
 }
 
+<<<<<<< HEAD
 fn state(partition: &Value) -> (String, anstyle::Style) {
     match partition.get("paused").filter(|paused| paused.is_object()) {
         None => ("open".into(), paint::GOOD),
@@ -53,6 +54,15 @@ fn state(partition: &Value) -> (String, anstyle::Style) {
             None => ("paused".into(), paint::WARN),
         },
     }
+=======
+fn name(partition: &Value) -> String {
+    let text = |key: &str| partition.get(key).and_then(Value::as_str);
+    // Several partitions of one destination differ by their key, and by their host where it is a pattern.
+    let parts = ["destination", "host", "partition"].map(text);
+    let mut shown: Vec<_> = parts.into_iter().flatten().collect();
+    shown.dedup();
+    if shown.is_empty() { "-".to_owned() } else { shown.join(" ") }
+>>>>>>> control
 }
 
 fn queued(partition: &Value) -> String {

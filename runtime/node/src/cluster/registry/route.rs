@@ -72,7 +72,7 @@ impl std::fmt::Display for RoutePattern {
 }
 
 /// Whether the text is a host name: labels of letters, digits and `-`.
-pub(super) fn is_host(text: &str) -> bool {
+fn is_host(text: &str) -> bool {
     text.len() <= 253
         && text.split('.').all(|label| {
             (1..=63).contains(&label.len())

@@ -3,13 +3,19 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tidegate_core::units::{Size, Span};
+use tidegate_core::{
+    Policy,
+    units::{Size, Span},
+};
 
 use super::{
     config::{ConfigError, DestinationConfig, FunctionConfig, FunctionLimits},
-    route::{RoutePattern, is_host},
+    route::RoutePattern,
 };
-use crate::settings::{GuestSettings, names, nearest};
+use crate::{
+    outbound::HostPattern,
+    settings::{GuestSettings, names, nearest},
+};
 
 const FUNCTION_KEYS: &[&str] =
     &["env", "secrets", "allowed_hosts", "auth", "async", "isolation", "limits", "policy", "routes"];
@@ -76,7 +82,10 @@ pub fn parse_function(value: Value, ceilings: &Ceilings) -> Result<FunctionConfi
         );
     }
     for (index, pattern) in config.allowed_hosts.iter().flatten().enumerate() {
-        host_pattern(pattern).or_else(|why| wrong(&format!("allowed_hosts[{index}]"), why))?;
+        pattern
+            .parse::<HostPattern>()
+            .map(drop)
+            .or_else(|error| wrong(&format!("allowed_hosts[{index}]"), error.to_string()))?;
     }
     for (index, route) in config.routes.iter_mut().enumerate() {
         match RoutePattern::parse(route) {
@@ -155,33 +164,11 @@ fn whole<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, ConfigErr
     serde_json::from_value(Value::Object(object)).or_else(|error| wrong("configuration", error.to_string()))
 }
 
-fn policy(_policy: &Map<String, Value>) -> Result<(), ConfigError> {
-    Ok(())
-}
-
-/// `api.openai.com`, `*.example.com`, `host:port`, `[::1]:8080`, `*`.
-fn host_pattern(text: &str) -> Result<(), String> {
-    let wrong = || {
-        let hint = "write a host such as `api.openai.com`, `*.example.com`, `localhost:9000` or `*`";
-        match text.split_once("://") {
-            Some((_, rest)) => format!("`{text}` is a URL; write the host alone: `{}`", rest.trim_end_matches('/')),
-            None => format!("`{text}` is no host pattern; {hint}"),
-        }
-    };
-    if text == "*" {
-        return Ok(());
-    }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
-        _ => (text, None),
-    };
-    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(wrong());
-    }
-    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return address.parse::<std::net::Ipv6Addr>().map(drop).map_err(|_| wrong());
-    }
-    if is_host(host.strip_prefix("*.").unwrap_or(host)) { Ok(()) } else { Err(wrong()) }
+/// A policy's own types say what it may hold; its errors name the member.
+fn policy(stated: &Map<String, Value>) -> Result<(), ConfigError> {
+    let known: Policy =
+        serde_json::from_value(Value::Object(stated.clone())).or_else(|error| wrong("policy", error.to_string()))?;
+    known.validate().or_else(|error| wrong(&dotted("policy", &error.member), error.problem))
 }
 
 fn within(limits: &FunctionLimits, ceilings: &Ceilings) -> Result<(), ConfigError> {
@@ -233,7 +220,7 @@ mod tests {
             json!({"env": {"BASE_URL": "https://api.openai.com/v1"}, "allowed_hosts": ["api.openai.com"],
                 "auth": "public", "async": true, "isolation": "function", "routes": ["API.example.com/*"],
                 "limits": {"memory": "256MiB", "wall": "30s", "cpu": "5s", "outbound_calls": 1000, "concurrent_calls": 8,
-                "stream_idle": "1m", "stream_total": "10m", "log_bytes": "64KiB"}, "policy": {}}),
+                "stream_idle": "1m", "stream_total": "10m", "log_bytes": "64KiB"}, "policy": {"deadline": "60s", "retries": 3}}),
             &ceilings(),
         )
         .unwrap();
@@ -258,23 +245,16 @@ mod tests {
             (json!({"env": {"1A": ""}}), "env.1A", "letters, digits and _"),
             (json!({"env": {"A": 1}}), "env", "expected a string"),
             (json!({"secrets": ["KEY"]}), "secrets", "there is no secret `KEY`"),
-            (json!({"allowed_hosts": ["https://a.example/"]}), "allowed_hosts[0]", "write the host alone: `a.example`"),
-            (json!({"allowed_hosts": ["a.example", "a b"]}), "allowed_hosts[1]", "no host pattern"),
+            (json!({"allowed_hosts": ["https://a.example/x"]}), "allowed_hosts[0]", "is no host"),
+            (json!({"allowed_hosts": ["a.example", "a b"]}), "allowed_hosts[1]", "is no host"),
             (json!({"routes": ["api.example.com"]}), "routes[0]", "has no path"),
+            (json!({"policy": {"retires": 3}}), "policy", "unknown field `retires`"),
+            (json!({"policy": {"retries": 300}}), "policy.retries", "over 20"),
+            (json!({"policy": {"deadline": 5}}), "policy", "duration"),
         ] {
             let error = parse_function(config.clone(), &ceilings()).unwrap_err();
             assert_eq!(error.key, key, "{config}: {error}");
             assert!(error.why.contains(says), "{config}: {error}");
-        }
-    }
-
-    #[test]
-    fn host_patterns_are_hosts_with_or_without_a_port() {
-        for text in ["*", "api.openai.com", "*.example.com", "localhost:9000", "127.0.0.1", "[::1]:80", "[::1]"] {
-            assert_eq!(host_pattern(text), Ok(()), "{text}");
-        }
-        for text in ["", "a:b", "a:99999", "*.", "a.*.b", "**", "a/b", "[x]:1", "::1"] {
-            assert!(host_pattern(text).is_err(), "{text}");
         }
     }
 

@@ -1,0 +1,133 @@
+//! What goes on beside the requests: the live table follows the registry, functions are opened ahead, files that
+//! nothing refers to go.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{data::DataDir, ready::Readiness, recent::Recent};
+use crate::{
+    cluster::registry::Registry,
+    guest::GuestHost,
+    ids::FunctionName,
+    ingress::{
+        GuestOpener, forget,
+        live::{Functions, Opening},
+    },
+    observe::Observe,
+    outbound::Door,
+};
+
+/// How often the functions used lately are written down, and modules that no version names are removed.
+const NOTED: Duration = Duration::from_secs(30);
+const COLLECTED: Duration = Duration::from_secs(600);
+
+/// Everything the keepers work on.
+pub(super) struct Keeper {
+    pub(super) registry: Registry,
+    pub(super) functions: Arc<Functions<GuestOpener>>,
+    pub(super) door: Arc<Door>,
+    pub(super) guests: Arc<GuestHost>,
+    pub(super) data: Arc<DataDir>,
+    pub(super) deploys: Arc<Semaphore>,
+    pub(super) observe: Arc<Observe>,
+}
+
+impl Keeper {
+    /// Starts the keepers; they end with `stop`.
+    pub(super) fn start(self, readiness: Arc<Readiness>, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let this = Arc::new(self);
+        let recent = Arc::new(Mutex::new(Recent::load(&this.data)));
+        let until = |stop: &CancellationToken, task: futures::future::BoxFuture<'static, ()>| {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let _ = stop.run_until_cancelled(task).await;
+            })
+        };
+        vec![
+            until(stop, Box::pin(Arc::clone(&this).follow())),
+            until(stop, Box::pin(Arc::clone(&this).warm(Arc::clone(&recent), readiness))),
+            until(stop, Box::pin(Arc::clone(&this).collect())),
+            tokio::spawn(this.note(recent, stop.clone())),
+        ]
+    }
+
+    /// Shows every change of the registry: first to the door, then to the data listener, which ends the wait of whoever
+    /// wrote it.
+    async fn follow(self: Arc<Self>) {
+        let mut revision = self.registry.watch();
+        loop {
+            let state = self.registry.snapshot();
+            self.door.configure(&state);
+            let before: HashSet<FunctionName> =
+                self.functions.table().functions().map(|function| function.name().clone()).collect();
+            self.functions.show(&state, Opening::Before).await;
+            for name in before {
+                if self.functions.table().by_name(name.as_str()).is_none() {
+                    forget(&self.observe, &name);
+                }
+            }
+            if revision.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Opens what was used lately, calls the node ready, then opens the rest.
+    async fn warm(self: Arc<Self>, recent: Arc<Mutex<Recent>>, readiness: Arc<Readiness>) {
+        let names: Vec<_> = recent.lock().names().to_vec();
+        for name in &names {
+            self.open(name).await;
+        }
+        readiness.ready();
+        let mut rest: Vec<_> = self.functions.table().functions().map(|function| function.name().to_string()).collect();
+        rest.retain(|name| !names.contains(name));
+        for name in rest {
+            self.open(&name).await;
+        }
+    }
+
+    async fn open(&self, name: &str) {
+        let version = self.functions.table().by_name(name).and_then(|function| function.version(None).cloned());
+        if let Some(version) = version
+            && let Err(problem) = version.open_ahead(self.functions.opener()).await
+        {
+            tracing::error!(function = name, why = problem.detail, "a function can't be opened");
+        }
+    }
+
+    /// Writes down what was used lately, now and then and at the end.
+    async fn note(self: Arc<Self>, recent: Arc<Mutex<Recent>>, stop: CancellationToken) {
+        loop {
+            let going_on = stop.run_until_cancelled(tokio::time::sleep(NOTED)).await.is_some();
+            let table = self.functions.table();
+            let used = table.functions().filter(|function| function.take_used());
+            let changed = recent.lock().used(used.map(|function| function.name().to_string()));
+            drop(table);
+            if changed {
+                recent.lock().save(&self.data);
+            }
+            if !going_on {
+                return;
+            }
+        }
+    }
+
+    /// Removes modules and artifacts that no kept version names. No deploy is under way meanwhile: one that has stored
+    /// its module and not yet its version would lose it.
+    async fn collect(self: Arc<Self>) {
+        let all = u32::try_from(self.deploys.available_permits()).unwrap_or(u32::MAX);
+        loop {
+            if let Ok(_permits) = self.deploys.acquire_many(all).await {
+                let (this, state) = (Arc::clone(&self), self.registry.snapshot());
+                let named = state.functions.values().flat_map(|function| function.versions.values());
+                let keep: HashSet<_> = named.map(|version| version.digest).collect();
+                // Only a panic could fail it, and that is reported by itself.
+                let _ = tokio::task::spawn_blocking(move || this.guests.collect_modules(&keep)).await;
+            }
+            tokio::time::sleep(COLLECTED).await;
+        }
+    }
+}

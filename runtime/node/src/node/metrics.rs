@@ -1,0 +1,33 @@
+//! `/metrics`, on a listener of its own.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use crate::{
+    body::{self, Body},
+    ingress::listener::Handler,
+    observe::Observe,
+    problem::Problem,
+};
+
+/// Answers scrapes.
+#[derive(Clone)]
+pub(super) struct Scrapes(pub(super) Arc<Observe>);
+
+impl Handler for Scrapes {
+    type Body = Body;
+
+    async fn handle(self, _: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+        if request.uri().path() != "/metrics" {
+            let detail = "this listener serves /metrics";
+            return Problem::new(StatusCode::NOT_FOUND, "no-such-path", "There is nothing here", detail)
+                .into_response();
+        }
+        let mut answer = Response::new(body::full(self.0.metrics.render()));
+        let open_metrics = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+        answer.headers_mut().insert(header::CONTENT_TYPE, open_metrics);
+        answer
+    }
+}

@@ -1,0 +1,87 @@
+//! `tidegate serve`: a node until a signal.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::start::{Node, NodeOptions, RunningNode, StartError};
+use crate::settings::{LogFormat, NodeSettings, Settings};
+
+/// Exit code after a second signal, as shells count them: 128 and SIGINT.
+const INTERRUPTED: u8 = 130;
+/// Threads of everything that is no guest: the control API, the keepers.
+const THREADS: usize = 2;
+
+/// Runs a node until SIGTERM or SIGINT, then drains it. The first line on stdout says where it listens.
+///
+/// # Errors
+/// Why it did not start.
+pub fn serve(settings: Settings, options: NodeOptions) -> Result<ExitCode, StartError> {
+    log_to_stderr(&settings.node)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("tidegate-node")
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(until_signal(settings, options));
+    // Whatever still blocks (a disk, a resolver) must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCode, StartError> {
+    // Before anything is announced: a signal right after the first line must drain, too.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    if settings.node.control_is_exposed() {
+        tracing::warn!(address = %settings.node.control_listen, "the control API is reachable from beyond this machine");
+    }
+    let drain = settings.node.drain_timeout;
+    let node = Node::start(settings, options).await?;
+    announce(&node)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(within = %drain, "draining; a second signal ends the node at once");
+    tokio::select! {
+        all = node.shutdown() => {
+            if !all {
+                tracing::warn!(limit = %drain, setting = "drain_timeout", "some requests did not finish in time");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        _ = terminate.recv() => Ok(ExitCode::from(INTERRUPTED)),
+        _ = interrupt.recv() => Ok(ExitCode::from(INTERRUPTED)),
+    }
+}
+
+/// Says where the node listens: one line on stdout, in one form, for people and programs.
+fn announce(node: &RunningNode) -> io::Result<()> {
+    if let Some(file) = &node.token_file {
+        eprintln!("tidegate: admin token written to {}", file.display());
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "tidegate listening on http://{}, control on http://{}", node.data_addr, node.control_addr)?;
+    out.flush()?;
+    if let Some(address) = node.metrics_addr {
+        tracing::info!("metrics on http://{address}/metrics");
+    }
+    Ok(())
+}
+
+/// The node's own log. Somebody who set one up already keeps it.
+fn log_to_stderr(settings: &NodeSettings) -> Result<(), StartError> {
+    let filter = EnvFilter::try_new(&settings.log)
+        .map_err(|error| StartError::Setting { setting: "log", why: error.to_string() })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let _ = match settings.log_format {
+        LogFormat::Human => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! From settings to a node that listens.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::Router;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::{
+    data::DataDir,
+    first_token::{self, FirstToken},
+    keep,
+    metrics::Scrapes,
+    parts::{Intake, WayOut},
+    ready::Readiness,
+};
+use crate::{
+    cluster::registry::{
+        Bounds, Ceilings, Command, FunctionConfig, Registry, RegistryError, VersionRecord, now_ms, parse_function,
+        validate_name,
+    },
+    control::{Control, Modules as _, Spooled, router},
+    guest::GuestHost,
+    ids::{FunctionName, TenantId},
+    ingress::{
+        GuestOpener, Ingress, Senders,
+        listener::{self, Handler, bind, serve},
+        live::{Functions, Opening},
+    },
+    observe::Observe,
+    outbound::Door,
+    problem::Problem,
+    settings::{Settings, names},
+};
+
+/// What only `tidegate dev` and tests ask for.
+#[derive(Clone, Debug, Default)]
+pub struct NodeOptions {
+    /// Nobody needs a token on the data listener.
+    pub open: bool,
+    /// A function that is deployed at the start and owns every path of the data listener.
+    pub root: Option<RootFunction>,
+    /// The program that is run as `PROGRAM compile-worker`; nothing: this one.
+    pub compile_worker: Option<PathBuf>,
+}
+
+/// A function deployed at the start.
+#[derive(Clone, Debug)]
+pub struct RootFunction {
+    /// Its name.
+    pub name: String,
+    /// The module's file.
+    pub module: PathBuf,
+    /// Its configuration, as the API takes it.
+    pub config: serde_json::Value,
+}
+
+/// Why a node does not start. Its text is all that a person needs.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory or a listener.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The registry.
+    #[error("the registry can't be opened: {0}")]
+    Registry(#[from] RegistryError),
+    /// The guest host.
+    #[error(transparent)]
+    Guests(#[from] crate::guest::StartError),
+    /// The first token.
+    #[error("{0}")]
+    Token(String),
+    /// The function that is deployed at the start.
+    #[error("{name}: {why}")]
+    Root {
+        /// The file or the function.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A setting.
+    #[error("{setting}: {why}")]
+    Setting {
+        /// Its key.
+        setting: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// A node that listens. Dropping it ends it at once; [`RunningNode::shutdown`] lets open requests finish.
+pub struct RunningNode {
+    /// Address of the data listener.
+    pub data_addr: SocketAddr,
+    /// Address of the control listener.
+    pub control_addr: SocketAddr,
+    /// Address of `/metrics`, where it is served.
+    pub metrics_addr: Option<SocketAddr>,
+    /// The first token, where it is known.
+    pub admin_token: Option<String>,
+    /// What people can see.
+    pub observe: Arc<Observe>,
+    /// File of a token that was made now.
+    pub(super) token_file: Option<PathBuf>,
+    readiness: Arc<Readiness>,
+    drain: Duration,
+    stop: CancellationToken,
+    listeners: Vec<JoinHandle<()>>,
+    keepers: Vec<JoinHandle<()>>,
+    // Goes last: its runtime runs the listeners.
+    _guests: Arc<GuestHost>,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node;
+
+impl Node {
+    /// Starts a node on the current runtime. It listens when this returns; it is ready a little later.
+    ///
+    /// # Errors
+    /// What is in the way, for a person to read.
+    pub async fn start(settings: Settings, options: NodeOptions) -> Result<RunningNode, StartError> {
+        let settings = Arc::new(settings);
+        let region = HeaderValue::from_str(&settings.node.region)
+            .map_err(|_| setting("region", "a region is a short code such as iad"))?;
+        let data = Arc::new(DataDir::open(&settings.node.data)?);
+        let control_settings = &settings.control;
+        let bounds = Bounds {
+            functions: control_settings.max_functions,
+            destinations: control_settings.max_destinations,
+            tokens: control_settings.max_tokens,
+        };
+        let registry = Registry::open(&data.path("registry.redb"), bounds)?;
+        let first = first_token::ensure(&registry, &data, settings.node.admin_token.as_deref())
+            .map_err(|error| StartError::Token(error.to_string()))?;
+        let observe = Observe::new(&settings.observe);
+        let door = Door::new(&settings.outbound, Arc::clone(&observe))?;
+        door.configure(&registry.state());
+        let way_out = Arc::new(WayOut { door: Arc::clone(&door), registry: registry.clone() });
+        let guests = {
+            let (egress, observe) = (Arc::clone(&way_out) as _, Arc::clone(&observe));
+            match options.compile_worker {
+                None => GuestHost::start(&settings.guest, data.root(), egress, observe)?,
+                Some(program) => {
+                    GuestHost::start_with_compiler(&settings.guest, data.root(), egress, observe, program)?
+                }
+            }
+        };
+        let intake = Arc::new(Intake(Arc::clone(&guests)));
+        let ceilings = Ceilings::from(&settings.guest);
+        let root = match &options.root {
+            Some(root) => Some(deploy_root(root, &registry, &data, &intake, &ceilings, &settings).await?),
+            None => None,
+        };
+        let allow_any_host = settings.guest.allow_any_host;
+        let opener = GuestOpener::new(Arc::clone(&guests), Arc::clone(&observe), allow_any_host);
+        let functions = Arc::new(Functions::new(opener));
+        functions.show(&registry.snapshot(), Opening::Later).await;
+
+        let data_socket = listen(settings.node.listen, "--listen")?;
+        let control_socket = listen(settings.node.control_listen, "--control-listen")?;
+        let metrics_socket =
+            settings.node.metrics_listen.map(|address| listen(address, "--metrics-listen")).transpose()?;
+        let (data_addr, control_addr) = (data_socket.local_addr()?, control_socket.local_addr()?);
+        let metrics_addr = metrics_socket.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
+        let (readiness, stop) = (Arc::<Readiness>::default(), CancellationToken::new());
+        let deploys = Arc::new(Semaphore::new(control_settings.max_deploys.max(1)));
+
+        let ingress = Arc::new(Ingress {
+            functions: Arc::clone(&functions),
+            guests: Arc::clone(&guests),
+            egress: Arc::clone(&way_out) as _,
+            destinations: Arc::clone(&way_out) as _,
+            registry: registry.clone(),
+            observe: Arc::clone(&observe),
+            readiness: Arc::clone(&readiness),
+            region,
+            domain: settings.node.domain.clone(),
+            max_body: settings.ingress.max_request_body.get(),
+            trusted_proxies: settings.ingress.trusted_proxies.clone(),
+            open: options.open,
+            root,
+            senders: Senders::new(control_settings.max_tokens.max(1)),
+        });
+        let control = router(Arc::new(Control {
+            settings: Arc::clone(&settings),
+            registry: registry.clone(),
+            shown: functions.watch(),
+            observe: Arc::clone(&observe),
+            data: Arc::clone(&data),
+            modules: intake,
+            gate: way_out,
+            readiness: Arc::clone(&readiness),
+            data_url: format!("http://{data_addr}"),
+            ceilings,
+            deploys: Arc::clone(&deploys),
+            shutdown: stop.clone(),
+        }));
+
+        let of_data = bounds_of(&settings, settings.ingress.max_connections, names::MAX_CONNECTIONS);
+        let of_control = bounds_of(&settings, control_settings.max_control_connections, names::MAX_CONTROL_CONNECTIONS);
+        let mut listeners = vec![
+            // On the guests' threads: a request meets its instance without changing them.
+            guests.runtime_handle().spawn(accept(data_socket, ingress, of_data, stop.clone())),
+            tokio::spawn(accept(control_socket, Api(control), of_control, stop.clone())),
+        ];
+        if let Some(socket) = metrics_socket {
+            listeners.push(tokio::spawn(accept(socket, Scrapes(Arc::clone(&observe)), of_control, stop.clone())));
+        }
+        let keeper = keep::Keeper { registry, functions, door, guests: Arc::clone(&guests), data, deploys, observe };
+        let observe = Arc::clone(&keeper.observe);
+        let keepers = keeper.start(Arc::clone(&readiness), &stop);
+        let token_file = matches!(first, FirstToken::Made(_)).then(|| settings.node.data.join(first_token::FILE));
+        Ok(RunningNode {
+            data_addr,
+            control_addr,
+            metrics_addr,
+            admin_token: first.text().map(str::to_owned),
+            observe,
+            token_file,
+            readiness,
+            drain: settings.node.drain_timeout.get(),
+            stop,
+            listeners,
+            keepers,
+            _guests: guests,
+        })
+    }
+}
+
+impl RunningNode {
+    /// Whether the functions used lately are open.
+    pub fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
+
+    /// Stops accepting, lets open requests finish within the drain timeout, then ends what is left. Says whether all
+    /// finished.
+    pub async fn shutdown(mut self) -> bool {
+        self.readiness.draining();
+        self.stop.cancel();
+        let deadline = tokio::time::Instant::now() + self.drain;
+        let mut all = true;
+        for mut task in self.listeners.drain(..).chain(self.keepers.drain(..)) {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                all = false;
+                task.abort();
+                let _ = task.await;
+            }
+        }
+        all
+    }
+}
+
+impl Drop for RunningNode {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        for task in self.listeners.iter().chain(&self.keepers) {
+            task.abort();
+        }
+    }
+}
+
+/// The control API as a handler of a listener.
+#[derive(Clone)]
+struct Api(Router);
+
+impl Handler for Api {
+    type Body = axum::body::Body;
+
+    async fn handle(self, _: SocketAddr, request: Request<Incoming>) -> Response<axum::body::Body> {
+        match self.0.oneshot(request.map(axum::body::Body::new)).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
+    }
+}
+
+fn setting(setting: &'static str, why: &str) -> StartError {
+    StartError::Setting { setting, why: why.to_owned() }
+}
+
+fn bounds_of(settings: &Settings, connections: usize, setting: &'static str) -> listener::Bounds {
+    listener::Bounds::new(&settings.ingress, connections, setting)
+}
+
+fn listen(address: SocketAddr, flag: &str) -> Result<std::net::TcpListener, StartError> {
+    Ok(bind(address, flag)?)
+}
+
+async fn accept<H: Handler>(
+    socket: std::net::TcpListener,
+    handler: H,
+    bounds: listener::Bounds,
+    stop: CancellationToken,
+) {
+    // Registered with the runtime that accepts from it.
+    match TcpListener::from_std(socket) {
+        Ok(socket) => serve(socket, handler, bounds, stop).await,
+        Err(error) => tracing::error!(%error, "a listener could not be registered"),
+    }
+}
+
+/// Deploys the function that owns every path (dev).
+async fn deploy_root(
+    root: &RootFunction,
+    registry: &Registry,
+    data: &DataDir,
+    intake: &Intake,
+    ceilings: &Ceilings,
+    settings: &Settings,
+) -> Result<FunctionName, StartError> {
+    let of_module = |why: String| StartError::Root { name: root.module.display().to_string(), why };
+    let of_function = |why: String| StartError::Root { name: format!("function `{}`", root.name), why };
+    validate_name(&root.name).map_err(|error| of_function(error.to_string()))?;
+    let config: FunctionConfig =
+        parse_function(root.config.clone(), ceilings).map_err(|error| of_function(error.to_string()))?;
+    // A copy: the file may be built anew while it is read.
+    let copy = data.temporary()?.into_temp_path();
+    std::fs::copy(&root.module, &copy).map_err(|error| of_module(error.to_string()))?;
+    let tenant = TenantId::default_tenant();
+    let admitted = intake.admit(&tenant, Spooled { path: copy }, &config.limits).await;
+    let admitted = admitted.map_err(|problem: Problem| of_module(problem.detail))?;
+    let name = FunctionName::from(root.name.as_str());
+    let version = VersionRecord {
+        number: 0,
+        digest: admitted.digest,
+        size: admitted.size,
+        world: admitted.world,
+        reuse_safe: admitted.reuse_safe,
+        config: Arc::new(config),
+        created_ms: now_ms(),
+        message: Some(root.module.display().to_string()),
+    };
+    let command = Command::AddVersion {
+        tenant,
+        name: name.clone(),
+        version,
+        activate: true,
+        if_revision: None,
+        keep: settings.guest.keep_versions,
+    };
+    registry.write(command).await?;
+    Ok(name)
+}

@@ -1,0 +1,165 @@
+//! The body of an answer on its way to the sender.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::time::{Instant, Sleep};
+
+use crate::{
+    body::{self, Body, BodyError},
+    outbound::{headers, pool::Streaming, shards::Admission},
+    settings::names,
+};
+
+/// An answer whose length is known and at most this is taken at once, if it is here already, bytes.
+const SMALL: u64 = 64 << 10;
+/// How much of an answer that nobody wants is read so that its connection can be used again, bytes.
+const DISCARD_BYTES: usize = 64 << 10;
+/// How long.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+
+/// The body of an answer with everything that its call holds. Its end, or its drop, gives all of it back.
+struct AnswerBody {
+    /// What was read ahead.
+    first: Option<Result<Frame<Bytes>, BodyError>>,
+    stream: Streaming,
+    admission: Option<Admission>,
+    idle: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    last: Instant,
+}
+
+/// Wraps the body of an answer. One that is here completely becomes plain bytes and gives everything back at once.
+pub(crate) async fn wrap(mut stream: Streaming, admission: Admission, idle: Duration) -> Body {
+    let first = std::future::poll_fn(|cx| {
+        stream.settle(cx);
+        if stream.is_end_stream() || stream.size_hint().upper().is_none_or(|length| length > SMALL) {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut stream).poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(frame.map(checked)),
+            Poll::Pending => Poll::Ready(None),
+        }
+    })
+    .await;
+    let first = match first {
+        Some(Ok(frame)) if stream.is_end_stream() && frame.is_data() => {
+            return body::full(frame.into_data().unwrap_or_default());
+        }
+        None if stream.is_end_stream() => return body::empty(),
+        first => first,
+    };
+    let admission = Some(admission);
+    AnswerBody { first, stream, admission, idle, sleep: None, last: Instant::now() }.boxed_unsync()
+}
+
+/// Reads the rest of an answer that nobody wants, if it is short, so that its connection can be used again.
+pub(crate) async fn discard(mut stream: Streaming) {
+    let mut left = DISCARD_BYTES;
+    let mut read = move |stream: &mut Streaming, cx: &mut Context<'_>| {
+        stream.settle(cx);
+        while !stream.is_end_stream() && left > 0 {
+            match std::task::ready!(Pin::new(&mut *stream).poll_frame(cx)) {
+                Some(Ok(frame)) => left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(_)) | None => break,
+            }
+        }
+        Poll::Ready(())
+    };
+    // Mostly it came along with the head.
+    let done = std::future::poll_fn(|cx| Poll::Ready(read(&mut stream, cx).is_ready())).await;
+    if !done {
+        tokio::spawn(async move {
+            let rest = std::future::poll_fn(|cx| read(&mut stream, cx));
+            let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
+        });
+    }
+}
+
+impl AnswerBody {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let sleep = self.sleep.get_or_insert_with(|| {
+            self.last = Instant::now();
+            Box::pin(tokio::time::sleep(self.idle))
+        });
+        loop {
+            std::task::ready!(sleep.as_mut().poll(cx));
+            // Chunks only leave their time behind; the timer is set anew when it rings too early.
+            let due = self.last + self.idle;
+            if due <= Instant::now() {
+                return Poll::Ready(BodyError::Idle { limit: self.idle, setting: names::BODY_IDLE_TIMEOUT });
+            }
+            sleep.as_mut().reset(due);
+        }
+    }
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        let frame = match Pin::new(&mut this.stream).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let error = std::task::ready!(this.poll_idle(cx));
+                this.stream.close();
+                this.admission = None;
+                return Poll::Ready(Some(Err(error)));
+            }
+        };
+        if this.sleep.is_some() {
+            this.last = Instant::now();
+        }
+        if this.stream.is_end_stream() {
+            this.admission = None;
+        }
+        Poll::Ready(frame.map(checked))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead = self.first.as_ref().and_then(|first| first.as_ref().ok()).and_then(Frame::data_ref);
+        let ahead = ahead.map_or(0, |data| data.len() as u64);
+        match self.stream.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest + ahead),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+/// A frame as the sender gets it: trailers without what must not stand in trailers.
+fn checked(frame: hyper::Result<Frame<Bytes>>) -> Result<Frame<Bytes>, BodyError> {
+    let frame = frame.map_err(|error| BodyError::Transport(error.to_string()))?;
+    Ok(match frame.into_trailers() {
+        Ok(mut trailers) => {
+            headers::strip_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    })
+}
+
+/// Trailers of a request, likewise.
+pub(crate) fn request_trailers(mut trailers: HeaderMap) -> HeaderMap {
+    headers::strip_trailers(&mut trailers);
+    trailers
+}

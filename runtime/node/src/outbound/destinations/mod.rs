@@ -1,0 +1,14 @@
+//! Destinations: which one a request belongs to, what is configured for it, and which partition of it.
+//!
+//! A configured destination stands for an origin or a pattern; where none does, the origin itself is one. What splits a
+//! destination into partitions is what its upstream limits by: a credential, a model.
+
+mod compile;
+mod partition;
+mod table;
+mod view;
+
+pub use compile::{CompiledDestination, compile};
+pub(crate) use partition::{Partition, hash_key};
+pub(crate) use table::{Destination, Ended, Table};
+pub use view::{DestinationPage, DestinationState, PartitionState};

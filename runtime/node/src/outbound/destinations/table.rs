@@ -1,0 +1,212 @@
+//! The table of configured destinations, and what a call follows once it is found.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
+use http::HeaderMap;
+use prometheus_client::metrics::counter::Counter;
+use tidegate_core::{Config, Policy, Repeatable};
+
+use super::{
+    CompiledDestination, Partition,
+    compile::{compile_known, node_settings},
+    hash_key,
+    partition::{self, SplitBody},
+};
+use crate::{
+    cluster::registry::{DestinationConfig, State},
+    ids::{DestinationName, TenantId},
+    observe::Metrics,
+    outbound::Origin,
+    settings::OutboundSettings,
+};
+
+/// What calls to one destination follow. One per configured destination and one per origin without.
+pub(crate) struct Destination {
+    /// Its configured name.
+    pub(crate) name: Option<DestinationName>,
+    /// Whose it is.
+    pub(crate) tenant: TenantId,
+    /// What it stands for: the pattern, or the origin.
+    pub(crate) matches: Arc<str>,
+    pub(crate) limits: Arc<Config>,
+    pub(crate) repeatable: Repeatable,
+    pub(crate) policy: Policy,
+    split_by: Vec<partition::Splitter>,
+    key: u128,
+    counters: [OnceLock<Counter>; OUTCOMES.len()],
+}
+
+/// Classes of outcomes, as metrics name them.
+const OUTCOMES: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "refused", "failed", "cancelled"];
+
+/// How a call ended, for metrics.
+#[derive(Clone, Copy)]
+pub(crate) enum Ended {
+    /// With an answer of the upstream.
+    Answer(u16),
+    /// The gate refused it.
+    Refused,
+    /// Without an answer.
+    Failed,
+    /// Its sender went away.
+    Cancelled,
+}
+
+impl Destination {
+    fn configured(tenant: &TenantId, name: &DestinationName, compiled: CompiledDestination) -> Self {
+        let matches: Arc<str> = compiled.pattern.to_string().into();
+        Self {
+            key: hash_key(tenant.as_str(), &format!("{name}={matches}")),
+            name: Some(name.clone()),
+            tenant: tenant.clone(),
+            matches,
+            limits: compiled.limits,
+            repeatable: compiled.repeatable,
+            policy: compiled.policy,
+            split_by: compiled.split_by,
+            counters: Default::default(),
+        }
+    }
+
+    fn implicit(tenant: &TenantId, origin: &Origin, limits: Arc<Config>) -> Self {
+        let matches: Arc<str> = origin.to_string().into();
+        Self {
+            key: hash_key(tenant.as_str(), &matches),
+            name: None,
+            tenant: tenant.clone(),
+            matches,
+            limits,
+            repeatable: Repeatable::default(),
+            policy: Policy::default(),
+            split_by: Vec::new(),
+            counters: Default::default(),
+        }
+    }
+
+    /// How it is shown: its name, or what it stands for.
+    pub(crate) fn label(&self) -> &str {
+        self.name.as_ref().map_or(&*self.matches, DestinationName::as_str)
+    }
+
+    /// Whether the body decides about the partition.
+    pub(crate) fn needs_body(&self) -> bool {
+        partition::needs_body(&self.split_by)
+    }
+
+    /// The partition of a request. `body`: nothing where there is none, an error where it is too large to be kept.
+    pub(crate) fn partition(&self, headers: &HeaderMap, body: Result<Option<&[u8]>, ()>) -> Partition {
+        let body = match body {
+            Ok(None) => SplitBody::Empty,
+            Ok(Some(bytes)) => SplitBody::Whole(bytes),
+            Err(()) => SplitBody::Large,
+        };
+        partition::partition(self.key, &self.split_by, headers, body)
+    }
+
+    /// Counts a call.
+    pub(crate) fn count(&self, metrics: &Metrics, ended: Ended) {
+        let index = match ended {
+            Ended::Answer(..300) => 0,
+            Ended::Answer(300..400) => 1,
+            Ended::Answer(400..500) => 2,
+            Ended::Answer(500..) => 3,
+            Ended::Refused => 4,
+            Ended::Failed => 5,
+            Ended::Cancelled => 6,
+        };
+        let (Some(counter), Some(outcome)) = (self.counters.get(index), OUTCOMES.get(index)) else { return };
+        let made = || {
+            let destination = self.name.as_ref().map_or("other", DestinationName::as_str).to_owned();
+            metrics.calls.get_or_create(&crate::observe::DestinationLabels { destination, outcome }).clone()
+        };
+        counter.get_or_init(made).inc();
+    }
+}
+
+struct Entry {
+    config: Arc<DestinationConfig>,
+    compiled: CompiledDestination,
+    destination: Arc<Destination>,
+}
+
+/// All configured destinations. A new one is made for each change of the registry.
+pub(crate) struct Table {
+    /// Rises with each table of a node.
+    pub(crate) generation: u64,
+    /// By tenant, the narrowest first.
+    tenants: HashMap<TenantId, Vec<Entry>>,
+    /// What destinations without configuration follow.
+    default: Arc<Config>,
+}
+
+impl Table {
+    /// A table without destinations.
+    pub(crate) fn empty(settings: &OutboundSettings) -> Self {
+        // The node's own settings hold no limits, so there is nothing that could be wrong with them.
+        let default = Config::new(&node_settings(settings)).unwrap_or_default();
+        Self { generation: 0, tenants: HashMap::new(), default: Arc::new(default) }
+    }
+
+    /// The table that follows this one, and for each destination whose limits changed the old and the new.
+    pub(crate) fn next(&self, state: &State, settings: &OutboundSettings) -> (Self, Vec<(Arc<Config>, Arc<Config>)>) {
+        let mut tenants: HashMap<TenantId, Vec<Entry>> = HashMap::new();
+        let mut changed = Vec::new();
+        for ((tenant, name), record) in &state.destinations {
+            let before = self.entry(tenant, name);
+            let entry = match before {
+                Some(before) if Arc::ptr_eq(&before.config, &record.config) => Entry {
+                    config: Arc::clone(&before.config),
+                    compiled: before.compiled.clone(),
+                    destination: Arc::clone(&before.destination),
+                },
+                _ => match compile_known(&record.config, settings) {
+                    Ok(compiled) => {
+                        if let Some(before) = before {
+                            changed.push((Arc::clone(&before.compiled.limits), Arc::clone(&compiled.limits)));
+                        }
+                        let destination = Arc::new(Destination::configured(tenant, name, compiled.clone()));
+                        Entry { config: Arc::clone(&record.config), compiled, destination }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%tenant, destination = %name, %error, "this destination is not in force");
+                        continue;
+                    }
+                },
+            };
+            tenants.entry(tenant.clone()).or_default().push(entry);
+        }
+        for entries in tenants.values_mut() {
+            entries.sort_by_key(|entry| std::cmp::Reverse(entry.compiled.pattern.narrowness()));
+        }
+        (Self { generation: self.generation + 1, tenants, default: Arc::clone(&self.default) }, changed)
+    }
+
+    fn entry(&self, tenant: &TenantId, name: &DestinationName) -> Option<&Entry> {
+        self.tenants.get(tenant)?.iter().find(|entry| entry.destination.name.as_ref() == Some(name))
+    }
+
+    /// The destination of an origin: the narrowest configured one that stands for it, or the origin itself.
+    pub(crate) fn resolve(&self, tenant: &TenantId, origin: &Origin) -> Arc<Destination> {
+        let configured = self.tenants.get(tenant).and_then(|entries| {
+            entries.iter().find(|entry| entry.compiled.pattern.matches(origin)).map(|entry| &entry.destination)
+        });
+        match configured {
+            Some(destination) => Arc::clone(destination),
+            None => Arc::new(Destination::implicit(tenant, origin, Arc::clone(&self.default))),
+        }
+    }
+
+    /// The configured destinations of a tenant.
+    pub(crate) fn configured(&self, tenant: &TenantId) -> impl Iterator<Item = &Arc<Destination>> {
+        self.tenants.get(tenant).into_iter().flatten().map(|entry| &entry.destination)
+    }
+
+    /// The origin of a configured destination that stands for just one.
+    pub(crate) fn origin_of(&self, tenant: &TenantId, name: &str) -> Option<Result<Origin, Arc<str>>> {
+        let entry = self.tenants.get(tenant)?.iter().find(|entry| entry.destination.label() == name)?;
+        Some(entry.compiled.pattern.exact().ok_or_else(|| Arc::clone(&entry.destination.matches)))
+    }
+}

@@ -1,0 +1,247 @@
+//! The call loop: ask, wait, try, hear what to do next.
+
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, HeaderValue, Method, Response, Uri};
+use tidegate_core::{
+    Attempt, Effective, Outcome, Ticket, Time, Verdict,
+    repeat::{Class, Reason},
+    signal,
+};
+
+use super::{Door, Ending, Target, attempt::Attempted};
+use crate::{
+    body::Body,
+    observe::{FeedEvent, Note},
+    outbound::{
+        CallTimeouts, TransportError, WaitClock,
+        body::{KeptBody, Pump, discard, wrap},
+        headers,
+        pool::Streaming,
+        refuse,
+        shards::{Admission, Asked, new_call},
+    },
+    problem::Problem,
+};
+
+/// A call on its way.
+pub(super) struct Call<'a> {
+    pub(super) door: &'a Door,
+    pub(super) target: &'a Target,
+    /// Its partition.
+    pub(super) key: u128,
+    pub(super) policy: Arc<Effective>,
+    pub(super) repeatable: bool,
+    pub(super) deadline: Time,
+    pub(super) head: Head,
+    pub(super) timeouts: CallTimeouts,
+    pub(super) kept: KeptBody,
+    pub(super) wait_clock: Option<Arc<WaitClock>>,
+    pub(super) ending: Ending<'a>,
+}
+
+/// The head of the request, as it leaves.
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
+}
+
+/// How a call ends.
+enum End {
+    Answer(Response<Streaming>, Admission),
+    Refused(Problem),
+    Failed(TransportError),
+}
+
+/// What to do after an attempt.
+enum Next {
+    End(End),
+    /// Ask again with this ticket; `true` when it costs an attempt.
+    Again(Ticket, bool),
+}
+
+impl Call<'_> {
+    /// Runs the call to its end. The pump of its body rides along.
+    pub(super) async fn run(mut self, pump: Option<Pump>) -> Result<Response<Body>, TransportError> {
+        self.idempotency_key();
+        let end = match pump {
+            None => self.rounds().await,
+            Some(mut pump) => {
+                let end = {
+                    let mut rounds = pin!(self.rounds());
+                    let mut filling = true;
+                    std::future::poll_fn(|cx| {
+                        filling = filling && Pin::new(&mut pump).poll_fill(cx).is_pending();
+                        rounds.as_mut().poll(cx)
+                    })
+                    .await
+                };
+                // What is left of the body goes on in a task.
+                drop(pump);
+                end
+            }
+        };
+        match end {
+            End::Answer(response, admission) => Ok(self.pass(response, admission).await),
+            End::Refused(problem) => Ok(self.ending.refuse(problem)),
+            End::Failed(error) => Err(self.ending.fail(error)),
+        }
+    }
+
+    /// The policy's key, where the request has none of its own.
+    fn idempotency_key(&mut self) {
+        if let Some(key) = &self.policy.idempotency_key
+            && !self.head.headers.contains_key("idempotency-key")
+            // A string of RFC 9651, as the draft of the header wants it.
+            && let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\"")))
+        {
+            self.head.headers.insert("idempotency-key", value);
+        }
+    }
+
+    async fn rounds(&mut self) -> End {
+        let mut ticket = None;
+        let mut spent = 0;
+        loop {
+            let admission = match self.admission(ticket).await {
+                Ok(admission) => admission,
+                Err(problem) => return End::Refused(problem),
+            };
+            let attempted = self.attempt(&admission).await;
+            match self.after(attempted, admission, spent).await {
+                Next::End(end) => return end,
+                Next::Again(next, costs) => {
+                    ticket = Some(next);
+                    spent += u32::from(costs);
+                }
+            }
+        }
+    }
+
+    /// Asks the actor, and waits if it says so.
+    async fn admission(&mut self, ticket: Option<Ticket>) -> Result<Admission, Problem> {
+        let tokens = self.policy.tokens.unwrap_or(0);
+        let new = new_call(self.deadline, self.kept.held(), tokens, ticket);
+        let wait = match self.door.shards.ask(self.key, &self.target.destination.limits, new) {
+            Asked::Admitted(admission) => {
+                self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO });
+                return Ok(admission);
+            }
+            Asked::Refused(refusal) => return Err(refuse::refused(&refusal, self.target.label())),
+            Asked::Queued { wait, why } => {
+                self.ending.note(|call| Note::Queued { call, why: why.to_string() });
+                wait
+            }
+        };
+        let began = tokio::time::Instant::now();
+        let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
+        let admitted = wait.await;
+        drop(clock);
+        self.ending.waited += began.elapsed();
+        match admitted {
+            Ok(admitted) => {
+                self.ending.note(|call| Note::Admitted { call, waited: admitted.waited });
+                Ok(admitted.admission)
+            }
+            Err(refusal) => Err(refuse::refused(&refusal, self.target.label())),
+        }
+    }
+
+    /// An attempt leaves.
+    pub(super) fn departed(&mut self) {
+        self.ending.attempts += 1;
+        self.door.observe.metrics.attempts.inc();
+    }
+
+    /// Reports what an attempt came to, and does what the actor says.
+    async fn after(&mut self, attempted: Attempted, admission: Admission, spent: u32) -> Next {
+        let attempt = self.ending.attempts;
+        let (outcome, came) = match attempted {
+            Attempted::Answer(response, first_byte) => {
+                let status = response.status().as_u16();
+                self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
+                let max_pause = self.door.settings.max_pause.get();
+                let signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
+                (Outcome::Answer { status, signal }, Ok(response))
+            }
+            Attempted::Failed(failure, error) => {
+                self.ending.note(|call| Note::Failed { call, attempt, why: error.to_string() });
+                (Outcome::Failed(failure), Err(error))
+            }
+            Attempted::Denied(denied) => return Next::End(End::Refused(denied.into())),
+            Attempted::BodyFailed(error) => return Next::End(End::Failed(error)),
+            Attempted::PutBack(ticket) => {
+                let what = "put back at no cost: the destination was paused meanwhile".into();
+                self.ending.note(|call| Note::Decided { call, what });
+                return Next::Again(ticket, false);
+            }
+        };
+        let facts = Attempt {
+            policy: &self.policy,
+            repeatable: self.repeatable,
+            replayable: self.kept.is_replayable(),
+            spent,
+        };
+        let verdict = admission.report(&outcome, &facts);
+        if outcome.class() == Class::Refused {
+            self.tell_refusal(&outcome);
+        }
+        let (ticket, costs, what) = match verdict {
+            Verdict::Return(reason) => {
+                if reason != Reason::Final {
+                    self.ending.note(|call| Note::Decided { call, what: format!("passed on: {reason}") });
+                }
+                return Next::End(match came {
+                    Ok(response) => End::Answer(*response, admission),
+                    Err(error) if matches!(error, TransportError::FirstByteTimeout { .. }) && self.left().is_zero() => {
+                        let problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
+                        End::Refused(problem)
+                    }
+                    Err(error) => End::Failed(error),
+                });
+            }
+            Verdict::PutBack(ticket) => (ticket, false, "put back at no cost"),
+            Verdict::Retry(ticket) => (ticket, true, "tried again"),
+        };
+        self.ending.note(|call| Note::Decided { call, what: what.into() });
+        drop(admission);
+        if let Ok(response) = came {
+            discard(response.into_body()).await;
+        }
+        Next::Again(ticket, costs)
+    }
+
+    /// Shows a refusal on the feed at once.
+    fn tell_refusal(&self, outcome: &Outcome) {
+        let Outcome::Answer { status, .. } = *outcome else { return };
+        self.door.observe.feed.send(|| {
+            let snapshot = self.door.shards.snapshot(self.key);
+            let paused = snapshot.as_ref().and_then(|snapshot| snapshot.paused).map(|(left, _)| left);
+            FeedEvent::Refused {
+                status,
+                host: Arc::clone(&self.target.host),
+                paused: paused.unwrap_or_default(),
+                waiting: snapshot.map_or(0, |snapshot| u32::try_from(snapshot.queued).unwrap_or(u32::MAX)),
+            }
+        });
+    }
+
+    /// Passes an answer on.
+    async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
+        let (mut parts, stream) = response.into_parts();
+        headers::strip_connection(&mut parts.headers);
+        let idle = self.door.settings.body_idle_timeout.get();
+        let idle = self.timeouts.between_bytes.map_or(idle, |own| own.min(idle));
+        let body = wrap(stream, admission, idle).await;
+        self.ending.answered(parts.status.as_u16());
+        parts.version = http::Version::HTTP_11;
+        // What hyper keeps in the extensions is of the connection.
+        parts.extensions.clear();
+        Response::from_parts(parts, body)
+    }
+}

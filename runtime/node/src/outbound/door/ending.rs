@@ -1,0 +1,120 @@
+//! The end of a call, whatever it is: counted, written into the trail, shown on the feed. A call that is dropped ends
+//! as given up.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Response, Uri, request};
+use tokio::time::Instant;
+
+use super::{Door, Target, answer};
+use crate::{
+    body::Body,
+    observe::{CallLine, FeedEvent, Note, Trail},
+    outbound::{Sender, SenderKind, TransportError, destinations::Ended},
+    problem::Problem,
+};
+
+/// Watches one call.
+pub(super) struct Ending<'a> {
+    door: &'a Door,
+    target: &'a Target,
+    trail: Trail,
+    /// Number of the call in its trail.
+    pub(super) number: u32,
+    sender: &'a Sender,
+    method: http::Method,
+    uri: Uri,
+    began: Instant,
+    over: bool,
+    /// Attempts that left the node.
+    pub(super) attempts: u32,
+    /// Time spent in queues and pauses.
+    pub(super) waited: Duration,
+}
+
+impl<'a> Ending<'a> {
+    pub(super) fn new(
+        door: &'a Door,
+        target: &'a Target,
+        trail: Trail,
+        number: u32,
+        head: &request::Parts,
+        sender: &'a Sender,
+    ) -> Self {
+        Self {
+            door,
+            target,
+            trail,
+            number,
+            sender,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            began: Instant::now(),
+            over: false,
+            attempts: 0,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// Writes into the trail.
+    pub(super) fn note(&self, note: impl FnOnce(u32) -> Note) {
+        self.trail.note(note(self.number));
+    }
+
+    /// The upstream answered, and that is the answer.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.end(Ended::Answer(status), status, None);
+    }
+
+    /// The gate refuses.
+    pub(super) fn refuse(&mut self, problem: Problem) -> Response<Body> {
+        let problem = problem.trail(self.trail.id());
+        self.note(|call| Note::Decided {
+            call,
+            what: format!("refused with {} {}: {}", problem.status.as_u16(), problem.kind, problem.detail),
+        });
+        self.end(Ended::Refused, problem.status.as_u16(), Some(problem.kind.to_owned()));
+        answer(problem)
+    }
+
+    /// Nobody answered.
+    pub(super) fn fail(&mut self, error: TransportError) -> TransportError {
+        self.note(|call| Note::Decided { call, what: format!("failed: {error}") });
+        self.end(Ended::Failed, 0, Some(error.to_string()));
+        error
+    }
+
+    fn end(&mut self, ended: Ended, status: u16, remark: Option<String>) {
+        self.over = true;
+        let observe = &self.door.observe;
+        self.target.destination.count(&observe.metrics, ended);
+        observe.metrics.wait_seconds.observe(self.waited.as_secs_f64());
+        observe.feed.send(|| {
+            let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            FeedEvent::Call(Arc::new(CallLine {
+                trace: crate::observe::TraceIdText(self.trail.id()),
+                function: match &self.sender.kind {
+                    SenderKind::Function { name, .. } => Some(name.to_string()),
+                    SenderKind::Program { .. } => None,
+                },
+                method: self.method.to_string(),
+                host: self.target.host.to_string(),
+                path: self.uri.path().to_owned(),
+                status,
+                attempts: self.attempts,
+                waited_ms: millis(self.waited),
+                total_ms: millis(self.began.elapsed()),
+                remark,
+            }))
+        });
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.note(|call| Note::Decided { call, what: "given up by its sender".into() });
+            self.end(Ended::Cancelled, 0, Some("given up by its sender".into()));
+        }
+    }
+}

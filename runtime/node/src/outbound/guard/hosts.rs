@@ -1,0 +1,249 @@
+//! Patterns of hosts: what a function may send to (`allowed_hosts`) and what a destination stands for (`match`).
+
+use std::fmt;
+
+use http::{StatusCode, uri};
+
+use crate::{
+    outbound::origin::{Origin, Scheme},
+    problem::Problem,
+};
+
+/// One pattern: `api.openai.com`, `*.example.com`, `host:8080`, `http://host`, `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPattern {
+    scheme: Option<Scheme>,
+    host: Host,
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    Any,
+    Exact(Box<str>),
+    /// Any name that ends with this, which begins with a dot: `*.example.com` is not `example.com`.
+    Below(Box<str>),
+}
+
+/// Why a text is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{text}` is no host: write \"api.openai.com\", \"*.example.com\", \"host:8080\", \"http://host\" or \"*\" ({why})"
+)]
+pub struct PatternError {
+    /// The text as given.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl HostPattern {
+    /// Whether it stands for this origin. Without a scheme it stands for https at 443 and http at 80 and, with a
+    /// port, for both at that port.
+    pub fn matches(&self, origin: &Origin) -> bool {
+        self.scheme.is_none_or(|scheme| scheme == origin.scheme)
+            && origin.port == self.port.unwrap_or(origin.scheme.default_port())
+            && self.host_matches(&origin.host)
+            || self.is_any()
+    }
+
+    /// Whether it is `*`.
+    pub fn is_any(&self) -> bool {
+        self.scheme.is_none() && self.host == Host::Any && self.port.is_none()
+    }
+
+    /// The exact origin, where it stands for only one.
+    pub fn exact(&self) -> Option<Origin> {
+        let (Some(scheme), Host::Exact(host)) = (self.scheme, &self.host) else { return None };
+        Some(Origin { scheme, host: host.as_ref().into(), port: self.port.unwrap_or(scheme.default_port()) })
+    }
+
+    /// Length of what must agree; of two patterns that match, the longer one is the narrower.
+    pub fn narrowness(&self) -> usize {
+        match &self.host {
+            Host::Any => 0,
+            Host::Below(suffix) => suffix.len(),
+            Host::Exact(_) => usize::MAX,
+        }
+    }
+
+    /// Its scheme, where it names one.
+    pub fn scheme(&self) -> Option<Scheme> {
+        self.scheme
+    }
+
+    fn host_matches(&self, host: &str) -> bool {
+        match &self.host {
+            Host::Any => true,
+            Host::Exact(exact) => **exact == *host,
+            Host::Below(suffix) => host.len() > suffix.len() && host.ends_with(&**suffix),
+        }
+    }
+}
+
+impl std::str::FromStr for HostPattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let wrong = |why: &str| PatternError { text: text.to_owned(), why: why.to_owned() };
+        let (scheme, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (Some(Scheme::Http), rest),
+            Some(("https", rest)) => (Some(Scheme::Https), rest),
+            Some(_) => return Err(wrong("the scheme is neither http nor https")),
+            None => (None, text),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains('/') {
+            return Err(wrong("a host has no path"));
+        }
+        let (below, rest) = match rest.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, rest),
+        };
+        // The port is split off by hand where `*` stands for the host, which is no authority.
+        if !below && (rest == "*" || rest.starts_with("*:")) {
+            let port = match rest.strip_prefix("*:") {
+                Some(digits) => Some(digits.parse().map_err(|_| wrong("the port is none"))?),
+                None => None,
+            };
+            return Ok(Self { scheme, host: Host::Any, port });
+        }
+        if rest.contains('*') {
+            return Err(wrong("`*` may stand only for whole labels at the front"));
+        }
+        let authority: uri::Authority = rest.parse().map_err(|_| wrong("not a host"))?;
+        let origin = Origin::new(scheme.unwrap_or(Scheme::Https), &authority).map_err(|why| wrong(&why))?;
+        let stated = authority.as_str().len() > authority.host().len() + 1;
+        let host = match below {
+            true if origin.address().is_some() => return Err(wrong("there is nothing below an address")),
+            true => Host::Below(format!(".{}", origin.host).into()),
+            false => Host::Exact(origin.host.as_ref().into()),
+        };
+        Ok(Self { scheme, host, port: stated.then_some(origin.port) })
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(scheme) = self.scheme {
+            write!(f, "{}://", scheme.as_str())?;
+        }
+        match &self.host {
+            Host::Any => f.write_str("*")?,
+            Host::Exact(host) if host.contains(':') => write!(f, "[{host}]")?,
+            Host::Exact(host) => f.write_str(host)?,
+            Host::Below(suffix) => write!(f, "*{suffix}")?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+/// The hosts that a function may send to.
+#[derive(Clone, Debug, Default)]
+pub struct HostPatterns(Vec<HostPattern>);
+
+impl HostPatterns {
+    /// Reads a list of patterns.
+    ///
+    /// # Errors
+    /// The first text that is no pattern.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Self, PatternError> {
+        texts.into_iter().map(|text| text.parse()).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether one of them stands for this origin.
+    pub fn allow(&self, origin: &Origin) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(origin))
+    }
+
+    /// The refusal, with the line to paste into the function's `tidegate.toml`.
+    pub fn denial(&self, function: &str, origin: &Origin) -> Problem {
+        // A call without TLS must be allowed by saying so, else the line would allow the wrong thing.
+        let wanted = match origin.scheme {
+            Scheme::Https => origin.authority().to_string(),
+            Scheme::Http => origin.to_string(),
+        };
+        let all: Vec<_> =
+            self.0.iter().map(ToString::to_string).chain([wanted]).map(|host| format!("\"{host}\"")).collect();
+        let line = format!("allowed_hosts = [{}]", all.join(", "));
+        let detail = format!(
+            "The function `{function}` may not send to {origin}. To allow it, put this line into its tidegate.toml \
+             and deploy again: {line}"
+        );
+        let value = match self.0.len() {
+            0 => "none".to_owned(),
+            _ => self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        Problem::new(StatusCode::FORBIDDEN, "host-denied", "Destination host denied", detail)
+            .bound("hosts the function may send to", value, "allowed_hosts")
+            .proxy_error("http_request_denied")
+            .final_answer()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(text: &str) -> Origin {
+        Origin::of(&text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn patterns_stand_for_what_they_say_and_no_more() {
+        for (pattern, yes, no) in [
+            (
+                "api.openai.com",
+                &["https://api.openai.com", "http://api.openai.com", "https://API.OPENAI.COM."][..],
+                &["https://api.openai.com:8443", "https://openai.com", "https://x.api.openai.com"][..],
+            ),
+            (
+                "*.example.com",
+                &["https://a.example.com", "https://a.b.example.com"],
+                &["https://example.com", "https://badexample.com", "https://example.com.evil.test"],
+            ),
+            ("localhost:8080", &["http://localhost:8080", "https://localhost:8080"], &["http://localhost"]),
+            ("http://a", &["http://a"], &["https://a", "http://a:81"]),
+            ("https://*.a.test:8443", &["https://b.a.test:8443"], &["https://b.a.test", "http://b.a.test:8443"]),
+            ("*", &["https://a", "http://[::1]:99", "http://127.0.0.1:1"], &[]),
+            ("*:8080", &["https://a:8080", "http://b:8080"], &["http://b"]),
+            ("[::1]:80", &["http://[::1]"], &["http://127.0.0.1"]),
+        ] {
+            let pattern: HostPattern = pattern.parse().unwrap();
+            for text in yes {
+                assert!(pattern.matches(&origin(text)), "{pattern} {text}");
+            }
+            for text in no {
+                assert!(!pattern.matches(&origin(text)), "{pattern} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_an_error_that_shows_right_ones() {
+        for text in ["", "a b", "ftp://a", "https://a/path", "a.*.com", "*a.com", "u@a", "a:99999", "*.127.0.0.1", "*:x"] {
+            let error = text.parse::<HostPattern>().unwrap_err().to_string();
+            assert!(error.contains("*.example.com"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_prints_as_it_is_read() {
+        for text in ["api.openai.com", "*.example.com", "https://a:8443", "*", "*:80", "http://[::1]:8080"] {
+            assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_denial_prints_the_line_to_paste() {
+        let hosts = HostPatterns::parse(&[]).unwrap();
+        let problem = hosts.denial("agent", &origin("https://api.openai.com/v1"));
+        assert!(problem.detail.contains(r#"allowed_hosts = ["api.openai.com"]"#), "{}", problem.detail);
+        let hosts = HostPatterns::parse(&["*.a.test".to_owned()]).unwrap();
+        let problem = hosts.denial("agent", &origin("http://127.0.0.1:9/x"));
+        assert!(problem.detail.contains(r#"allowed_hosts = ["*.a.test", "http://127.0.0.1:9"]"#), "{}", problem.detail);
+        // What is printed, once pasted, allows the call.
+        let pasted = HostPatterns::parse(&["http://127.0.0.1:9".to_owned()]).unwrap();
+        assert!(pasted.allow(&origin("http://127.0.0.1:9/x")));
+    }
+}

@@ -1,0 +1,250 @@
+//! Headers that end at the gate, and headers that begin there.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use tidegate_core::policy;
+
+/// Counts gates that a request has passed, so that one that meets itself is stopped.
+pub const HOP: HeaderName = HeaderName::from_static("tidegate-hop");
+/// Gates that a request may pass.
+pub(crate) const HOPS: u8 = 8;
+
+/// Gates that the request which caused this call has passed: put it into the request's extensions where the call does
+/// not carry the header itself, as a guest's does not.
+#[derive(Clone, Copy, Debug)]
+pub struct Hops(pub u8);
+
+impl Hops {
+    /// What an inbound request says.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let stated = headers.get(HOP).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+        Self(stated.unwrap_or(0))
+    }
+}
+
+/// Headers of one connection only (RFC 9110 section 7.6.1), and of its proxy.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::EXPECT,
+];
+
+/// What must not stand in trailers (RFC 9110 section 6.5.1): framing, routing, authentication, and what is only of one
+/// connection.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_connection(trailers);
+    for name in [
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::CONTENT_ENCODING,
+        header::CONTENT_TYPE,
+        header::CONTENT_RANGE,
+        header::TRAILER,
+        header::AUTHORIZATION,
+        header::SET_COOKIE,
+        header::COOKIE,
+    ] {
+        trailers.remove(name);
+    }
+    strip_own(trailers);
+}
+
+/// Removes headers of one connection, those that `Connection` names included.
+pub(crate) fn strip_connection(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|text| text.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Removes our own headers: what they say is said to the gate.
+fn strip_own(headers: &mut HeaderMap) {
+    let own: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("tidegate-")).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+}
+
+/// Makes the headers of a request those of ours. Framing is left to what sends it.
+pub(crate) fn outgoing(headers: &mut HeaderMap, trace: HeaderValue, hops: u8) {
+    // `TE: trailers` is the one thing about a connection that says something about the sender: it wants trailers.
+    let wants_trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|text| text.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
+    strip_connection(headers);
+    strip_own(headers);
+    headers.remove(header::HOST);
+    headers.remove(header::CONTENT_LENGTH);
+    if wants_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    headers.insert("traceparent", trace);
+    headers.insert(HOP, HeaderValue::from(u16::from(hops)));
+}
+
+/// What the request says about itself to the gate.
+pub(crate) struct Stated {
+    /// Its own policy, its stated patience included.
+    pub(crate) policy: Option<policy::Policy>,
+    /// The length of its body.
+    pub(crate) length: Option<u64>,
+}
+
+/// Reads what a request says to the gate.
+///
+/// # Errors
+/// Which header is wrong, and why.
+pub(crate) fn stated(headers: &HeaderMap) -> Result<Stated, (HeaderName, String)> {
+    let mut policy = None;
+    if headers.contains_key(policy::HEADER) {
+        let name = HeaderName::from_static(policy::HEADER);
+        let lines: Result<Vec<_>, _> = headers.get_all(&name).iter().map(HeaderValue::to_str).collect();
+        let text = lines.map_err(|_| (name.clone(), "is not ASCII".to_owned()))?.join(", ");
+        let stated = policy::header::parse(&text)
+            .and_then(|policy| policy.validate().map(|()| policy))
+            .map_err(|error| (name, error.to_string()))?;
+        policy = Some(stated);
+    }
+    if policy.as_ref().is_none_or(|policy| policy.deadline.is_none())
+        && let Some(patience) = patience(headers)
+    {
+        let span = tidegate_core::units::Span(patience.min(policy::Policy::MAX_DEADLINE));
+        policy.get_or_insert_default().deadline = Some(span);
+    }
+    Ok(Stated { policy, length: length(headers).map_err(|why| (header::CONTENT_LENGTH, why))? })
+}
+
+/// How long the client says it waits: `Prefer: wait=10` (RFC 7240), or the time-out that the OpenAI and Anthropic
+/// clients state in `x-stainless-read-timeout` (Python) and `x-stainless-timeout` (JavaScript), in seconds.
+fn patience(headers: &HeaderMap) -> Option<Duration> {
+    let prefer = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let waits = prefer.flat_map(|text| text.split([',', ';'])).filter_map(|preference| {
+        let (name, value) = preference.trim().split_once('=')?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').to_owned())
+    });
+    let stainless = ["x-stainless-read-timeout", "x-stainless-timeout"]
+        .into_iter()
+        .filter_map(|name| headers.get(name)?.to_str().ok().map(str::to_owned));
+    waits
+        .chain(stainless)
+        .filter_map(|text| text.parse::<f64>().ok())
+        .find(|seconds| (0.001..1e6).contains(seconds))
+        .map(Duration::from_secs_f64)
+}
+
+/// The one length that all `content-length` lines agree on.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, String> {
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        for part in value.to_str().map_err(|_| "is not a number".to_owned())?.split(',') {
+            let part = part.trim();
+            let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            let parsed: u64 =
+                part.parse().ok().filter(|_| digits).ok_or_else(|| format!("`{part}` is not a number of bytes"))?;
+            if length.is_some_and(|length| length != parsed) {
+                return Err("states two lengths".into());
+            }
+            length = Some(parsed);
+        }
+    }
+    Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn what_ends_at_the_gate_does_not_leave_it() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret-Hop"),
+            ("x-secret-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("te", "trailers, gzip"),
+            ("upgrade", "websocket"),
+            ("host", "evil.example"),
+            ("content-length", "5"),
+            ("tidegate-policy", "deadline=5"),
+            ("tidegate-anything", "x"),
+            ("traceparent", "old"),
+            ("authorization", "Bearer theirs"),
+            ("accept", "*/*"),
+        ]);
+        outgoing(&mut headers, HeaderValue::from_static("new"), 3);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept", "authorization", "te", "tidegate-hop", "traceparent"]);
+        assert_eq!(headers["te"], "trailers");
+        assert_eq!(headers["traceparent"], "new");
+        assert_eq!(headers[HOP], "3");
+    }
+
+    #[test]
+    fn the_client_states_its_patience_in_several_ways() {
+        for (headers, seconds) in [
+            (&[("prefer", "respond-async, wait=10")][..], Some(10.0)),
+            (&[("prefer", "return=minimal; wait=\"2\"")], Some(2.0)),
+            (&[("x-stainless-read-timeout", "600")], Some(600.0)),
+            (&[("x-stainless-timeout", "1.5")], Some(1.5)),
+            (&[("tidegate-policy", "deadline=3"), ("prefer", "wait=10")], Some(3.0)),
+            (&[("tidegate-policy", "retries=3"), ("prefer", "wait=10")], Some(10.0)),
+            (&[("x-stainless-read-timeout", "NaN")], None),
+            (&[("x-stainless-read-timeout", "0")], None),
+            (&[("prefer", "wait")], None),
+            (&[], None),
+        ] {
+            let policy = stated(&map(headers)).ok().and_then(|stated| stated.policy);
+            let deadline = policy.and_then(|policy| policy.deadline).map(|span| span.0.as_secs_f64());
+            assert_eq!(deadline, seconds, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_header_is_named() {
+        for (headers, wrong) in [
+            (&[("tidegate-policy", "deadlin=3")][..], "tidegate-policy"),
+            (&[("content-length", "5"), ("content-length", "6")], "content-length"),
+            (&[("content-length", "5, 6")], "content-length"),
+            (&[("content-length", "+5")], "content-length"),
+            (&[("content-length", "")], "content-length"),
+        ] {
+            assert_eq!(stated(&map(headers)).err().map(|(name, _)| name.to_string()).as_deref(), Some(wrong));
+        }
+        assert_eq!(stated(&map(&[("content-length", "5, 5")])).ok().and_then(|stated| stated.length), Some(5));
+    }
+
+    #[test]
+    fn forbidden_trailers_are_dropped() {
+        let mut trailers = map(&[("content-length", "1"), ("host", "a"), ("transfer-encoding", "x"), ("grpc-status", "0")]);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("grpc-status", "0")]));
+    }
+}

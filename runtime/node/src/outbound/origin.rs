@@ -1,0 +1,206 @@
+//! Scheme, host and port of what is dialled, in one normal form.
+//!
+//! Everything that asks "which upstream is this" (actors, allowed hosts, connections, tickets) asks this type, and what
+//! is dialled is this type too: two spellings of one host can't be two upstreams.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
+
+use http::{HeaderValue, Uri, uri};
+
+use super::TransportError;
+
+/// How an upstream is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Plain text.
+    Http,
+    /// TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The port that needs no mention.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+
+    /// `http` or `https`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// Scheme, host and port of an upstream. The host is in lower case and has no trailing dot; an IPv6 address stands
+/// without brackets, in its shortest form.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// Name or address.
+    pub host: Arc<str>,
+    /// The port, never 0.
+    pub port: u16,
+}
+
+impl Origin {
+    /// The origin of an absolute URI.
+    ///
+    /// # Errors
+    /// [`TransportError::BadRequest`] when the URI is not absolute, its scheme is neither http nor https, or its
+    /// authority holds user information, an escape, a zone or a port that is none.
+    pub fn of(uri: &Uri) -> Result<Self, TransportError> {
+        let wrong = |why: String| TransportError::BadRequest { why };
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            Some(other) => return Err(wrong(format!("the scheme `{other}` is neither http nor https"))),
+            None => return Err(wrong("its URI is not absolute".into())),
+        };
+        let authority = uri.authority().ok_or_else(|| wrong("its URI names no host".into()))?;
+        Self::new(scheme, authority).map_err(wrong)
+    }
+
+    /// The origin of an authority, or what is wrong with it.
+    pub(crate) fn new(scheme: Scheme, authority: &uri::Authority) -> Result<Self, String> {
+        let text = authority.as_str();
+        if text.contains('@') {
+            return Err("user names and passwords in a URL are not sent; use an Authorization header".into());
+        }
+        if text.contains('%') {
+            return Err(format!("the host `{text}` holds an escape or a zone"));
+        }
+        let raw = authority.host();
+        let port = match text.get(raw.len()..) {
+            None | Some("" | ":") => scheme.default_port(),
+            Some(rest) => rest
+                .strip_prefix(':')
+                .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+                .and_then(|digits| digits.parse().ok())
+                .filter(|port| *port != 0)
+                .ok_or_else(|| format!("the port in `{text}` is none"))?,
+        };
+        Ok(Self { scheme, host: Self::normal_host(raw)?, port })
+    }
+
+    /// Lower case, no brackets, no trailing dot.
+    pub(crate) fn normal_host(raw: &str) -> Result<Arc<str>, String> {
+        if let Some(inner) = raw.strip_prefix('[') {
+            let address = inner.strip_suffix(']').and_then(|inner| inner.parse::<Ipv6Addr>().ok());
+            return match address {
+                Some(address) => Ok(address.to_string().into()),
+                None => Err(format!("`{raw}` is no IPv6 address")),
+            };
+        }
+        let host = raw.strip_suffix('.').unwrap_or(raw);
+        if host.is_empty() || host.ends_with('.') || host.starts_with('.') || host.len() > 253 {
+            return Err(format!("the host `{raw}` is no name and no address"));
+        }
+        if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            Ok(host.to_ascii_lowercase().into())
+        } else {
+            Ok(host.into())
+        }
+    }
+
+    /// The address, where the host is one in its usual form. Unusual forms (`0x7f.1`) are names to us: the resolver
+    /// reads them, and what it makes of them is checked.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+
+    /// `host` or `host:port`, as in a `Host` header and in URLs.
+    pub fn authority(&self) -> Authority<'_> {
+        Authority(self)
+    }
+
+    /// The `Host` header.
+    pub fn host_header(&self) -> Option<HeaderValue> {
+        if self.port == self.scheme.default_port() && !self.host.contains(':') {
+            return HeaderValue::from_str(&self.host).ok();
+        }
+        HeaderValue::from_str(&self.authority().to_string()).ok()
+    }
+}
+
+/// Writes `host` or `host:port`.
+pub struct Authority<'a>(&'a Origin);
+
+impl fmt::Display for Authority<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Origin { scheme, host, port } = self.0;
+        match host.contains(':') {
+            true => write!(f, "[{host}]")?,
+            false => f.write_str(host)?,
+        }
+        if *port != scheme.default_port() { write!(f, ":{port}") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(text: &str) -> Result<String, String> {
+        let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
+        Origin::of(&uri).map(|origin| origin.to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn two_spellings_of_a_host_are_one_origin() {
+        for (text, normal) in [
+            ("https://api.openai.com/v1", "https://api.openai.com"),
+            ("https://API.OpenAI.com:443/v1", "https://api.openai.com"),
+            ("https://api.openai.com./v1", "https://api.openai.com"),
+            ("http://a:80/", "http://a"),
+            ("http://a:/", "http://a"),
+            ("http://a:8080/", "http://a:8080"),
+            ("http://[0:0::1]:8080/", "http://[::1]:8080"),
+            ("http://[::ffff:7f00:1]/", "http://[::ffff:127.0.0.1]"),
+            ("http://127.0.0.1/", "http://127.0.0.1"),
+        ] {
+            assert_eq!(origin(text).as_deref(), Ok(normal), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for text in [
+            "https://user:pass@api.openai.com/",
+            "https://api.openai.com@evil.example/",
+            "http://a:0/",
+            "http://a:65536/",
+            "http://a:+80/",
+            "http://./",
+            "http://a../",
+            "ftp://a/",
+            "/path",
+            "a:80",
+            "http://[fe80::1%25eth0]/",
+            "http://%31%32%37.0.0.1/",
+        ] {
+            assert!(origin(text).is_err(), "{text}: {:?}", origin(text));
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! An HTTP/2 connection: many calls at once, driven by a task of its own.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+
+use super::{OpenConnection, Upstream, socket::Socket};
+use crate::outbound::body::OutBody;
+
+/// Streams that a connection may carry before the peer's SETTINGS said how many it takes. An odd number, as it also
+/// tells that they have not come yet.
+const BEFORE_SETTINGS: usize = 61;
+/// Streams on one connection however many the peer takes: beyond this a second connection is faster.
+const STREAMS: usize = 256;
+/// Flow-control windows of what we receive, per stream and connection, bytes.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// One connection, shared by its calls.
+pub(super) struct H2 {
+    pub(super) sender: http2::SendRequest<OutBody>,
+    streams: AtomicUsize,
+    max_streams: Arc<AtomicUsize>,
+    pub(super) reused: AtomicBool,
+    idle_since: Mutex<Instant>,
+}
+
+impl H2 {
+    pub(super) async fn handshake(
+        socket: Socket,
+        open: OpenConnection,
+        upstream: &Arc<Upstream>,
+    ) -> hyper::Result<Arc<Self>> {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_max_send_streams(BEFORE_SETTINGS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(TokioIo::new(socket))
+            .await?;
+        let max_streams = Arc::new(AtomicUsize::new(BEFORE_SETTINGS));
+        let (max, origin) = (Arc::clone(&max_streams), Arc::downgrade(upstream));
+        tokio::spawn(async move {
+            let mut connection = pin!(connection);
+            let ended = std::future::poll_fn(|cx| {
+                let polled = connection.as_mut().poll(cx);
+                let now = connection.current_max_send_streams();
+                if max.swap(now, Ordering::Relaxed) != now
+                    && let Some(upstream) = origin.upgrade()
+                {
+                    upstream.changed.notify_waiters();
+                }
+                polled
+            })
+            .await;
+            if let Err(error) = ended {
+                tracing::debug!(%error, "an HTTP/2 connection ended");
+            }
+            drop(open);
+            if let Some(upstream) = origin.upgrade() {
+                upstream.changed.notify_waiters();
+            }
+        });
+        Ok(Arc::new(Self {
+            sender,
+            streams: AtomicUsize::new(0),
+            max_streams,
+            reused: AtomicBool::new(false),
+            idle_since: Mutex::new(Instant::now()),
+        }))
+    }
+
+    /// Whether it can carry calls at all.
+    pub(super) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// Whether the peer has not yet said how many streams it takes.
+    pub(super) fn awaits_settings(&self) -> bool {
+        self.max_streams.load(Ordering::Relaxed) == BEFORE_SETTINGS
+    }
+
+    /// Takes a stream, if one is free. Called under the upstream's lock only.
+    pub(super) fn take(self: &Arc<Self>, upstream: &Arc<Upstream>) -> Option<Stream> {
+        let max = self.max_streams.load(Ordering::Relaxed).min(STREAMS);
+        if self.streams.load(Ordering::Relaxed) >= max {
+            return None;
+        }
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        Some(Stream { connection: Arc::clone(self), upstream: Arc::clone(upstream) })
+    }
+
+    /// Since when it carries no call, if it carries none.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (self.streams.load(Ordering::Relaxed) == 0).then(|| *self.idle_since.lock())
+    }
+}
+
+/// One stream of a connection, given back when dropped.
+pub(super) struct Stream {
+    pub(super) connection: Arc<H2>,
+    upstream: Arc<Upstream>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.connection.reused.store(true, Ordering::Relaxed);
+        if self.connection.streams.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.connection.idle_since.lock() = Instant::now();
+        }
+        self.upstream.changed.notify_one();
+    }
+}

@@ -1,0 +1,146 @@
+//! A connection in the hands of one call, and the answer that comes over it.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{Upstream, h1::H1, h2::Stream};
+use crate::outbound::body::OutBody;
+
+/// The right to send one request over a connection.
+pub(crate) struct Lease(Link);
+
+enum Link {
+    H1 { connection: Box<H1>, upstream: Arc<Upstream> },
+    H2(Stream),
+}
+
+/// An exchange that broke before the head of the answer.
+pub(crate) struct Broken {
+    /// What was seen.
+    pub(crate) error: hyper::Error,
+    /// The request, where not a byte of it was sent.
+    pub(crate) request: Option<Request<OutBody>>,
+    /// The connection had served before: the peer may have closed it for its age.
+    pub(crate) reused: bool,
+}
+
+impl Lease {
+    pub(super) fn h1(connection: Box<H1>, upstream: Arc<Upstream>) -> Self {
+        Self(Link::H1 { connection, upstream })
+    }
+
+    pub(super) fn h2(stream: Stream) -> Self {
+        Self(Link::H2(stream))
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub(crate) fn is_h2(&self) -> bool {
+        matches!(self.0, Link::H2(_))
+    }
+
+    /// Gives the connection back unused.
+    pub(crate) fn give_back(self) {
+        if let Link::H1 { connection, upstream } = self.0 {
+            upstream.put(connection);
+        }
+    }
+
+    /// Sends the request and waits for the head of the answer. Dropping the future closes the connection (HTTP/1.1) or
+    /// resets the stream (HTTP/2).
+    ///
+    /// # Errors
+    /// [`Broken`] when the connection ended before.
+    pub(crate) async fn exchange(self, request: Request<OutBody>) -> Result<Response<Streaming>, Broken> {
+        match self.0 {
+            Link::H1 { mut connection, upstream } => {
+                let reused = connection.reused;
+                match connection.exchange(request).await {
+                    Ok(response) => {
+                        Ok(response.map(|body| Streaming { body, link: Some(Link::H1 { connection, upstream }) }))
+                    }
+                    Err(mut error) => {
+                        Err(Broken { request: error.take_message(), error: error.into_error(), reused })
+                    }
+                }
+            }
+            Link::H2(stream) => {
+                let reused = stream.connection.reused.load(Ordering::Relaxed);
+                let sent = stream.connection.sender.clone().try_send_request(request);
+                match sent.await {
+                    Ok(response) => {
+                        Ok(response.map(|body| Streaming { body, link: Some(Link::H2(stream)) }))
+                    }
+                    Err(mut error) => {
+                        Err(Broken { request: error.take_message(), error: error.into_error(), reused })
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The body of an answer, with the connection it comes over. Its end gives the connection back; dropping it before
+/// closes the connection or resets the stream.
+pub(crate) struct Streaming {
+    body: Incoming,
+    link: Option<Link>,
+}
+
+impl Streaming {
+    /// Gives the connection back where the body has ended already.
+    pub(crate) fn settle(&mut self, cx: &mut Context<'_>) {
+        if self.body.is_end_stream() {
+            self.give_back(cx);
+        }
+    }
+
+    /// Closes the connection, or resets the stream.
+    pub(crate) fn close(&mut self) {
+        self.link = None;
+    }
+
+    fn give_back(&mut self, cx: &mut Context<'_>) {
+        if let Some(Link::H1 { mut connection, upstream }) = self.link.take()
+            && connection.rest(cx)
+        {
+            upstream.put(connection);
+        }
+    }
+}
+
+impl Body for Streaming {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.link {
+            Some(Link::H1 { connection, .. }) => connection.poll_body(&mut this.body, cx),
+            Some(Link::H2(_)) => Pin::new(&mut this.body).poll_frame(cx),
+            None => Poll::Ready(None),
+        };
+        match &frame {
+            Poll::Ready(None) => this.give_back(cx),
+            Poll::Ready(Some(Err(_))) => this.close(),
+            Poll::Ready(Some(Ok(_))) if this.body.is_end_stream() => this.give_back(cx),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.link.is_none() || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,82 @@
+//! TLS towards upstreams. Each tenant has a configuration of its own, because session tickets live in it: a ticket
+//! shared between tenants would let one ride on, and be recognised by, the other's sessions.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use rustls::{ClientConfig, RootCertStore, client::Resumption, pki_types::ServerName};
+use tokio::{net::TcpStream, sync::OnceCell};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    ids::TenantId,
+    outbound::{Origin, TransportError},
+};
+
+/// Sessions one tenant keeps for resumption.
+const SESSIONS: usize = 256;
+/// Tenants whose configuration is kept; beyond it all are made anew when needed.
+const TENANTS: usize = 4_096;
+
+/// The TLS configurations of all tenants.
+pub(crate) struct Tls {
+    roots: OnceCell<Arc<RootCertStore>>,
+    tenants: Mutex<HashMap<TenantId, Arc<ClientConfig>>>,
+}
+
+impl Tls {
+    /// With these roots, or the system's.
+    pub(crate) fn new(roots: Option<Arc<RootCertStore>>) -> Self {
+        Self { roots: OnceCell::new_with(roots), tenants: Mutex::default() }
+    }
+
+    /// Shakes hands. HTTP/2 is offered first, then HTTP/1.1.
+    pub(crate) async fn connect(
+        &self,
+        tenant: &TenantId,
+        origin: &Origin,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, TransportError> {
+        let failed = |why: String| TransportError::Tls { host: origin.authority().to_string(), why };
+        let name = ServerName::try_from(origin.host.to_string()).map_err(|error| failed(error.to_string()))?;
+        let config = self.config(tenant).await.map_err(failed)?;
+        TlsConnector::from(config).connect(name, stream).await.map_err(|error| failed(error.to_string()))
+    }
+
+    async fn config(&self, tenant: &TenantId) -> Result<Arc<ClientConfig>, String> {
+        if let Some(config) = self.tenants.lock().get(tenant) {
+            return Ok(Arc::clone(config));
+        }
+        // Reading the system's store takes tens of milliseconds, off the runtime's threads.
+        let load = || async { tokio::task::spawn_blocking(system_roots).await.map_err(|error| error.to_string()) };
+        let roots = self.roots.get_or_try_init(load).await?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(Arc::clone(roots))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let mut tenants = self.tenants.lock();
+        if tenants.len() >= TENANTS {
+            tenants.clear();
+        }
+        Ok(Arc::clone(tenants.entry(tenant.clone()).or_insert_with(|| Arc::new(config))))
+    }
+}
+
+/// The system's roots; where it has none (a bare container), those of Mozilla that come with the program.
+fn system_roots() -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::debug!(%error, "a root certificate of the system could not be read");
+    }
+    let (added, ignored) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    tracing::debug!(added, ignored, "root certificates read");
+    Arc::new(roots)
+}

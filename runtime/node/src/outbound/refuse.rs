@@ -1,0 +1,108 @@
+//! How the gate says no, and how a failure to reach anybody is told to those who need an answer.
+
+use http::{HeaderName, StatusCode};
+use tidegate_core::{Refusal, Waiting, units::Span};
+
+use super::{Origin, TransportError, headers};
+use crate::{problem::Problem, settings::names};
+
+/// The answer for a call that the actor refused.
+pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
+    let (status, title) = match refusal {
+        Refusal::QueueFull { .. } | Refusal::QueueBytes { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, "The destination's queue is full")
+        }
+        Refusal::DeadlineUnreachable { .. } => (StatusCode::TOO_MANY_REQUESTS, "The deadline can't be met"),
+        Refusal::DeadlinePassed { .. } => (StatusCode::GATEWAY_TIMEOUT, "The deadline passed"),
+        Refusal::CostTooLarge { .. } => (StatusCode::TOO_MANY_REQUESTS, "The call is larger than its limit"),
+        Refusal::TooManyDestinations { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Too many destinations"),
+    };
+    let setting = match refusal {
+        Refusal::QueueFull { .. } => names::QUEUE_CALLS,
+        Refusal::QueueBytes { .. } => names::QUEUE_BYTES,
+        Refusal::TooManyDestinations { .. } => names::MAX_ACTORS,
+        other => other.setting(),
+    };
+    let mut problem = Problem::new(status, refusal.kind(), title, format!("{destination}: {refusal}"))
+        .bound(refusal.limit(), refusal.value(), setting)
+        .proxy_error(match refusal {
+            Refusal::DeadlinePassed { .. } => "http_response_timeout",
+            _ => "connection_limit_reached",
+        })
+        .member("destination", destination);
+    let paused = match refusal {
+        Refusal::DeadlinePassed { why: Waiting::Paused { left, .. }, .. } => Some(*left),
+        _ => None,
+    };
+    match (refusal.retry_after().or(paused), refusal) {
+        (Some(after), _) => problem = problem.retry_after(after),
+        (None, Refusal::CostTooLarge { .. }) => problem = problem.final_answer(),
+        (None, _) => {}
+    }
+    problem
+}
+
+/// The answer for a call whose deadline passed while an attempt was under way.
+pub(super) fn deadline_passed(destination: &str, deadline: std::time::Duration, attempts: u32) -> Problem {
+    let detail = format!("{destination}: no answer within the deadline of {}, attempt {attempts}", Span(deadline));
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline-passed", "The deadline passed", detail)
+        .bound("deadline of the call", Span(deadline), "policy.deadline")
+        .proxy_error("http_response_timeout")
+        .member("destination", destination)
+}
+
+/// The answer for a request that meets itself.
+pub(super) fn looped(origin: &Origin) -> Problem {
+    let detail = format!("The request to {origin} has passed {} gates: it calls itself", headers::HOPS);
+    Problem::new(StatusCode::LOOP_DETECTED, "loop", "Loop detected", detail)
+        .bound("gates that a request may pass", headers::HOPS, "none")
+        .proxy_error("proxy_loop_detected")
+        .final_answer()
+}
+
+/// The answer for a header that says something wrong to the gate.
+pub(super) fn wrong_header(name: &HeaderName, why: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "header-invalid", "A header is wrong", format!("`{name}`: {why}"))
+        .proxy_error("http_request_error")
+        .final_answer()
+}
+
+impl From<TransportError> for Problem {
+    fn from(error: TransportError) -> Self {
+        use TransportError as E;
+        let (status, kind, title, code) = match &error {
+            E::Dns { .. } => (StatusCode::BAD_GATEWAY, "dns", "The name has no address", "dns_error"),
+            E::Connect { .. } => (StatusCode::BAD_GATEWAY, "connect", "No connection", "connection_refused"),
+            E::ConnectTimeout { .. } => {
+                (StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "No connection in time", "connection_timeout")
+            }
+            E::Tls { .. } => (StatusCode::BAD_GATEWAY, "tls", "TLS failed", "tls_protocol_error"),
+            E::FirstByteTimeout { .. } => {
+                (StatusCode::GATEWAY_TIMEOUT, "first-byte-timeout", "No answer in time", "http_response_timeout")
+            }
+            E::Closed { .. } => {
+                (StatusCode::BAD_GATEWAY, "closed", "The connection was closed", "connection_terminated")
+            }
+            E::Protocol { .. } => {
+                (StatusCode::BAD_GATEWAY, "protocol", "The answer is no HTTP", "http_protocol_error")
+            }
+            E::RequestBody { .. } => {
+                (StatusCode::BAD_REQUEST, "request-body", "The request body failed", "http_request_error")
+            }
+            E::BadRequest { .. } => {
+                (StatusCode::BAD_REQUEST, "request-invalid", "The request can't be sent", "http_request_error")
+            }
+        };
+        let problem = Problem::new(status, kind, title, error.to_string()).proxy_error(code);
+        match &error {
+            E::ConnectTimeout { limit, setting, .. } => {
+                problem.bound("time to connect", Span(*limit), *setting)
+            }
+            E::FirstByteTimeout { limit, setting, .. } => {
+                problem.bound("time to the head of the answer", Span(*limit), *setting)
+            }
+            E::RequestBody { .. } | E::BadRequest { .. } => problem.final_answer(),
+            _ => problem,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Where the actors live: a pure shard per core behind one short mutex each, and one thread for all their timers.
+//!
+//! No lock is held across an await, and nobody is woken under one. An admission is one token whose drop gives back its
+//! slot, its share of limits and its place, whatever phase it is in; so is the wait for one. So a call that is dropped
+//! at any point leaves nothing behind.
+
+mod clock;
+mod timer;
+mod wait;
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tidegate_core::{
+    Attempt, Call, Config, Effect, Effects, NewCall, Outcome, Permit, Refusal, Shard, Snapshot, Submitted, Ticket,
+    Time, Verdict, Waiting, shard::Departure,
+};
+
+pub(crate) use clock::now;
+use timer::Timer;
+pub(crate) use wait::Wait;
+use wait::Waiter;
+
+/// All shards of a node.
+pub(crate) struct Shards {
+    shards: Box<[Mutex<Hosted>]>,
+    timer: Timer,
+}
+
+/// A core shard with what the host adds: who waits.
+struct Hosted {
+    core: Shard,
+    effects: Effects,
+    /// By the index of the call.
+    waiters: Vec<Option<Arc<Waiter>>>,
+}
+
+/// Wakes what an operation let go or refused, once the lock is gone.
+type Woken = SmallVec<[(Arc<Waiter>, wait::Outcome); 4]>;
+
+/// What the gate says to a call that asks.
+pub(crate) enum Asked {
+    /// Go.
+    Admitted(Admission),
+    /// Wait.
+    Queued {
+        /// Waits for the admission.
+        wait: Wait,
+        /// For what.
+        why: Waiting,
+    },
+    /// No.
+    Refused(Refusal),
+}
+
+impl Shards {
+    /// Shards and their timer thread, which ends when the last reference to the shards does. `sweep` is called from it
+    /// about once a second.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(
+        count: usize,
+        max_actors: usize,
+        sweep: impl Fn() + Send + 'static,
+    ) -> std::io::Result<Arc<Self>> {
+        let count = count.max(1);
+        let hosted = |_| {
+            Mutex::new(Hosted {
+                core: Shard::with_capacity(rand::random(), max_actors.div_ceil(count)),
+                effects: Effects::default(),
+                waiters: Vec::new(),
+            })
+        };
+        let shards = Arc::new(Self { shards: (0..count).map(hosted).collect(), timer: Timer::default() });
+        timer::spawn(&shards, sweep)?;
+        Ok(shards)
+    }
+
+    /// Runs an operation on the shard of a key, then wakes whom it concerns, then arms the timer.
+    fn with<T>(&self, shard: usize, run: impl FnOnce(&mut Hosted, Time) -> T) -> Option<T> {
+        let hosted = self.shards.get(shard)?;
+        let mut woken = Woken::new();
+        let (result, next) = {
+            let mut hosted = hosted.lock();
+            // Read under the lock: times that a shard sees never go back.
+            let result = run(&mut hosted, now());
+            hosted.collect(&mut woken);
+            (result, hosted.core.next_wake())
+        };
+        if let Some(next) = next {
+            self.timer.arm(next);
+        }
+        wait::wake(woken);
+        Some(result)
+    }
+
+    fn shard_of(&self, key: u128) -> usize {
+        // The low bits of a hash are as good as any others.
+        usize::try_from(key % self.shards.len().max(1) as u128).unwrap_or(0)
+    }
+
+    /// A call asks for admission to the partition `key`.
+    pub(crate) fn ask(self: &Arc<Self>, key: u128, config: &Arc<Config>, new: NewCall) -> Asked {
+        let shard = self.shard_of(key);
+        let asked = self.with(shard, |hosted, now| {
+            let submitted = hosted.core.submit(now, key, config, new, &mut hosted.effects);
+            match submitted {
+                Submitted::Admitted(permit) => Asked::Admitted(Admission::new(self, shard, permit)),
+                Submitted::Refused(refusal) => Asked::Refused(refusal),
+                Submitted::Queued { call, why, .. } => {
+                    let waiter = Arc::new(Waiter::default());
+                    hosted.register(call, Arc::clone(&waiter));
+                    Asked::Queued { wait: Wait::new(self, shard, call, waiter), why }
+                }
+            }
+        });
+        asked.unwrap_or(Asked::Refused(Refusal::TooManyDestinations { limit: 0 }))
+    }
+
+    /// The live state of a partition.
+    pub(crate) fn snapshot(&self, key: u128) -> Option<Snapshot> {
+        // A look changes nothing, so nobody is woken.
+        self.shards.get(self.shard_of(key))?.lock().core.snapshot(now(), key)
+    }
+
+    /// Lets every partition that follows `old` follow `new`.
+    pub(crate) fn reconfigure(&self, old: &Arc<Config>, new: &Arc<Config>) {
+        for shard in 0..self.shards.len() {
+            self.with(shard, |hosted, now| hosted.core.reconfigure(now, old, new, &mut hosted.effects));
+        }
+    }
+
+    /// Runs what is due and says when to come again.
+    fn tick(&self) -> Option<Time> {
+        let mut next = None;
+        for shard in &self.shards {
+            let mut woken = Woken::new();
+            {
+                let mut hosted = shard.lock();
+                let now = now();
+                if hosted.core.next_wake().is_some_and(|due| due <= now) {
+                    let Hosted { core, effects, .. } = &mut *hosted;
+                    core.tick(now, effects);
+                    hosted.collect(&mut woken);
+                }
+                next = [next, hosted.core.next_wake()].into_iter().flatten().min();
+            }
+            wait::wake(woken);
+        }
+        next
+    }
+}
+
+impl Hosted {
+    fn register(&mut self, call: Call, waiter: Arc<Waiter>) {
+        let index = call.index();
+        if self.waiters.len() <= index {
+            self.waiters.resize_with(index + 1, || None);
+        }
+        if let Some(place) = self.waiters.get_mut(index) {
+            *place = Some(waiter);
+        }
+    }
+
+    fn forget(&mut self, call: Call) -> Option<Arc<Waiter>> {
+        self.waiters.get_mut(call.index()).and_then(Option::take)
+    }
+
+    /// Takes the effects out and pairs each with who waits for it.
+    fn collect(&mut self, woken: &mut Woken) {
+        if self.effects.is_empty() {
+            return;
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain() {
+            let (call, outcome) = match effect {
+                Effect::Admit { call, permit, waited, why } => (call, Ok((permit, waited, why))),
+                Effect::Refuse { call, refusal } => (call, Err(refusal)),
+            };
+            if let Some(waiter) = self.forget(call) {
+                woken.push((waiter, outcome));
+            }
+        }
+        self.effects = effects;
+    }
+}
+
+/// The right to send one attempt. Dropping it gives everything back.
+pub(crate) struct Admission {
+    shards: Weak<Shards>,
+    shard: usize,
+    permit: Permit,
+}
+
+impl Admission {
+    fn new(shards: &Arc<Shards>, shard: usize, permit: Permit) -> Self {
+        Self { shards: Arc::downgrade(shards), shard, permit }
+    }
+
+    fn with<T>(&self, run: impl FnOnce(&mut Hosted, Time) -> T) -> Option<T> {
+        self.shards.upgrade()?.with(self.shard, run)
+    }
+
+    /// The first byte is about to leave.
+    pub(crate) fn departed(&self) -> Departure {
+        self.with(|hosted, now| hosted.core.departed(now, self.permit, &mut hosted.effects))
+            .unwrap_or(Departure::Released)
+    }
+
+    /// The outcome is known; says what to do.
+    pub(crate) fn report(&self, outcome: &Outcome, attempt: &Attempt<'_>) -> Verdict {
+        self.with(|hosted, now| hosted.core.report(now, self.permit, outcome, attempt, &mut hosted.effects))
+            .unwrap_or(Verdict::Return(tidegate_core::repeat::Reason::Released))
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.with(|hosted, now| hosted.core.release(now, self.permit, &mut hosted.effects));
+    }
+}
+
+/// A new call as core wants it.
+pub(crate) fn new_call(deadline: Time, bytes: u64, tokens: u32, returning: Option<Ticket>) -> NewCall {
+    NewCall { deadline, bytes, cost: tidegate_core::Cost { requests: 1, tokens }, returning }
+}
