@@ -2,8 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::Args;
@@ -15,12 +14,12 @@ use super::{
     deploy,
     failure::{Exit, Failure},
     lines,
-    local_node::LocalNode,
+    local_node::{self, LocalNode},
     manifest::{self, Manifest},
     output::{Out, bytes, millis, note, paint},
     signals,
 };
-use crate::{observe::FeedEvent, settings::Settings};
+use crate::{node::RootFunction, observe::FeedEvent, settings::Settings};
 
 /// Arguments of `tidegate dev`.
 #[derive(Args, Debug)]
@@ -63,12 +62,16 @@ pub(super) async fn run(args: DevArgs) -> Result<Exit, Failure> {
     let mut stop = signals::Stop::catch()?;
     let guest = Guest::find(&args)?;
     let mut settings = *args.settings;
-    super::local_node::give_way(&mut settings.node)?;
-    let node = LocalNode::start(settings).await?;
+    local_node::give_way(&mut settings.node)?;
+    let (began, deployed) = (Instant::now(), guest.as_ref().and_then(|guest| Stamp::of(&guest.file)));
+    let node = tokio::select! {
+        node = LocalNode::start(settings, guest.as_ref().map(Guest::root)) => node?,
+        () = stop.wait() => return Ok(Exit::Ok),
+    };
     let mut feed = node.feed();
-    banner(out, &node, guest.as_ref())?;
-    let api = Arc::new(node.api(out)?);
-    let deploying = guest.map(|guest| tokio::spawn(guest.keep_deployed(Arc::clone(&api))));
+    banner(out, &node, guest.as_ref(), began.elapsed())?;
+    let api = node.api(out)?;
+    let deploying = guest.map(|guest| tokio::spawn(guest.keep_deployed(api, deployed)));
 
     let outcome = loop {
         let event = tokio::select! {
@@ -95,21 +98,28 @@ pub(super) async fn run(args: DevArgs) -> Result<Exit, Failure> {
     outcome.map(|()| Exit::Ok)
 }
 
-fn banner(out: Out, node: &LocalNode, guest: Option<&Guest>) -> Result<(), Failure> {
+fn banner(out: Out, node: &LocalNode, guest: Option<&Guest>, took: Duration) -> Result<(), Failure> {
     let (gate, control) = (node.gate(), node.control());
     if out.is_json() {
         return out.value(&json!({"event": "listening", "url": gate, "control": control}));
     }
     let (bold, dim) = (paint::BOLD, paint::DIM);
     out.line(format_args!("tidegate listening on {gate}, control on {control}"))?;
-    if let Some(guest) = guest {
-        out.line(format_args!("  {bold}{gate}/{bold:#}  {}", guest.file.display()))?;
+    match guest {
+        // Every path is the guest's then, /to among them.
+        Some(guest) => {
+            let took = millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            out.line(format_args!("  {bold}{gate}/{bold:#}  {}, compiled and up in {took}", guest.file.display()))?;
+        }
+        None => {
+            let base = format!("{gate}/to/https://api.openai.com/v1");
+            out.line(format_args!("  {bold}{base}{bold:#}  a base URL for any program"))?;
+        }
     }
-    out.line(format_args!("  {bold}{gate}/to/https://api.openai.com/v1{bold:#}  a base URL for any program"))?;
-    let url = if control == super::target::LOCAL_CONTROL { String::new() } else { format!(" --url {control}") };
-    out.line(format_args!("  {dim}tidegate destinations{url}, tidegate trails{url}: what the gate knows and did{dim:#}"))?;
+    let also = "tidegate destinations, tidegate trails";
+    out.line(format_args!("  {dim}{also}: what the gate knows and did; Ctrl-C ends it{dim:#}"))?;
     note(format_args!(
-        "{warn}for development only:{warn:#} no token is needed, and guests and programs may call any host",
+        "{warn}for development only:{warn:#} no token is needed to send requests here, and any host may be called",
         warn = paint::WARN
     ));
     Ok(())
@@ -160,58 +170,57 @@ impl Guest {
         Ok(Some(Self { file, name, config }))
     }
 
-    /// Deploys the guest, and again whenever its file changes.
-    async fn keep_deployed(self, api: Arc<Api>) {
-        let mut deployed = None;
+    /// The function that owns every path of the data listener.
+    fn root(&self) -> RootFunction {
+        let config = Value::Object(self.config.clone());
+        RootFunction { name: self.name.clone(), module: self.file.clone(), config }
+    }
+
+    /// Deploys the guest again whenever its file changes from what is deployed.
+    async fn keep_deployed(self, api: Api, mut deployed: Option<Stamp>) {
         loop {
+            tokio::time::sleep(LOOK).await;
             let now = Stamp::of(&self.file);
-            // A file that still grows is looked at again: what builds it may not be done.
-            if now.is_some() && now != deployed {
-                tokio::time::sleep(LOOK).await;
-                if Stamp::of(&self.file) == now {
-                    let again = deployed.is_some();
-                    deployed = now;
-                    self.deploy(&api, again).await;
-                }
+            if now.is_none() || now == deployed {
                 continue;
             }
+            // What builds the file may not be done with it.
             tokio::time::sleep(LOOK).await;
+            if Stamp::of(&self.file) == now {
+                deployed = now;
+                self.deploy(&api).await;
+            }
         }
     }
 
-    async fn deploy(&self, api: &Api, again: bool) {
+    async fn deploy(&self, api: &Api) {
+        let config = Value::Object(self.config.clone());
         let made = match deploy::read_module(&self.file) {
-            Ok(module) => deploy::send(api, &self.name, "", module, Some(&Value::Object(self.config.clone())), true).await,
+            Ok(module) => deploy::send(api, &self.name, "", module, Some(&config), true).await,
             Err(failure) => Err(failure),
         };
-        match made {
-            Ok(made) if api.out.is_json() => {
-                let _ = api.out.value(&json!({"event": "deployed", "version": made.get("version")}));
-            }
-            Ok(made) => {
-                let number = |pointer: &str| made.pointer(pointer).and_then(Value::as_u64);
-                for warning in made.get("warnings").and_then(Value::as_array).into_iter().flatten() {
-                    note(format_args!("{warn}warning:{warn:#} {}", warning.as_str().unwrap_or_default(), warn = paint::WARN));
-                }
-                let compiled = number("/timings/compile_ms").map(|ms| format!(", compiled in {}", millis(ms)));
-                let what = if again { "deployed again" } else { "deployed" };
-                // The terminal may be gone; the node ends by its signal then.
-                let _ = api.out.line(format_args!(
-                    "{good}{}{good:#} {what}: version {}, {}{}",
-                    self.name,
-                    number("/version").unwrap_or_default(),
-                    bytes(number("/size").unwrap_or_default()),
-                    compiled.unwrap_or_default(),
-                    good = paint::GOOD
-                ));
-            }
+        let made = match made {
+            Ok(made) => made,
             Err(failure) => {
                 failure.print(api.out.is_json());
-                if again {
-                    note("the version before goes on serving");
-                }
+                return note("the version before goes on serving");
             }
-        }
+        };
+        let number = |pointer: &str| made.pointer(pointer).and_then(Value::as_u64);
+        // The terminal may be gone; the node ends by its signal then.
+        let _ = if api.out.is_json() {
+            api.out.value(&json!({"event": "deployed", "version": number("/version")}))
+        } else {
+            let compiled = number("/timings/compile_ms").map(|ms| format!(", compiled in {}", millis(ms)));
+            api.out.line(format_args!(
+                "{good}{}{good:#} changed: version {} serves now, {}{}",
+                self.name,
+                number("/version").unwrap_or_default(),
+                bytes(number("/size").unwrap_or_default()),
+                compiled.unwrap_or_default(),
+                good = paint::GOOD
+            ))
+        };
     }
 }
 

@@ -7,13 +7,16 @@
 
 mod api;
 mod args;
+mod config_file;
 mod deploy;
 mod destinations;
+mod dev;
 mod failure;
 mod functions;
 mod http;
 mod invoke;
 mod lines;
+mod local_node;
 mod login;
 mod logs;
 mod manifest;
@@ -21,13 +24,15 @@ mod mock_command;
 pub mod mock_llm;
 mod output;
 mod profiles;
+mod run;
 mod running;
+mod serve;
 mod signals;
 mod target;
 mod tokens;
 mod trails;
 
-use std::{future::Future, process::ExitCode};
+use std::{ffi::OsString, future::Future, process::ExitCode};
 
 use clap::FromArgMatches as _;
 
@@ -37,29 +42,35 @@ use failure::{Exit, Failure};
 /// The program. Returns its exit code.
 pub fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
-    let as_json = arguments.iter().any(|argument| argument == "--json");
-    let matches = match args::command().try_get_matches_from(&arguments) {
-        Ok(matches) => matches,
-        // Help and version are no errors to clap either: it knows the stream and the code (0 or 2).
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
-    };
-    let outcome = Cli::from_arg_matches(&matches)
-        .map_err(|error| Failure::new(Exit::Usage, error.to_string()))
-        .and_then(|cli| run(cli.command));
-    match outcome {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            failure.print(as_json);
-            failure.exit.into()
-        }
-    }
+    // Before the command line is understood, so that a failure to understand it can be JSON too.
+    let as_json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    let outcome = read(&arguments).and_then(|cli| match cli {
+        Ok(cli) => run(cli.command),
+        Err(code) => Ok(code),
+    });
+    outcome.unwrap_or_else(|failure| {
+        failure.print(as_json);
+        failure.exit.into()
+    })
 }
 
-fn run(command: Command) -> Result<Exit, Failure> {
-    match command {
+/// Reads the command line. Help, version and wrong usage are printed here, and end with the code that is returned.
+fn read(arguments: &[OsString]) -> Result<Result<Cli, ExitCode>, Failure> {
+    let command = config_file::apply(args::command(), arguments, std::env::var_os("TIDEGATE_CONFIG"))?;
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    Ok(parsed.map_err(|error| {
+        // A closed stream is nobody's loss.
+        let _ = error.print();
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    }))
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let exit = match command {
+        Command::Serve(args) => return serve::run(args),
+        Command::Dev(args) => node(dev::run(args)),
+        Command::Run(args) => node(run::run(args)),
+        Command::MockLlm(args) => node(mock_command::run(args)),
         Command::Deploy(args) => client(deploy::run(args)),
         Command::Invoke(args) => client(invoke::run(args)),
         Command::Functions(args) => client(functions::run(args)),
@@ -68,14 +79,20 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Trails(args) => client(trails::run(args)),
         Command::Tokens(args) => client(tokens::run(args)),
         Command::Login(args) => client(login::run(args)),
-        Command::MockLlm(args) => {
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(mock_command::run(args))
-        }
         Command::SettingsReference => {
-            output::Out::new(false).line(crate::settings::reference_page().trim_end())?;
-            Ok(Exit::Ok)
+            output::Out::new(false).line(crate::settings::reference_page().trim_end()).map(|()| Exit::Ok)
         }
-    }
+    };
+    exit.map(ExitCode::from)
+}
+
+/// Runs a command that holds a server in this process.
+fn node(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(Box::pin(command));
+    // Whatever still blocks (a disk, a resolver) must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Runs a command that talks to a server, until it is done or Ctrl-C.

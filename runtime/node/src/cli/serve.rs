@@ -1,11 +1,14 @@
 //! `tidegate serve`: a node for others to use.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
 use super::failure::{Exit, Failure};
-use crate::settings::Settings;
+use crate::{
+    node::{self, NodeOptions},
+    settings::Settings,
+};
 
 /// Arguments of `tidegate serve`.
 #[derive(Args, Debug)]
@@ -28,4 +31,12 @@ impl ServeArgs {
     pub(super) fn settings(&self) -> &Settings {
         &self.settings
     }
+}
+
+/// Runs the node until a signal.
+pub(super) fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
+    node::serve(*args.settings, NodeOptions::default()).map_err(|error| {
+        let exit = if matches!(error, node::StartError::Setting { .. }) { Exit::Usage } else { Exit::Failed };
+        Failure::new(exit, error.to_string())
+    })
 }

@@ -15,5 +15,5 @@ mod start;
 
 pub use data::DataDir;
 pub use ready::Readiness;
-pub use serve::serve;
+pub use serve::{log_to_stderr, serve};
 pub use start::{Node, NodeOptions, RootFunction, RunningNode, StartError};

@@ -74,8 +74,11 @@ fn announce(node: &RunningNode) -> io::Result<()> {
     Ok(())
 }
 
-/// The node's own log. Somebody who set one up already keeps it.
-fn log_to_stderr(settings: &NodeSettings) -> Result<(), StartError> {
+/// The node's own log, on stderr. Somebody who set one up already keeps it.
+///
+/// # Errors
+/// When the setting `log` holds no directives.
+pub fn log_to_stderr(settings: &NodeSettings) -> Result<(), StartError> {
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|error| StartError::Setting { setting: "log", why: error.to_string() })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

@@ -74,7 +74,7 @@ pub(super) async fn run(args: RunArgs) -> Result<Exit, Failure> {
         return child::run(&args.command, &variables).await;
     }
     let (settings, _directory) = in_a_directory_of_its_own(*args.settings)?;
-    let node = LocalNode::start(settings).await?;
+    let node = LocalNode::start(settings, None).await?;
     say(format!("a gate in this process is used, at {}", node.gate()));
     let variables = environment::variables(node.gate(), &args.also, |name| std::env::var(name).ok());
     let (ended, stop) = tokio::sync::oneshot::channel();

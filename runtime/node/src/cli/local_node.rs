@@ -1,0 +1,101 @@
+//! A node in this process, for one person on this machine: `tidegate dev`, `tidegate run`.
+
+use std::{fs::File, io, net::SocketAddr};
+
+use tokio::sync::broadcast::Receiver;
+
+use super::{
+    api::Api,
+    failure::{Exit, Failure},
+    output::{Out, note},
+    running::Running,
+    target::{LOCAL_CONTROL, LOCAL_GATE, Target, server_url},
+};
+use crate::{
+    node::{Node, NodeOptions, RootFunction, RunningNode, StartError, log_to_stderr},
+    observe::FeedEvent,
+    settings::{NodeSettings, Settings},
+};
+
+/// A node that takes requests without a token.
+pub(super) struct LocalNode {
+    node: RunningNode,
+    running: Running,
+    // Other commands find the node as long as this is held.
+    _announced: Option<File>,
+}
+
+impl LocalNode {
+    /// Starts it, with a function at `/` if there is one.
+    pub(super) async fn start(settings: Settings, root: Option<RootFunction>) -> Result<Self, Failure> {
+        let data = settings.node.data.clone();
+        log_to_stderr(&settings.node).map_err(failed)?;
+        let options = NodeOptions { open: true, root, ..NodeOptions::default() };
+        let node = Node::start(settings, options).await.map_err(failed)?;
+        let running = Running {
+            control: format!("http://{}", node.control_addr),
+            gate: format!("http://{}", node.data_addr),
+            token: node.admin_token.clone(),
+        };
+        // Without the file only the convenience is lost.
+        let announced = running.announce(&data).ok();
+        Ok(Self { node, running, _announced: announced })
+    }
+
+    /// Its data listener.
+    pub(super) fn gate(&self) -> &str {
+        &self.running.gate
+    }
+
+    /// Its control listener.
+    pub(super) fn control(&self) -> &str {
+        &self.running.control
+    }
+
+    /// What happens from now on.
+    pub(super) fn feed(&self) -> Receiver<FeedEvent> {
+        self.node.observe.feed.subscribe()
+    }
+
+    /// Its control API.
+    pub(super) fn api(&self, out: Out) -> Result<Api, Failure> {
+        let url = server_url(&self.running.control).map_err(|why| Failure::new(Exit::Failed, why))?;
+        let target = Target { url, token: self.running.token.clone(), gate: None, from: String::new() };
+        Ok(Api::of(target, out))
+    }
+
+    /// Lets open requests finish for a moment, then ends it.
+    pub(super) async fn stop(self) {
+        self.node.shutdown().await;
+    }
+}
+
+fn failed(error: StartError) -> Failure {
+    let exit = match error {
+        StartError::Setting { .. } | StartError::Root { .. } => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string())
+}
+
+/// Takes a free port where a usual one, not asked for by name, is in use.
+pub(super) fn give_way(settings: &mut NodeSettings) -> Result<(), Failure> {
+    for (address, usual, what) in [
+        (&mut settings.listen, LOCAL_GATE, "functions and the gate"),
+        (&mut settings.control_listen, LOCAL_CONTROL, "the control API"),
+    ] {
+        if usual.strip_prefix("http://") == Some(address.to_string().as_str()) && is_taken(*address)? {
+            note(format_args!("{address} is in use; {what} are at another port"));
+            address.set_port(0);
+        }
+    }
+    Ok(())
+}
+
+fn is_taken(address: SocketAddr) -> io::Result<bool> {
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
+        Err(error) => Err(error),
+    }
+}
