@@ -1,19 +1,26 @@
-//! The engine: one configuration for whoever compiles and whoever runs, and the clock that interrupts guests.
+//! The engines: one configuration for whoever compiles and whoever runs, and the clock that interrupts guests.
+//!
+//! There are two of them. Guests that use nothing of the component model's concurrency run on an engine without it, which
+//! spares them its bookkeeping in every call between guest and host: a quarter of a small request. The other engine is
+//! for `wasi:http` 0.3 and is made when its first guest comes.
 //!
 //! An artifact only loads where the configuration that made it is the configuration that maps it, so both sides take
 //! theirs from [`shared_config`]; what only a running node needs (the pool) is added on top and does not change code.
 
 use std::{
+    hash::{Hash, Hasher},
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Duration,
 };
 
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use parking_lot::Mutex;
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, component::Linker};
 
+use super::{linker, state::GuestState};
 use crate::settings::GuestSettings;
 
 /// Table elements of one table. JavaScript engines and C# need five digits.
@@ -65,11 +72,25 @@ fn baseline() -> Baseline {
     Baseline::Native
 }
 
+/// Whether an engine has the component model's concurrency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flavor {
+    /// Calls only: all that `wasi:http` 0.2 needs.
+    Plain,
+    /// Tasks, streams and futures besides.
+    Concurrent,
+}
+
+impl Flavor {
+    /// Both, the more usual first.
+    pub(super) const ALL: [Self; 2] = [Self::Plain, Self::Concurrent];
+}
+
 /// Everything that shapes generated code. Both the compile worker and the node begin here.
 ///
 /// # Errors
 /// When this build of wasmtime does not know the target.
-pub(super) fn shared_config() -> wasmtime::Result<Config> {
+pub(super) fn shared_config(flavor: Flavor) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     const V2: &[&str] = &["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt"];
     const V3: &[&str] = &["has_avx", "has_avx2", "has_bmi1", "has_bmi2", "has_fma", "has_lzcnt"];
@@ -87,7 +108,10 @@ pub(super) fn shared_config() -> wasmtime::Result<Config> {
         }
     }
     config.wasm_component_model(true);
-    config.wasm_component_model_async(true);
+    match flavor {
+        Flavor::Plain => config.concurrency_support(false),
+        Flavor::Concurrent => config.wasm_component_model_async(true),
+    };
     config.epoch_interruption(true);
     config.memory_init_cow(true);
     config.memory_guaranteed_dense_image_size(DENSE_IMAGE);
@@ -99,20 +123,20 @@ pub(super) fn shared_config() -> wasmtime::Result<Config> {
     Ok(config)
 }
 
-/// How much of a freed slot stays resident, and how many such slots, within `warm_memory`.
+/// How much of a freed slot stays resident, and how many such slots in each of the two pools, within `warm_memory`.
 fn keep_resident(settings: &GuestSettings) -> (usize, u32) {
-    let budget = settings.warm_memory.get();
+    let budget = settings.warm_memory.get() / Flavor::ALL.len() as u64;
     // 32 MiB keeps a whole JavaScript heap; 2 MiB is enough for Rust guests and bearable on a small machine.
-    let keep = (budget / 32).clamp(2 << 20, 32 << 20);
+    let keep = (budget / 16).clamp(2 << 20, 32 << 20);
     let slots = (budget / keep).clamp(1, u64::from(settings.max_instances));
     (keep as usize, slots as u32)
 }
 
-/// The engine that runs guests: pooled where the address space allows, else on demand.
+/// An engine that runs guests: pooled where the address space allows, else on demand.
 ///
 /// # Errors
 /// When neither allocator can be set up.
-pub(super) fn node_engine(settings: &GuestSettings) -> wasmtime::Result<Engine> {
+fn node_engine(settings: &GuestSettings, flavor: Flavor) -> wasmtime::Result<Engine> {
     let instances = settings.max_instances.saturating_add(POOL_SLACK);
     let (keep, slots) = keep_resident(settings);
     let mut pool = PoolingAllocationConfig::new();
@@ -138,7 +162,7 @@ pub(super) fn node_engine(settings: &GuestSettings) -> wasmtime::Result<Engine> 
         .decommit_batch_size(DECOMMIT_BATCH)
         // Its mask overlooks dirty pages that were swapped out: the next instance could read them.
         .pagemap_scan(Enabled::No);
-    let mut config = shared_config()?;
+    let mut config = shared_config(flavor)?;
     config.async_stack_zeroing(true);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     match Engine::new(&config) {
@@ -150,10 +174,74 @@ pub(super) fn node_engine(settings: &GuestSettings) -> wasmtime::Result<Engine> 
                 "no address space for the instance pool (see `ulimit -v`, vm.overcommit_memory, setting max_instances): \
                  instances are allocated on demand, which is slower"
             );
-            let mut config = shared_config()?;
+            let mut config = shared_config(flavor)?;
             config.async_stack_zeroing(true);
             Engine::new(&config)
         }
+    }
+}
+
+/// The node's engines, each with its linker, made when it is first needed.
+pub(super) struct Engines {
+    settings: GuestSettings,
+    plain: OnceLock<Hosted>,
+    concurrent: OnceLock<Hosted>,
+    making: Mutex<()>,
+}
+
+/// An engine and what it offers.
+#[derive(Clone)]
+pub(super) struct Hosted {
+    pub(super) engine: Engine,
+    pub(super) linker: Arc<Linker<GuestState>>,
+    /// Part of the names of its artifacts.
+    pub(super) tag: Arc<str>,
+}
+
+impl Engines {
+    /// Makes the engine that most guests need.
+    pub(super) fn start(settings: &GuestSettings) -> wasmtime::Result<Arc<Self>> {
+        let engines = Arc::new(Self {
+            settings: settings.clone(),
+            plain: OnceLock::new(),
+            concurrent: OnceLock::new(),
+            making: Mutex::new(()),
+        });
+        engines.get(Flavor::Plain)?;
+        Ok(engines)
+    }
+
+    fn cell(&self, flavor: Flavor) -> &OnceLock<Hosted> {
+        match flavor {
+            Flavor::Plain => &self.plain,
+            Flavor::Concurrent => &self.concurrent,
+        }
+    }
+
+    /// The engine of this flavor.
+    ///
+    /// # Errors
+    /// When it can't be set up.
+    pub(super) fn get(&self, flavor: Flavor) -> wasmtime::Result<&Hosted> {
+        let cell = self.cell(flavor);
+        if let Some(hosted) = cell.get() {
+            return Ok(hosted);
+        }
+        let _one = self.making.lock();
+        if let Some(hosted) = cell.get() {
+            return Ok(hosted);
+        }
+        let engine = node_engine(&self.settings, flavor)?;
+        let linker = Arc::new(linker::linker(&engine, flavor)?);
+        // A hash that changes with a new standard library costs a recompilation, nothing more.
+        let mut hasher = std::hash::DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let tag = format!("{:016x}", hasher.finish()).into();
+        Ok(cell.get_or_init(|| Hosted { engine, linker, tag }))
+    }
+
+    fn made(&self) -> impl Iterator<Item = &Hosted> {
+        Flavor::ALL.into_iter().filter_map(|flavor| self.cell(flavor).get())
     }
 }
 
@@ -166,29 +254,29 @@ const IDLE_TICKS: u32 = 1_000;
 pub(super) struct Ticker {
     used: AtomicBool,
     parked: AtomicBool,
-    thread: std::sync::OnceLock<thread::Thread>,
+    thread: OnceLock<thread::Thread>,
 }
 
 impl Ticker {
     /// Starts the thread; it ends when the ticker is dropped.
-    pub(super) fn start(engine: &Engine) -> std::io::Result<Arc<Self>> {
+    pub(super) fn start(engines: &Arc<Engines>) -> std::io::Result<Arc<Self>> {
         let ticker = Arc::new(Self {
             used: AtomicBool::new(true),
             parked: AtomicBool::new(false),
-            thread: std::sync::OnceLock::new(),
+            thread: OnceLock::new(),
         });
-        let (weak, engine) = (Arc::downgrade(&ticker), engine.clone());
+        let (weak, engines) = (Arc::downgrade(&ticker), Arc::clone(engines));
         let handle =
-            thread::Builder::new().name("tidegate-epoch".into()).spawn(move || Self::run(&weak, &engine))?;
+            thread::Builder::new().name("tidegate-epoch".into()).spawn(move || Self::run(&weak, &engines))?;
         let _ = ticker.thread.set(handle.thread().clone());
         Ok(ticker)
     }
 
-    fn run(weak: &Weak<Self>, engine: &Engine) {
+    fn run(weak: &Weak<Self>, engines: &Engines) {
         let mut idle = 0;
         loop {
             thread::sleep(TICK);
-            engine.increment_epoch();
+            engines.made().for_each(|hosted| hosted.engine.increment_epoch());
             let Some(ticker) = weak.upgrade() else { return };
             if ticker.used.swap(false, Ordering::SeqCst) {
                 idle = 0;

@@ -9,24 +9,21 @@ use std::{
 use http::{Request, Response};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
-use wasmtime::{Engine, component::Linker};
 use wasmtime_wasi_http::{ForbiddenHeaderFilter, p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
 use super::{
     Deployment, Egress, FunctionIdentity, Invocation, InvokeError, Limits, ModuleError, ModuleInfo,
     deployment::{Code, Deployed, Kept, Reuse, next_shelf_id},
-    engine::{self, Ticker},
+    engine::{Engines, Ticker},
     hogs::{FunctionKey, Hogs},
     hooks,
     limits::Bound,
-    linker,
     logs::LogOwner,
     modules::ModuleStore,
     pool::{Pool, SWEEP, Shelf},
     running::Running,
     serve02::{self, Shelf02},
     serve03::{self, Shelf03},
-    state::GuestState,
     timers::Timers,
 };
 use crate::{
@@ -55,8 +52,6 @@ pub enum StartError {
 /// Hosts the guests of one node.
 pub struct GuestHost {
     settings: GuestSettings,
-    engine: Engine,
-    linker: Linker<GuestState>,
     modules: Arc<ModuleStore>,
     pool: Arc<Pool>,
     hogs: Arc<Hogs>,
@@ -98,9 +93,8 @@ impl GuestHost {
         program: PathBuf,
     ) -> Result<Arc<Self>, StartError> {
         let failed = |error: wasmtime::Error| StartError::Engine(format!("{error:#}"));
-        let engine = engine::node_engine(settings).map_err(failed)?;
-        let linker = linker::linker(&engine).map_err(failed)?;
-        let modules = Arc::new(ModuleStore::open(settings, data, &engine, program)?);
+        let engines = Engines::start(settings).map_err(failed)?;
+        let modules = Arc::new(ModuleStore::open(settings, data, &engines, program)?);
         let threads = match settings.guest_threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             threads => threads,
@@ -121,9 +115,7 @@ impl GuestHost {
         );
         let host = Arc::new(Self {
             settings: settings.clone(),
-            ticker: Ticker::start(&engine).map_err(StartError::Threads)?,
-            engine,
-            linker,
+            ticker: Ticker::start(&engines).map_err(StartError::Threads)?,
             modules,
             hogs: Hogs::new(threads),
             pool,
@@ -188,9 +180,9 @@ impl GuestHost {
         sender: Arc<Sender>,
     ) -> Result<Arc<Deployment>, ModuleError> {
         let limits = Arc::new(Limits::resolve(&version.config.limits, &self.settings));
-        let component = self.modules.open_module(&function.tenant, version.digest, limits.memory).await?;
+        let (hosted, component) = self.modules.open_module(&function.tenant, version.digest, limits.memory).await?;
         let invalid = |error: wasmtime::Error| ModuleError::Compile(format!("{error:#}").into());
-        let pre = self.linker.instantiate_pre(&component).map_err(invalid)?;
+        let pre = hosted.linker.instantiate_pre(&component).map_err(invalid)?;
         let code = match version.world {
             World::Http02 => Code::Http02(ProxyPre::new(pre).map_err(invalid)?),
             World::Http03 => Code::Http03(ServicePre::new(pre).map_err(invalid)?),
@@ -211,7 +203,7 @@ impl GuestHost {
             identity: function,
             version: version.number,
             digest: version.digest,
-            engine: self.engine.clone(),
+            engine: hosted.engine.clone(),
             env: version.config.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             limits,
             isolation,

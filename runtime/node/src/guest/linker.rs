@@ -22,7 +22,7 @@ use wasmtime_wasi_http::{
     },
 };
 
-use super::state::GuestState;
+use super::{engine::Flavor, state::GuestState};
 
 /// Interfaces on offer, without their versions: whole tracks of 0.2 and 0.3 are compatible.
 pub(super) const OFFERED: &[(&str, &[&str])] = &[
@@ -60,14 +60,16 @@ impl HasData for Io {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-/// A linker with everything in [`OFFERED`].
+/// A linker with everything in [`OFFERED`]; without concurrency, with the tracks 0.2 of it.
 ///
 /// # Errors
 /// When an interface is defined twice, which is a mistake in this file.
-pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
+pub(super) fn linker(engine: &Engine, flavor: Flavor) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
     offer_p2(&mut linker)?;
-    offer_p3(&mut linker)?;
+    if flavor == Flavor::Concurrent {
+        offer_p3(&mut linker)?;
+    }
     Ok(linker)
 }
 

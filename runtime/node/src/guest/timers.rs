@@ -1,9 +1,6 @@
 //! Timers that guests can't hold up: they are driven by a thread of their own.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::oneshot};
 

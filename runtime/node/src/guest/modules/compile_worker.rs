@@ -25,7 +25,7 @@ use super::{
 use crate::{
     cluster::registry::World,
     guest::{
-        engine::{self, MEMORIES, TABLE_ELEMENTS, TABLES},
+        engine::{self, Flavor, MEMORIES, TABLE_ELEMENTS, TABLES},
         linker,
     },
 };
@@ -62,6 +62,7 @@ pub(super) enum Report {
     Compiled {
         world: World,
         reuse_safe: bool,
+        concurrent: bool,
     },
     /// The module can't be used.
     Flawed(Flaw),
@@ -110,15 +111,34 @@ fn work(args: &Args) -> Result<Report, Report> {
         Flaw::NoHandler { exports } if wrapped && exports.is_empty() => Report::Flawed(Flaw::BareModule),
         flaw => Report::Flawed(flaw),
     })?;
-    let engine = engine::shared_config()
-        .and_then(|config| Engine::new(&config))
-        .map_err(|error| Report::Failed(format!("no compiler: {error:#}")))?;
-    let code = engine.precompile_component(&bytes).map_err(|error| Report::Flawed(invalid(&error)))?;
+    let (flavor, engine, code) = compile(&bytes, findings)?;
     drop(bytes);
     std::fs::write(&args.output, &code).map_err(failed("can't write the compiled module"))?;
     drop(code);
-    check(&engine, args, findings)?;
-    Ok(Report::Compiled { world: findings.world, reuse_safe: findings.reuse_safe })
+    check(&engine, flavor, args, findings)?;
+    Ok(Report::Compiled {
+        world: findings.world,
+        reuse_safe: findings.reuse_safe,
+        concurrent: flavor == Flavor::Concurrent,
+    })
+}
+
+/// Compiles for the engine without concurrency where the component can do without.
+fn compile(bytes: &[u8], findings: Findings) -> Result<(Flavor, Engine, Vec<u8>), Report> {
+    let mut refused = None;
+    for flavor in Flavor::ALL {
+        if findings.concurrent && flavor == Flavor::Plain {
+            continue;
+        }
+        let engine = engine::shared_config(flavor)
+            .and_then(|config| Engine::new(&config))
+            .map_err(|error| Report::Failed(format!("no compiler: {error:#}")))?;
+        match engine.precompile_component(bytes) {
+            Ok(code) => return Ok((flavor, engine, code)),
+            Err(error) => refused = Some(Report::Flawed(invalid(&error))),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Report::Failed("no engine".into())))
 }
 
 fn invalid(error: &wasmtime::Error) -> Flaw {
@@ -141,12 +161,12 @@ pub(super) fn as_component(bytes: Vec<u8>) -> Result<(Vec<u8>, bool), Flaw> {
 }
 
 /// Checks what only the compiled form shows: types of imports, and what it needs to start.
-fn check(engine: &Engine, args: &Args, findings: Findings) -> Result<(), Report> {
+fn check(engine: &Engine, flavor: Flavor, args: &Args, findings: Findings) -> Result<(), Report> {
     // SAFETY: this process wrote the file a moment ago, from the compiler's output.
     let component = unsafe { Component::deserialize_file(engine, &args.output) }
         .map_err(|error| Report::Failed(format!("the compiled module does not load: {error:#}")))?;
     let flawed = |error: wasmtime::Error| Report::Flawed(invalid(&error));
-    let linker = linker::linker(engine).map_err(|error| Report::Failed(format!("{error:#}")))?;
+    let linker = linker::linker(engine, flavor).map_err(|error| Report::Failed(format!("{error:#}")))?;
     let pre = linker.instantiate_pre(&component).map_err(flawed)?;
     match findings.world {
         World::Http02 => ProxyPre::new(pre).map(drop).map_err(flawed)?,

@@ -15,6 +15,8 @@ const COMPONENT_TYPE_SECTION: &str = "component-type";
 pub(super) struct Findings {
     pub(super) world: World,
     pub(super) reuse_safe: bool,
+    /// Whether it imports interfaces of 0.3, which need the component model's concurrency.
+    pub(super) concurrent: bool,
 }
 
 /// What an upload is.
@@ -75,6 +77,7 @@ pub(super) fn component(bytes: &[u8]) -> Result<Findings, Flaw> {
             _ => {}
         }
     }
+    let concurrent = imports.iter().any(|name| name.contains("@0.3."));
     let unknown: Vec<_> = imports.into_iter().filter(|name| !is_offered(name)).collect();
     let exported = |interface, track| exports.iter().any(|name| matches(name, interface, track));
     let world = if exported("wasi:http/handler", "0.3") {
@@ -87,7 +90,7 @@ pub(super) fn component(bytes: &[u8]) -> Result<Findings, Flaw> {
     if !unknown.is_empty() {
         return Err(Flaw::Imports { imports: unknown });
     }
-    Ok(Findings { world, reuse_safe })
+    Ok(Findings { world, reuse_safe, concurrent: concurrent || world == World::Http03 })
 }
 
 fn invalid(error: wasmparser::BinaryReaderError) -> Flaw {

@@ -11,7 +11,6 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    hash::{Hash, Hasher},
     io::{Read, Write},
     path::{Path, PathBuf},
     process::Stdio,
@@ -24,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use tidegate_core::units::Size;
 use tokio::{io::AsyncReadExt, process::Command, sync::Semaphore};
-use wasmtime::{Engine, component::Component};
+use wasmtime::component::Component;
 
 use super::{
     ModuleInfo,
@@ -34,7 +33,10 @@ use super::{
     seal::{Key, sync_parent},
 };
 use crate::{
-    guest::limits::Bound,
+    guest::{
+        engine::{Engines, Flavor, Hosted},
+        limits::Bound,
+    },
     ids::{Digest, TenantId},
     settings::GuestSettings,
 };
@@ -48,8 +50,7 @@ const PARTIAL: &str = ".partial-";
 
 /// The modules of one node.
 pub(in crate::guest) struct ModuleStore {
-    engine: Engine,
-    engine_tag: String,
+    engines: Arc<Engines>,
     modules: PathBuf,
     artifacts: PathBuf,
     key: Key,
@@ -58,7 +59,7 @@ pub(in crate::guest) struct ModuleStore {
     cpu: Duration,
     memory: Size,
     /// Artifacts whose seal was checked by this process.
-    verified: Mutex<HashSet<Digest>>,
+    verified: Mutex<HashSet<PathBuf>>,
     compiling: Semaphore,
     tenants: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -68,7 +69,7 @@ impl ModuleStore {
     pub(in crate::guest) fn open(
         settings: &GuestSettings,
         data: &Path,
-        engine: &Engine,
+        engines: &Arc<Engines>,
         program: PathBuf,
     ) -> Result<Self, ModuleError> {
         let (modules, artifacts) = (data.join("modules"), data.join("artifacts"));
@@ -78,13 +79,9 @@ impl ModuleStore {
         }
         let key = data.join("artifact-key");
         let key = Key::open(&key).map_err(ModuleError::system(format!("can't open {}", key.display())))?;
-        // A hash that changes with a new standard library costs a recompilation, nothing more.
-        let mut hasher = std::hash::DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
         let compilers = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1));
         Ok(Self {
-            engine: engine.clone(),
-            engine_tag: format!("{:016x}", hasher.finish()),
+            engines: Arc::clone(engines),
             modules,
             artifacts,
             key,
@@ -102,8 +99,12 @@ impl ModuleStore {
         self.modules.join(format!("{digest}.wasm"))
     }
 
-    fn artifact_path(&self, digest: Digest) -> PathBuf {
-        self.artifacts.join(format!("{digest}-{}.cwasm", self.engine_tag))
+    fn artifact_path(&self, digest: Digest, hosted: &Hosted) -> PathBuf {
+        self.artifacts.join(format!("{digest}-{}.cwasm", hosted.tag))
+    }
+
+    fn engine(&self, flavor: Flavor) -> Result<&Hosted, ModuleError> {
+        self.engines.get(flavor).map_err(|error| ModuleError::Compile(format!("{error:#}").into()))
     }
 
     /// Checks, compiles and keeps an upload.
@@ -118,7 +119,7 @@ impl ModuleStore {
         let path = upload.clone();
         let (digest, size) = blocking(move || this.measure(&path)).await?;
         // The same bytes were compiled before: only what this deployer may use is new.
-        if let Some(component) = self.load(digest).await? {
+        if let Some((_, component)) = self.load(digest).await? {
             compile_worker::needs(&component, memory.value, memory.setting)?;
             let path = self.module_path(digest);
             let findings = blocking(move || {
@@ -130,7 +131,7 @@ impl ModuleStore {
             return Ok(ModuleInfo { digest, size, world: findings.world, reuse_safe: findings.reuse_safe });
         }
         let (world, reuse_safe) = match self.compile(tenant, &upload, digest, memory).await? {
-            Report::Compiled { world, reuse_safe } => (world, reuse_safe),
+            Report::Compiled { world, reuse_safe, .. } => (world, reuse_safe),
             Report::Flawed(flaw) => return Err(flaw.into()),
             Report::Failed(why) => return Err(ModuleError::Compile(why.into())),
         };
@@ -147,10 +148,10 @@ impl ModuleStore {
         tenant: &TenantId,
         digest: Digest,
         memory: Bound<u64>,
-    ) -> Result<Component, ModuleError> {
-        if let Some(component) = self.load(digest).await? {
+    ) -> Result<(Hosted, Component), ModuleError> {
+        if let Some((flavor, component)) = self.load(digest).await? {
             compile_worker::needs(&component, memory.value, memory.setting)?;
-            return Ok(component);
+            return Ok((self.engine(flavor)?.clone(), component));
         }
         let path = self.module_path(digest);
         if !tokio::fs::try_exists(&path).await.unwrap_or(false) {
@@ -162,18 +163,21 @@ impl ModuleStore {
             Report::Flawed(flaw) => return Err(flaw.into()),
             Report::Failed(why) => return Err(ModuleError::Compile(why.into())),
         }
-        self.load(digest).await?.ok_or(ModuleError::Missing(digest))
+        let (flavor, component) = self.load(digest).await?.ok_or(ModuleError::Missing(digest))?;
+        Ok((self.engine(flavor)?.clone(), component))
     }
 
     /// Removes modules that no version names, and artifacts that no module or no engine of this release needs.
     pub(in crate::guest) fn collect(&self, keep: &HashSet<Digest>) {
         let digest_of = |name: &str| name.get(..64).and_then(|hex| hex.parse::<Digest>().ok());
-        for (dir, tag) in [(&self.modules, ""), (&self.artifacts, self.engine_tag.as_str())] {
+        let tags: Vec<_> =
+            Flavor::ALL.into_iter().filter_map(|flavor| Some(Arc::clone(&self.engine(flavor).ok()?.tag))).collect();
+        for (dir, tagged) in [(&self.modules, false), (&self.artifacts, true)] {
             let Ok(entries) = std::fs::read_dir(dir) else { continue };
             for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let Some(digest) = digest_of(&name) else { continue };
-                if !keep.contains(&digest) || !name.contains(tag) {
+                if !keep.contains(&digest) || (tagged && !tags.iter().any(|tag| name.contains(&**tag))) {
                     // Still mapped artifacts stay readable until they are unmapped.
                     let _ = std::fs::remove_file(entry.path());
                 }
@@ -220,42 +224,52 @@ impl ModuleStore {
         publish(file, &path).map_err(io())
     }
 
-    /// Maps the artifact. `None` where there is none of this engine, or none that can be trusted.
-    async fn load(self: &Arc<Self>, digest: Digest) -> Result<Option<Component>, ModuleError> {
+    /// Maps the artifact. `None` where there is none of these engines, or none that can be trusted.
+    async fn load(self: &Arc<Self>, digest: Digest) -> Result<Option<(Flavor, Component)>, ModuleError> {
         let this = Arc::clone(self);
         blocking(move || {
-            let path = this.artifact_path(digest);
-            if !path.exists() {
-                return Ok(None);
-            }
-            let known = this.verified.lock().contains(&digest);
-            if !known {
-                let genuine = this.key.verify(&path).map_err(ModuleError::system("can't read an artifact"))?;
-                if !genuine {
-                    tracing::warn!(%digest, "an artifact does not carry this node's seal: compiling it anew");
-                    std::fs::remove_file(&path).map_err(ModuleError::system("can't remove an artifact"))?;
-                    return Ok(None);
-                }
-                this.verified.lock().insert(digest);
-            }
-            // SAFETY: the file carries this node's seal, checked by this process; files in this directory are made by
-            // rename and never written to, so it is what the compiler wrote.
-            match unsafe { Component::deserialize_file(&this.engine, &path) } {
-                Ok(component) => {
-                    // Page tables and the memory image now, not within the first request.
-                    if let Err(error) = component.initialize_copy_on_write_image() {
-                        tracing::debug!(%digest, error = format!("{error:#}"), "no copy-on-write image");
-                    }
-                    Ok(Some(component))
-                }
-                Err(error) => {
-                    tracing::warn!(%digest, error = format!("{error:#}"), "an artifact does not load: compiling it anew");
-                    std::fs::remove_file(&path).map_err(ModuleError::system("can't remove an artifact"))?;
-                    Ok(None)
+            for flavor in Flavor::ALL {
+                if let Some(component) = this.load_for(digest, flavor)? {
+                    return Ok(Some((flavor, component)));
                 }
             }
+            Ok(None)
         })
         .await
+    }
+
+    fn load_for(&self, digest: Digest, flavor: Flavor) -> Result<Option<Component>, ModuleError> {
+        let hosted = self.engine(flavor)?;
+        let path = self.artifact_path(digest, hosted);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let known = self.verified.lock().contains(&path);
+        if !known {
+            let genuine = self.key.verify(&path).map_err(ModuleError::system("can't read an artifact"))?;
+            if !genuine {
+                tracing::warn!(%digest, "an artifact does not carry this node's seal: compiling it anew");
+                std::fs::remove_file(&path).map_err(ModuleError::system("can't remove an artifact"))?;
+                return Ok(None);
+            }
+            self.verified.lock().insert(path.clone());
+        }
+        // SAFETY: the file carries this node's seal, checked by this process; files in this directory are made by rename
+        // and never written to, so it is what the compiler wrote.
+        match unsafe { Component::deserialize_file(&hosted.engine, &path) } {
+            Ok(component) => {
+                // Page tables and the memory image now, not within the first request.
+                if let Err(error) = component.initialize_copy_on_write_image() {
+                    tracing::debug!(%digest, error = format!("{error:#}"), "no copy-on-write image");
+                }
+                Ok(Some(component))
+            }
+            Err(error) => {
+                tracing::warn!(%digest, error = format!("{error:#}"), "an artifact does not load: compiling it anew");
+                std::fs::remove_file(&path).map_err(ModuleError::system("can't remove an artifact"))?;
+                Ok(None)
+            }
+        }
     }
 
     /// Runs the compile worker over `module`, one at a time for a tenant, and keeps what it makes.
@@ -318,13 +332,15 @@ impl ModuleStore {
         }
         let report: Report = serde_json::from_slice(&report)
             .map_err(|error| ModuleError::Compile(format!("the worker's report is not readable: {error}").into()))?;
-        if matches!(report, Report::Compiled { .. }) {
+        if let Report::Compiled { concurrent, .. } = report {
             let this = Arc::clone(self);
+            let flavor = if concurrent { Flavor::Concurrent } else { Flavor::Plain };
             blocking(move || {
                 let io = || ModuleError::system("can't keep an artifact");
+                let path = this.artifact_path(digest, this.engine(flavor)?);
                 this.key.seal(output.path()).map_err(io())?;
-                publish(output, &this.artifact_path(digest)).map_err(io())?;
-                this.verified.lock().insert(digest);
+                publish(output, &path).map_err(io())?;
+                this.verified.lock().insert(path);
                 Ok(())
             })
             .await?;
