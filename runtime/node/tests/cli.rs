@@ -141,10 +141,12 @@ fn a_refusal_for_want_of_a_token_is_4_and_a_missing_thing_5() {
     let (code, _, err) = output(tidegate(home.path()).args(["functions", "--url", &server.url]));
     assert_eq!(code, 4);
     assert!(err.contains("A valid token is needed: none") && err.contains("tidegate login"), "{err}");
-    let server = Fake::answering("404 Not Found", r#"{"title":"There is no such function","status":404,"detail":"`x`"}"#);
+    let server =
+        Fake::answering("404 Not Found", r#"{"title":"There is no such function","status":404,"detail":"`x`"}"#);
     let (code, ..) = output(tidegate(home.path()).args(["functions", "rm", "x", "--url", &server.url]));
     assert_eq!(code, 5);
-    let server = Fake::answering("422 Unprocessable Content", r#"{"title":"Not wasm","status":422,"detail":"no magic"}"#);
+    let server =
+        Fake::answering("422 Unprocessable Content", r#"{"title":"Not wasm","status":422,"detail":"no magic"}"#);
     let (code, ..) = output(tidegate(home.path()).args(["functions", "rollback", "x", "--url", &server.url]));
     assert_eq!(code, 1);
 }
@@ -203,7 +205,8 @@ fn the_config_directory_follows_xdg() {
 #[test]
 fn deploy_sends_module_and_manifest_in_one_form() {
     let home = home();
-    std::fs::write(home.path().join("tidegate.toml"), "name = \"agent\"\nmodule = \"a.wasm\"\n[env]\nA = \"1\"\n").unwrap();
+    std::fs::write(home.path().join("tidegate.toml"), "name = \"agent\"\nmodule = \"a.wasm\"\n[env]\nA = \"1\"\n")
+        .unwrap();
     std::fs::write(home.path().join("a.wasm"), b"\0asm....").unwrap();
     let answer = r#"{"name":"agent","version":3,"activated":true,"urls":["http://x/f/agent/"],"warnings":["careful"],
         "timings":{"upload_ms":1,"compile_ms":1200}}"#;

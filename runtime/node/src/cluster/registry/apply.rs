@@ -292,7 +292,8 @@ mod tests {
     fn versions_are_kept_up_to_the_bound_and_never_the_active_one_dropped() {
         let (on, off) = (true, false);
         // (commands as (activate, keep), active afterwards, versions afterwards)
-        let table: &[(&[(bool, usize)], Option<u64>, &[u64])] = &[
+        type Case = (&'static [(bool, usize)], Option<u64>, &'static [u64]);
+        let table: &[Case] = &[
             (&[(on, 3)], Some(1), &[1]),
             (&[(off, 3)], None, &[1]),
             (&[(on, 3), (on, 3), (on, 3), (on, 3)], Some(4), &[2, 3, 4]),
