@@ -1,5 +1,7 @@
 //! A node as its callers see it: start, tokens, the gate, the end. Over real sockets, without guests.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Command, FromArgMatches};
@@ -17,7 +19,8 @@ const TOKEN: &str = "tg_a-token-for-the-tests-of-a-node";
 fn settings(data: &std::path::Path, flags: &[&str]) -> Settings {
     let command = Settings::augment_args(Command::new("serve"));
     let data = data.display().to_string();
-    let fixed = ["serve", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0", "--egress-allow", "127.0.0.0/8"];
+    let fixed =
+        ["serve", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0", "--egress-allow", "127.0.0.0/8"];
     let own = ["--data", &data, "--admin-token", TOKEN];
     let all = fixed.iter().chain(&own).chain(flags);
     Settings::from_arg_matches(&command.try_get_matches_from(all).unwrap()).unwrap()
