@@ -136,7 +136,11 @@ mod tests {
         let help = serve.render_long_help().to_string();
         let settings = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
         for setting in settings.get_arguments() {
-            assert!(help.contains(&format!("--{} ", setting.get_long().unwrap())) || help.contains(&format!("--{}\n", setting.get_long().unwrap())), "{setting}");
+            assert!(
+                help.contains(&format!("--{} ", setting.get_long().unwrap()))
+                    || help.contains(&format!("--{}\n", setting.get_long().unwrap())),
+                "{setting}"
+            );
         }
     }
 }

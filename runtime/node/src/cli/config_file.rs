@@ -26,7 +26,8 @@ pub(super) fn apply(
     let mut outcome = Ok(());
     command = command.mut_subcommand(name, |subcommand| {
         parse_with_file(subcommand.clone(), &path).unwrap_or_else(|error| {
-            outcome = Err(Failure::new(Exit::Usage, error.to_string()).next("`tidegate serve --help` lists the settings"));
+            outcome =
+                Err(Failure::new(Exit::Usage, error.to_string()).next("`tidegate serve --help` lists the settings"));
             subcommand
         })
     });

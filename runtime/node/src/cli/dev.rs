@@ -83,7 +83,11 @@ pub(super) async fn run(args: DevArgs) -> Result<Exit, Failure> {
             Ok(event) => out.line(lines::from_feed(&event)),
             Err(RecvError::Lagged(count)) => {
                 let missed = json!({"event": "missed", "events": count});
-                if args.json { out.value(&missed) } else { lines::from_event("missed", &missed).map_or(Ok(()), |line| out.line(line)) }
+                if args.json {
+                    out.value(&missed)
+                } else {
+                    lines::from_event("missed", &missed).map_or(Ok(()), |line| out.line(line))
+                }
             }
             Err(RecvError::Closed) => break Ok(()),
         };
@@ -162,7 +166,9 @@ impl Guest {
         if file.exists() {
             deploy::read_module(&file)?;
         } else {
-            return Err(Failure::new(Exit::Usage, format!("{}: there is no such file", file.display())).next("build it first"));
+            return Err(
+                Failure::new(Exit::Usage, format!("{}: there is no such file", file.display())).next("build it first")
+            );
         }
         let name = manifest.name.unwrap_or_else(|| name_from(&file));
         let mut config = manifest.config;

@@ -180,7 +180,8 @@ mod tests {
         let data = directory.path().join(DEV_DATA);
         std::fs::create_dir(&data).unwrap();
         std::fs::write(data.join("admin-token"), "dev-token").unwrap();
-        let dev = Running { control: "http://127.0.0.1:4001".into(), gate: "http://127.0.0.1:4000".into(), token: None };
+        let dev =
+            Running { control: "http://127.0.0.1:4001".into(), gate: "http://127.0.0.1:4000".into(), token: None };
         let runs = dev.announce(&data).unwrap();
         let find = |args: &ClientArgs| resolve(args, &Profiles::default(), directory.path()).unwrap();
         let target = find(&args(None, None, None));

@@ -81,9 +81,8 @@ fn take_ready(body: &mut WasiBody, frames: &mut VecDeque<Result<Frame<Bytes>, Bo
             Poll::Pending => return None,
         }
     }
-    let data = |frame: &Result<Frame<Bytes>, BodyError>| {
-        frame.as_ref().ok().and_then(|frame| frame.data_ref().cloned())
-    };
+    let data =
+        |frame: &Result<Frame<Bytes>, BodyError>| frame.as_ref().ok().and_then(|frame| frame.data_ref().cloned());
     if frames.len() >= READY_FRAMES || frames.iter().any(|frame| data(frame).is_none()) {
         return None;
     }

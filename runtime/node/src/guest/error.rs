@@ -97,9 +97,7 @@ impl From<InvokeError> for Problem {
                 format!("{text}, waiting at the gate not counted; {} changes this", bound.setting),
             )
             .bound("wall", span(bound.value), bound.setting),
-            InvokeError::Deadline => {
-                Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "The deadline passed", text)
-            }
+            InvokeError::Deadline => Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "The deadline passed", text),
             InvokeError::Cpu(bound) => Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "guest-cpu",
@@ -137,19 +135,19 @@ impl From<InvokeError> for Problem {
             InvokeError::NoAnswer => {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "guest-no-answer", "The function did not answer", text)
             }
-            InvokeError::ErrorCode(_) => {
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "guest-error", "The function answered with an error", text)
-            }
+            InvokeError::ErrorCode(_) => Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "guest-error",
+                "The function answered with an error",
+                text,
+            ),
             InvokeError::Start(_) => {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "guest-start", "The function can't be started", text)
             }
-            InvokeError::Neighbour(_) => Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "instance-lost",
-                "The function's instance was lost",
-                text,
-            )
-            .retry_after(Duration::from_secs(1)),
+            InvokeError::Neighbour(_) => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "instance-lost", "The function's instance was lost", text)
+                    .retry_after(Duration::from_secs(1))
+            }
             InvokeError::ShuttingDown => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "The node is shutting down", text)
                     .retry_after(Duration::from_secs(1))

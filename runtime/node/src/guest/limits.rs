@@ -43,10 +43,9 @@ impl Limits {
     /// The function's own wishes where they are within the node's bounds, else the node's.
     pub fn resolve(own: &FunctionLimits, node: &GuestSettings) -> Self {
         Self {
-            memory: own.memory.map_or(
-                Bound { value: node.guest_memory.get(), setting: names::GUEST_MEMORY },
-                |size| Self::within(size.get(), node.max_guest_memory.get(), "limits.memory", names::MAX_GUEST_MEMORY),
-            ),
+            memory: own.memory.map_or(Bound { value: node.guest_memory.get(), setting: names::GUEST_MEMORY }, |size| {
+                Self::within(size.get(), node.max_guest_memory.get(), "limits.memory", names::MAX_GUEST_MEMORY)
+            }),
             wall: own.wall.map_or(Bound { value: node.guest_wall.get(), setting: names::GUEST_WALL }, |wall| {
                 Self::within(wall.get(), node.max_guest_wall.get(), "limits.wall", names::MAX_GUEST_WALL)
             }),
@@ -72,10 +71,12 @@ impl Limits {
                 "limits.stream_total",
                 names::GUEST_STREAM_TOTAL,
             ),
-            log_bytes: own.log_bytes.map(Size::get).map_or(
-                Bound { value: node.guest_log_bytes.get(), setting: names::GUEST_LOG_BYTES },
-                |bytes| Self::within(bytes, node.guest_log_bytes.get(), "limits.log_bytes", names::GUEST_LOG_BYTES),
-            ),
+            log_bytes: own
+                .log_bytes
+                .map(Size::get)
+                .map_or(Bound { value: node.guest_log_bytes.get(), setting: names::GUEST_LOG_BYTES }, |bytes| {
+                    Self::within(bytes, node.guest_log_bytes.get(), "limits.log_bytes", names::GUEST_LOG_BYTES)
+                }),
         }
     }
 

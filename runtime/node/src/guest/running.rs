@@ -1,11 +1,11 @@
 //! One invocation while it runs: what its calls, its logs and its bounds are counted against.
 
 use std::{
-    task::Waker,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    task::Waker,
     time::Duration,
 };
 

@@ -127,9 +127,7 @@ pub(super) async fn invoke(
     let method = request.method().clone();
     let meter = match &place {
         Place::Reused(instance) => Arc::clone(&instance.meter),
-        Place::Fresh(_) => {
-            Arc::new(Meter::new(Some((Arc::clone(&deployed.ticker), Arc::clone(&deployed.hogs)))))
-        }
+        Place::Fresh(_) => Arc::new(Meter::new(Some((Arc::clone(&deployed.ticker), Arc::clone(&deployed.hogs))))),
     };
     let (head_sender, mut head) = oneshot::channel();
     let run = {

@@ -114,9 +114,9 @@ impl Shared {
             return None;
         }
         let concurrency = self.deployed.reuse.concurrency.max(1);
-        let taken = self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, |active| {
-            (active < concurrency).then_some(active + 1)
-        });
+        let taken = self
+            .active
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |active| (active < concurrency).then_some(active + 1));
         if taken.is_err() {
             return None;
         }
@@ -444,11 +444,7 @@ async fn drive(mut live: Live, service: Service, shared: Arc<Shared>, shelf: Wea
 }
 
 /// Takes requests and calls the guest, inside the store's event loop.
-async fn serve(
-    accessor: &Accessor<GuestState>,
-    service: &Service,
-    shared: &Arc<Shared>,
-) -> wasmtime::Result<()> {
+async fn serve(accessor: &Accessor<GuestState>, service: &Service, shared: &Arc<Shared>) -> wasmtime::Result<()> {
     let handle = service.wasi_http_handler().func_handle();
     let mut calls = FuturesUnordered::new();
     poll_fn(|cx: &mut Context<'_>| {
@@ -489,12 +485,7 @@ async fn serve(
 type Handle = TypedFunc<(Resource<GuestRequest>,), (Result<Resource<GuestResponse>, ErrorCode>,)>;
 
 /// One request: the call into the guest, and the head of its answer to whoever waits.
-async fn call(
-    accessor: &Accessor<GuestState>,
-    handle: Handle,
-    job: Job,
-    shared: &Arc<Shared>,
-) -> wasmtime::Result<()> {
+async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared: &Arc<Shared>) -> wasmtime::Result<()> {
     let Job { request, running, head } = job;
     if head.is_closed() {
         running.end();

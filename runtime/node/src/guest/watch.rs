@@ -69,11 +69,9 @@ pub(super) fn next_look(running: &Running) -> Duration {
     let next = match running.stream_age() {
         None => least,
         Some(_) if running.is_answered() => limits.wall.value.saturating_sub(running.idle()),
-        Some(age) => limits
-            .stream_idle
-            .value
-            .saturating_sub(running.idle())
-            .min(limits.stream_total.value.saturating_sub(age)),
+        Some(age) => {
+            limits.stream_idle.value.saturating_sub(running.idle()).min(limits.stream_total.value.saturating_sub(age))
+        }
     };
     // A guest's limits can't make the host spin.
     next.max(Duration::from_millis(5))

@@ -52,7 +52,8 @@ async fn a_transport_failure_is_an_error_code_of_its_kind() {
         })
     });
     let guest = host.deploy("misbehave").await;
-    for (name, code) in [("dns.test", "DnsError"), ("tls.test", "TlsCertificateError"), ("x.test", "ConnectionRefused")] {
+    for (name, code) in [("dns.test", "DnsError"), ("tls.test", "TlsCertificateError"), ("x.test", "ConnectionRefused")]
+    {
         let response = host.get(&guest, &format!("/fetch?url=http%3A%2F%2F{name}%2F")).await.unwrap();
         assert_eq!(response.status(), 502);
         let text = collect(response.into_body()).await.unwrap();

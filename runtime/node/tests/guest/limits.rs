@@ -109,12 +109,22 @@ fn resident() -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_stands_still_or_never_ends_is_cut_with_its_reason() {
     let host = Host::new(&[]);
-    let still = host.deploy_with("misbehave", limits(|limits| limits.stream_idle = Some(Span(std::time::Duration::from_millis(200))))).await;
+    let still = host
+        .deploy_with(
+            "misbehave",
+            limits(|limits| limits.stream_idle = Some(Span(std::time::Duration::from_millis(200)))),
+        )
+        .await;
     let response = host.get(&still, "/stream?n=2&ms=60000").await.unwrap();
     let error = collect(response.into_body()).await.unwrap_err();
     assert!(error.to_string().contains("limits.stream_idle"), "{error}");
     eventually("its instance is gone", || still.instances() == 0).await;
-    let long = host.deploy_with("misbehave", limits(|limits| limits.stream_total = Some(Span(std::time::Duration::from_millis(300))))).await;
+    let long = host
+        .deploy_with(
+            "misbehave",
+            limits(|limits| limits.stream_total = Some(Span(std::time::Duration::from_millis(300)))),
+        )
+        .await;
     let response = host.get(&long, "/stream?n=10000&ms=20").await.unwrap();
     let error = collect(response.into_body()).await.unwrap_err();
     assert!(error.to_string().contains("limits.stream_total"), "{error}");
@@ -130,7 +140,9 @@ async fn spinning_guests_do_not_hold_up_another_function() {
         .map(|_| {
             let (host, spinner) = (std::sync::Arc::clone(&host.host), std::sync::Arc::clone(&spinner));
             let invocation = crate::support::invocation(&spinner);
-            tokio::spawn(async move { host.invoke(&spinner, crate::support::request("/spin"), invocation).await.map(drop) })
+            tokio::spawn(
+                async move { host.invoke(&spinner, crate::support::request("/spin"), invocation).await.map(drop) },
+            )
         })
         .collect();
     eventually("they spin", || spinner.instances() == 2 * cores).await;

@@ -13,10 +13,7 @@ use crate::support::{Host, collect, eventually, request};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_02_guest_answers_with_its_settings() {
     let host = Host::new(&[]);
-    let config = FunctionConfig {
-        env: [("GREETING".to_owned(), "Good tide".to_owned())].into(),
-        ..Default::default()
-    };
+    let config = FunctionConfig { env: [("GREETING".to_owned(), "Good tide".to_owned())].into(), ..Default::default() };
     let hello = host.deploy_with("hello-rust", config).await;
     assert_eq!(host.text(&hello, "/").await, "Good tide\n");
     assert_eq!(host.text(&hello, "/").await, "Good tide\n");
@@ -61,14 +58,14 @@ async fn body_headers_method_and_trailers_pass_both_ways() {
     let host = Host::new(&[]);
     for (guest, method) in [("misbehave", "Method::Post"), ("probe-p3", "Method::Post")] {
         let echo = host.deploy(guest).await;
-        let frames = (0..50)
-            .map(|number| Ok(http_body::Frame::data(format!("chunk {number};").into())))
-            .chain([Ok::<_, BodyError>(http_body::Frame::trailers(
-                [("x-end".parse().unwrap(), "yes".parse().unwrap())].into_iter().collect(),
-            ))]);
+        let frames = (0..50).map(|number| Ok(http_body::Frame::data(format!("chunk {number};").into()))).chain([Ok::<
+            _,
+            BodyError,
+        >(
+            http_body::Frame::trailers([("x-end".parse().unwrap(), "yes".parse().unwrap())].into_iter().collect()),
+        )]);
         let body = StreamBody::new(futures::stream::iter(frames.collect::<Vec<_>>())).boxed_unsync();
-        let request =
-            Request::post("http://example.test/echo?x=1").header("x-mine", "kept").body(body).unwrap();
+        let request = Request::post("http://example.test/echo?x=1").header("x-mine", "kept").body(body).unwrap();
         let response = host.send(&echo, request).await.unwrap();
         assert_eq!(response.headers()["x-echo-x-mine"], "kept", "{guest}");
         assert_eq!(response.headers()["x-echo-method"], method, "{guest}");

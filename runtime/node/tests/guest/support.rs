@@ -21,7 +21,8 @@ use tidegate::{
     settings::{GuestSettings, Settings},
 };
 
-pub(crate) type Upstream = dyn Fn(OutboundCall) -> BoxFuture<'static, Result<Response<Body>, TransportError>> + Send + Sync;
+pub(crate) type Upstream =
+    dyn Fn(OutboundCall) -> BoxFuture<'static, Result<Response<Body>, TransportError>> + Send + Sync;
 
 struct FakeDoor(Box<Upstream>);
 

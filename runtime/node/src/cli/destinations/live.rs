@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn the_pace_is_what_is_configured_and_what_was_learned() {
-        let partition = json!({"limits": ["10/1s requests"], "max_concurrency": 4, "pace": {"learned_per_second": 9.5}});
+        let partition =
+            json!({"limits": ["10/1s requests"], "max_concurrency": 4, "pace": {"learned_per_second": 9.5}});
         assert_eq!(pace(&partition), "10/1s requests, 4 at once, 9.5/s learned");
         assert_eq!(pace(&json!({"limits": [], "pace": {"learned_per_second": null}})), "unlimited");
     }

@@ -116,7 +116,9 @@ async fn gate_that_runs(named: Option<&Url>, say: &impl Fn(String)) -> Result<Op
         let (status, _) = ask("/healthz").await?;
         return match status {
             StatusCode::OK => Ok(Some(gate)),
-            status => Err(Failure::new(Exit::Failed, format!("{gate}/healthz answers {status}: that is no healthy gate"))),
+            status => {
+                Err(Failure::new(Exit::Failed, format!("{gate}/healthz answers {status}: that is no healthy gate")))
+            }
         };
     }
     // An empty destination is refused by a gate in its own name; by its status it tells whether a token was needed.

@@ -4,12 +4,7 @@
 //! where the system enforces the bounds: processor time and address space by rlimits, priority by niceness. Everything
 //! that reads a stranger's bytes with care for their meaning happens here too; the node only hashes them.
 
-use std::{
-    io::Write,
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -59,11 +54,7 @@ pub struct Args {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Report {
     /// The compiled form is at the path that was asked for.
-    Compiled {
-        world: World,
-        reuse_safe: bool,
-        concurrent: bool,
-    },
+    Compiled { world: World, reuse_safe: bool, concurrent: bool },
     /// The module can't be used.
     Flawed(Flaw),
     /// Something else went wrong.

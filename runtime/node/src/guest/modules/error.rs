@@ -6,11 +6,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_core::units::{Size, Span};
 
-use crate::{
-    ids::Digest,
-    problem::Problem,
-    settings::names,
-};
+use crate::{ids::Digest, problem::Problem, settings::names};
 
 /// What the compile worker found wrong with a module. Crosses from its process to the node's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -144,15 +140,17 @@ impl From<ModuleError> for Problem {
                 bad("no-handler", "The component exports no handler").member("exports", exports.clone())
             }
             ModuleError::Flaw(Flaw::Imports { imports }) => {
-                bad("import-not-offered", "The component imports what is not offered").member("imports", imports.clone())
+                bad("import-not-offered", "The component imports what is not offered")
+                    .member("imports", imports.clone())
             }
             ModuleError::Flaw(Flaw::NeedsMore { what, limit, setting, .. }) => {
                 bad("needs-more", "The component needs more than it may have").bound(what, limit, setting)
             }
-            ModuleError::CompileLimit { limit, value, setting } => {
-                bad("compile-limit", "The module takes too much to compile")
-                    .bound(format!("compile-{limit}"), value, *setting)
-            }
+            ModuleError::CompileLimit { limit, value, setting } => bad(
+                "compile-limit",
+                "The module takes too much to compile",
+            )
+            .bound(format!("compile-{limit}"), value, *setting),
             ModuleError::Compile(_) => bad("compile-failed", "The module can't be compiled"),
             ModuleError::Missing(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "module-missing", "The module is not here", text.clone())

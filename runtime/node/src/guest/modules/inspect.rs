@@ -23,7 +23,9 @@ pub(super) struct Findings {
 pub(super) enum Kind {
     Component,
     /// A core module; whether it carries a component type.
-    Module { typed: bool },
+    Module {
+        typed: bool,
+    },
 }
 
 /// Tells components from core modules.
@@ -117,7 +119,8 @@ mod tests {
     #[test]
     fn a_version_belongs_to_its_track_only_when_it_is_a_release_of_it() {
         assert!(matches("wasi:http/types@0.2.10", "wasi:http/types", "0.2"));
-        for name in ["wasi:http/types@0.2", "wasi:http/types@0.20.1", "wasi:http/types@0.3.0-rc-1", "wasi:http/types2@0.2.0"]
+        for name in
+            ["wasi:http/types@0.2", "wasi:http/types@0.20.1", "wasi:http/types@0.3.0-rc-1", "wasi:http/types2@0.2.0"]
         {
             assert!(!matches(name, "wasi:http/types", "0.2"), "{name}");
             assert!(!matches(name, "wasi:http/types", "0.3"), "{name}");

@@ -265,7 +265,9 @@ mod tests {
 
     #[test]
     fn a_pattern_prints_as_it_is_read() {
-        for text in ["api.openai.com", "*.example.com", "https://a:8443", "*", "*:80", "a:*", "*:*", "http://[::1]:8080"] {
+        for text in
+            ["api.openai.com", "*.example.com", "https://a:8443", "*", "*:80", "a:*", "*:*", "http://[::1]:8080"]
+        {
             assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), text);
         }
     }
