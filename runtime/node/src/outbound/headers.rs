@@ -23,7 +23,8 @@ impl Hops {
     pub fn of(headers: &HeaderMap) -> Self {
         let ours = loop_entries(headers).filter(|entry| is_ours(entry));
         // An entry of ours that can't be read is one gate at least.
-        let hops = |entry: &str| entry.split_once("hops=").and_then(|(_, count)| count.trim().parse().ok()).unwrap_or(1);
+        let hops =
+            |entry: &str| entry.split_once("hops=").and_then(|(_, count)| count.trim().parse().ok()).unwrap_or(1);
         Self(ours.map(hops).max().unwrap_or(0))
     }
 }

@@ -107,7 +107,12 @@ async fn a_redirect_is_passed_to_the_sender() {
 async fn a_request_that_meets_itself_is_stopped() {
     let upstream = Upstream::start(|_| async { text(200, "") }).await;
     let gate = Gate::new(&[]);
-    let hops = |count: &str| Request::get(upstream.url("/")).header("cdn-loop", format!("tidegate; hops={count}")).body(body::empty()).unwrap();
+    let hops = |count: &str| {
+        Request::get(upstream.url("/"))
+            .header("cdn-loop", format!("tidegate; hops={count}"))
+            .body(body::empty())
+            .unwrap()
+    };
     assert_eq!(gate.send(hops("7")).await.unwrap().status(), 200);
     let answer = gate.send(hops("8")).await.unwrap();
     assert_eq!(answer.status(), 508);
