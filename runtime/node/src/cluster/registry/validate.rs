@@ -236,7 +236,7 @@ mod tests {
             (json!({"colour": 1}), "colour", "known are env, secrets"),
             (json!({"limits": {"memroy": "1MiB"}}), "limits.memroy", "did you mean `memory`?"),
             (json!({"limits": {"memory": "lots"}}), "limits.memory", "`lots` is not a size"),
-            (json!({"limits": {"wall": 5}}), "limits.wall", "a duration such as"),
+            (json!({"limits": {"wall": 5}}), "limits.wall", "a duration as text"),
             (json!({"limits": {"wall": "0s"}}), "limits.wall", "more than nothing"),
             (json!({"limits": {"memory": "8GiB"}}), "limits.memory", "at most 1GiB (setting max_guest_memory)"),
             (json!({"limits": {"wall": "1h"}}), "limits.wall", "at most 15m (setting max_guest_wall)"),
