@@ -17,8 +17,14 @@ use crate::{
 ///
 /// `kind` is the last segment of `type` (`/problems/{kind}`), stable for clients. `limit`, `value` and `setting` name
 /// the bound that bit, what it is set to, and where to change it.
+///
+/// Boxed: it is an error type, and the way on which nothing is wrong should not carry its size.
 #[derive(Clone, Debug)]
-pub struct Problem {
+pub struct Problem(Box<Parts>);
+
+/// What a problem says.
+#[derive(Clone, Debug)]
+pub struct Parts {
     /// The HTTP status.
     pub status: StatusCode,
     /// Last segment of the problem's `type`.
@@ -47,6 +53,20 @@ pub struct Problem {
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl std::ops::Deref for Problem {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Problem {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
+    }
+}
+
 #[derive(Serialize)]
 struct Wire<'a> {
     r#type: String,
@@ -68,7 +88,7 @@ struct Wire<'a> {
 impl Problem {
     /// A problem without a bound.
     pub fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             kind,
             title,
@@ -82,7 +102,7 @@ impl Problem {
             proxy_error: None,
             members: serde_json::Map::new(),
             headers: Vec::new(),
-        }
+        }))
     }
 
     /// Names the bound that bit: which, what it is set to, where it is set.

@@ -5,6 +5,11 @@
 //! is problem+json. What the API offers is written down in `openapi.json` beside this file, and a test holds the two
 //! together.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "the indices are keys of JSON objects made beside them; assigning to one inserts"
+)]
+
 pub mod auth;
 mod body;
 mod deploy;

@@ -322,7 +322,7 @@ async fn deploy_root(
     std::fs::copy(&root.module, &copy).map_err(|error| of_module(error.to_string()))?;
     let tenant = TenantId::default_tenant();
     let admitted = intake.admit(&tenant, Spooled { path: copy }, &config.limits).await;
-    let admitted = admitted.map_err(|problem: Problem| of_module(problem.detail))?;
+    let admitted = admitted.map_err(|problem: Problem| of_module(problem.detail.clone()))?;
     let name = FunctionName::from(root.name.as_str());
     let version = VersionRecord {
         number: 0,
