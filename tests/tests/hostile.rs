@@ -204,7 +204,7 @@ async fn a_full_pool_queues_to_a_deadline_then_says_503() {
     assert_eq!((served, refused.len()), (4, 4), "{slow:?}");
     for answer in refused {
         assert!(!answer.header("retry-after").is_empty());
-        assert_names_its_bound(answer, "max_instances");
+        assert_names_its_bound(answer, "instance_wait");
     }
     assert_neighbour_is_well(&gate).await;
 }

@@ -30,6 +30,7 @@ use super::{
     functions,
     problems::bad_request,
     seams::{Admitted, Spooled},
+    set,
 };
 use crate::{
     cluster::registry::{
@@ -96,16 +97,20 @@ pub(super) async fn deploy(
     let mut answer = functions::summary(&control, &function);
     if let Some(version) = function.versions.get(&number) {
         merge(&mut answer, functions::version_json(version));
-        answer["config"] = json!(version.config);
+        set(&mut answer, "config", json!(version.config));
     }
-    answer["activated"] = (function.active == Some(number)).into();
-    answer["unchanged"] = unchanged.into();
-    answer["warnings"] = json!(admitted.warnings);
-    answer["timings"] = json!({
-        "upload_ms": millis(uploaded),
-        "compile_ms": millis(compiled),
-        "total_ms": millis(began.elapsed()),
-    });
+    set(&mut answer, "activated", function.active == Some(number));
+    set(&mut answer, "unchanged", unchanged);
+    set(&mut answer, "warnings", json!(admitted.warnings));
+    set(
+        &mut answer,
+        "timings",
+        json!({
+            "upload_ms": millis(uploaded),
+            "compile_ms": millis(compiled),
+            "total_ms": millis(began.elapsed()),
+        }),
+    );
     let status = if is.is_none() && !unchanged { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, [etag::tag(function.revision)], Json(answer)).into_response())
 }

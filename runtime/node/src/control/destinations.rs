@@ -18,6 +18,7 @@ use super::{
     body, etag,
     extract::{Asked, Named},
     problems::bad_request,
+    set,
 };
 use crate::{
     cluster::registry::{Change, Command, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
@@ -60,7 +61,7 @@ pub(super) async fn show(
     caller.require(Scope::Deploy)?;
     let destination = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
     let mut answer = shown(&destination);
-    answer["live"] = json!(live(&control, &caller, &name));
+    set(&mut answer, "live", json!(live(&control, &caller, &name)));
     Ok(([etag::tag(destination.revision)], Json(answer)).into_response())
 }
 

@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Control, auth::Caller, body, etag, extract::Named, problems::bad_request};
+use super::{Control, auth::Caller, body, etag, extract::Named, problems::bad_request, set};
 use crate::{
     cluster::registry::{
         Change, Command, FunctionRecord, Rejection, Scope, VersionNumber, VersionRecord, now_ms, parse_function,
@@ -37,7 +37,7 @@ pub(super) async fn show(
     caller.require(Scope::Deploy)?;
     let function = find(&control, &caller, &name)?;
     let mut shown = summary(&control, &function);
-    shown["config"] = json!(function.active_version().map(|version| &version.config));
+    set(&mut shown, "config", json!(function.active_version().map(|version| &version.config)));
     Ok(([etag::tag(function.revision)], Json(shown)).into_response())
 }
 
@@ -54,8 +54,8 @@ pub(super) async fn versions(
         .rev()
         .map(|version| {
             let mut shown = version_json(version);
-            shown["active"] = (function.active == Some(version.number)).into();
-            shown["config"] = json!(version.config);
+            set(&mut shown, "active", function.active == Some(version.number));
+            set(&mut shown, "config", json!(version.config));
             shown
         })
         .collect();
@@ -150,7 +150,7 @@ pub(super) async fn configure(
         }
     };
     let mut shown = summary(&control, &function);
-    shown["config"] = json!(config);
+    set(&mut shown, "config", json!(config));
     Ok(([etag::tag(function.revision)], Json(shown)).into_response())
 }
 

@@ -100,3 +100,10 @@ fn wants(headers: &HeaderMap, media_type: &str) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     accept.and_then(|accept| accept.split([',', ';']).next()).is_some_and(|first| first.trim() == media_type)
 }
+
+/// Adds a member to an object.
+fn set(object: &mut serde_json::Value, key: &str, value: impl Into<serde_json::Value>) {
+    if let serde_json::Value::Object(members) = object {
+        members.insert(key.to_owned(), value.into());
+    }
+}

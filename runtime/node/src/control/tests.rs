@@ -279,7 +279,7 @@ async fn what_can_not_be_deployed_is_refused_with_the_reason_and_leaves_nothing(
     let big = api.ask("PUT /v1/functions/f", &wasm, "12345678901").await;
     assert_eq!(big.status, StatusCode::PAYLOAD_TOO_LARGE);
     let named = (&big.body["limit"], &big.body["value"], &big.body["setting"]);
-    assert_eq!(named, (&json!("module size"), &json!("10"), &json!("max_module")));
+    assert_eq!(named, (&json!("module size"), &json!("10B"), &json!("max_module")));
     for (path, headers, body, status, says) in [
         ("f", &wasm[..], "", 400, "empty"),
         ("f", &wasm, "bad", 422, "no magic"),

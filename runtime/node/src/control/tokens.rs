@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Control, auth::Caller, body, extract::Named, problems::bad_request};
+use super::{Control, auth::Caller, body, extract::Named, problems::bad_request, set};
 use crate::{
     cluster::registry::{Command, Rejection, Scope, TokenRecord, token},
     problem::Problem,
@@ -50,7 +50,7 @@ pub(super) async fn create(
     let record = token::record(None, caller.tenant().clone(), new.label, new.scopes, &text);
     let mut answer = shown(&record);
     control.registry.write(Command::AddToken { token: record }).await?;
-    answer["token"] = Value::String(text);
+    set(&mut answer, "token", Value::String(text));
     Ok((StatusCode::CREATED, Json(answer)))
 }
 

@@ -20,7 +20,7 @@ use super::{
     auth::Caller,
     extract::{Asked, Named},
     problems::bad_request,
-    wants,
+    set, wants,
 };
 use crate::{
     cluster::registry::Scope,
@@ -82,8 +82,8 @@ pub(super) async fn show(
     }
     let mut shown = summary(&record);
     let notes = record.notes.iter().map(|(at, note)| json!({"at_ms": millis(*at), "text": note.to_string()}));
-    shown["notes"] = notes.collect();
-    shown["dropped"] = record.dropped.into();
+    set(&mut shown, "notes", notes.collect::<Vec<_>>());
+    set(&mut shown, "dropped", record.dropped);
     Ok(Json(shown).into_response())
 }
 
@@ -97,14 +97,14 @@ fn summary(record: &TrailRecord) -> Value {
     });
     match &record.subject {
         Subject::Invocation { function, version } => {
-            shown["function"] = (**function).into();
-            shown["version"] = (*version).into();
+            set(&mut shown, "function", &**function);
+            set(&mut shown, "version", *version);
         }
-        Subject::Call => shown["call"] = true.into(),
+        Subject::Call => set(&mut shown, "call", true),
     }
     match record.ending {
-        Ending::Status(status) => shown["status"] = status.into(),
-        Ending::Cancelled => shown["cancelled"] = true.into(),
+        Ending::Status(status) => set(&mut shown, "status", status),
+        Ending::Cancelled => set(&mut shown, "cancelled", true),
     }
     shown
 }

@@ -46,8 +46,12 @@ impl Limits {
             memory: own.memory.map_or(Bound { value: node.guest_memory.get(), setting: names::GUEST_MEMORY }, |size| {
                 Self::within(size.get(), node.max_guest_memory.get(), "limits.memory", names::MAX_GUEST_MEMORY)
             }),
-            wall: Self::span(own.wall, node.guest_wall, "limits.wall", names::GUEST_WALL),
-            cpu: Self::span(own.cpu, node.guest_cpu, "limits.cpu", names::GUEST_CPU),
+            wall: own.wall.map_or(Bound { value: node.guest_wall.get(), setting: names::GUEST_WALL }, |wall| {
+                Self::within(wall.get(), node.max_guest_wall.get(), "limits.wall", names::MAX_GUEST_WALL)
+            }),
+            cpu: own.cpu.map_or(Bound { value: node.guest_cpu.get(), setting: names::GUEST_CPU }, |cpu| {
+                Self::within(cpu.get(), node.max_guest_cpu.get(), "limits.cpu", names::MAX_GUEST_CPU)
+            }),
             calls: Self::count(own.outbound_calls, node.guest_calls, "limits.outbound_calls", names::GUEST_CALLS),
             concurrent_calls: Self::count(
                 own.concurrent_calls,

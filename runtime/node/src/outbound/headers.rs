@@ -5,8 +5,11 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tidegate_core::policy;
 
-/// Counts gates that a request has passed, so that one that meets itself is stopped.
-pub const HOP: HeaderName = HeaderName::from_static("tidegate-hop");
+/// Counts gates that a request has passed, so that one that meets itself is stopped: `CDN-Loop: tidegate; hops=2`
+/// (RFC 8586). What other proxies say there stays.
+pub const HOP: HeaderName = HeaderName::from_static("cdn-loop");
+/// Our name in it.
+const WHO: &str = "tidegate";
 /// Gates that a request may pass.
 pub(crate) const HOPS: u8 = 8;
 
@@ -18,9 +21,22 @@ pub struct Hops(pub u8);
 impl Hops {
     /// What an inbound request says.
     pub fn of(headers: &HeaderMap) -> Self {
-        let stated = headers.get(HOP).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-        Self(stated.unwrap_or(0))
+        let ours = loop_entries(headers).filter(|entry| is_ours(entry));
+        // An entry of ours that can't be read is one gate at least.
+        let hops =
+            |entry: &str| entry.split_once("hops=").and_then(|(_, count)| count.trim().parse().ok()).unwrap_or(1);
+        Self(ours.map(hops).max().unwrap_or(0))
     }
+}
+
+/// What each proxy on the way said about itself.
+fn loop_entries(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let texts = headers.get_all(HOP).iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| text.split(',')).map(str::trim).filter(|entry| !entry.is_empty())
+}
+
+fn is_ours(entry: &str) -> bool {
+    entry.split(';').next().is_some_and(|who| who.trim().eq_ignore_ascii_case(WHO))
 }
 
 /// Headers of one connection only (RFC 9110 section 7.6.1), and of its proxy.
@@ -98,7 +114,11 @@ pub(crate) fn outgoing(headers: &mut HeaderMap, trace: HeaderValue, hops: u8) {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     headers.insert("traceparent", trace);
-    headers.insert(HOP, HeaderValue::from(u16::from(hops)));
+    let others: String =
+        loop_entries(headers).filter(|entry| !is_ours(entry)).flat_map(|entry| [entry, ", "]).collect();
+    if let Ok(value) = HeaderValue::try_from(format!("{others}{WHO}; hops={hops}")) {
+        headers.insert(HOP, value);
+    }
 }
 
 /// What the request says about itself to the gate.
@@ -201,10 +221,22 @@ mod tests {
         outgoing(&mut headers, HeaderValue::from_static("new"), 3);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["accept", "authorization", "te", "tidegate-hop", "traceparent"]);
+        assert_eq!(names, ["accept", "authorization", "cdn-loop", "te", "traceparent"]);
         assert_eq!(headers["te"], "trailers");
         assert_eq!(headers["traceparent"], "new");
-        assert_eq!(headers[HOP], "3");
+        assert_eq!(headers[HOP], "tidegate; hops=3");
+        assert_eq!(Hops::of(&headers).0, 3);
+    }
+
+    #[test]
+    fn gates_are_counted_beside_what_other_proxies_say() {
+        let mut headers = map(&[("cdn-loop", "foo; v=1, Tidegate; hops=2"), ("host", "x")]);
+        assert_eq!(Hops::of(&headers).0, 2);
+        outgoing(&mut headers, HeaderValue::from_static("t"), 3);
+        assert_eq!(headers[HOP], "foo; v=1, tidegate; hops=3");
+        for (text, hops) in [("tidegate", 1), ("tidegate; hops=x", 1), ("tidegates; hops=9", 0), ("foo", 0)] {
+            assert_eq!(Hops::of(&map(&[("cdn-loop", text)])).0, hops, "{text}");
+        }
     }
 
     #[test]

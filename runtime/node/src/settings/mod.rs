@@ -163,9 +163,15 @@ pub struct GuestSettings {
     /// Time to the head of a guest's answer; waiting at the gate does not count
     #[arg(long, env = "TIDEGATE_GUEST_WALL", value_name = "DURATION", default_value = "30s")]
     pub guest_wall: Span,
+    /// Longest wall time a function's own limits may ask for
+    #[arg(long, env = "TIDEGATE_MAX_GUEST_WALL", value_name = "DURATION", default_value = "15m")]
+    pub max_guest_wall: Span,
     /// CPU time of one request (of one instance where it is reused)
     #[arg(long, env = "TIDEGATE_GUEST_CPU", value_name = "DURATION", default_value = "5s")]
     pub guest_cpu: Span,
+    /// Longest CPU time a function's own limits may ask for
+    #[arg(long, env = "TIDEGATE_MAX_GUEST_CPU", value_name = "DURATION", default_value = "60s")]
+    pub max_guest_cpu: Span,
     /// Time between two chunks of a guest's streamed answer
     #[arg(long, env = "TIDEGATE_GUEST_STREAM_IDLE", value_name = "DURATION", default_value = "5m")]
     pub guest_stream_idle: Span,

@@ -30,7 +30,9 @@ names! {
     GUEST_MEMORY = "guest_memory";
     MAX_GUEST_MEMORY = "max_guest_memory";
     GUEST_WALL = "guest_wall";
+    MAX_GUEST_WALL = "max_guest_wall";
     GUEST_CPU = "guest_cpu";
+    MAX_GUEST_CPU = "max_guest_cpu";
     GUEST_STREAM_IDLE = "guest_stream_idle";
     GUEST_STREAM_TOTAL = "guest_stream_total";
     GUEST_CALLS = "guest_calls";

@@ -162,8 +162,8 @@ async fn spinning_guests_do_not_hold_up_another_function() {
 }
 
 #[test]
-fn a_function_may_ask_for_less_than_the_node_gives_and_not_for_more() {
-    let node = guest_settings(&["--guest-wall", "10s", "--max-guest-memory", "512MiB"]);
+fn a_function_may_ask_for_what_the_node_gives_at_most_and_not_for_more() {
+    let node = guest_settings(&["--guest-wall", "5s", "--max-guest-wall", "10s", "--max-guest-memory", "512MiB"]);
     let own = FunctionLimits {
         wall: Some(Span(std::time::Duration::from_secs(60))),
         cpu: Some(Span(std::time::Duration::from_secs(1))),
@@ -171,7 +171,7 @@ fn a_function_may_ask_for_less_than_the_node_gives_and_not_for_more() {
         ..Default::default()
     };
     let limits = tidegate::guest::Limits::resolve(&own, &node);
-    assert_eq!((limits.wall.value, limits.wall.setting), (Duration::from_secs(10), "guest_wall"));
+    assert_eq!((limits.wall.value, limits.wall.setting), (Duration::from_secs(10), "max_guest_wall"));
     assert_eq!((limits.cpu.value, limits.cpu.setting), (Duration::from_secs(1), "limits.cpu"));
     assert_eq!((limits.memory.value, limits.memory.setting), (400 << 20, "limits.memory"));
 }

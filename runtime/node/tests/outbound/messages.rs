@@ -62,7 +62,7 @@ async fn host_and_trace_are_ours_and_our_own_headers_stay_here() {
     let parent = headers["traceparent"].to_str().unwrap();
     assert!(parent.starts_with(&format!("00-{}-", trail.id())), "{parent}");
     assert!(!parent.contains(&format!("{span:016x}")), "a span of its own: {parent}");
-    assert_eq!(headers["tidegate-hop"], "1");
+    assert_eq!(headers["cdn-loop"], "tidegate; hops=1");
 }
 
 #[tokio::test]
@@ -107,7 +107,12 @@ async fn a_redirect_is_passed_to_the_sender() {
 async fn a_request_that_meets_itself_is_stopped() {
     let upstream = Upstream::start(|_| async { text(200, "") }).await;
     let gate = Gate::new(&[]);
-    let hops = |count: &str| Request::get(upstream.url("/")).header("tidegate-hop", count).body(body::empty()).unwrap();
+    let hops = |count: &str| {
+        Request::get(upstream.url("/"))
+            .header("cdn-loop", format!("tidegate; hops={count}"))
+            .body(body::empty())
+            .unwrap()
+    };
     assert_eq!(gate.send(hops("7")).await.unwrap().status(), 200);
     let answer = gate.send(hops("8")).await.unwrap();
     assert_eq!(answer.status(), 508);

@@ -290,17 +290,18 @@ mod tests {
 
     #[test]
     fn versions_are_kept_up_to_the_bound_and_never_the_active_one_dropped() {
-        let (on, off) = (true, false);
+        const ON: bool = true;
+        const OFF: bool = false;
         // (commands as (activate, keep), active afterwards, versions afterwards)
-        type Row<'a> = (&'a [(bool, usize)], Option<u64>, &'a [u64]);
-        let table: &[Row<'_>] = &[
-            (&[(on, 3)], Some(1), &[1]),
-            (&[(off, 3)], None, &[1]),
-            (&[(on, 3), (on, 3), (on, 3), (on, 3)], Some(4), &[2, 3, 4]),
-            (&[(on, 3), (off, 3), (off, 3), (off, 3)], Some(1), &[1, 3, 4]),
-            (&[(on, 1), (off, 1)], Some(1), &[1, 2]),
-            (&[(on, 1), (off, 1), (off, 1)], Some(1), &[1, 3]),
-            (&[(on, 0), (on, 0)], Some(2), &[2]),
+        type Case = (&'static [(bool, usize)], Option<u64>, &'static [u64]);
+        let table: &[Case] = &[
+            (&[(ON, 3)], Some(1), &[1]),
+            (&[(OFF, 3)], None, &[1]),
+            (&[(ON, 3), (ON, 3), (ON, 3), (ON, 3)], Some(4), &[2, 3, 4]),
+            (&[(ON, 3), (OFF, 3), (OFF, 3), (OFF, 3)], Some(1), &[1, 3, 4]),
+            (&[(ON, 1), (OFF, 1)], Some(1), &[1, 2]),
+            (&[(ON, 1), (OFF, 1), (OFF, 1)], Some(1), &[1, 3]),
+            (&[(ON, 0), (ON, 0)], Some(2), &[2]),
         ];
         for (commands, active, versions) in table {
             let mut state = State::default();

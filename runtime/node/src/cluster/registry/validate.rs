@@ -41,8 +41,8 @@ impl From<&GuestSettings> for Ceilings {
     fn from(settings: &GuestSettings) -> Self {
         Self {
             memory: settings.max_guest_memory,
-            wall: settings.guest_wall,
-            cpu: settings.guest_cpu,
+            wall: settings.max_guest_wall,
+            cpu: settings.max_guest_cpu,
             calls: settings.guest_calls,
             concurrent_calls: settings.guest_concurrent_calls,
             stream_idle: settings.guest_stream_idle,
@@ -190,8 +190,8 @@ fn within(limits: &FunctionLimits, ceilings: &Ceilings) -> Result<(), ConfigErro
         }
     }
     check("memory", limits.memory, ceilings.memory, names::MAX_GUEST_MEMORY)?;
-    check("wall", limits.wall, ceilings.wall, names::GUEST_WALL)?;
-    check("cpu", limits.cpu, ceilings.cpu, names::GUEST_CPU)?;
+    check("wall", limits.wall, ceilings.wall, names::MAX_GUEST_WALL)?;
+    check("cpu", limits.cpu, ceilings.cpu, names::MAX_GUEST_CPU)?;
     // A function may well be one that calls nobody.
     check("outbound_calls", limits.outbound_calls.filter(|calls| *calls > 0), ceilings.calls, names::GUEST_CALLS)?;
     check("concurrent_calls", limits.concurrent_calls, ceilings.concurrent_calls, names::GUEST_CONCURRENT_CALLS)?;
@@ -236,9 +236,10 @@ mod tests {
             (json!({"colour": 1}), "colour", "known are env, secrets"),
             (json!({"limits": {"memroy": "1MiB"}}), "limits.memroy", "did you mean `memory`?"),
             (json!({"limits": {"memory": "lots"}}), "limits.memory", "`lots` is not a size"),
-            (json!({"limits": {"wall": 5}}), "limits.wall", "a duration such as"),
+            (json!({"limits": {"wall": 5}}), "limits.wall", "a duration as text"),
             (json!({"limits": {"wall": "0s"}}), "limits.wall", "more than nothing"),
             (json!({"limits": {"memory": "8GiB"}}), "limits.memory", "at most 1GiB (setting max_guest_memory)"),
+            (json!({"limits": {"wall": "1h"}}), "limits.wall", "at most 15m (setting max_guest_wall)"),
             (json!({"limits": {"outbound_calls": 5000}}), "limits.outbound_calls", "(setting guest_calls)"),
             (json!({"limits": []}), "limits", "must be an object"),
             (json!({"auth": "everyone"}), "auth", "unknown variant"),

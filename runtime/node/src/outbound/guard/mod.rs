@@ -56,7 +56,13 @@ impl AddressGuard {
     /// # Errors
     /// [`AddressDenied::Name`].
     pub fn check_name(&self, host: &str) -> Result<(), AddressDenied> {
-        if self.allow.is_empty() && is_private_name(host) {
+        // Allowed loopback lets `localhost` be looked up, and says nothing about the names of other networks.
+        let beyond_loopback = |net: &IpNet| !net.network().is_loopback();
+        let may_be_at_an_allowed_address = match is_loopback_name(host) {
+            true => !self.allow.is_empty(),
+            false => self.allow.iter().any(beyond_loopback),
+        };
+        if is_private_name(host) && !may_be_at_an_allowed_address {
             return Err(AddressDenied::Name { host: host.to_owned() });
         }
         Ok(())
@@ -77,6 +83,11 @@ impl AddressGuard {
             kind => Err(AddressDenied::Address { host: host.to_owned(), address, kind }),
         }
     }
+}
+
+fn is_loopback_name(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
 /// `localhost` and names that only private networks resolve: `.internal` and `.flycast` (Fly.io), `.local` (mDNS).
@@ -135,7 +146,10 @@ mod tests {
 
     #[test]
     fn a_private_name_at_a_public_address_is_denied_even_where_some_network_is_allowed() {
-        let guard = guard(&["127.0.0.0/8"]);
+        let loopback = guard(&["127.0.0.0/8"]);
+        assert_eq!(loopback.check_name("localhost"), Ok(()));
+        assert!(loopback.check_name("a.internal").is_err(), "loopback is not where it could be");
+        let guard = guard(&["10.0.0.0/8"]);
         assert_eq!(guard.check_name("a.internal"), Ok(()), "it may be at an allowed address");
         assert!(guard.check("a.internal", "93.184.216.34".parse().unwrap()).is_err());
     }
