@@ -1,10 +1,12 @@
 //! Hog permits: guests that compute for long share the processors that are left over.
 //!
 //! A guest may run for two milliseconds as it likes. Past that it goes on only with a permit, and there is one fewer of
-//! them than guest threads (but at least one), handed out round robin by function. So however many guests spin, one
-//! thread stays free for short requests, and no function starves another.
+//! them than guest threads (but at least one), handed out round robin by function. So however many guests spin, no
+//! function starves another.
 //!
-//! A permit is held for one slice: it is given back whenever the guest's poll ends (see [`super::meter`]).
+//! A permit is held for one slice: it is given back whenever the guest's poll ends (see [`super::meter`]). And the slice
+//! is run on a thread of lower priority: a short request that arrives while all processors compute is let in by the
+//! operating system at once, which no scheduling of ours could do. [`Migrating`] carries guests there and back.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,14 +16,43 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::meter::Meter;
+
+/// Niceness of the threads that long computations run on: they get a quarter of a processor that a busy guest thread
+/// wants as well, and all of an idle one.
+const NICE: i32 = 5;
+
+/// Starts the runtime that long computations run on, with a thread a permit.
+///
+/// # Errors
+/// When its threads can't be started.
+pub(super) fn runtime(guest_threads: usize) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(permits(guest_threads))
+        .thread_name("tidegate-hog")
+        .enable_all()
+        .on_thread_start(|| {
+            // On Linux niceness is a thread's own. Where it is not allowed, permits alone have to do.
+            let _ = rustix::process::nice(NICE);
+        })
+        .build()
+}
+
+fn permits(guest_threads: usize) -> usize {
+    guest_threads.saturating_sub(1).max(1)
+}
 
 /// What the round robin goes by: one function, whatever its version.
 pub(super) type FunctionKey = u64;
 
 /// Hands out the permits. Its queues hold one entry a waiting instance at most, so `max_instances` bounds them.
-pub(super) struct Hogs(Mutex<State>);
+pub(super) struct Hogs {
+    state: Mutex<State>,
+    runtime: Handle,
+}
 
 struct State {
     free: usize,
@@ -43,10 +74,10 @@ enum TicketState {
 }
 
 impl Hogs {
-    /// Permits for so many guest threads.
-    pub(super) fn new(threads: usize) -> Arc<Self> {
-        let free = threads.saturating_sub(1).max(1);
-        Arc::new(Self(Mutex::new(State { free, order: VecDeque::new(), waiting: HashMap::new() })))
+    /// Permits for so many guest threads, and the runtime that computations move to.
+    pub(super) fn new(threads: usize, runtime: Handle) -> Arc<Self> {
+        let state = State { free: permits(threads), order: VecDeque::new(), waiting: HashMap::new() };
+        Arc::new(Self { state: Mutex::new(state), runtime })
     }
 
     /// Waits for the function's turn. Always lets other tasks run first, even when a permit is free.
@@ -55,7 +86,7 @@ impl Hogs {
     }
 
     fn try_take(&self) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let free = state.free > 0;
         if free {
             state.free -= 1;
@@ -64,7 +95,7 @@ impl Hogs {
     }
 
     fn enqueue(&self, function: FunctionKey, ticket: &Arc<Ticket>) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let queue = state.waiting.entry(function).or_default();
         let first = queue.is_empty();
         queue.push_back(Arc::clone(ticket));
@@ -77,7 +108,7 @@ impl Hogs {
     pub(super) fn release(&self) {
         loop {
             let next = {
-                let mut state = self.0.lock();
+                let mut state = self.state.lock();
                 let Some(function) = state.order.pop_front() else {
                     state.free += 1;
                     return;
@@ -174,7 +205,7 @@ impl Drop for Turn {
             self.hogs.release();
             return;
         }
-        let mut state = self.hogs.0.lock();
+        let mut state = self.hogs.state.lock();
         if let Some(queue) = state.waiting.get_mut(&self.function) {
             queue.retain(|other| !Arc::ptr_eq(other, &ticket));
             if queue.is_empty() {
@@ -186,11 +217,90 @@ impl Drop for Turn {
     }
 }
 
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A guest's work that changes threads: to those of lower priority when it has computed for long, and back when it made
+/// progress since. Dropping it ends the work wherever it is.
+pub(super) struct Migrating {
+    place: Place,
+    meter: Arc<Meter>,
+    hogs: Arc<Hogs>,
+}
+
+enum Place {
+    Here(Work),
+    There(AbortOnDropHandle<Option<Work>>),
+    Done,
+}
+
+impl Migrating {
+    pub(super) fn new(work: Work, meter: Arc<Meter>, hogs: Arc<Hogs>) -> Self {
+        Self { place: Place::Here(work), meter, hogs }
+    }
+}
+
+impl Future for Migrating {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let this = &mut *self;
+            match &mut this.place {
+                Place::Here(work) => {
+                    if !this.meter.is_hog() {
+                        if work.as_mut().poll(cx).is_ready() {
+                            this.place = Place::Done;
+                            return Poll::Ready(());
+                        }
+                        if !this.meter.is_hog() {
+                            return Poll::Pending;
+                        }
+                    }
+                    let Place::Here(work) = std::mem::replace(&mut this.place, Place::Done) else { continue };
+                    let task = this.hogs.runtime.spawn(away(work, Arc::clone(&this.meter)));
+                    this.place = Place::There(AbortOnDropHandle::new(task));
+                }
+                Place::There(task) => match Pin::new(task).poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(Some(work))) => this.place = Place::Here(work),
+                    // Finished, panicked, or the node goes down.
+                    Poll::Ready(Ok(None) | Err(_)) => {
+                        this.place = Place::Done;
+                        return Poll::Ready(());
+                    }
+                },
+                Place::Done => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+/// Works among the hogs until it is done, or is no hog any more: then it comes back.
+async fn away(work: Work, meter: Arc<Meter>) -> Option<Work> {
+    let mut work = Some(work);
+    std::future::poll_fn(|cx| {
+        let Some(running) = &mut work else { return Poll::Ready(()) };
+        if running.as_mut().poll(cx).is_ready() {
+            work = None;
+            return Poll::Ready(());
+        }
+        if meter.is_hog() { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    work
+}
+
 #[cfg(test)]
 mod tests {
     use futures::task::noop_waker;
 
     use super::*;
+
+    fn hogs(threads: usize) -> (Runtime, Arc<Hogs>) {
+        let runtime = runtime(threads).unwrap();
+        let hogs = Hogs::new(threads, runtime.handle().clone());
+        (runtime, hogs)
+    }
 
     fn poll(turn: &mut Turn) -> bool {
         let waker = noop_waker();
@@ -205,7 +315,7 @@ mod tests {
 
     #[test]
     fn permits_go_round_by_function_not_by_instance() {
-        let hogs = Hogs::new(2);
+        let (_runtime, hogs) = hogs(2);
         let mut holder = turn(&hogs, 1);
         assert!(poll(&mut holder));
         let mut busy: Vec<_> = (0..3).map(|_| turn(&hogs, 1)).collect();
@@ -218,9 +328,33 @@ mod tests {
         assert!(!poll(&mut busy[1]));
     }
 
+    #[tokio::test]
+    async fn work_moves_to_the_hogs_and_comes_back_when_it_makes_progress() {
+        let (runtime, hogs) = hogs(2);
+        let meter = Arc::new(Meter::new(None));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let work = {
+            let (meter, seen) = (Arc::clone(&meter), Arc::clone(&seen));
+            let note = move || seen.lock().push(std::thread::current().name().unwrap_or_default().to_owned());
+            async move {
+                note();
+                meter.set_hog();
+                tokio::task::yield_now().await;
+                note();
+                meter.reset();
+                tokio::task::yield_now().await;
+                note();
+            }
+        };
+        Migrating::new(Box::pin(work), meter, hogs).await;
+        let seen: Vec<_> = seen.lock().iter().map(|name| name == "tidegate-hog").collect();
+        assert_eq!(seen, [false, true, false]);
+        runtime.shutdown_background();
+    }
+
     #[test]
     fn a_guest_that_ends_while_it_waits_leaves_no_trace_and_one_that_was_granted_passes_it_on() {
-        let hogs = Hogs::new(1);
+        let (_runtime, hogs) = hogs(1);
         let mut holder = turn(&hogs, 1);
         assert!(poll(&mut holder));
         let (mut gone, mut granted, mut last) = (turn(&hogs, 1), turn(&hogs, 2), turn(&hogs, 3));
@@ -230,7 +364,7 @@ mod tests {
         drop(granted);
         assert!(poll(&mut last));
         hogs.release();
-        let state = hogs.0.lock();
+        let state = hogs.state.lock();
         assert!(state.free == 1 && state.order.is_empty() && state.waiting.is_empty());
     }
 }

@@ -15,7 +15,7 @@ use super::{
     Deployment, Egress, FunctionIdentity, Invocation, InvokeError, Limits, ModuleError, ModuleInfo,
     deployment::{Code, Deployed, Kept, Reuse, next_shelf_id},
     engine::{Engines, Ticker},
-    hogs::{FunctionKey, Hogs},
+    hogs::{self, FunctionKey, Hogs},
     hooks,
     limits::Bound,
     logs::LogOwner,
@@ -63,7 +63,7 @@ pub struct GuestHost {
     keys: Mutex<HashMap<FunctionIdentity, FunctionKey>>,
     runtime: Handle,
     /// Taken when the host is dropped: a runtime may not be dropped where tasks run.
-    owned: Option<Runtime>,
+    owned: Vec<Runtime>,
 }
 
 impl GuestHost {
@@ -107,6 +107,7 @@ impl GuestHost {
             .event_interval(13)
             .build()
             .map_err(StartError::Threads)?;
+        let hog_runtime = hogs::runtime(threads).map_err(StartError::Threads)?;
         let timers = Timers::start().map_err(StartError::Threads)?;
         let pool = Pool::new(
             settings.max_instances,
@@ -117,7 +118,7 @@ impl GuestHost {
             settings: settings.clone(),
             ticker: Ticker::start(&engines).map_err(StartError::Threads)?,
             modules,
-            hogs: Hogs::new(threads),
+            hogs: Hogs::new(threads, hog_runtime.handle().clone()),
             pool,
             timers,
             egress,
@@ -125,7 +126,7 @@ impl GuestHost {
             forbidden_headers: hooks::forbidden_headers(),
             keys: Mutex::default(),
             runtime: runtime.handle().clone(),
-            owned: Some(runtime),
+            owned: vec![runtime, hog_runtime],
         });
         host.spawn_sweeper();
         Ok(host)
@@ -292,8 +293,6 @@ async fn serve(
 
 impl Drop for GuestHost {
     fn drop(&mut self) {
-        if let Some(runtime) = self.owned.take() {
-            runtime.shutdown_background();
-        }
+        self.owned.drain(..).for_each(Runtime::shutdown_background);
     }
 }

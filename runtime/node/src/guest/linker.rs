@@ -123,23 +123,29 @@ fn offer_p3(l: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     http_p3::add_to_linker::<S, WasiHttp>(l, S::http)?;
     // Several requests share a 0.3 instance, and `send_request` is not told whose call it is. The call stack knows:
     // its last entry is the task that the host began, under which the worker filed the invocation.
-    l.instance("wasi:http/client@0.3.0")?.func_wrap_concurrent("send", |accessor, (request,): (Resource<Request>,)| {
-        Box::pin(async move {
-            accessor.with(|mut access| {
-                let mut store = access.as_context_mut();
-                let task = store.async_call_stack()?.last();
-                let state = store.data_mut();
-                state.hooks.current = task.and_then(|task| state.tasks.get(&task)).cloned();
-                wasmtime::error::Ok(())
-            })?;
-            let accessor = accessor.with_getter::<WasiHttp>(S::http);
-            // It asks the hooks at its first poll, before anything else of this store can run.
-            let answer: Result<Resource<Response>, ErrorCode> =
-                match <WasiHttp as HostWithStore<S>>::send(&accessor, request).await {
-                    Ok(response) => Ok(response),
-                    Err(error) => Err(error.downcast()?),
-                };
-            Ok((answer,))
-        })
-    })
+    l.instance("wasi:http/client@0.3.0")?.func_wrap_concurrent(
+        "send",
+        |accessor, (request,): (Resource<Request>,)| {
+            Box::pin(async move {
+                accessor.with(|mut access| {
+                    let mut store = access.as_context_mut();
+                    let task = store.async_call_stack()?.last();
+                    let state = store.data_mut();
+                    // A guest that exports 0.2 and imports 0.3 serves one request at a time: there nothing is filed.
+                    if !state.tasks.is_empty() {
+                        state.hooks.current = task.and_then(|task| state.tasks.get(&task)).cloned();
+                    }
+                    wasmtime::error::Ok(())
+                })?;
+                let accessor = accessor.with_getter::<WasiHttp>(S::http);
+                // It asks the hooks at its first poll, before anything else of this store can run.
+                let answer: Result<Resource<Response>, ErrorCode> =
+                    match <WasiHttp as HostWithStore<S>>::send(&accessor, request).await {
+                        Ok(response) => Ok(response),
+                        Err(error) => Err(error.downcast()?),
+                    };
+                Ok((answer,))
+            })
+        },
+    )
 }

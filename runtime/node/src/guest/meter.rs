@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{engine::Ticker, hogs::Hogs};
+use super::{
+    engine::{TICK, Ticker},
+    hogs::Hogs,
+};
 
 /// Nanoseconds since the process first asked. Monotonic, for arithmetic in atomics.
 pub(super) fn nanos() -> u64 {
@@ -18,42 +21,93 @@ pub(super) fn nanos() -> u64 {
     BASE.elapsed().as_nanos() as u64
 }
 
-/// Counts the time one instance spends inside polls. Written by the thread that polls it, read by anybody.
+/// This thread's time on a processor, in nanoseconds.
+fn thread_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Counts the time one instance spends computing. Written by the thread that polls it, read by anybody.
 ///
-/// It is time on a guest thread, not on the processor's own clock: where the machine is overcommitted it runs fast.
-/// Asking the kernel twice a poll would cost more than most requests do.
+/// Short polls are measured by the clock on the wall, as asking the kernel twice a poll would cost more than many polls
+/// do. In a poll during which the epoch moved, the thread's own processor time is taken from there on: where the machine
+/// is crowded, a guest must not pay for the time it was not let run.
 pub(super) struct Meter {
     used: AtomicU64,
     entered: AtomicU64,
+    /// Processor time of the thread when the epoch first moved in this poll; 0 before.
+    ticked: AtomicU64,
+    /// Time of this poll before that.
+    before_tick: AtomicU64,
     holding: AtomicBool,
+    /// It computed for so long that it goes on among the hogs.
+    hog: AtomicBool,
     host: Option<(Arc<Ticker>, Arc<Hogs>)>,
 }
 
 impl Meter {
     /// A meter at zero. Without a host it only counts (tests).
     pub(super) fn new(host: Option<(Arc<Ticker>, Arc<Hogs>)>) -> Self {
-        Self { used: AtomicU64::new(0), entered: AtomicU64::new(0), holding: AtomicBool::new(false), host }
+        Self {
+            used: AtomicU64::new(0),
+            entered: AtomicU64::new(0),
+            ticked: AtomicU64::new(0),
+            before_tick: AtomicU64::new(0),
+            holding: AtomicBool::new(false),
+            hog: AtomicBool::new(false),
+            host,
+        }
     }
 
     /// Counts from zero again: another request, or progress on a shared instance.
     pub(super) fn reset(&self) {
         self.used.store(0, Relaxed);
+        self.hog.store(false, Relaxed);
         if self.entered.load(Relaxed) != 0 {
-            self.entered.store(nanos(), Relaxed);
+            self.ticked.store(0, Relaxed);
+            self.entered.store(nanos().max(1), Relaxed);
         }
     }
 
-    /// Time used since the last reset, the current poll included.
-    pub(super) fn used(&self) -> Duration {
-        Duration::from_nanos(self.used.load(Relaxed)) + self.slice()
+    /// The epoch moved during the poll: returns the time used in all, and in this poll. On the polling thread only.
+    pub(super) fn tick(&self) -> (Duration, Duration) {
+        if self.ticked.load(Relaxed) == 0 {
+            self.before_tick.store(self.wall().min(TICK.as_nanos() as u64), Relaxed);
+            self.ticked.store(thread_nanos().max(1), Relaxed);
+        }
+        let slice = self.slice_nanos();
+        (Duration::from_nanos(self.used.load(Relaxed) + slice), Duration::from_nanos(slice))
     }
 
-    /// Time in the current poll.
-    pub(super) fn slice(&self) -> Duration {
+    /// Time in the current poll by the clock on the wall, in nanoseconds.
+    fn wall(&self) -> u64 {
         match self.entered.load(Relaxed) {
-            0 => Duration::ZERO,
-            entered => Duration::from_nanos(nanos().saturating_sub(entered)),
+            0 => 0,
+            entered => nanos().saturating_sub(entered),
         }
+    }
+
+    /// Time used in the current poll, in nanoseconds. On the polling thread only.
+    fn slice_nanos(&self) -> u64 {
+        match self.ticked.load(Relaxed) {
+            0 => self.wall(),
+            ticked => self.before_tick.load(Relaxed) + thread_nanos().saturating_sub(ticked),
+        }
+    }
+
+    /// How long the current poll has lasted by the clock on the wall; zero where none runs. For other threads.
+    pub(super) fn polled_for(&self) -> Duration {
+        Duration::from_nanos(self.wall())
+    }
+
+    /// It computed for long since the last reset.
+    pub(super) fn set_hog(&self) {
+        self.hog.store(true, Relaxed);
+    }
+
+    /// Whether it computed for long since the last reset.
+    pub(super) fn is_hog(&self) -> bool {
+        self.hog.load(Relaxed)
     }
 
     /// A hog permit was granted; it goes back when the poll ends.
@@ -67,8 +121,9 @@ impl Meter {
         impl Drop for Exit<'_> {
             fn drop(&mut self) {
                 let meter = self.0;
-                let slice = nanos().saturating_sub(meter.entered.swap(0, Relaxed));
-                meter.used.fetch_add(slice, Relaxed);
+                meter.used.fetch_add(meter.slice_nanos(), Relaxed);
+                meter.entered.store(0, Relaxed);
+                meter.ticked.store(0, Relaxed);
                 if meter.holding.swap(false, Relaxed)
                     && let Some((_, hogs)) = &meter.host
                 {

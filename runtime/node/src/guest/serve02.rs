@@ -31,6 +31,7 @@ use super::{
     answer::{Answer, Work},
     deployment::{Alive, Deployed},
     failure,
+    hogs::Migrating,
     hooks::to_guest,
     meter::{Meter, Metered},
     pool::{Grant, Offered, Permit, Shelf, older_than},
@@ -135,7 +136,7 @@ pub(super) async fn invoke(
         let (meter, running) = (Arc::clone(&meter), Arc::clone(&running));
         async move { run(deployed, pre, shelf, place, meter, request, running, head_sender).await }
     };
-    let mut run: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(Metered::new(run, meter));
+    let mut run: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(Metered::new(run, Arc::clone(&meter)));
 
     let finished = poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx).is_ready())).await;
     if finished {
@@ -144,6 +145,7 @@ pub(super) async fn invoke(
         return Ok(Answer::respond(response, &method, running, None));
     }
 
+    let run = Migrating::new(run, meter, Arc::clone(&deployed.hogs));
     let task = tokio::spawn(watch::stream(run, Arc::clone(&running), deployed.timers.clone()));
     let work = Task { handle: task.abort_handle(), running: Arc::clone(&running), armed: true };
     let head = watch::head(&deployed.timers, &running, head).await?;
@@ -220,8 +222,20 @@ async fn run(
     state.hooks.current = Some(Arc::clone(&running));
     state.logs.attribute(Some(Arc::clone(&running)));
     let answered = Arc::new(AtomicBool::new(false));
+    let cut_off = CutOff(&running);
     let outcome = call(&mut instance, request, head, Arc::clone(&answered)).await;
+    std::mem::forget(cut_off);
     settle(instance, outcome, answered.load(Ordering::Acquire), &running, &shelf);
+}
+
+/// Dropped while a guest works: by a panic, the end of the node, or a client that left. Dropped before the instance, so
+/// that a truncated answer is not taken for a whole one.
+struct CutOff<'a>(&'a Running);
+
+impl Drop for CutOff<'_> {
+    fn drop(&mut self) {
+        self.0.fail(InvokeError::ShuttingDown);
+    }
 }
 
 async fn start(

@@ -40,6 +40,7 @@ use super::{
     answer::{Answer, Work},
     deployment::{Alive, Deployed},
     failure,
+    hogs::Migrating,
     hooks::to_guest,
     meter::{Meter, Metered, nanos},
     pool::{Grant, Offered, Permit, Shelf},
@@ -83,8 +84,16 @@ pub(super) struct Shared {
     /// Invocations whose client left before the guest answered, with the time by which it should have noticed.
     abandoned: Mutex<Vec<(Arc<Running>, Instant, Slot)>>,
     /// Invocations that calls of the guest may belong to.
-    filed: Mutex<Vec<(GuestTaskId, Arc<Running>)>>,
+    filed: Mutex<Vec<Filed>>,
     failure: Mutex<Option<InvokeError>>,
+}
+
+/// An invocation under the task that the component model knows it by.
+struct Filed {
+    task: Option<GuestTaskId>,
+    running: Arc<Running>,
+    /// Not in the call's own future: that goes with the store's event loop, before anybody could say why it went.
+    head: Option<oneshot::Sender<Head>>,
 }
 
 /// A request's place in an instance. When it is free again, somebody who waits for this deployment gets it.
@@ -110,7 +119,7 @@ impl Drop for Slot {
 impl Shared {
     /// Takes a place, if the instance may have company.
     fn try_slot(self: &Arc<Self>) -> Option<Slot> {
-        if self.retired.load(Ordering::Acquire) || self.meter.slice() > BUSY {
+        if self.retired.load(Ordering::Acquire) || self.meter.polled_for() > BUSY {
             return None;
         }
         let concurrency = self.deployed.reuse.concurrency.max(1);
@@ -170,11 +179,11 @@ impl Shared {
         }
     }
 
-    /// Why the instance is gone, for those it still owed an answer.
+    /// Why the instance is gone, for those who waited to be called.
     fn lost(&self) -> InvokeError {
         match self.failure.lock().clone() {
-            Some(InvokeError::ShuttingDown) | None => InvokeError::NoAnswer,
-            Some(error) => error,
+            Some(reason) => InvokeError::Neighbour(reason.to_string().into()),
+            None => InvokeError::ShuttingDown,
         }
     }
 
@@ -191,7 +200,7 @@ impl Shared {
             stuck += abandoned.iter().filter(|(_, until, _)| Instant::now() >= *until).count();
         }
         drop(free);
-        for (_, running) in self.filed.lock().iter().filter(|(_, running)| !running.ended()) {
+        for Filed { running, .. } in self.filed.lock().iter().filter(|filed| !filed.running.ended()) {
             let Some(error) = watch::overdue(running) else { continue };
             running.cancel();
             if !running.is_answered() {
@@ -223,8 +232,8 @@ impl Shelf03 {
     /// A place in an instance that rests, else in the one that was made last.
     fn try_slot(&self) -> Option<Slot> {
         let instances = self.instances.lock();
-        let resting = instances.iter().rev().filter(|shared| shared.meter.slice().is_zero());
-        let working = instances.iter().rev().filter(|shared| !shared.meter.slice().is_zero());
+        let resting = instances.iter().rev().filter(|shared| shared.meter.polled_for().is_zero());
+        let working = instances.iter().rev().filter(|shared| !shared.meter.polled_for().is_zero());
         resting.chain(working).find_map(Shared::try_slot)
     }
 
@@ -283,10 +292,8 @@ pub(super) async fn invoke(
     request: Request<Body>,
     running: Arc<Running>,
 ) -> Result<Response<Body>, InvokeError> {
-    let began = Instant::now();
-    let (slot, reused) = acquire(deployed, pre, shelf, &running).await?;
+    let slot = acquire(deployed, pre, shelf, &running).await?;
     running.start();
-    running.trail.note(Note::Instance { reused, waited: if reused { Duration::ZERO } else { began.elapsed() } });
     let method = request.method().clone();
     let shared = Arc::clone(&slot.shared);
     let (sender, head) = oneshot::channel();
@@ -295,7 +302,8 @@ pub(super) async fn invoke(
     shared.send(Job { request, running: Arc::clone(&running), head: sender });
     let response = match watch::head(&deployed.timers, &running, head).await {
         Ok(head) => head?,
-        Err(InvokeError::NoAnswer) => return Err(shared.lost()),
+        // It never came to a call: the instance ended first.
+        Err(InvokeError::NoAnswer) if running.failure().is_none() => return Err(shared.lost()),
         Err(error) => return Err(error),
     };
     running.begin_stream();
@@ -307,25 +315,29 @@ async fn acquire(
     pre: &ServicePre<GuestState>,
     shelf: &Arc<Shelf03>,
     running: &Arc<Running>,
-) -> Result<(Slot, bool), InvokeError> {
+) -> Result<Slot, InvokeError> {
+    let found = |reused, waited| running.trail.note(Note::Instance { reused, waited });
     if deployed.isolation == Isolation::Function
         && let Some(mut slot) = shelf.try_slot()
     {
         slot.offered = true;
-        return Ok((slot, true));
+        found(true, Duration::ZERO);
+        return Ok(slot);
     }
+    let began = Instant::now();
     let permit = match deployed.pool.try_permit() {
         Some(permit) => permit,
         None => match deployed.pool.acquire::<Slot>(deployed.shelf_id).await? {
             Grant::Permit(permit) => permit,
             Grant::Instance(mut slot) => {
                 slot.offered = true;
-                return Ok((slot, true));
+                found(true, began.elapsed());
+                return Ok(slot);
             }
         },
     };
-    let slot = start(deployed, pre, shelf, permit, running).await?;
-    Ok((slot, false))
+    found(false, began.elapsed());
+    start(deployed, pre, shelf, permit, running).await
 }
 
 /// Makes an instance and the task that drives it, with one place taken.
@@ -367,7 +379,8 @@ async fn start(
     if deployed.isolation == Isolation::Function {
         shelf.instances.lock().push(Arc::clone(&shared));
     }
-    tokio::spawn(drive(live, service, shared, Arc::downgrade(shelf)));
+    let drive = Box::pin(drive(live, service, shared, Arc::downgrade(shelf)));
+    tokio::spawn(Migrating::new(drive, meter, Arc::clone(&deployed.hogs)));
     Ok(slot)
 }
 
@@ -388,10 +401,13 @@ async fn drive(mut live: Live, service: Service, shared: Arc<Shared>, shelf: Wea
             if let Some(shelf) = self.1.upgrade() {
                 shelf.remove(&self.0);
             }
-            // Jobs that came meanwhile learn it by their closed channels.
+            // Jobs that came meanwhile learn it by their closed channels. Whoever is still filed was cut off without a
+            // word, by a panic or the end of the node, and must not take a truncated answer for a whole one.
             let jobs = std::mem::take(&mut *self.0.inbox.lock());
             let abandoned = std::mem::take(&mut *self.0.abandoned.lock());
-            drop((jobs, abandoned));
+            let filed = std::mem::take(&mut *self.0.filed.lock());
+            filed.iter().for_each(|filed| filed.running.fail(InvokeError::ShuttingDown));
+            drop((jobs, abandoned, filed));
         }
     }
     let close = Close(Arc::clone(&shared), shelf);
@@ -411,36 +427,30 @@ async fn drive(mut live: Live, service: Service, shared: Arc<Shared>, shelf: Wea
         Ok(Ok(())) => None,
         Ok(Err(error)) | Err(error) => Some(error),
     };
-    let left: Vec<_> = shared.filed.lock().drain(..).map(|(_, running)| running).collect();
-    let left: Vec<_> = left.into_iter().filter(|running| !running.is_answered()).collect();
+    let left: Vec<_> = shared.filed.lock().drain(..).filter(|filed| !filed.running.is_answered()).collect();
     if let Some(error) = error {
         let reason = failure::reason(live.store.data(), &error);
-        let neighbours = left.len() > 1;
         live.store.data().logs.host(None, format!("{reason}\n{error:?}"));
         *shared.failure.lock() = Some(reason.clone());
-        for running in &left {
+        for Filed { running, .. } in &left {
             running.trail.note(Note::Guest(reason.to_string()));
-            let told = match &reason {
+            running.fail(match &reason {
                 // With company it can't be told whose fault a trap is.
-                InvokeError::Trap(_) | InvokeError::Exit(_) if neighbours => {
+                InvokeError::Trap(_) | InvokeError::Exit(_) if left.len() > 1 => {
                     InvokeError::Neighbour(reason.to_string().into())
                 }
                 reason => reason.clone(),
-            };
-            running.fail(told);
-        }
-    } else {
-        for running in &left {
-            running.fail(InvokeError::NoAnswer);
+            });
         }
     }
-    for running in &left {
+    for Filed { running, .. } in &left {
+        running.fail(InvokeError::NoAnswer);
         live.store.data().logs.finish(running);
         running.cancel();
     }
     drop(close);
     drop(live);
-    left.iter().for_each(|running| running.end());
+    left.iter().for_each(|filed| filed.running.end());
 }
 
 /// Takes requests and calls the guest, inside the store's event loop.
@@ -502,10 +512,13 @@ async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared:
         unfile(state, shared, FILED);
         state.tasks.insert(call.task(), Arc::clone(&running));
         let mut filed = shared.filed.lock();
-        filed.push((call.task(), Arc::clone(&running)));
+        // Ids are used again once their task is gone for good: no call of the guest can belong to that one any more.
+        filed.iter_mut().filter(|filed| filed.task == Some(call.task())).for_each(|filed| filed.task = None);
+        filed.push(Filed { task: Some(call.task()), running: Arc::clone(&running), head: Some(head) });
         attribute(state, &filed);
         wasmtime::error::Ok((call, io))
     })?;
+    let task = call.task();
     let answer = handle.finish_call_concurrent(accessor, call).await?.0;
     let answer = match answer {
         Ok(response) => accessor.with(|mut access| {
@@ -523,7 +536,8 @@ async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared:
     });
     // The guest may go on: tasks that `handle` left behind stream its body. Their calls belong to this invocation, which
     // stays filed.
-    if head.send(answer).is_err() {
+    let head = shared.filed.lock().iter_mut().find(|filed| filed.task == Some(task)).and_then(|filed| filed.head.take());
+    if head.is_none_or(|head| head.send(answer).is_err()) {
         running.end();
     }
     Ok(())
@@ -539,24 +553,27 @@ fn unfile(state: &mut GuestState, shared: &Shared, keep: usize) {
         return;
     }
     let mut surplus = filed.len() - keep;
-    filed.retain(|(task, running)| {
+    filed.retain(|Filed { task, running, .. }| {
         let over = surplus > 0 && (running.is_answered() || running.ended());
         if over {
             surplus -= 1;
-            state.tasks.remove(task);
+            task.and_then(|task| state.tasks.remove(&task));
             state.logs.finish(running);
             running.end();
         }
         !over
     });
+    if state.tasks.is_empty() {
+        state.hooks.current = None;
+    }
     attribute(state, &filed);
 }
 
 /// Lines of log belong to an invocation where there is only one they can be of.
-fn attribute(state: &GuestState, filed: &[(GuestTaskId, Arc<Running>)]) {
-    let mut open = filed.iter().filter(|(_, running)| !running.is_answered());
+fn attribute(state: &GuestState, filed: &[Filed]) {
+    let mut open = filed.iter().filter(|filed| !filed.running.is_answered());
     let sole = open.next().filter(|_| open.next().is_none());
-    state.logs.attribute(sole.map(|(_, running)| Arc::clone(running)));
+    state.logs.attribute(sole.map(|filed| Arc::clone(&filed.running)));
 }
 
 /// A request's work on a shared instance, as its client holds it. Dropped without a word, it is abandoned.

@@ -105,16 +105,17 @@ fn tick(
     function: u64,
     cpu: Bound<std::time::Duration>,
 ) -> wasmtime::Result<UpdateDeadline> {
-    let used = meter.used();
+    let (used, slice) = meter.tick();
     if used >= cpu.value {
         return Err(wasmtime::Error::new(CpuExhausted(cpu)));
     }
-    if meter.slice() < SLICE {
+    if slice < SLICE {
         return Ok(UpdateDeadline::Continue(1));
     }
     if used < HOG_AFTER {
         return Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())));
     }
+    meter.set_hog();
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(hogs.turn(function, Arc::clone(meter)))))
 }
 

@@ -1,14 +1,14 @@
 //! Bounds in time, kept from outside the store: a guest that spins or blocks can't hold them up.
 
 use std::{
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
-use super::{InvokeError, failure, running::Running, timers::Timers};
+use super::{InvokeError, failure, hogs::Migrating, running::Running, timers::Timers};
 use crate::observe::Note;
 
 /// Waits for the head of the answer: within the wall time without the time at the gate, and the client's deadline.
@@ -43,7 +43,7 @@ pub(super) async fn head<H>(
 }
 
 /// Drives a guest's work to its end, or until its answer stands still or lasts too long.
-pub(super) async fn stream(mut work: Pin<Box<dyn Future<Output = ()> + Send>>, running: Arc<Running>, timers: Timers) {
+pub(super) async fn stream(mut work: Migrating, running: Arc<Running>, timers: Timers) {
     loop {
         let sleep = pin!(timers.sleep(next_look(&running)));
         tokio::select! {
