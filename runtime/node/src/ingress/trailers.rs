@@ -117,7 +117,7 @@ mod tests {
         StreamBody::new(data.chain(Box::pin(end))).boxed_unsync()
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn trailers_that_come_soon_are_named_in_the_head_and_late_ones_hold_nothing_up() {
         for (late, named) in [(false, Some("x-one, x-two")), (true, None)] {
             let answer = announce(Response::new(frames(late))).await;

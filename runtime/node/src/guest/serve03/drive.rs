@@ -22,9 +22,7 @@ use wasmtime_wasi_http::{
 
 use super::shared::{Filed, Job, Shared, Shelf03};
 use crate::{
-    guest::{
-        InvokeError, deployment::Alive, failure, meter::Metered, pool::Permit, running::Running, state::GuestState,
-    },
+    guest::{InvokeError, deployment::Alive, failure, meter::Metered, pool::Permit, state::GuestState},
     observe::Note,
 };
 
