@@ -76,9 +76,9 @@ fn answer<T: 'static>(
     results: &mut [Val],
 ) -> wasmtime::Result<()> {
     for parameter in parameters {
-        // What was lent must be given back.
+        // What was lent must be given back, which this does.
         if let Val::Resource(resource) = parameter {
-            resource.resource_drop(&mut store)?;
+            Resource::<Never>::try_from_resource_any(*resource, &mut store)?;
         }
     }
     for (kind, result) in types.zip(results) {
