@@ -5,6 +5,7 @@
 
 mod invoke;
 mod load;
+mod neighbours;
 
 use anyhow::Result;
 
@@ -13,11 +14,14 @@ use anyhow::Result;
 pub(crate) enum Bench {
     /// Invocations and forwarding beside `wasmtime serve`, workerd and Envoy
     Invoke(invoke::Options),
+    /// A function's latency while guests of another one spin on every core
+    Neighbours(neighbours::Options),
 }
 
 /// Runs the measurement.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Invoke(options) => invoke::run(options),
+        Bench::Neighbours(options) => neighbours::run(options),
     }
 }
