@@ -17,9 +17,10 @@ const MEDIAN: Duration = Duration::from_millis(100);
 /// What a node may grow by at most, whatever is done to it. Guests in these tests have 64 MiB.
 const GROWTH: u64 = 250 << 20;
 
-/// A gate that serves `guest`, whose every path is an attack, and its neighbour.
+/// A gate that serves `guest`, whose every path is an attack, and its neighbour. Guests have 64 MiB unless `flags` say more.
 pub async fn besieged(guest: &str, flags: &str) -> Gate {
-    let gate = Gate::serve().flags("--guest-memory 64MiB").flags(flags).start().await;
+    let memory = if flags.contains("--guest-memory") { "" } else { "--guest-memory 64MiB" };
+    let gate = Gate::serve().flags(memory).flags(flags).start().await;
     gate.deploy(guest, json!({"allowed_hosts": ["127.0.0.1:*"], "auth": "public"})).await;
     gate.deploy_as("hello-rust", "neighbour", json!({"auth": "public"})).await;
     gate

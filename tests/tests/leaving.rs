@@ -109,7 +109,7 @@ async fn whoever_leaves_frees_the_upstream_and_the_instance_at_once() {
                     let quiet = gate.metric("tidegate_instances").await;
                     times.push(leave(&gate, &upstream, http2, &path, leaving).await);
                     let gone = async || gate.metric("tidegate_instances").await <= quiet;
-                    eventually("the instance is gone", gone).await;
+                    eventually(&format!("the instance is gone: {guest:?} {leaving:?} {http2} {times:?}"), gone).await;
                 }
                 times.sort();
                 assert!(times[ROUNDS / 2] < AT_ONCE, "{guest:?}, {leaving:?}, HTTP/2: {http2}: {times:?}");

@@ -170,7 +170,7 @@ async fn a_body_letter_by_letter_meets_the_deadline_of_its_call() {
     let gate = gate().await;
     let paths = [format!("/to/{}", upstream.url("/")), "/f/misbehave/echo".to_owned()];
     contained(&gate, "slow bodies", async {
-        join_all(paths.iter().map(|path| async {
+        join_all(paths.iter().map(async |path| {
             let began = Instant::now();
             let mut stream = TcpStream::connect(&gate.data_address).await.unwrap();
             let head = format!(
@@ -309,7 +309,7 @@ async fn answers_that_no_window_lets_out_are_held_within_bounds() {
     let gate = gate().await;
     contained(&gate, "windows of nothing", async {
         let mut held = Vec::new();
-        for _ in 0..10 {
+        for _ in 0..5 {
             let mut stream = TcpStream::connect(&gate.data_address).await.unwrap();
             let closed = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
             let mut bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &closed].concat();

@@ -73,6 +73,10 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
 
 /// Removes headers of one connection, those that `Connection` names included.
 pub(crate) fn strip_connection(headers: &mut HeaderMap) {
+    // Where both are stated the chunks count, and the length may not be passed on (RFC 9112 section 6.3).
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
