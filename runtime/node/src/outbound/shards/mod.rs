@@ -8,7 +8,10 @@ mod clock;
 mod timer;
 mod wait;
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -207,6 +210,11 @@ impl Admission {
     pub(crate) fn departed(&self) -> Departure {
         self.with(|hosted, now| hosted.core.departed(now, self.permit, &mut hosted.effects))
             .unwrap_or(Departure::Released)
+    }
+
+    /// The answer flows: keeps a slot for `time` more.
+    pub(crate) fn flows(&self, time: Duration) {
+        self.with(|hosted, now| hosted.core.flows(now, self.permit, now + time, &mut hosted.effects));
     }
 
     /// The outcome is known; says what to do.
