@@ -398,6 +398,9 @@ impl Actor {
         self.paces.departed(&self.config.limits, entry.cost, entry.charge, cx.now);
         entry.phase = Phase::Departed;
         entry.left = cx.now;
+        if let (Some(passes), Some(_)) = (self.guard.departed(permit.0, cx.now), &self.busy) {
+            self.wake = self.wake.min(passes);
+        }
         Departure::Go
     }
 

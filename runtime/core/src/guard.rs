@@ -183,13 +183,24 @@ impl Guard {
         self.departures = self.departures.saturating_add(1);
         self.last_departure = now;
         if let Phase::Paused { cause, .. } = self.phase {
-            // A refusal or failure arrives fast even where answers take long: neither in this time is a pass. Where
-            // failures are timeouts, this takes a multiple of them: the probe has to answer.
-            let passes = now + DOUBLING.max(self.refusal_rtt * 4);
-            self.phase = Phase::Probing { call, passes, cause };
+            self.phase = Phase::Probing { call, passes: Time::NEVER, cause };
         }
         if let Some(learned) = &mut self.learned {
             learned.launch(now, self.refusal_rtt);
+        }
+    }
+
+    /// A call that may depart does. Where it is the probe, the time is returned at which it has passed unless it is
+    /// refused before.
+    pub(crate) fn departed(&mut self, call: Call, now: Time) -> Option<Time> {
+        match &mut self.phase {
+            Phase::Probing { call: probe, passes, .. } if *probe == call => {
+                // A refusal or failure arrives fast even where answers take long: neither in this time is a pass. Where
+                // failures are timeouts, this takes a multiple of them: the probe has to answer.
+                *passes = now + DOUBLING.max(self.refusal_rtt * 4);
+                Some(*passes)
+            }
+            _ => None,
         }
     }
 

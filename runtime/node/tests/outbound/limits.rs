@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::Request;
+use http_body_util::BodyExt;
 use serde_json::json;
 use tidegate::body;
 

@@ -59,7 +59,7 @@ pub(crate) async fn wrap(mut stream: Streaming, admission: Admission, idle: Dura
         None if stream.is_end_stream() => return body::empty(),
         first => first,
     };
-    admission.flows(idle * 2);
+    admission.flows(idle.saturating_mul(2));
     let (admission, now) = (Some(admission), Instant::now());
     AnswerBody { first, stream, admission, idle, sleep: None, last: now, kept: now }.boxed_unsync()
 }
@@ -129,7 +129,7 @@ impl http_body::Body for AnswerBody {
         } else if let Some(admission) = &this.admission
             && this.last - this.kept > this.idle / 2
         {
-            admission.flows(this.idle * 2);
+            admission.flows(this.idle.saturating_mul(2));
             this.kept = this.last;
         }
         Poll::Ready(frame.map(checked))

@@ -58,16 +58,11 @@ pub(crate) enum Asked {
 }
 
 impl Shards {
-    /// Shards and their timer thread, which ends when the last reference to the shards does. `sweep` is called from it
-    /// about once a second.
+    /// Shards and their timer thread, which ends when the last reference to the shards does.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(
-        count: usize,
-        max_actors: usize,
-        sweep: impl Fn() + Send + 'static,
-    ) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn start(count: usize, max_actors: usize) -> std::io::Result<Arc<Self>> {
         let count = count.max(1);
         let hosted = |_| {
             Mutex::new(Hosted {
@@ -77,7 +72,7 @@ impl Shards {
             })
         };
         let shards = Arc::new(Self { shards: (0..count).map(hosted).collect(), timer: Timer::default() });
-        timer::spawn(&shards, sweep)?;
+        timer::spawn(&shards)?;
         Ok(shards)
     }
 
