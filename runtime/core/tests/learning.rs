@@ -45,9 +45,16 @@ fn hundred(law: &Law, says: Says, service: (u32, u32), refusing: u32) -> (f64, f
 fn a_hundred_calls_at_once_find_an_unknown_limit() {
     for says in [Says::Seconds, Says::Exactly, Says::Nothing] {
         for (name, law) in laws_of_ten_a_second() {
-            for (from, to, refusing) in
-                [(0, 0, 0), (20, 20, 1), (0, 200, 1), (0, 200, 100), (50, 50, 50), (200, 200, 0), (200, 200, 200), (1000, 3000, 1)]
-            {
+            for (from, to, refusing) in [
+                (0, 0, 0),
+                (20, 20, 1),
+                (0, 200, 1),
+                (0, 200, 100),
+                (50, 50, 50),
+                (200, 200, 0),
+                (200, 200, 200),
+                (1000, 3000, 1),
+            ] {
                 let (share, worst, took) = hundred(&law, says, (from, to), refusing);
                 println!(
                     "{says:?}, {name}, answers {from}-{to} ms, refusals {refusing} ms: {:.1} % refused (worst {:.1} %), {took:.1} s",
@@ -62,10 +69,7 @@ fn a_hundred_calls_at_once_find_an_unknown_limit() {
                     (_, "bucket of 20") => (0.26, 0.27),
                     _ => (0.15, 0.25),
                 };
-                assert!(
-                    share < mean && worst < most,
-                    "{says:?} {name} {from}-{to}/{refusing}: {share}, worst {worst}"
-                );
+                assert!(share < mean && worst < most, "{says:?} {name} {from}-{to}/{refusing}: {share}, worst {worst}");
             }
         }
     }

@@ -242,7 +242,8 @@ mod tests {
 
     #[test]
     fn a_length_beside_a_coding_and_alternative_services_end_at_the_gate() {
-        let mut headers = map(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("alt-svc", "h3"), ("a", "b")]);
+        let mut headers =
+            map(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("alt-svc", "h3"), ("a", "b")]);
         incoming(&mut headers);
         assert_eq!(headers, map(&[("a", "b")]));
         let mut headers = map(&[("content-length", "5")]);

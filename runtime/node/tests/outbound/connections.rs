@@ -271,7 +271,8 @@ async fn raw<R: Future<Output = ()> + Send + 'static>(answer: fn(tokio::net::Tcp
 #[tokio::test]
 async fn a_length_beside_a_coding_is_a_lie_and_does_not_pass() {
     let url = raw(|mut stream| async move {
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n";
+        let answer =
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n";
         stream.write_all(answer).await.unwrap();
     })
     .await;
