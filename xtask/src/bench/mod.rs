@@ -3,6 +3,7 @@
 //! Machines are noisy, so both sides are measured in turns within one run and the ratio of medians is what counts.
 //! These are commands, never tests: nothing here fails a build.
 
+mod door;
 mod invoke;
 mod load;
 
@@ -13,11 +14,14 @@ use anyhow::Result;
 pub(crate) enum Bench {
     /// Invocations and forwarding beside `wasmtime serve`, workerd and Envoy
     Invoke(invoke::Options),
+    /// An outbound call through the door beside the same client without it
+    Door,
 }
 
 /// Runs the measurement.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Invoke(options) => invoke::run(options),
+        Bench::Door => door::run(),
     }
 }
