@@ -65,7 +65,10 @@ pub fn slow_start(turns: Option<i64>) -> Vec<u8> {
     handler.instruction(&Instruction::End);
     let mut start = Function::new([(1, ValType::I64)]);
     start.instruction(&Instruction::Loop(BlockType::Empty));
-    start.instruction(&Instruction::LocalGet(0)).instruction(&Instruction::I64Const(1)).instruction(&Instruction::I64Add);
+    start
+        .instruction(&Instruction::LocalGet(0))
+        .instruction(&Instruction::I64Const(1))
+        .instruction(&Instruction::I64Add);
     start.instruction(&Instruction::LocalTee(0)).instruction(&Instruction::I64Const(turns.unwrap_or(i64::MAX)));
     start.instruction(&Instruction::I64LtU).instruction(&Instruction::BrIf(0)).instruction(&Instruction::End);
     start.instruction(&Instruction::End);

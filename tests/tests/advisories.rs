@@ -116,7 +116,8 @@ async fn forbidden_headers_and_trailers_go_neither_way() {
     })
     .await;
     let gate = besieged("misbehave", "").await;
-    for name in ["transfer-encoding", "content-length", "host", "connection", "keep-alive", "te", "trailer", "upgrade"] {
+    for name in ["transfer-encoding", "content-length", "host", "connection", "keep-alive", "te", "trailer", "upgrade"]
+    {
         let path = format!("forbidden-trailers?url={}&name={name}", upstream.url("/"));
         let answer = attempt(&gate, &path).await.unwrap();
         let reached = answer.header("x-upstream-status") == "200";

@@ -159,7 +159,11 @@ async fn an_instance_that_does_not_end_with_its_answer_is_ended() {
             // 0.3 has no such path: the same would show.
             let whole = whole || (guest == "misbehave-p3" && attack.starts_with("stream"));
             let outcome = contained(&gate, attack, attempt(&gate, &format!("{guest}/{attack}"))).await;
-            assert_eq!(outcome.as_ref().is_ok_and(|answer| answer.status == 200), whole, "{guest}/{attack}: {outcome:?}");
+            assert_eq!(
+                outcome.as_ref().is_ok_and(|answer| answer.status == 200),
+                whole,
+                "{guest}/{attack}: {outcome:?}"
+            );
             // What is left may be the neighbour's, and one of the guest's own that rests.
             let gone = async || gate.metric("tidegate_instances").await <= 2.0;
             contained(&gate, attack, eventually("its instance is gone", gone)).await;

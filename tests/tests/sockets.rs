@@ -79,7 +79,14 @@ async fn a_message_with_two_readings_is_refused() {
         let answer = contained(&gate, framing, say(&gate.data_address, bytes.as_bytes(), QUIET)).await;
         assert_eq!(successes(&answer), 0, "{framing}: {}", String::from_utf8_lossy(&answer));
     }
-    for chunks in ["zz\r\nx\r\n", "ffffffffffffffff1\r\nx", "-1\r\nx", "0x1\r\nx\r\n0\r\n\r\n", "1\r\nxy\r\n0\r\n\r\n", "1\nx\n0\n\n"] {
+    for chunks in [
+        "zz\r\nx\r\n",
+        "ffffffffffffffff1\r\nx",
+        "-1\r\nx",
+        "0x1\r\nx\r\n0\r\n\r\n",
+        "1\r\nxy\r\n0\r\n\r\n",
+        "1\nx\n0\n\n",
+    ] {
         let bytes = format!("{head}transfer-encoding: chunked\r\n\r\n{chunks}{next}");
         let answer = contained(&gate, chunks, say(&gate.data_address, bytes.as_bytes(), QUIET)).await;
         // The echo may have begun; what follows on the connection may not be taken for a request.

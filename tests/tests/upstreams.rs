@@ -75,7 +75,8 @@ async fn an_answer_that_is_none_or_not_whole_is_never_passed_on_as_whole() {
 async fn bytes_after_an_answer_are_nobodys_answer() {
     let gate = gate().await;
     let upstream = RawUpstream::start(|_, mut stream| async move {
-        let smuggled = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfourHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
+        let smuggled =
+            b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfourHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
         let _ = stream.write_all(smuggled).await;
         let _ = stream.read(&mut [0; 1024]).await;
     })
@@ -189,7 +190,9 @@ async fn no_retry_after_is_so_absurd_that_a_call_waits_for_it() {
     join_all(waits.map(async |after| {
         let upstream = RawUpstream::start(move |number, mut stream| async move {
             let answer = match number {
-                0 => format!("HTTP/1.1 429 No\r\nretry-after: {after}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+                0 => {
+                    format!("HTTP/1.1 429 No\r\nretry-after: {after}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                }
                 _ => "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nfine".to_owned(),
             };
             let _ = stream.write_all(answer.as_bytes()).await;

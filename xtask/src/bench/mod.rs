@@ -3,6 +3,7 @@
 //! Machines are noisy, so both sides are measured in turns within one run and the ratio of medians is what counts.
 //! These are commands, never tests: nothing here fails a build.
 
+mod door;
 mod invoke;
 mod load;
 mod neighbours;
@@ -16,6 +17,8 @@ pub(crate) enum Bench {
     Invoke(invoke::Options),
     /// A function's latency while guests of another one spin on every core
     Neighbours(neighbours::Options),
+    /// An outbound call through the door beside the same client without it
+    Door,
 }
 
 /// Runs the measurement.
@@ -23,5 +26,6 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Invoke(options) => invoke::run(options),
         Bench::Neighbours(options) => neighbours::run(options),
+        Bench::Door => door::run(),
     }
 }

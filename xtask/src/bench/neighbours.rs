@@ -16,7 +16,7 @@ use super::load::{self, median};
 use crate::{
     guests,
     programs::{self as peers, Peer},
-    shell::Shell,
+    shell::{Shell, apt_install, has},
 };
 
 /// How much and how long.
@@ -45,23 +45,23 @@ const CONNECTIONS: u32 = 64;
 
 /// Measures and prints; the promise is a p99 within twice the quiet one and 10 ms.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let shell = Shell::at_root()?;
+    let shell = Shell::at_root();
     shell.step("build");
     let built = shell.root().join("guests/build");
     let program = match &options.program {
         Some(program) => program.clone(),
         None => {
             guests::run(&guests::Args::default())?;
-            shell.cargo(&["build", "--release", "-p", "tidegate"])?;
-            shell.root().join("target/release/tidegate")
+            shell.tidegate(true)?
         }
     };
-    if !shell.has("wrk") {
-        bail!("wrk measures the capacity; install it (Debian: apt-get install wrk)");
+    if !has("wrk") {
+        apt_install(&["wrk"]).context("wrk measures the capacity (Debian: apt-get install wrk)")?;
     }
     let data = tempfile::tempdir()?;
     let path = data.path().to_str().context("a temporary path is UTF-8")?;
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0", "--log", "warn", "--data", path];
+    let arguments =
+        ["serve", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0", "--log", "warn", "--data", path];
     let node = peers::tidegate(&program, &arguments, &[("TIDEGATE_ADMIN_TOKEN", TOKEN)])?;
     for guest in ["hello-rust", "misbehave"] {
         let config = data.path().join("config.json");
