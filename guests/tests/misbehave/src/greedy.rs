@@ -37,6 +37,23 @@ pub fn log() -> ! {
     }
 }
 
+/// A line to each output.
+pub fn say(exchange: Exchange) {
+    let (stdout, stderr) = (wasip2::cli::stdout::get_stdout(), wasip2::cli::stderr::get_stderr());
+    let out = stdout.blocking_write_and_flush(b"to standard output\n");
+    let err = stderr.blocking_write_and_flush(b"to standard error\n");
+    exchange.answer(&format!("{out:?} {err:?}\n"));
+}
+
+/// Panics as the standard library does it: a message, then a trap. Not every build's library has an output to write to.
+pub fn panic() -> ! {
+    std::panic::set_hook(Box::new(|panic| {
+        let stderr = wasip2::cli::stderr::get_stderr();
+        let _ = stderr.blocking_write_and_flush(format!("{panic}\n").as_bytes());
+    }));
+    panic!("the tide is out")
+}
+
 /// `bytes` random bytes in one call.
 pub fn random(exchange: Exchange, query: &Query) {
     let bytes = wasip2::random::random::get_random_bytes(query.number("bytes", 1 << 30));

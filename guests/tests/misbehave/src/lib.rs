@@ -27,8 +27,10 @@ impl Guest for Misbehave {
             "/alloc" => greedy::alloc(),
             "/recurse" => exchange.answer(&format!("{}\n", greedy::recurse(1))),
             "/trap" => core::arch::wasm32::unreachable(),
+            "/panic" => greedy::panic(),
             "/exit" => wasip2::cli::exit::exit(Ok(())),
             "/log" => greedy::log(),
+            "/say" => greedy::say(exchange),
             "/random" => greedy::random(exchange, &query),
             "/fields" => greedy::fields(exchange, &query),
             "/handles" => greedy::handles(exchange, &query),
@@ -46,6 +48,7 @@ impl Guest for Misbehave {
             "/response-trailers" => inbound::response_trailers(exchange, &query),
             // What it asks of the world outside.
             "/fetch" => outbound::fetch(exchange, &query),
+            "/sockets" => outbound::sockets(exchange),
             "/calls" => outbound::calls(exchange, &query),
             "/never-read" => outbound::never_read(exchange, &query),
             "/body-write" => outbound::body_write(exchange, &query),

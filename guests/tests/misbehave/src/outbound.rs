@@ -184,3 +184,15 @@ pub fn absolute_form(exchange: Exchange, query: &Query) {
     });
     report(exchange, result);
 }
+
+/// What it gets when it asks for sockets.
+pub fn sockets(exchange: Exchange) {
+    use wasip2::sockets::{
+        instance_network, ip_name_lookup, network::IpAddressFamily, tcp_create_socket, udp_create_socket,
+    };
+    let network = instance_network::instance_network();
+    let tcp = tcp_create_socket::create_tcp_socket(IpAddressFamily::Ipv4).map(drop);
+    let udp = udp_create_socket::create_udp_socket(IpAddressFamily::Ipv6).map(drop);
+    let names = ip_name_lookup::resolve_addresses(&network, "localhost").map(drop);
+    exchange.answer(&format!("{tcp:?} {udp:?} {names:?}\n"));
+}

@@ -14,6 +14,7 @@ pub mod live;
 mod opener;
 mod route;
 mod to;
+mod trailers;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -76,7 +77,9 @@ impl Handler for Arc<Ingress> {
     type Body = Body;
 
     async fn handle(self, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+        let wants_trailers = trailers::wanted(&request);
         match self.serve(peer, request).await {
+            Ok(answer) if wants_trailers => trailers::announce(answer).await,
             Ok(answer) => answer,
             Err(problem) => problem.into_response(),
         }

@@ -72,6 +72,12 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     strip_own(trailers);
 }
 
+/// The names of trailers as a `Trailer` header announces them.
+pub(crate) fn trailer_names(trailers: &HeaderMap) -> Option<HeaderValue> {
+    let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+    HeaderValue::try_from(names.join(", ")).ok().filter(|names| !names.is_empty())
+}
+
 /// Removes headers of one connection, those that `Connection` names included.
 fn strip_connection(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {

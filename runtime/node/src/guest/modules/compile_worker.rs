@@ -21,7 +21,7 @@ use crate::{
     cluster::registry::World,
     guest::{
         engine::{self, Flavor, MEMORIES, TABLE_ELEMENTS, TABLES},
-        linker,
+        linker, sockets,
     },
 };
 
@@ -157,7 +157,9 @@ fn check(engine: &Engine, flavor: Flavor, args: &Args, findings: Findings) -> Re
     let component = unsafe { Component::deserialize_file(engine, &args.output) }
         .map_err(|error| Report::Failed(format!("the compiled module does not load: {error:#}")))?;
     let flawed = |error: wasmtime::Error| Report::Flawed(invalid(&error));
-    let linker = linker::linker(engine, flavor).map_err(|error| Report::Failed(format!("{error:#}")))?;
+    let linker = linker::linker(engine, flavor)
+        .and_then(|linker| sockets::linker(&linker, engine, &component))
+        .map_err(|error| Report::Failed(format!("{error:#}")))?;
     let pre = linker.instantiate_pre(&component).map_err(flawed)?;
     match findings.world {
         World::Http02 => ProxyPre::new(pre).map(drop).map_err(flawed)?,

@@ -14,6 +14,7 @@ use crate::{
         guard::AddressDenied,
         pool::{Broken, DialError, Lease, Streaming},
         shards::{self, Admission},
+        trailer_names,
     },
     settings::names,
 };
@@ -162,6 +163,10 @@ impl Call<'_> {
             if headers.contains_key(header::TE) {
                 // RFC 9110 section 10.1.4: TE is of one connection and says so.
                 headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            }
+            // HTTP/1.1 sends no trailers but those that its head names (RFC 9110 section 6.6.2).
+            if let Some(names) = body.trailers().as_ref().and_then(trailer_names) {
+                headers.insert(header::TRAILER, names);
             }
             match (body.length(), &head.method) {
                 // A method that usually has a body says so when it has none (RFC 9110 section 8.6).

@@ -242,6 +242,12 @@ impl Inner {
             Ok(taken) => taken,
             Err(error) => return Err(ending.fail(error)),
         };
+        if stated.length.is_none() && matches!(sender.kind, SenderKind::Function { .. }) {
+            (kept, pump) = match kept.linger(pump).await {
+                Ok(settled) => settled,
+                Err(error) => return Err(ending.fail(error)),
+            };
+        }
         if target.destination.needs_body() {
             let settled = tokio::time::timeout(policy.deadline, kept.settle(pump)).await;
             (kept, pump) = match settled {

@@ -74,6 +74,10 @@ impl Dns {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(Arc::from([address]));
         }
+        // Such names never exist, and nobody is asked for them (RFC 6761 section 6.4).
+        if host.trim_end_matches('.').rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("invalid")) {
+            return Err("names under `invalid` never exist".into());
+        }
         let cell = self.cell(host);
         let answer = cell.get_or_init(|| self.ask(host)).await.clone();
         if answer.is_err() {
