@@ -183,8 +183,8 @@ async fn who_stops_reading_an_answer_keeps_nobody_out() {
     let gate = Gate::new(&["--body-idle-timeout=200ms"]);
     gate.configure(&[("mock", json!({"match": upstream.url(""), "max_concurrency": 1}))]);
     let mut endless = gate.get(&upstream.url("/endless")).await.unwrap();
-    let short = gate.get(&upstream.url("/short"));
-    let mut short = std::pin::pin!(short);
+    let url = upstream.url("/short");
+    let mut short = std::pin::pin!(gate.get(&url));
     // For as long as it is read, however long that is, its slot is its own.
     let reading = async {
         let begin = Instant::now();
