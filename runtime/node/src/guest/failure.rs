@@ -79,6 +79,12 @@ fn known(state: &GuestState, error: &wasmtime::Error) -> Option<InvokeError> {
     state.memory.exhausted.then(|| InvokeError::Memory(state.memory.bound()))
 }
 
+/// What a person reads in the function's log: the reason, then its causes and the guest's own stack. Not the host's, which
+/// the error may hold as well.
+pub(super) fn account(what: &str, error: &wasmtime::Error) -> String {
+    error.chain().fold(what.to_owned(), |text, cause| format!("{text}\n{cause}"))
+}
+
 /// One line: the trap, or the innermost cause.
 fn first_line(error: &wasmtime::Error) -> Arc<str> {
     if let Some(trap) = error.downcast_ref::<Trap>() {
@@ -89,5 +95,5 @@ fn first_line(error: &wasmtime::Error) -> Arc<str> {
 
 /// The whole story, backtrace included, in the guest's log.
 fn tell(state: &GuestState, running: Option<&Arc<Running>>, what: &str, error: &wasmtime::Error) {
-    state.logs.host(running.map(Arc::as_ref), format!("{what}\n{error:?}"));
+    state.logs.host(running.map(Arc::as_ref), account(what, error));
 }
