@@ -69,6 +69,7 @@ const NICE: i32 = 19;
 
 /// Runs the worker: bounds itself, then reads, checks and compiles.
 pub fn main(args: &Args) -> ExitCode {
+    end_with_the_node();
     let report = match bound(args) {
         Ok(()) => work(args).unwrap_or_else(|report| report),
         Err(error) => Report::Failed(format!("can't set the bounds of a compilation: {error}")),
@@ -79,6 +80,14 @@ pub fn main(args: &Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// A node that is killed can't end its compilations: its end of our standard input closes with it.
+fn end_with_the_node() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    });
 }
 
 fn bound(args: &Args) -> std::io::Result<()> {

@@ -60,8 +60,13 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
         let mut work = pin!(Metered::new(work, Arc::clone(&shared.meter)));
         poll_fn(|cx| {
             let polled = work.as_mut().poll(cx);
-            if polled.is_pending() && shared.killed.load(Ordering::Acquire) {
-                return Poll::Ready(Ok(Ok(())));
+            if polled.is_pending() {
+                if shared.killed.load(Ordering::Acquire) {
+                    return Poll::Ready(Ok(Ok(())));
+                }
+                if !shared.rested.swap(true, Ordering::AcqRel) && !shared.inbox.lock().is_empty() {
+                    shared.wake.wake();
+                }
             }
             polled
         })
@@ -74,7 +79,7 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
     let left: Vec<_> = shared.filed.lock().drain(..).filter(|filed| !filed.running.is_answered()).collect();
     if let Some(error) = error {
         let reason = failure::reason(live.store.data(), &error);
-        live.store.data().logs.host(None, format!("{reason}\n{error:?}"));
+        live.store.data().logs.host(None, failure::account(&reason.to_string(), &error));
         *shared.failure.lock() = Some(reason.clone());
         for Filed { running, .. } in &left {
             running.trail.note(Note::Guest(reason.to_string()));
@@ -116,11 +121,20 @@ async fn serve(accessor: &Accessor<GuestState>, service: &Service, shared: &Arc<
             if accessor.poll_ready_for_concurrent_call(*handle.func(), cx).is_pending() {
                 return Poll::Pending;
             }
-            let Some(job) = shared.inbox.lock().pop_front() else { break };
+            // Calls come before what earlier ones left to do after their answers. Were they taken one after another, that
+            // would never have its turn, and its streams and futures would pile up.
+            if !shared.rested.load(Ordering::Acquire) {
+                break;
+            }
+            let jobs = std::mem::take(&mut *shared.inbox.lock());
+            if jobs.is_empty() {
+                break;
+            }
+            shared.rested.store(false, Ordering::Release);
             if calls.is_empty() {
                 shared.meter.reset();
             }
-            calls.push(Box::pin(call(accessor, handle, job, shared)));
+            calls.extend(jobs.into_iter().map(|job| Box::pin(call(accessor, handle, job, shared))));
         }
         if !calls.is_empty() || accessor.poll_no_interesting_tasks(cx).is_pending() {
             return Poll::Pending;

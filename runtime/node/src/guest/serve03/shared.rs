@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub(super) active: AtomicU32,
     pub(super) served: AtomicU32,
     pub(super) reuse_limit: u32,
+    /// All that could run in the store has run since requests were last taken: what is left waits for something outside.
+    pub(super) rested: AtomicBool,
     /// Takes no more requests; ends when it serves nobody.
     pub(super) retired: AtomicBool,
     /// Ends at once.
@@ -102,6 +104,7 @@ impl Shared {
             active: AtomicU32::new(1),
             served: AtomicU32::new(1),
             reuse_limit: deployed.reuse_limit(),
+            rested: AtomicBool::new(true),
             retired: AtomicBool::new(deployed.isolation == Isolation::Request),
             killed: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
