@@ -185,5 +185,5 @@ async fn sockets_refuse() {
     let host = Host::new(&[]);
     let misbehave = host.deploy("misbehave").await;
     let told = host.text(&misbehave, "/sockets").await;
-    assert_eq!(told.matches("AccessDenied").count(), 3, "{told}");
+    assert_eq!(told.matches("access-denied").count(), 3, "{told}");
 }
