@@ -65,7 +65,7 @@ impl RawUpstream {
 /// Reads up to the end of a request's head.
 async fn head(stream: &mut TcpStream) -> bool {
     let mut seen = Vec::new();
-    let mut buffer = [0; 4096];
+    let mut buffer = vec![0; 4096];
     while !seen.windows(4).any(|four| four == b"\r\n\r\n") {
         match stream.read(&mut buffer).await {
             Ok(read @ 1..) => seen.extend_from_slice(&buffer[..read]),
@@ -81,7 +81,8 @@ pub async fn say(address: &str, bytes: &[u8], quiet: Duration) -> Vec<u8> {
     // A peer may close before it has read it all.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
-    let mut buffer = [0; 16_384];
+    // On the heap: futures of many connections at once are moved about on small stacks.
+    let mut buffer = vec![0; 16_384];
     while let Ok(Ok(read @ 1..)) = tokio::time::timeout(quiet, stream.read(&mut buffer)).await {
         answer.extend_from_slice(&buffer[..read]);
         if answer.len() > 1 << 20 {

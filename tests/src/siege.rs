@@ -32,7 +32,7 @@ pub async fn contained<T>(gate: &Gate, what: &str, attack: impl Future<Output = 
     gate.forget_peak();
     let mut times = Vec::new();
     let outcome = {
-        let mut attack = pin!(attack);
+        let mut attack = Box::pin(attack);
         let client = Client::default();
         let mut neighbour = pin!(async {
             loop {

@@ -101,3 +101,20 @@ async fn a_node_told_to_end_finishes_what_is_open_and_exits_0() {
     assert_eq!(answer.status, 200);
     assert_eq!(gate.exit_code().await, Some(0));
 }
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_costs_its_client_neither_the_answer_nor_the_connection() {
+    let gate = gate().await;
+    let module = bytes::Bytes::from(vec![0; 3 << 20]);
+    for _ in 0..20 {
+        for (path, status) in [("/f/misbehave/early-answer", 403), ("/f/nobody/", 404), ("/to/nowhere/", 404)] {
+            let answer = gate.post(path, module.clone()).await;
+            assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        }
+        let answer = gate.deploy_bytes("Not%20a%20name", module.clone()).await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        // On the same connections.
+        assert_eq!(gate.get("/f/misbehave/env").await.status, 200);
+        assert_eq!(gate.control_get("/v1/functions").await.status, 200);
+    }
+}

@@ -52,9 +52,6 @@ pub(super) struct Wishes {
 /// Characters a message may have (no setting: it is a remark, not data).
 const MESSAGE: usize = 1_000;
 
-/// How long the rest of a refused upload is read, so that the client reads our answer instead of a reset.
-const DISCARD: Duration = Duration::from_secs(5);
-
 pub(super) async fn deploy(
     State(control): State<Arc<Control>>,
     caller: Caller,
@@ -194,11 +191,7 @@ async fn receive(
         "multipart/form-data" => receive_form(control, request).await,
         "application/wasm" | "application/octet-stream" | "" => {
             let mut stream = request.into_body().into_data_stream();
-            let spooled = spool(control, &mut stream).await;
-            if spooled.is_err() {
-                tokio::spawn(discard(stream));
-            }
-            Ok((spooled?, None))
+            Ok((spool(control, &mut stream).await?, None))
         }
         other => {
             let detail = format!(
@@ -290,11 +283,6 @@ fn module_too_large(limit: u64) -> Problem {
         limit,
         names::MAX_MODULE,
     )
-}
-
-async fn discard(mut stream: axum::body::BodyDataStream) {
-    let rest = async { while let Some(Ok(_)) = stream.next().await {} };
-    let _ = tokio::time::timeout(DISCARD, rest).await;
 }
 
 fn merge(into: &mut Value, from: Value) {

@@ -7,10 +7,9 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri::Authority};
-use hyper::body::Incoming;
 
 use super::{
-    Ingress, Live,
+    Ingress, Live, Received,
     answer::decorate,
     credentials::{self, Credentials},
     head,
@@ -34,7 +33,7 @@ impl Ingress {
         start: usize,
         authority: Authority,
         peer: SocketAddr,
-        request: Request<Incoming>,
+        request: Request<Received>,
     ) -> Result<Response<Body>, Problem> {
         let identity = version.identity();
         let (mut parts, incoming) = request.into_parts();

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -31,6 +31,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::Received;
 use crate::settings::IngressSettings;
 
 /// Connections the system may hold for us until we accept them.
@@ -82,7 +83,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
     fn handle(
         self,
         peer: SocketAddr,
-        request: Request<Incoming>,
+        request: Request<Received>,
     ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
 }
 
@@ -187,9 +188,9 @@ async fn connection<H: Handler>(
     let spoke = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let spoke = Arc::clone(&spoke);
-        move |request| {
+        move |request: Request<_>| {
             spoke.store(true, Ordering::Relaxed);
-            let answer = handler.clone().handle(peer, request);
+            let answer = handler.clone().handle(peer, request.map(Received::new));
             async move { Ok::<_, Infallible>(answer.await) }
         }
     });
@@ -233,7 +234,7 @@ mod tests {
     impl Handler for Hello {
         type Body = Body;
 
-        async fn handle(self, _: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+        async fn handle(self, _: SocketAddr, request: Request<Received>) -> Response<Body> {
             if request.uri().path() == "/slow" {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

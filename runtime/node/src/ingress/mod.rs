@@ -12,6 +12,7 @@ mod invoke;
 pub mod listener;
 pub mod live;
 mod opener;
+mod received;
 mod route;
 mod to;
 mod trailers;
@@ -19,10 +20,10 @@ mod trailers;
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Request, Response, StatusCode, header, uri::Authority};
-use hyper::body::Incoming;
 use ipnet::IpNet;
 
 pub use opener::{GuestOpener, Running, forget};
+pub use received::Received;
 pub use to::Senders;
 
 use self::{
@@ -76,7 +77,7 @@ type Live = Arc<LiveVersion<Running>>;
 impl Handler for Arc<Ingress> {
     type Body = Body;
 
-    async fn handle(self, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(self, peer: SocketAddr, request: Request<Received>) -> Response<Body> {
         let wants_trailers = trailers::wanted(&request);
         match self.serve(peer, request).await {
             Ok(answer) if wants_trailers => trailers::announce(answer).await,
@@ -97,7 +98,7 @@ enum Goal {
 }
 
 impl Ingress {
-    async fn serve(&self, peer: SocketAddr, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+    async fn serve(&self, peer: SocketAddr, request: Request<Received>) -> Result<Response<Body>, Problem> {
         head::refuse_what_is_never_done(&request)?;
         let authority = head::authority(&request)?;
         match self.goal(&authority, request.uri().path())? {

@@ -3,12 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use http::{HeaderMap, Request, Response, uri::PathAndQuery};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tidegate_core::Policy;
 
 use super::{
-    Ingress,
+    Ingress, Received,
     answer::decorate,
     credentials::{self, Credentials},
     inbound::bounded,
@@ -52,7 +51,7 @@ impl Senders {
 }
 
 impl Ingress {
-    pub(super) async fn to(&self, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+    pub(super) async fn to(&self, request: Request<Received>) -> Result<Response<Body>, Problem> {
         let (mut parts, incoming) = request.into_parts();
         let caller = self.caller(&mut parts.headers)?;
         let tenant = caller.as_ref().map_or_else(TenantId::default_tenant, |caller| caller.tenant().clone());

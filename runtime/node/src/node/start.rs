@@ -4,7 +4,6 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -26,7 +25,7 @@ use crate::{
     guest::GuestHost,
     ids::{FunctionName, TenantId},
     ingress::{
-        GuestOpener, Ingress, Senders,
+        GuestOpener, Ingress, Received, Senders,
         listener::{self, Handler, bind, serve},
         live::{Functions, Opening},
     },
@@ -270,7 +269,7 @@ struct Api(Router);
 impl Handler for Api {
     type Body = axum::body::Body;
 
-    async fn handle(self, _: SocketAddr, request: Request<Incoming>) -> Response<axum::body::Body> {
+    async fn handle(self, _: SocketAddr, request: Request<Received>) -> Response<axum::body::Body> {
         match self.0.oneshot(request.map(axum::body::Body::new)).await {
             Ok(answer) => answer,
             Err(never) => match never {},
