@@ -82,13 +82,7 @@ async fn a_guest_that_spins_polls_naps_logs_or_sleeps_meets_a_bound_of_time_that
     each_is_told_its_bound(
         &gate,
         "misbehave-p3",
-        &[
-            ("spin", &[CPU]),
-            ("yield", &[CPU, WALL]),
-            ("naps", &[CPU, WALL]),
-            ("log", &[CPU, WALL]),
-            ("never", &[WALL]),
-        ],
+        &[("spin", &[CPU]), ("yield", &[CPU, WALL]), ("naps", &[CPU, WALL]), ("log", &[CPU, WALL]), ("never", &[WALL])],
     )
     .await;
 }
