@@ -100,8 +100,10 @@ fn client(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = Box::pin(command) => outcome,
+            // Polled first: the signal is caught before the command does anything that somebody could wait for.
+            biased;
             _ = tokio::signal::ctrl_c() => Err(Failure::silent(Exit::Interrupted)),
+            outcome = Box::pin(command) => outcome,
         }
     });
     // A read of stdin that still blocks must not keep the program.

@@ -6,11 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri::Authority};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, uri::Authority};
 
 use super::{
-    Ingress, Live,
+    Ingress, Lingering, Target,
     answer::decorate,
     credentials::{self, Credentials},
     head,
@@ -19,26 +18,26 @@ use super::{
 };
 use crate::{
     body::Body,
-    cluster::registry::{Auth, Scope},
+    cluster::registry::Scope,
     control::auth::{missing_scope, unauthorized},
     guest::Invocation,
     ids::TraceContext,
     observe::{Ending, Observe, Subject, Trail},
+    outbound::{Hops, strip_connection},
     problem::Problem,
 };
 
 impl Ingress {
     pub(super) async fn invoke(
         &self,
-        version: &Live,
-        start: usize,
+        Target { version, start, public }: Target,
         authority: Authority,
         peer: SocketAddr,
-        request: Request<Incoming>,
+        request: Request<Lingering>,
     ) -> Result<Response<Body>, Problem> {
         let identity = version.identity();
         let (mut parts, incoming) = request.into_parts();
-        if identity.record.config.auth == Auth::Token && !self.open {
+        if !public && !self.open {
             self.authorize(&mut parts.headers, identity.name.as_str())?;
         }
         let deadline = preferences(&parts.headers)?;
@@ -49,9 +48,9 @@ impl Ingress {
         let trail = Trail::begin(trace.trace, identity.tenant.clone(), subject);
         let mut record = Record { trail: &trail, running, observe: &self.observe, ended: false };
 
-        head::strip_hop_by_hop(&mut parts.headers);
-        // It was answered by the time the body is read.
-        parts.headers.remove(header::EXPECT);
+        // Calls that the guest makes don't carry the header; they would meet themselves without end.
+        parts.extensions.insert(Hops::of(&parts.headers));
+        strip_connection(&mut parts.headers);
         let scheme = head::forwarded(&mut parts.headers, peer.ip(), &self.trusted_proxies);
         if start > 0
             && let Some(prefix) = parts.uri.path().get(..start)
@@ -73,7 +72,7 @@ impl Ingress {
                     .into_response()
             }
             Ok(mut answer) => {
-                head::strip_hop_by_hop(answer.headers_mut());
+                strip_connection(answer.headers_mut());
                 answer
             }
             // Whatever the guest made of it, the reason was the body.

@@ -3,15 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use http::{HeaderMap, Request, Response, uri::PathAndQuery};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tidegate_core::Policy;
 
 use super::{
-    Ingress,
+    Ingress, Lingering,
     answer::decorate,
     credentials::{self, Credentials},
-    inbound::bounded,
+    inbound::{bounded, too_large},
     invoke::preferences,
 };
 use crate::{
@@ -52,7 +51,7 @@ impl Senders {
 }
 
 impl Ingress {
-    pub(super) async fn to(&self, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+    pub(super) async fn to(&self, request: Request<Lingering>) -> Result<Response<Body>, Problem> {
         let (mut parts, incoming) = request.into_parts();
         let caller = self.caller(&mut parts.headers)?;
         let tenant = caller.as_ref().map_or_else(TenantId::default_tenant, |caller| caller.tenant().clone());
@@ -62,7 +61,7 @@ impl Ingress {
             caller.require(Scope::To(routed.destination))?;
         }
         preferences(&parts.headers)?;
-        let (body, _) = bounded(incoming, self.max_body)?;
+        let (body, exceeded) = bounded(incoming, self.max_body)?;
         parts.uri = routed.uri;
         let trace = TraceContext::from_headers(&parts.headers);
         let trail = Trail::begin(trace.trace, tenant.clone(), Subject::Call);
@@ -77,6 +76,7 @@ impl Ingress {
         };
         let mut answer = match self.door.send(call).await {
             Ok(answer) => answer,
+            Err(_) if exceeded.get() => too_large(self.max_body).trail(trail.id()).into_response(),
             Err(error) => Problem::from(error).trail(trail.id()).into_response(),
         };
         decorate(answer.headers_mut(), None, &self.region, &trail);

@@ -80,6 +80,8 @@ pub(crate) fn strip_connection(headers: &mut HeaderMap) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|text| text.split(','))
             .filter_map(|name| name.trim().parse().ok())
+            // What routing and framing rely on can't be made to vanish by naming it.
+            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
             .collect();
         for name in named {
             headers.remove(name);

@@ -28,6 +28,7 @@ pub use destinations::{CompiledDestination, DestinationPage, DestinationState, P
 pub use door::{Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
 pub use headers::{HOP, Hops};
+pub(crate) use headers::strip_connection;
 pub use origin::{Authority, Origin, Scheme};
 pub use pool::{Resolve, SystemResolver};
 pub use to::{Routed, ToError};
