@@ -108,7 +108,8 @@ pub(crate) fn words(shell: &Shell) -> Result<()> {
 
 /// The reference page is the one the program makes.
 pub(crate) fn settings_page(shell: &Shell) -> Result<()> {
-    let made = shell.read("cargo", &["run", "--quiet", "-p", "tidegate", "--", "settings-reference"])?;
+    let program = shell.tidegate(false)?;
+    let made = shell.read(&program.to_string_lossy(), &["settings-reference"])?;
     let path = shell.root().join("docs/settings.md");
     let kept = fs::read_to_string(&path).unwrap_or_default();
     if made.trim() != kept.trim() {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     guests,
     programs::{self, Peer},
-    shell::Shell,
+    shell::{Shell, has},
 };
 
 /// How many agents run at once in the crowded half.
@@ -41,16 +41,14 @@ struct Row {
 /// Builds everything, runs both halves, prints what happened and what to try next. Fails unless every agent behind the
 /// gate has all seven answers.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let shell = Shell::at_root()?;
-    if !shell.has("node") {
+    let shell = Shell::at_root();
+    if !has("node") {
         bail!("the demo runs the agent as a plain Node program too: install Node.js 20 or later");
     }
     shell.step("guests: the agent (LangGraph.js and the openai client, unmodified) becomes a WASM component");
     guests::run(&guests::Args::default())?;
     shell.step("the gate");
-    let profile: &[&str] = if options.debug { &[] } else { &["--release"] };
-    shell.cargo(&[&["build", "-p", "tidegate"], profile].concat())?;
-    let program = shell.root().join(if options.debug { "target/debug/tidegate" } else { "target/release/tidegate" });
+    let program = shell.tidegate(!options.debug)?;
 
     let data = tempfile::tempdir()?;
     shell.step("an upstream that allows 10 requests a second, and stalls for 5 s on one in twenty");

@@ -5,7 +5,6 @@ mod checks;
 mod demo;
 mod guests;
 mod programs;
-mod run;
 mod shell;
 mod test;
 

@@ -2,7 +2,10 @@
 
 use anyhow::{Result, bail};
 
-use crate::{checks, guests, shell::Shell};
+use crate::{
+    checks, guests,
+    shell::{Shell, has},
+};
 
 /// What to leave out, for a quicker round while working.
 #[derive(clap::Args, Debug)]
@@ -17,7 +20,7 @@ pub(crate) struct Options {
 
 /// Runs all checks and tests; the first failure ends it.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let shell = Shell::at_root()?;
+    let shell = Shell::at_root();
     shell.step("format");
     shell.cargo(&["fmt", "--all", "--check"])?;
     shell.step("dependencies: licences, and no way out but the door");
@@ -38,7 +41,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     checks::settings_page(&shell)?;
     shell.step("unit, property and end-to-end tests");
     let filter: &[&str] = if options.no_guests { &["-E", "not package(tidegate-tests)"] } else { &[] };
-    if shell.has("cargo-nextest") {
+    if has("cargo-nextest") {
         let mut arguments = vec!["nextest", "run", "--workspace", "--no-fail-fast"];
         arguments.extend(filter);
         shell.cargo(&arguments)?;
@@ -51,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     shell.cargo(&["test", "--workspace", "--doc"])?;
     if !options.no_guests {
         shell.step("TypeScript SDK");
-        if !shell.has("npm") {
+        if !has("npm") {
             bail!("npm is needed for the tests of sdk/ts: install Node.js 20 or later");
         }
         shell.run_in("sdk/ts", "npm", &["test", "--silent"])?;

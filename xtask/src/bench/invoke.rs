@@ -8,7 +8,7 @@ use super::load::{self, Load, median};
 use crate::{
     guests,
     programs::{self as peers, Peer},
-    shell::Shell,
+    shell::{Shell, apt_install, has},
 };
 
 /// How long and how often.
@@ -40,16 +40,19 @@ struct Bench<'a> {
 
 /// Measures every case and prints a table.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let shell = Shell::at_root()?;
+    let shell = Shell::at_root();
     shell.step("build");
     guests::run(&guests::Args::default())?;
-    shell.cargo(&["build", "--release", "-p", "tidegate"])?;
-    if !shell.has("wrk") {
-        bail!("wrk sends the load; install it (Debian: apt-get install wrk)");
+    let program = shell.tidegate(true)?;
+    if !has("wrk") {
+        apt_install(&["wrk"]).context("wrk sends the load (Debian: apt-get install wrk)")?;
+    }
+    if !has("wasmtime") {
+        bail!("the peer is any `wasmtime` 48 on the path: https://github.com/bytecodealliance/wasmtime/releases");
     }
     let mut bench = Bench {
         options,
-        program: shell.root().join("target/release/tidegate"),
+        program,
         built: shell.root().join("guests/build"),
         folder: tempfile::tempdir()?,
         rows: Vec::new(),

@@ -1,7 +1,7 @@
 //! What a guest is made from, as one hash: the files of its folder and of the SDK, the lock file.
 
 use super::{Guest, Language};
-use crate::run::root;
+use crate::shell::root;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::fs;

@@ -8,7 +8,7 @@ mod inputs;
 mod node;
 mod rust;
 
-use crate::run::root;
+use crate::shell::root;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use std::time::Instant;
 /// Arguments of `cargo xtask guests`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Guests to build; all of them when none is named
+    /// Guests to build, by name, or by the path of a project anywhere; all of the repository's when none is named
     names: Vec<String>,
     /// Build even what is up to date
     #[arg(long)]
@@ -105,21 +105,25 @@ impl Toolchains {
     }
 }
 
+/// The guest whose project is in `folder`.
+fn at(folder: PathBuf) -> Option<Guest> {
+    let language = if folder.join("Cargo.toml").exists() {
+        Language::Rust
+    } else if folder.join("package.json").exists() {
+        Language::TypeScript
+    } else {
+        return None;
+    };
+    let name = folder.file_name()?.to_string_lossy().into_owned();
+    Some(Guest { name, folder, language })
+}
+
 /// Every guest of the repository, by name.
 fn find() -> Result<Vec<Guest>> {
     let mut guests = Vec::new();
     for parent in [root().join("guests"), root().join("guests/tests")] {
         for entry in fs::read_dir(&parent).with_context(|| format!("cannot read {}", parent.display()))? {
-            let folder = entry?.path();
-            let language = if folder.join("Cargo.toml").exists() {
-                Language::Rust
-            } else if folder.join("package.json").exists() {
-                Language::TypeScript
-            } else {
-                continue;
-            };
-            let Some(name) = folder.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
-            guests.push(Guest { name, folder, language });
+            guests.extend(at(entry?.path()));
         }
     }
     ensure!(!guests.is_empty(), "there are no guests under {}", root().join("guests").display());
@@ -128,12 +132,23 @@ fn find() -> Result<Vec<Guest>> {
 }
 
 /// The guests called `names`; all when there are none. An unknown name is an error that lists the known ones.
-fn choose(guests: Vec<Guest>, names: &[String]) -> Result<Vec<Guest>> {
-    if let Some(unknown) = names.iter().find(|name| !guests.iter().any(|guest| guest.name == **name)) {
+fn choose(mut guests: Vec<Guest>, names: &[String]) -> Result<Vec<Guest>> {
+    if names.is_empty() {
+        return Ok(guests);
+    }
+    let (paths, names): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.contains(std::path::MAIN_SEPARATOR));
+    let mut elsewhere = Vec::new();
+    for path in paths {
+        let folder = fs::canonicalize(path).with_context(|| format!("cannot read {path}"))?;
+        elsewhere.push(at(folder).with_context(|| format!("{path} has neither Cargo.toml nor package.json"))?);
+    }
+    if let Some(unknown) = names.iter().find(|name| !guests.iter().any(|guest| guest.name == ***name)) {
         let known = guests.iter().map(|guest| guest.name.as_str()).collect::<Vec<_>>().join(", ");
         bail!("there is no guest {unknown}; there are {known}");
     }
-    Ok(guests.into_iter().filter(|guest| names.is_empty() || names.contains(&guest.name)).collect())
+    guests.retain(|guest| names.contains(&&guest.name));
+    guests.extend(elsewhere);
+    Ok(guests)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! TypeScript guests: Node, the packages of the one lock file, and the SDK's own build command.
 
-use crate::run::{output, root, version};
+use crate::shell::{output, root, version};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::fs;
 use std::path::Path;

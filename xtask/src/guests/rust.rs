@@ -4,7 +4,7 @@
 //! 2. Where that target cannot be had, Debian's second toolchain (`rustc-web`) builds std from its source package. It makes a
 //!    core module that carries its component type; wrapping it is a matter of milliseconds.
 
-use crate::run::{output, root, version};
+use crate::shell::{apt_install, output, root, version};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -120,23 +120,7 @@ fn debian() -> Result<()> {
     if complete() {
         return Ok(());
     }
-    ensure!(Path::new("/usr/bin/apt-get").exists(), "there is no apt-get on this machine");
-    let root_user = output(Command::new("id").arg("-u"))?.trim() == "0";
-    ensure!(root_user || version("sudo").is_some(), "installing packages needs root, and there is no sudo");
-    println!("installing {} (Debian)", DEBIAN_PACKAGES.join(" "));
-    let apt = |arguments: &[&str]| {
-        let mut command = if root_user {
-            Command::new("apt-get")
-        } else {
-            let mut sudo = Command::new("sudo");
-            // No prompt in the middle of a build: without a ticket this fails and the message says what to install.
-            sudo.args(["-n", "apt-get"]);
-            sudo
-        };
-        output(command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
-    };
-    apt(&["update", "-qq"])?;
-    apt(&[["install", "-qq", "-y", "--no-install-recommends"].as_slice(), &DEBIAN_PACKAGES].concat())?;
+    apt_install(&DEBIAN_PACKAGES)?;
     ensure!(
         complete(),
         "the packages were installed, but {DEBIAN_RUSTC}, {DEBIAN_CARGO} or {DEBIAN_LINKER} is missing"
