@@ -229,7 +229,10 @@ mod tests {
         let goes_on = |text: &str| of(text).parent.is_some();
         assert!(goes_on(&format!("00-{ones}-{span}-01")));
         assert!(goes_on(&format!("cc-{ones}-{span}-01-what-the-future-adds")));
-        assert_eq!(of(&format!("00-{ones}-{span}-00")).header().to_str().unwrap().get(..36), Some(&*format!("00-{ones}-")));
+        assert_eq!(
+            of(&format!("00-{ones}-{span}-00")).header().to_str().unwrap().get(..36),
+            Some(&*format!("00-{ones}-"))
+        );
         for hostile in [
             String::new(),
             format!("00-{}-{span}-01", "0".repeat(32)),

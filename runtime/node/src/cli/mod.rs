@@ -36,7 +36,7 @@ use std::{ffi::OsString, future::Future, process::ExitCode};
 
 use clap::FromArgMatches as _;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Page};
 use failure::{Exit, Failure};
 
 /// The program. Returns its exit code.
@@ -79,8 +79,12 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Trails(args) => client(trails::run(args)),
         Command::Tokens(args) => client(tokens::run(args)),
         Command::Login(args) => client(login::run(args)),
-        Command::SettingsReference => {
-            output::Out::new(false).line(crate::settings::reference_page().trim_end()).map(|()| Exit::Ok)
+        Command::Reference { page } => {
+            let page = match page {
+                Page::Settings => crate::settings::reference_page(),
+                Page::Problems => crate::problem::reference_page(),
+            };
+            output::Out::new(false).line(page.trim_end()).map(|()| Exit::Ok)
         }
     };
     exit.map(ExitCode::from)

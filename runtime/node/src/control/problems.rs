@@ -42,7 +42,7 @@ impl From<RegistryError> for Problem {
                 tracing::error!(%error, "the registry could not be written");
                 let title = "The node could not store the change";
                 let detail = format!("{error}; the change is not in force. The node's log and its disk tell more");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage", title, detail)
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage", title, detail)
             }
         }
     }

@@ -69,8 +69,13 @@ fn bad_authority(detail: &str) -> Problem {
 pub(super) fn refuse_what_is_never_done<B>(request: &Request<B>) -> Result<(), Problem> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         let detail = format!("{} is not taken here; this is no proxy to tunnel through", request.method());
-        return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Not this method", detail)
-            .final_answer());
+        return Err(Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "Another method is needed",
+            detail,
+        )
+        .final_answer());
     }
     if let Some(upgrade) = request.headers().get(header::UPGRADE) {
         // A client that offers HTTP/2 by upgrade goes on happily in HTTP/1.1, as the standard wants.

@@ -14,7 +14,7 @@ use super::{
     credentials::{self, Credentials},
     head,
     inbound::{bounded, too_large},
-    opener::Running,
+    record::Record,
 };
 use crate::{
     body::Body,
@@ -22,7 +22,7 @@ use crate::{
     control::auth::{missing_scope, unauthorized},
     guest::Invocation,
     ids::TraceContext,
-    observe::{Ending, Observe, Subject, Trail},
+    observe::{Subject, Trail},
     outbound::{Hops, strip_connection},
     problem::Problem,
 };
@@ -46,7 +46,7 @@ impl Ingress {
         let trace = TraceContext::from_headers(&parts.headers);
         let subject = Subject::Invocation { function: Arc::clone(&running.name), version: identity.record.number };
         let trail = Trail::begin(trace.trace, identity.tenant.clone(), subject);
-        let mut record = Record { trail: &trail, running, observe: &self.observe, ended: false };
+        let mut record = Record::new(&trail, &self.observe, Some(running));
 
         // Calls that the guest makes don't carry the header; they would meet themselves without end.
         parts.extensions.insert(Hops::of(&parts.headers));
@@ -125,39 +125,6 @@ pub(super) fn preferences(headers: &HeaderMap) -> Result<Option<Instant>, Proble
         }
     }
     Ok(deadline)
-}
-
-/// Sees to it that an invocation is recorded once, however it ends.
-struct Record<'a> {
-    trail: &'a Trail,
-    running: &'a Running,
-    observe: &'a Observe,
-    ended: bool,
-}
-
-impl Record<'_> {
-    fn answered(&mut self, status: StatusCode) {
-        self.ended = true;
-        self.count(usize::from((status.as_u16() / 100).clamp(2, 5) - 2));
-        self.observe.metrics.invocation_seconds.observe(self.trail.began().elapsed().as_secs_f64());
-        self.observe.trails.finish(self.trail, Ending::Status(status.as_u16()));
-    }
-
-    fn count(&self, outcome: usize) {
-        if let Some(counter) = self.running.outcomes.get(outcome) {
-            counter.inc();
-        }
-    }
-}
-
-impl Drop for Record<'_> {
-    fn drop(&mut self) {
-        // The client went away first, or the request was refused half-way.
-        if !self.ended {
-            self.count(super::opener::OUTCOMES.len() - 1);
-            self.observe.trails.finish(self.trail, Ending::Cancelled);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ impl Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        let Some(mut incoming) = self.incoming.take().filter(|incoming| self.linger && !incoming.is_end_stream()) else {
+        let Some(mut incoming) = self.incoming.take().filter(|incoming| self.linger && !incoming.is_end_stream())
+        else {
             return;
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

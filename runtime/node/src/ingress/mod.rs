@@ -13,6 +13,7 @@ mod linger;
 pub mod listener;
 pub mod live;
 mod opener;
+mod record;
 mod route;
 mod to;
 
@@ -32,7 +33,7 @@ use self::{
 };
 use crate::{
     body::{self, Body},
-    cluster::registry::{Auth, Registry, VersionNumber},
+    cluster::registry::{Registry, VersionNumber},
     guest::GuestHost,
     ids::FunctionName,
     node::Readiness,
@@ -103,16 +104,14 @@ struct Target {
     version: Live,
     /// Where the path that the guest sees begins.
     start: usize,
-    /// Whether anyone may invoke it. A version asked for by its number is never more open than the one that serves:
-    /// what was public once is not, once its function wants tokens.
+    /// Whether anyone may invoke it.
     public: bool,
 }
 
 impl Target {
     fn of(function: &LiveFunction<Running>, number: Option<VersionNumber>, start: usize) -> Option<Self> {
-        let is_public = |version: &Live| version.identity().record.config.auth == Auth::Public;
         let version = Arc::clone(function.version(number)?);
-        let public = is_public(&version) && function.version(None).is_none_or(is_public);
+        let public = function.is_public(&version);
         Some(Self { version, start, public })
     }
 }

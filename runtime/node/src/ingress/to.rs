@@ -12,13 +12,14 @@ use super::{
     credentials::{self, Credentials},
     inbound::{bounded, too_large},
     invoke::preferences,
+    record::Record,
 };
 use crate::{
     body::Body,
     cluster::registry::Scope,
     control::auth::{Caller, unauthorized},
     ids::{TenantId, TraceContext},
-    observe::{Ending, Observe, Subject, Trail},
+    observe::{Subject, Trail},
     outbound::{CallTimeouts, OutboundCall, Sender, SenderKind},
     problem::Problem,
 };
@@ -65,7 +66,7 @@ impl Ingress {
         parts.uri = routed.uri;
         let trace = TraceContext::from_headers(&parts.headers);
         let trail = Trail::begin(trace.trace, tenant.clone(), Subject::Call);
-        let mut record = Record { trail: &trail, observe: &self.observe, ended: false };
+        let mut record = Record::new(&trail, &self.observe, None);
         let call = OutboundCall {
             request: Request::from_parts(parts, body),
             sender: self.senders.get(&tenant, caller.as_ref().map(Caller::token_id)),
@@ -80,8 +81,7 @@ impl Ingress {
             Err(error) => Problem::from(error).trail(trail.id()).into_response(),
         };
         decorate(answer.headers_mut(), None, &self.region, &trail);
-        record.ended = true;
-        self.observe.trails.finish(&trail, Ending::Status(answer.status().as_u16()));
+        record.answered(answer.status());
         Ok(answer)
     }
 
@@ -95,21 +95,6 @@ impl Ingress {
                 "the gate needs a token with the scope to:DESTINATION: as `tidegate-token: TOKEN` (then Authorization \
                  goes to the upstream as it is), or in the place of the API key",
             )),
-        }
-    }
-}
-
-/// Sees to it that a call is recorded once, however it ends.
-struct Record<'a> {
-    trail: &'a Trail,
-    observe: &'a Observe,
-    ended: bool,
-}
-
-impl Drop for Record<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.observe.trails.finish(self.trail, Ending::Cancelled);
         }
     }
 }
