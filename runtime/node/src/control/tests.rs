@@ -403,7 +403,7 @@ async fn logs_are_read_back_and_followed_without_a_gap_or_a_repetition() {
 async fn who_follows_the_logs_is_cut_off_when_its_token_is_revoked() {
     let api = api();
     api.deploy("f", "module").await;
-    let made = api.ask("POST /v1/tokens", &[], json!({"scopes": ["deploy"]}).to_string().into()).await.body;
+    let made = api.ask("POST /v1/tokens", &[], json!({"scopes": ["deploy"]}).to_string()).await.body;
     let request = Request::builder()
         .uri("/v1/functions/f/logs?follow=true")
         .header("authorization", format!("Bearer {}", made["token"].as_str().unwrap()));

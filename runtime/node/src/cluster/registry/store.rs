@@ -235,8 +235,8 @@ fn make(path: &Path) -> Result<(), RegistryError> {
         _ => {}
     }
     // Environments of functions are in it.
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    let database = Database::builder().create_file(file)?;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    let database = Database::create(&unfinished)?;
     let write = database.begin_write()?;
     write.open_table(FUNCTIONS)?;
     write.open_table(DESTINATIONS)?;
