@@ -1,9 +1,9 @@
-//! Components that are small and cheap to check, and ruinous to compile. Both are valid functions: they export
-//! `wasi:http/incoming-handler`, so only a limit on the compilation itself can refuse them.
+//! Components that no compiler would make: small and cheap to check, and ruinous to compile or to start. All are valid
+//! functions: they export `wasi:http/incoming-handler`, so only a limit on the work itself can stop them.
 
 use wasm_encoder::{
     BlockType, CodeSection, ConstExpr, ExportKind, ExportSection, Function, FunctionSection, GlobalSection, GlobalType,
-    Instruction, MemorySection, MemoryType, Module, TypeSection, ValType,
+    Instruction, MemorySection, MemoryType, Module, StartSection, TypeSection, ValType,
 };
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -59,11 +59,33 @@ pub fn many_functions() -> Vec<u8> {
     component(&vec![empty; FUNCTIONS as usize])
 }
 
+/// A component whose start function counts up to `turns` (for ever without) before its handler returns without an answer.
+pub fn slow_start(turns: Option<i64>) -> Vec<u8> {
+    let mut handler = Function::new([]);
+    handler.instruction(&Instruction::End);
+    let mut start = Function::new([(1, ValType::I64)]);
+    start.instruction(&Instruction::Loop(BlockType::Empty));
+    start
+        .instruction(&Instruction::LocalGet(0))
+        .instruction(&Instruction::I64Const(1))
+        .instruction(&Instruction::I64Add);
+    start.instruction(&Instruction::LocalTee(0)).instruction(&Instruction::I64Const(turns.unwrap_or(i64::MAX)));
+    start.instruction(&Instruction::I64LtU).instruction(&Instruction::BrIf(0)).instruction(&Instruction::End);
+    start.instruction(&Instruction::End);
+    starting(&[handler], Some(&start))
+}
+
 /// A component whose handler is the first of `bodies`; all have the handler's type.
 fn component(bodies: &[Function]) -> Vec<u8> {
+    starting(bodies, None)
+}
+
+/// The same with a start function.
+fn starting(bodies: &[Function], start: Option<&Function>) -> Vec<u8> {
     let mut types = TypeSection::new();
     types.ty().function([ValType::I32, ValType::I32], []);
     types.ty().function([ValType::I32; 4], [ValType::I32]);
+    types.ty().function([], []);
 
     let mut functions = FunctionSection::new();
     let mut code = CodeSection::new();
@@ -78,6 +100,10 @@ fn component(bodies: &[Function]) -> Vec<u8> {
     none.instruction(&Instruction::Unreachable);
     none.instruction(&Instruction::End);
     code.function(&none);
+    if let Some(start) = start {
+        functions.function(2);
+        code.function(start);
+    }
 
     let mut memories = MemorySection::new();
     memories.memory(MemoryType { minimum: 1, maximum: None, memory64: false, shared: false, page_size_log2: None });
@@ -90,7 +116,11 @@ fn component(bodies: &[Function]) -> Vec<u8> {
     exports.export("memory", ExportKind::Memory, 0);
 
     let mut module = Module::new();
-    module.section(&types).section(&functions).section(&memories).section(&globals).section(&exports).section(&code);
+    module.section(&types).section(&functions).section(&memories).section(&globals).section(&exports);
+    if start.is_some() {
+        module.section(&StartSection { function_index: realloc + 1 });
+    }
+    module.section(&code);
     let mut module = module.finish();
 
     let mut resolve = Resolve::default();

@@ -59,9 +59,12 @@ impl GateBuilder {
     pub async fn start(self) -> Gate {
         let own = tempfile::tempdir().unwrap();
         let data = self.data.unwrap_or_else(|| own.path().to_owned());
+        // Nothing prints the port of this listener: one that was free a moment ago.
+        let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let mut command = Command::new(program());
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"])
+            .args(["--metrics-listen", &metrics, "--data"])
             .arg(&data)
             .args(["--egress-allow", "127.0.0.0/8"])
             .args(&self.arguments)
@@ -78,6 +81,7 @@ impl GateBuilder {
         let gate = Gate {
             data_address: addresses.next().unwrap_or_else(|| panic!("the first line is {line:?}")),
             control_address: addresses.next().unwrap(),
+            metrics_address: metrics,
             client: Client::default(),
             child,
             _own: own,
@@ -93,6 +97,8 @@ pub struct Gate {
     pub data_address: String,
     /// Host and port of the control listener.
     pub control_address: String,
+    /// Host and port of the metrics listener.
+    pub metrics_address: String,
     /// A client with connections of its own.
     pub client: Client,
     child: Child,
@@ -136,9 +142,40 @@ impl Gate {
 
     /// Resident memory in bytes.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS")
+    }
+
+    /// The most memory that was resident since [`Self::forget_peak`], bytes.
+    pub fn peak_resident(&self) -> u64 {
+        self.memory("VmHWM")
+    }
+
+    /// From now on the peak is counted anew.
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").unwrap();
+    }
+
+    fn memory(&self, kind: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(kind)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Its child processes, compilations mostly.
+    pub fn children(&self) -> Vec<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        let all: Vec<_> = tasks.flatten().map(of).collect();
+        all.iter().flat_map(|pids| pids.split_whitespace()).map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// A value of the metrics listener, summed over its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let url = format!("http://{}/metrics", self.metrics_address);
+        let text = self.client.send(Request::get(url).body(Full::default()).unwrap()).await.text();
+        let mut found = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name)).peekable();
+        assert!(found.peek().is_some(), "no metric {name}: {text}");
+        found.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
     /// A URL on the data listener.

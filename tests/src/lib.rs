@@ -15,10 +15,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod bombs;
 mod client;
 mod gate;
+mod raw;
+mod siege;
 mod upstream;
 
 pub use client::{Answer, Client, eventually};
 pub use gate::{Gate, GateBuilder, TOKEN, guest, program};
+pub use raw::{RawUpstream, frame, h2_preface, say};
+pub use siege::{assert_names_its_bound, besieged, contained};
 pub use upstream::{Body, Limit, Seen, Upstream, text};

@@ -15,7 +15,7 @@ use crate::{
     refusal::{Cause, Refusal, Waiting},
     repeat::{Attempt, Class, Decision, Facts, Outcome, Reason, after},
     shard::{Config, Departure, Effect, Effects, Submitted, Verdict},
-    slots::Slots,
+    slots::{Slot, Slots},
     snapshot::Counts,
     time::Time,
 };
@@ -92,7 +92,7 @@ impl Actor {
 
     /// Nothing waits and nothing flies.
     pub(crate) fn is_idle(&self) -> bool {
-        self.busy.is_none() && self.slots.held() == 0
+        self.busy.is_none() && self.slots.flying() == 0
     }
 
     /// Nothing worth keeping: forgotten first when there are too many destinations.
@@ -107,7 +107,8 @@ impl Actor {
     }
 
     /// What holds a call of `cost` now, and until when at most.
-    fn hold(&mut self, cost: Cost, now: Time) -> Option<(Time, Waiting)> {
+    fn hold(&mut self, cost: Cost, cx: &mut Context<'_>) -> Option<(Time, Waiting)> {
+        let now = cx.now;
         if let Some(held) = self.guard.hold(now) {
             return Some(held);
         }
@@ -117,10 +118,16 @@ impl Actor {
         {
             return Some((at, Waiting::Limit(*limit)));
         }
-        match self.config.max_concurrency {
-            Some(max) if !self.slots.free(Some(max)) => Some((Time::NEVER, Waiting::Slots { max: max.get() })),
-            _ => None,
+        let max = self.config.max_concurrency?;
+        while !self.slots.free(max) {
+            let Some(call) = self.slots.lapse(now) else {
+                return Some((self.slots.next_lapse(), Waiting::Slots { max: max.get() }));
+            };
+            if let Some(entry) = cx.calls.get_mut(call) {
+                entry.slot = Slot::Lapsed;
+            }
         }
+        None
     }
 
     /// When a call could leave at the earliest behind `ahead`, whatever else happens, and what says so.
@@ -143,7 +150,8 @@ impl Actor {
         if !entry.ticket.again {
             self.spent.request(cx.now);
         }
-        self.slots.take();
+        let limited = self.config.max_concurrency.is_some();
+        entry.slot = self.slots.take(call, if limited { entry.deadline } else { Time::NEVER });
         self.guard.launch(call, idle, cx.now);
     }
 
@@ -181,7 +189,7 @@ impl Actor {
         let delayed = ticket.not_before > now;
         let mut held = (ticket.not_before, Waiting::Backoff { left: ticket.not_before.since(now) });
         if !delayed && new.deadline > now {
-            match if first { self.hold(new.cost, now) } else { Some((Time::NEVER, Waiting::Turn)) } {
+            match if first { self.hold(new.cost, cx) } else { Some((Time::NEVER, Waiting::Turn)) } {
                 None => {
                     let idle = self.busy.is_none();
                     let call = cx.calls.insert(Self::entry(index, new, ticket, now));
@@ -229,6 +237,7 @@ impl Actor {
             bytes: new.bytes,
             cost: new.cost,
             charge: Charge::default(),
+            slot: Slot::default(),
             left: now,
         }
     }
@@ -294,7 +303,7 @@ impl Actor {
             }
             let Some(call) = Self::next(&self.guard, &busy.queue, cx) else { break };
             let Some((cost, since)) = cx.calls.get(call).map(|entry| (entry.cost, entry.ticket.since)) else { break };
-            if let Some((until, why)) = self.hold(cost, now) {
+            if let Some((until, why)) = self.hold(cost, cx) {
                 held = until;
                 if let Some(busy) = &mut self.busy {
                     busy.why = why;
@@ -389,6 +398,9 @@ impl Actor {
         self.paces.departed(&self.config.limits, entry.cost, entry.charge, cx.now);
         entry.phase = Phase::Departed;
         entry.left = cx.now;
+        if let (Some(passes), Some(_)) = (self.guard.departed(permit.0, cx.now), &self.busy) {
+            self.wake = self.wake.min(passes);
+        }
         Departure::Go
     }
 
@@ -417,13 +429,14 @@ impl Actor {
         entry.phase = Phase::Reported;
         let (left, deadline, mut ticket) = (entry.left, entry.deadline, entry.ticket);
         ticket.not_before = Time::ZERO;
-        ticket.again = false;
+        ticket.again = true;
         let class = outcome.class();
         self.count(outcome, class, now.since(left));
         let status = match outcome {
             Outcome::Answer { status, .. } => Some(*status),
             Outcome::Failed(_) => None,
         };
+        let resumed = self.guard.resumes(now);
         let mut owns_refusal = false;
         match (class, outcome) {
             (Class::Refused, Outcome::Answer { status, signal }) => {
@@ -463,9 +476,11 @@ impl Actor {
         let verdict = match after(outcome, attempt, &facts, || spent.retry(budget, now), cx.random, now) {
             Decision::Return(reason) => Verdict::Return(reason),
             Decision::PutBack => Verdict::PutBack(ticket),
-            Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, again: true, ..ticket }),
+            Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, ..ticket }),
         };
-        self.recheck(cx);
+        if self.guard.resumes(now) > resumed {
+            self.recheck(cx);
+        }
         self.pump(cx);
         verdict
     }
@@ -489,6 +504,17 @@ impl Actor {
         }
     }
 
+    /// The answer still flows: its slot is kept until `until`.
+    pub(crate) fn flows(&mut self, permit: Permit, until: Time, cx: &mut Context<'_>) {
+        let Some(entry) = cx.calls.get_mut(permit.0) else { return };
+        if entry.phase == Phase::Reported {
+            self.slots.keep(permit.0, &mut entry.slot, until);
+            if self.busy.is_some() {
+                self.wake = self.wake.min(until);
+            }
+        }
+    }
+
     /// The call is over, in whatever phase it is: queue, slot, charge and guard let go of it.
     pub(crate) fn release(&mut self, call: Call, cx: &mut Context<'_>) {
         let Some(entry) = cx.calls.remove(call) else { return };
@@ -504,14 +530,15 @@ impl Actor {
             Phase::Admitted => {
                 self.paces.refund(&self.config.limits, entry.cost, entry.charge, cx.now);
                 self.guard.forgotten(call, cx.now);
-                self.slots.give();
             }
             Phase::Departed => {
                 self.counts.cancelled += 1;
                 self.guard.forgotten(call, cx.now);
-                self.slots.give();
             }
-            Phase::Reported => self.slots.give(),
+            Phase::Reported => {}
+        }
+        if entry.phase != Phase::Waiting {
+            self.slots.give(call, entry.slot);
         }
         self.pump(cx);
     }

@@ -1,7 +1,7 @@
 //! The calls of a shard: waiting ones and flying ones, in one slab. An id carries a generation, so that one used twice
 //! (a permit released after a cancel) does nothing.
 
-use crate::{limit::Cost, pace::Charge, time::Time};
+use crate::{limit::Cost, pace::Charge, slots::Slot, time::Time};
 
 /// A call that waits. Handed back by [`crate::Shard::submit`]; the id of the [`Permit`] it becomes is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,7 +48,7 @@ pub struct Ticket {
     pub(crate) refusals: u8,
     /// Others' accepted departures when it was refused last.
     pub(crate) passed: u32,
-    /// Its next attempt is a retry, paid by the budget.
+    /// It has left before: its next departure is no first attempt.
     pub(crate) again: bool,
 }
 
@@ -106,6 +106,7 @@ pub(crate) struct Entry {
     pub(crate) bytes: u64,
     pub(crate) cost: Cost,
     pub(crate) charge: Charge,
+    pub(crate) slot: Slot,
     /// When it was admitted, then when it departed.
     pub(crate) left: Time,
 }

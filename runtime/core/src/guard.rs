@@ -28,7 +28,7 @@ pub const FIRST_WINDOW: u32 = 4;
 pub const RAMP_WINDOW: u32 = 2;
 /// A window of this size has shown enough: it opens.
 pub const OPEN_AT: u32 = 128;
-/// Shortest time between two doublings of the window.
+/// Shortest time in which the window doubles.
 pub const DOUBLING: Duration = Duration::from_millis(250);
 /// Accepted requests per place of the window that double it without waiting for time.
 pub const EVIDENCE: u32 = 8;
@@ -44,6 +44,8 @@ pub const DOWN_AFTER: u8 = 4;
 pub const LIVED: Duration = Duration::from_secs(600);
 /// A busy period ends when nothing left for this long although it could have.
 const QUIET: Duration = Duration::from_secs(1);
+/// Requests that pass between two refusals after which the backoff begins anew.
+const CALM: u32 = 8;
 const OPEN: u32 = u32::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,10 +63,10 @@ pub(crate) struct Guard {
     unanswered: u32,
     /// When the window last changed.
     grown: Time,
-    /// Accepted since then.
+    /// Accepted since it was last doubled by evidence.
     fresh: u32,
     /// Accepted since the last cut or failure: resets the backoff.
-    calm: u8,
+    calm: u32,
     exponent: u8,
     /// Failures in a row.
     streak: u8,
@@ -140,11 +142,13 @@ impl Guard {
             Phase::Probing { .. } => self.resume(now),
         }
         if self.unanswered >= self.window {
-            let doubles = self.grown + self.doubling();
-            if now < doubles {
-                return Some((doubles, Waiting::Guard { window: self.window }));
+            // One by one and not twice as many at once: of those that leave together all are refused, or none.
+            let window = f64::from(self.window);
+            let wider = self.grown + self.doubling().mul_f64((1.0 + 1.0 / window).log2());
+            if now < wider {
+                return Some((wider, Waiting::Guard { window: self.window }));
             }
-            self.widen(now);
+            self.widen(1, now);
         }
         self.learned.as_mut()?.hold(now)
     }
@@ -155,13 +159,12 @@ impl Guard {
         DOUBLING.max(rtt * 2)
     }
 
-    fn widen(&mut self, now: Time) {
-        self.window = self.window.saturating_mul(2);
+    fn widen(&mut self, by: u32, now: Time) {
+        self.window = self.window.saturating_add(by);
         if self.window >= OPEN_AT {
             self.window = OPEN;
         }
         self.grown = now;
-        self.fresh = 0;
     }
 
     /// A call leaves. `idle`: nothing waited before it.
@@ -180,13 +183,24 @@ impl Guard {
         self.departures = self.departures.saturating_add(1);
         self.last_departure = now;
         if let Phase::Paused { cause, .. } = self.phase {
-            // A refusal or failure arrives fast even where answers take long: neither in this time is a pass. Where
-            // failures are timeouts, this takes a multiple of them: the probe has to answer.
-            let passes = now + DOUBLING.max(self.refusal_rtt * 4);
-            self.phase = Phase::Probing { call, passes, cause };
+            self.phase = Phase::Probing { call, passes: Time::NEVER, cause };
         }
         if let Some(learned) = &mut self.learned {
             learned.launch(now, self.refusal_rtt);
+        }
+    }
+
+    /// A call that may depart does. Where it is the probe, the time is returned at which it has passed unless it is
+    /// refused before.
+    pub(crate) fn departed(&mut self, call: Call, now: Time) -> Option<Time> {
+        match &mut self.phase {
+            Phase::Probing { call: probe, passes, .. } if *probe == call => {
+                // A refusal or failure arrives fast even where answers take long: neither in this time is a pass. Where
+                // failures are timeouts, this takes a multiple of them: the probe has to answer.
+                *passes = now + DOUBLING.max(self.refusal_rtt * 4);
+                Some(*passes)
+            }
+            _ => None,
         }
     }
 
@@ -227,12 +241,13 @@ impl Guard {
             return;
         }
         self.calm = self.calm.saturating_add(1);
-        if self.calm >= 8 {
+        if self.calm >= CALM {
             self.exponent = 0;
         }
         self.fresh = self.fresh.saturating_add(1);
         if self.window != OPEN && self.fresh >= self.window.saturating_mul(EVIDENCE) {
-            self.widen(now);
+            self.widen(self.window, now);
+            self.fresh = 0;
         }
     }
 
@@ -284,6 +299,10 @@ impl Guard {
         } else {
             self.cut_accepted = self.departures.saturating_sub(1);
             self.departures = 0;
+            if self.cut_accepted >= CALM {
+                // Answers may take far longer than refusals: departures that were not refused are good news by themselves.
+                self.exponent = 0;
+            }
             self.unlearned = true;
             if let Some(learned) = &mut self.learned {
                 learned.cut(self.cut_at, left);

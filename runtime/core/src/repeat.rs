@@ -44,6 +44,9 @@ pub enum Failure {
     Broken,
     /// No answer head within the attempt's time.
     TimedOut,
+    /// The peer says that it did nothing with the request (HTTP/2 `REFUSED_STREAM`, or a `GOAWAY` that leaves it out):
+    /// safe to repeat whatever it is.
+    Unprocessed,
 }
 
 impl fmt::Display for Failure {
@@ -52,6 +55,7 @@ impl fmt::Display for Failure {
             Failure::Connect => "could not connect",
             Failure::Broken => "connection broke before the answer",
             Failure::TimedOut => "no answer in time",
+            Failure::Unprocessed => "refused before it was processed",
         })
     }
 }
@@ -232,7 +236,8 @@ pub fn after(
         Class::Refused => return again(facts.resumes).err().unwrap_or(Decision::PutBack),
         _ => {}
     }
-    if facts.departed && !attempt.repeatable {
+    let maybe_processed = facts.departed && *outcome != Outcome::Failed(Failure::Unprocessed);
+    if maybe_processed && !attempt.repeatable {
         return Decision::Return(Reason::NotRepeatable);
     }
     if should_retry.is_none() && !attempt.policy.retry_on.matches(outcome) {
@@ -359,6 +364,12 @@ mod tests {
                 retry,
             ),
             ("broken, POST", Case { repeatable: false, ..case(failed(Failure::Broken)) }, back(Reason::NotRepeatable)),
+            ("unprocessed, POST", Case { repeatable: false, ..case(failed(Failure::Unprocessed)) }, retry),
+            (
+                "unprocessed, body gone",
+                Case { replayable: false, ..case(failed(Failure::Unprocessed)) },
+                back(Reason::NotReplayable),
+            ),
             ("timed out", case(failed(Failure::TimedOut)), retry),
         ];
         for (name, case, expected) in table {

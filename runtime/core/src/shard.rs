@@ -308,6 +308,13 @@ impl Shard {
             .unwrap_or(Verdict::Return(Reason::Released))
     }
 
+    /// The answer of a reported attempt still flows: where slots are limited it keeps its own until `until`. To be called
+    /// again before that for as long as somebody reads.
+    pub fn flows(&mut self, now: Time, permit: Permit, until: Time, fx: &mut Effects) {
+        let Some(index) = self.calls.get(permit.0).map(|entry| entry.actor) else { return };
+        self.with(index, now, fx, |actor, cx| actor.flows(permit, until, cx));
+    }
+
     /// The attempt is over: its body has ended, or it was given up. Harmless if it is over already.
     pub fn release(&mut self, now: Time, permit: Permit, fx: &mut Effects) {
         self.release_call(now, permit.0, fx);

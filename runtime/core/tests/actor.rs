@@ -364,6 +364,40 @@ fn a_slot_is_held_until_the_body_has_ended() {
 }
 
 #[test]
+fn a_slot_whose_answer_nobody_reads_lapses_and_one_that_flows_is_kept() {
+    let mut gate = Gate::one_at_a_time();
+    let permit = gate.sent();
+    let attempt = Attempt { policy: &gate.policy, repeatable: true, replayable: true, spent: 0 };
+    gate.shard.report(gate.now, permit, &fine(), &attempt, &mut gate.fx);
+    let begin = gate.now;
+    gate.shard.flows(gate.now, permit, begin + SEC * 2, &mut gate.fx);
+    let waiting = gate.queued();
+    gate.now += SEC;
+    gate.shard.flows(gate.now, permit, begin + SEC * 4, &mut gate.fx);
+    assert!(gate.next().is_empty(), "the slot was kept meanwhile");
+    let [Effect::Admit { call, permit: second, .. }] = gate.next()[..] else { panic!() };
+    assert_eq!((call, gate.now), (waiting, begin + SEC * 4));
+    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().in_flight, 2);
+    // It flows again: that is one more than the maximum, and nobody else may leave until one of them ends.
+    gate.shard.flows(gate.now, permit, begin + SEC * 60, &mut gate.fx);
+    gate.queued();
+    gate.shard.release(gate.now, second, &mut gate.fx);
+    assert!(gate.effects().is_empty());
+    gate.shard.release(gate.now, permit, &mut gate.fx);
+    assert!(matches!(gate.effects()[..], [Effect::Admit { .. }]));
+}
+
+#[test]
+fn a_call_put_back_is_counted_as_one_request_by_the_budget() {
+    let mut gate = Gate::new(Settings::default());
+    let permit = gate.sent();
+    let Verdict::PutBack(ticket) = gate.report(permit, refused(Some(SEC))) else { panic!() };
+    gate.again(SEC * 60, ticket);
+    assert!(matches!(gate.next()[..], [Effect::Admit { .. }]));
+    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().lately, (1, 0));
+}
+
+#[test]
 fn a_waiting_call_is_refused_at_its_deadline_at_the_latest() {
     let mut gate = Gate::one_at_a_time();
     let _held = gate.sent();

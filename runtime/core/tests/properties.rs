@@ -250,7 +250,9 @@ impl Model {
             assert!(
                 now.queued <= self.settings.queue.calls as usize && now.queued_bytes <= self.settings.queue.bytes.0
             );
-            assert!(self.settings.max_concurrency.is_none_or(|max| now.in_flight <= max));
+            // A slot lapses with the deadline of its call.
+            let held = self.flying.iter().filter(|f| self.keys[f.id] == key && self.deadlines[f.id] > self.now).count();
+            assert!(self.settings.max_concurrency.is_none_or(|max| held <= max as usize));
             // Work-conserving: whoever waits has a timer, or somebody in flight whose end will move things on.
             assert!(waiting.is_empty() || flying > 0 || self.shard.next_wake().is_some(), "nothing will ever happen");
         }

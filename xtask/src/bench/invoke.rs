@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Connections
     #[arg(long, default_value_t = 32)]
     connections: u32,
+    /// Measure this `tidegate` in place of one built from the sources
+    #[arg(long)]
+    program: Option<PathBuf>,
     /// Only cases whose name contains this
     #[arg(long, default_value = "")]
     only: String,
@@ -43,7 +46,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let shell = Shell::at_root();
     shell.step("build");
     guests::run(&guests::Args::default())?;
-    let program = shell.tidegate(true)?;
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => shell.tidegate(true)?,
+    };
     if !has("wrk") {
         apt_install(&["wrk"]).context("wrk sends the load (Debian: apt-get install wrk)")?;
     }

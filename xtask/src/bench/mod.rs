@@ -3,8 +3,10 @@
 //! Machines are noisy, so both sides are measured in turns within one run and the ratio of medians is what counts.
 //! These are commands, never tests: nothing here fails a build.
 
+mod door;
 mod invoke;
 mod load;
+mod neighbours;
 
 use anyhow::Result;
 
@@ -13,11 +15,17 @@ use anyhow::Result;
 pub(crate) enum Bench {
     /// Invocations and forwarding beside `wasmtime serve`, workerd and Envoy
     Invoke(invoke::Options),
+    /// A function's latency while guests of another one spin on every core
+    Neighbours(neighbours::Options),
+    /// An outbound call through the door beside the same client without it
+    Door,
 }
 
 /// Runs the measurement.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Invoke(options) => invoke::run(options),
+        Bench::Neighbours(options) => neighbours::run(options),
+        Bench::Door => door::run(),
     }
 }

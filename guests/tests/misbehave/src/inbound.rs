@@ -134,3 +134,29 @@ pub fn response_trailers(exchange: Exchange, query: &Query) {
     }
     let _ = OutgoingBody::finish(body, Fields::from_list(&[(name, b"1".to_vec())]).ok());
 }
+
+/// Answers whole and then goes on: `do=spin` computes, else it sleeps, for ever.
+pub fn after(exchange: Exchange, query: &Query) {
+    exchange.answer("answered\n");
+    if query.get("do") == Some("spin") {
+        crate::greedy::spin();
+    }
+    pause(u64::MAX / 2_000_000);
+}
+
+/// Starts an answer and never writes any of it.
+pub fn after_head(exchange: Exchange) {
+    let _body = start(exchange.response_out, 200, &[]);
+    pause(u64::MAX / 2_000_000);
+}
+
+/// An answer with `n` headers of `bytes` bytes each, or what the host said to that.
+pub fn response_headers(exchange: Exchange, query: &Query) {
+    match crate::outbound::flood(query) {
+        Ok(list) => {
+            let list: Vec<_> = list.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            exchange.answer_with(200, &list, "flooded\n");
+        }
+        Err(error) => exchange.answer_with(502, &[], &format!("{error}\n")),
+    }
+}

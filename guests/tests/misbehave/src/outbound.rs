@@ -184,3 +184,32 @@ pub fn absolute_form(exchange: Exchange, query: &Query) {
     });
     report(exchange, result);
 }
+
+/// `n` headers of `bytes` bytes each, if the host takes that many.
+pub fn flood(query: &Query) -> Result<Vec<(String, String)>, String> {
+    let value = "x".repeat(usize::try_from(query.number("bytes", 8)).unwrap_or(usize::MAX));
+    let list: Vec<_> = (0..query.number("n", 1000)).map(|number| (format!("x-flood-{number}"), value.clone())).collect();
+    let fields: Vec<_> = list.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+    Fields::from_list(&fields).map(|_| list).map_err(|error| format!("headers refused: {error:?}"))
+}
+
+/// A call with `n` headers of `bytes` bytes each.
+pub fn call_headers(exchange: Exchange, query: &Query) {
+    let result = flood(query).and_then(|list| {
+        let list: Vec<_> = list.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        send(request(url(query), "GET", &list)?, b"", None)
+    });
+    report(exchange, result);
+}
+
+/// What it gets when it asks for sockets.
+pub fn sockets(exchange: Exchange) {
+    use wasip2::sockets::{
+        instance_network, ip_name_lookup, network::IpAddressFamily, tcp_create_socket, udp_create_socket,
+    };
+    let network = instance_network::instance_network();
+    let tcp = tcp_create_socket::create_tcp_socket(IpAddressFamily::Ipv4).map(drop);
+    let udp = udp_create_socket::create_udp_socket(IpAddressFamily::Ipv6).map(drop);
+    let names = ip_name_lookup::resolve_addresses(&network, "localhost").map(drop);
+    exchange.answer(&format!("{tcp:?} {udp:?} {names:?}\n"));
+}

@@ -89,7 +89,7 @@ pub fn split_url(url: &str) -> Option<(Scheme, &str, &str)> {
     };
     let slash = rest.find('/').unwrap_or(rest.len());
     let (authority, path) = rest.split_at(slash);
-    Some((scheme, authority, if path.is_empty() { "/" } else { path }))
+    Some((scheme, authority, path))
 }
 
 pub fn method(name: &str) -> Method {
@@ -114,7 +114,7 @@ pub fn request(url: &str, verb: &str, headers: &[(&str, &str)]) -> Result<Outgoi
     request.set_method(&method(verb)).map_err(|()| "method refused")?;
     request.set_scheme(Some(&scheme)).map_err(|()| "scheme refused")?;
     request.set_authority(Some(authority)).map_err(|()| "authority refused")?;
-    request.set_path_with_query(Some(path)).map_err(|()| "path refused")?;
+    request.set_path_with_query((!path.is_empty()).then_some(path)).map_err(|()| "path refused")?;
     Ok(request)
 }
 

@@ -1,5 +1,7 @@
 //! A guest over WASI 0.3 for the host's tests: one plain (or wrong) thing for each path. README.md lists them.
 
+mod send;
+
 use std::hint::black_box;
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::exports::http::handler::Guest;
@@ -18,6 +20,8 @@ impl Guest for Probe {
             "/" => text(200, "probe-p3\n"),
             "/echo" => echo(request),
             "/fetch" => fetch(&percent_decode(value(query, "url").unwrap_or("http://127.0.0.1:1/"))).await,
+            "/send" => send::send(query).await,
+            "/say" => say().await,
             "/sleep" => {
                 let ms = value(query, "ms").and_then(|ms| ms.parse().ok()).unwrap_or(1000_u64);
                 wait_for(ms * 1_000_000).await;
@@ -36,6 +40,18 @@ fn spin() -> ! {
     loop {
         turns = black_box(turns.wrapping_add(1));
     }
+}
+
+/// A line to each output.
+async fn say() -> Result<Response, ErrorCode> {
+    let (mut out, out_reader) = wit_stream::new();
+    let (mut err, err_reader) = wit_stream::new();
+    let written =
+        (wasip3::cli::stdout::write_via_stream(out_reader), wasip3::cli::stderr::write_via_stream(err_reader));
+    out.write_all(b"to standard output\n".to_vec()).await;
+    err.write_all(b"to standard error\n".to_vec()).await;
+    drop((out, err));
+    text(200, &format!("{:?} {:?}\n", written.0.await, written.1.await))
 }
 
 fn internal(error: impl std::fmt::Debug) -> ErrorCode {

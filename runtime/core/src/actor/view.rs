@@ -21,7 +21,7 @@ impl Actor {
             queued_bytes: queue.map_or(0, Queue::bytes),
             oldest_wait: oldest.map(|since| now.since(since)),
             next_in: self.earliest(ahead, Cost::ONE, now).0.since(now).max(self.guard.spacing(ahead.requests)),
-            in_flight: self.slots.held(),
+            in_flight: self.slots.flying(),
             unanswered: self.guard.unanswered(),
             paused: self.guard.paused_until(now).map(|(until, cause)| (until.since(now), cause)),
             cuts: self.guard.cuts(),

@@ -124,7 +124,7 @@ impl RetryOn {
             (On::Status(listed), Outcome::Answer { status, .. }) => listed == status,
             (On::Class(class), Outcome::Answer { status, .. }) => u16::from(*class) == status / 100,
             (On::Connect, Outcome::Failed(Failure::Connect))
-            | (On::Broken, Outcome::Failed(Failure::Broken))
+            | (On::Broken, Outcome::Failed(Failure::Broken | Failure::Unprocessed))
             | (On::Timeout, Outcome::Failed(Failure::TimedOut)) => true,
             _ => false,
         })

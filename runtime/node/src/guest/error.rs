@@ -29,6 +29,16 @@ pub enum InvokeError {
     /// More memory than it may have.
     #[error("the guest wanted more than {} of memory", Size(.0.value))]
     Memory(Bound<u64>),
+    /// More of the host's memory, in one of its forms, than it may have.
+    #[error("the guest wanted more than {} {what}", .bound.value)]
+    Host {
+        /// Of which problem.
+        kind: &'static str,
+        /// More of what.
+        what: &'static str,
+        /// Than this.
+        bound: Bound<u64>,
+    },
     /// No chunk of the answer was given or taken for too long.
     #[error("nothing moved in the answer for {:?}", .0.value)]
     StreamIdle(Bound<Duration>),
@@ -112,6 +122,13 @@ impl From<InvokeError> for Problem {
                 format!("{text}; {} changes this", bound.setting),
             )
             .bound("memory", Size(bound.value), bound.setting),
+            InvokeError::Host { kind, what, bound } => Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                kind,
+                "The function wanted too much of its host",
+                format!("{text} (setting {})", bound.setting),
+            )
+            .bound(what, bound.value, bound.setting),
             InvokeError::StreamIdle(bound) => Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "guest-stream-idle",

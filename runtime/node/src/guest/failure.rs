@@ -5,7 +5,12 @@ use std::sync::Arc;
 use wasmtime::{Trap, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
-use super::{InvokeError, running::Running, state::CpuExhausted, state::GuestState};
+use super::{
+    InvokeError,
+    limits::Bound,
+    running::Running,
+    state::{CpuExhausted, GuestState, HOSTCALL_BYTES},
+};
 use crate::observe::Note;
 
 /// Why an invocation ended without an answer: what was said about it, else that there is none.
@@ -56,7 +61,28 @@ fn known(state: &GuestState, error: &wasmtime::Error) -> Option<InvokeError> {
             InvokeError::Exit(*code)
         });
     }
+    // Only the host's own table says so by type, the others in words.
+    let cause = error.root_cause().to_string();
+    let full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+    if full || cause.contains("store handle limit exceeded") {
+        let what = "requests, bodies, headers and streams at once";
+        return Some(InvokeError::Host { kind: "guest-handles", what, bound: state.limits.handles });
+    }
+    if cause.contains("total size of fields exceeds") {
+        let what = "bytes in one set of headers";
+        return Some(InvokeError::Host { kind: "guest-fields", what, bound: state.limits.fields });
+    }
+    if cause.contains("fuel allocated for hostcalls") {
+        let bound = Bound { value: HOSTCALL_BYTES as u64, setting: "fixed in this release" };
+        return Some(InvokeError::Host { kind: "guest-copy", what: "bytes copied in one call", bound });
+    }
     state.memory.exhausted.then(|| InvokeError::Memory(state.memory.bound()))
+}
+
+/// What a person reads in the function's log: the reason, then its causes and the guest's own stack. Not the host's, which
+/// the error may hold as well.
+pub(super) fn account(what: &str, error: &wasmtime::Error) -> String {
+    error.chain().fold(what.to_owned(), |text, cause| format!("{text}\n{cause}"))
 }
 
 /// One line: the trap, or the innermost cause.
@@ -64,13 +90,10 @@ fn first_line(error: &wasmtime::Error) -> Arc<str> {
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return trap.to_string().into();
     }
-    if let Some(ResourceTableError::Full) = error.downcast_ref() {
-        return "it holds more resources than it may (2,000): requests, bodies or headers are not disposed of".into();
-    }
     error.root_cause().to_string().into()
 }
 
 /// The whole story, backtrace included, in the guest's log.
 fn tell(state: &GuestState, running: Option<&Arc<Running>>, what: &str, error: &wasmtime::Error) {
-    state.logs.host(running.map(Arc::as_ref), format!("{what}\n{error:?}"));
+    state.logs.host(running.map(Arc::as_ref), account(what, error));
 }

@@ -3,17 +3,19 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks,
+    p3::bindings::http::types::{DnsErrorPayload, ErrorCode},
 };
 
 use super::{
@@ -33,20 +35,56 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Bytes of a refused call's request body that are read on.
 const DRAIN_BYTES: u64 = 100 << 20;
 
+/// The answer to a call.
+pub(super) type Answered = BoxFuture<'static, Result<Response<CallBody>, ErrorCode>>;
+
 type SendResult = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
 /// The hooks of one store.
 pub(super) struct Hooks {
     deployed: Arc<Deployed>,
-    /// The invocation that outgoing requests belong to. On a shared instance it is set just before each of them.
+    /// The one invocation that outgoing requests can belong to, where the instance serves one at a time.
     pub(super) current: Option<Arc<Running>>,
-    forbidden: ForbiddenHeaderFilter,
 }
 
 impl Hooks {
     pub(super) fn new(deployed: Arc<Deployed>) -> Self {
-        let forbidden = Arc::clone(&deployed.forbidden_headers);
-        Self { deployed, current: None, forbidden }
+        Self { deployed, current: None }
+    }
+
+    /// Takes a call from the guest: counted, then refused by an answer or handed to the door.
+    pub(super) fn call(
+        &self,
+        caller: Option<Arc<Running>>,
+        mut request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+    ) -> Answered {
+        let Some(running) = caller else { return refuse(None, CallRefusal::Over, request) };
+        let open = match running.begin_call() {
+            Ok(open) => open,
+            Err(refusal) => return refuse(Some(&running), refusal, request),
+        };
+        let token = running.token();
+        request.extensions_mut().insert(running.hops);
+        let call = OutboundCall {
+            request: request.map(|body| body.map_err(from_guest).boxed_unsync()),
+            sender: Arc::clone(&self.deployed.sender),
+            timeouts: timeouts(options),
+            trail: running.trail.clone(),
+            trace: running.trace,
+            wait_clock: Some(running.wait_clock()),
+        };
+        // Not inside the future: the door numbers calls in the order in which the guest makes them.
+        let answer = self.deployed.egress.send(call);
+        Box::pin(async move {
+            let answer = tokio::select! {
+                biased;
+                () = token.cancelled() => return Err(ErrorCode::ConnectionTerminated),
+                answer = answer => answer.map_err(to_code)?,
+            };
+            let open = (Box::pin(token.cancelled_owned()), open);
+            Ok(answer.map(|inner| CallBody { inner, open: Some(open) }))
+        })
     }
 }
 
@@ -61,41 +99,21 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
-        Arc::clone(&self.forbidden)
+        Arc::clone(&self.deployed.forbidden_headers)
     }
 
+    /// Calls over 0.2; those over 0.3 come by [`super::client`].
     fn send_request(
         &mut self,
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
         _response_outcome: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = SendResult> + Send> {
-        let Some(running) = self.current.clone() else { return refuse(None, CallRefusal::Over, request) };
-        let open = match running.begin_call() {
-            Ok(open) => open,
-            Err(refusal) => return refuse(Some(&running), refusal, request),
-        };
-        let token = running.token();
-        let call = OutboundCall {
-            request: request.map(|body| body.map_err(from_guest).boxed_unsync()),
-            sender: Arc::clone(&self.deployed.sender),
-            timeouts: timeouts(options),
-            trail: running.trail.clone(),
-            trace: running.trace,
-            wait_clock: Some(running.wait_clock()),
-        };
-        // Not inside the future: the door numbers calls in the order in which the guest makes them.
-        let answer = self.deployed.egress.send(call);
+        let answer = self.call(self.current.clone(), request, options);
         Box::new(async move {
-            let answer = tokio::select! {
-                biased;
-                () = token.cancelled() => return Err(Error::ConnectionTerminated),
-                answer = answer => answer.map_err(to_error)?,
-            };
-            let answer = answer.map(|inner| {
-                CallBody { inner, cancelled: Box::pin(token.cancelled_owned()), _open: open }.boxed_unsync()
-            });
-            Ok((answer, done()))
+            let nothing_to_drive: Box<dyn Future<Output = Result<(), Error>> + Send> =
+                Box::new(std::future::ready(Ok(())));
+            Ok((answer.await?.map(BodyExt::boxed_unsync), nothing_to_drive))
         })
     }
 
@@ -108,19 +126,10 @@ impl WasiHttpHooks for Hooks {
     }
 }
 
-/// Nothing to drive besides the bodies.
-fn done() -> Box<dyn Future<Output = Result<(), Error>> + Send> {
-    Box::new(std::future::ready(Ok(())))
-}
-
 /// Refusals are answers: a wasi error code reaches JavaScript as a `TypeError` with nothing in it.
-fn refuse(
-    running: Option<&Arc<Running>>,
-    refusal: CallRefusal,
-    request: Request<WasiBody>,
-) -> Box<dyn Future<Output = SendResult> + Send> {
+fn refuse(running: Option<&Arc<Running>>, refusal: CallRefusal, request: Request<WasiBody>) -> Answered {
     let Some((running, problem)) = running.and_then(|running| Some((running, problem(running, refusal)?))) else {
-        return Box::new(std::future::ready(Err(Error::ConnectionTerminated)));
+        return Box::pin(std::future::ready(Err(ErrorCode::ConnectionTerminated)));
     };
     running.trail.note(Note::Guest(format!("{} {} refused: {}", request.method(), request.uri(), problem.detail)));
     let body = request.into_body();
@@ -133,8 +142,8 @@ fn refuse(
             }
         });
     }
-    let answer = problem.into_response().map(|body| body.map_err(to_guest).boxed_unsync());
-    Box::new(std::future::ready(Ok((answer, done()))))
+    let answer = problem.into_response().map(|inner| CallBody { inner, open: None });
+    Box::pin(std::future::ready(Ok(answer)))
 }
 
 async fn drain(mut body: WasiBody) {
@@ -179,18 +188,18 @@ fn timeouts(options: Option<RequestOptions>) -> CallTimeouts {
 }
 
 /// A transport failure, as precisely as `wasi:http` can say it.
-fn to_error(error: TransportError) -> Error {
+fn to_code(error: TransportError) -> ErrorCode {
     match error {
-        TransportError::Dns { why, .. } => Error::DnsError { rcode: Some(why), info_code: None },
-        TransportError::Connect { .. } => Error::ConnectionRefused,
-        TransportError::ConnectTimeout { .. } => Error::ConnectionTimeout,
-        TransportError::Tls { why, .. } if why.contains("certificate") => Error::TlsCertificateError,
-        TransportError::Tls { .. } => Error::TlsProtocolError,
-        TransportError::FirstByteTimeout { .. } => Error::ConnectionReadTimeout,
-        TransportError::Closed { .. } => Error::ConnectionTerminated,
-        TransportError::Protocol { .. } => Error::HttpProtocolError,
-        error @ TransportError::RequestBody { .. } => Error::InternalError(Some(error.to_string())),
-        TransportError::BadRequest { .. } => Error::HttpRequestUriInvalid,
+        TransportError::Dns { why, .. } => ErrorCode::DnsError(DnsErrorPayload { rcode: Some(why), info_code: None }),
+        TransportError::Connect { .. } => ErrorCode::ConnectionRefused,
+        TransportError::ConnectTimeout { .. } => ErrorCode::ConnectionTimeout,
+        TransportError::Tls { why, .. } if why.contains("certificate") => ErrorCode::TlsCertificateError,
+        TransportError::Tls { .. } => ErrorCode::TlsProtocolError,
+        TransportError::FirstByteTimeout { .. } => ErrorCode::ConnectionReadTimeout,
+        TransportError::Closed { .. } => ErrorCode::ConnectionTerminated,
+        TransportError::Protocol { .. } => ErrorCode::HttpProtocolError,
+        error @ TransportError::RequestBody { .. } => ErrorCode::InternalError(Some(error.to_string())),
+        TransportError::BadRequest { .. } => ErrorCode::HttpRequestUriInvalid,
     }
 }
 
@@ -211,10 +220,10 @@ pub(super) fn from_guest(error: Error) -> BodyError {
 }
 
 /// The body of a call's answer: its call is open as long as it is, and it ends with its invocation.
-struct CallBody {
+pub(super) struct CallBody {
     inner: Body,
-    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
-    _open: OpenCall,
+    /// Nothing where the host itself answered.
+    open: Option<(Pin<Box<WaitForCancellationFutureOwned>>, OpenCall)>,
 }
 
 impl http_body::Body for CallBody {
@@ -222,16 +231,13 @@ impl http_body::Body for CallBody {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(to_guest))),
-            Poll::Pending => match self.cancelled.as_mut().poll(cx) {
-                Poll::Ready(()) => {
-                    self.inner = crate::body::empty();
-                    Poll::Ready(Some(Err(Error::ConnectionTerminated)))
-                }
-                Poll::Pending => Poll::Pending,
-            },
+        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(to_guest)));
         }
+        let Some((cancelled, _)) = &mut self.open else { return Poll::Pending };
+        ready!(cancelled.as_mut().poll(cx));
+        self.inner = crate::body::empty();
+        Poll::Ready(Some(Err(Error::ConnectionTerminated)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -24,6 +24,7 @@ use super::{
     running::Running,
     serve02::{self, Shelf02},
     serve03::{self, Shelf03},
+    sockets,
     timers::Timers,
 };
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
     cluster::registry::{FunctionLimits, Isolation, VersionRecord, World},
     ids::{Digest, TenantId},
     observe::Observe,
-    outbound::Sender,
+    outbound::{Hops, Sender},
     settings::{GuestSettings, names},
 };
 
@@ -183,7 +184,8 @@ impl GuestHost {
         let limits = Arc::new(Limits::resolve(&version.config.limits, &self.settings));
         let (hosted, component) = self.modules.open_module(&function.tenant, version.digest, limits.memory).await?;
         let invalid = |error: wasmtime::Error| ModuleError::Compile(format!("{error:#}").into());
-        let pre = hosted.linker.instantiate_pre(&component).map_err(invalid)?;
+        let linker = sockets::linker(&hosted.linker, &hosted.engine, &component).map_err(invalid)?;
+        let pre = linker.instantiate_pre(&component).map_err(invalid)?;
         let code = match version.world {
             World::Http02 => Code::Http02(ProxyPre::new(pre).map_err(invalid)?),
             World::Http03 => Code::Http03(ServicePre::new(pre).map_err(invalid)?),
@@ -261,7 +263,8 @@ impl GuestHost {
         request: Request<Body>,
         invocation: Invocation,
     ) -> Result<Response<Body>, InvokeError> {
-        let running = Running::new(invocation, Arc::clone(&deployment.deployed.limits));
+        let hops = Hops::of(request.headers());
+        let running = Running::new(invocation, Arc::clone(&deployment.deployed.limits), hops);
         if Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id()) {
             return serve(deployment, request, running).await;
         }

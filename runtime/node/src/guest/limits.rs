@@ -35,6 +35,10 @@ pub struct Limits {
     pub stream_idle: Bound<Duration>,
     /// Time a streamed answer may last.
     pub stream_total: Bound<Duration>,
+    /// Resources of one instance.
+    pub handles: Bound<u64>,
+    /// Bytes of one set of headers that the guest makes.
+    pub fields: Bound<u64>,
     /// Log bytes of one invocation.
     pub log_bytes: Bound<u64>,
 }
@@ -71,6 +75,8 @@ impl Limits {
                 "limits.stream_total",
                 names::GUEST_STREAM_TOTAL,
             ),
+            handles: Bound { value: node.guest_handles.into(), setting: names::GUEST_HANDLES },
+            fields: Bound { value: node.guest_fields.get(), setting: names::GUEST_FIELDS },
             log_bytes: own
                 .log_bytes
                 .map(Size::get)

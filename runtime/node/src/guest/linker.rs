@@ -1,7 +1,8 @@
-//! What the host offers to guests, interface by interface. Sockets are not among it, and no directory is open.
+//! What the host offers to guests, interface by interface. No directory is open, and sockets are there in name only
+//! (see [`super::sockets`]).
 
 use wasmtime::{
-    AsContextMut, Engine,
+    Engine,
     component::{HasData, Linker, Resource, ResourceTable},
 };
 use wasmtime_wasi::{
@@ -15,14 +16,20 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_http::{
     WasiHttp, WasiHttpView,
-    p2::bindings::{self as http2, http as http_p2},
-    p3::bindings::http::{
-        client::HostWithStore,
-        types::{self as http_p3, ErrorCode, Request, Response},
+    p2::{
+        bindings::{
+            self as http2,
+            http::{
+                outgoing_handler::Host as _,
+                types::{self as http_p2, ErrorCode, RequestOptions},
+            },
+        },
+        types::{HostFutureIncomingResponse, HostOutgoingRequest},
     },
+    p3::bindings::http::types as http_p3,
 };
 
-use super::{engine::Flavor, state::GuestState};
+use super::{client, engine::Flavor, state::GuestState};
 
 /// Interfaces on offer, without their versions: whole tracks of 0.2 and 0.3 are compatible.
 pub(super) const OFFERED: &[(&str, &[&str])] = &[
@@ -96,8 +103,23 @@ fn offer_p2(l: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     p2::filesystem::types::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
     p2::filesystem::preopens::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
     let options = http2::LinkOptions::default();
-    http_p2::types::add_to_linker::<S, WasiHttp>(l, &(&options).into(), S::http)?;
-    http_p2::outgoing_handler::add_to_linker::<S, WasiHttp>(l, S::http)
+    http_p2::add_to_linker::<S, WasiHttp>(l, &(&options).into(), S::http)?;
+    l.instance("wasi:http/outgoing-handler@0.2.0")?.func_wrap(
+        "handle",
+        |mut store, (request, options): (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>)| {
+            let mut http = store.data_mut().http();
+            // Wasmtime takes no empty path, which is `/`.
+            let head = http.table.get_mut(&request)?;
+            if head.authority.is_some() {
+                head.path_with_query.get_or_insert_with(|| "/".to_owned());
+            }
+            let answer: Result<Resource<HostFutureIncomingResponse>, ErrorCode> = match http.handle(request, options) {
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(error.downcast()?),
+            };
+            Ok((answer,))
+        },
+    )
 }
 
 fn offer_p3(l: &mut Linker<GuestState>) -> wasmtime::Result<()> {
@@ -121,31 +143,5 @@ fn offer_p3(l: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     p3::filesystem::types::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
     p3::filesystem::preopens::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
     http_p3::add_to_linker::<S, WasiHttp>(l, S::http)?;
-    // Several requests share a 0.3 instance, and `send_request` is not told whose call it is. The call stack knows:
-    // its last entry is the task that the host began, under which the worker filed the invocation.
-    l.instance("wasi:http/client@0.3.0")?.func_wrap_concurrent(
-        "send",
-        |accessor, (request,): (Resource<Request>,)| {
-            Box::pin(async move {
-                accessor.with(|mut access| {
-                    let mut store = access.as_context_mut();
-                    let task = store.async_call_stack()?.last();
-                    let state = store.data_mut();
-                    // A guest that exports 0.2 and imports 0.3 serves one request at a time: there nothing is filed.
-                    if !state.tasks.is_empty() {
-                        state.hooks.current = task.and_then(|task| state.tasks.get(&task)).cloned();
-                    }
-                    wasmtime::error::Ok(())
-                })?;
-                let accessor = accessor.with_getter::<WasiHttp>(S::http);
-                // It asks the hooks at its first poll, before anything else of this store can run.
-                let answer: Result<Resource<Response>, ErrorCode> =
-                    match <WasiHttp as HostWithStore<S>>::send(&accessor, request).await {
-                        Ok(response) => Ok(response),
-                        Err(error) => Err(error.downcast()?),
-                    };
-                Ok((answer,))
-            })
-        },
-    )
+    client::add_to_linker(l)
 }

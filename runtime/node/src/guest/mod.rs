@@ -8,6 +8,7 @@
 //! of a guest is [`hooks`], which hands every request to the door ([`Egress`]).
 
 mod answer;
+mod client;
 mod deployment;
 mod egress;
 mod engine;
@@ -25,6 +26,7 @@ mod pool;
 mod running;
 mod serve02;
 mod serve03;
+mod sockets;
 mod state;
 mod timers;
 mod watch;

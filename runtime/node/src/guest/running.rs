@@ -17,7 +17,7 @@ use super::{InvokeError, limits::Limits, meter::nanos};
 use crate::{
     ids::{TraceContext, TraceId},
     observe::Trail,
-    outbound::WaitClock,
+    outbound::{Hops, WaitClock},
 };
 
 /// What comes with a request besides the request.
@@ -37,6 +37,8 @@ pub(super) struct Running {
     pub(super) trace: TraceContext,
     pub(super) deadline: Option<std::time::Instant>,
     pub(super) limits: Arc<Limits>,
+    /// Gates that the request which it serves has passed; its calls carry it on.
+    pub(super) hops: Hops,
     /// When its guest began to work, in [`nanos`].
     started: AtomicU64,
     calls: AtomicU32,
@@ -69,12 +71,13 @@ pub(super) enum CallRefusal {
 }
 
 impl Running {
-    pub(super) fn new(invocation: Invocation, limits: Arc<Limits>) -> Arc<Self> {
+    pub(super) fn new(invocation: Invocation, limits: Arc<Limits>, hops: Hops) -> Arc<Self> {
         Arc::new(Self {
             trail: invocation.trail,
             trace: invocation.trace,
             deadline: invocation.deadline,
             limits,
+            hops,
             started: AtomicU64::new(nanos()),
             calls: AtomicU32::new(0),
             open: AtomicU32::new(0),

@@ -14,20 +14,15 @@ use super::{
     engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES},
     hogs::Hogs,
     hooks::Hooks,
-    limits::Bound,
+    limits::{Bound, Limits},
     logs::{InstanceLogs, LogPipe},
     meter::Meter,
     running::Running,
 };
 use crate::observe::LogStream;
 
-/// Resources a guest may hold at once. With [`FIELD_BYTES`] and [`BODY_CHUNK`] it bounds what a guest can make the
-/// host hold: 2,000 header maps of 32 KiB are 64 MiB.
-const HANDLES: usize = 2_000;
-/// Size of one header map that a guest builds.
-const FIELD_BYTES: usize = 32 << 10;
 /// Bytes that one host call may copy out of a guest.
-const HOSTCALL_BYTES: usize = 8 << 20;
+pub(super) const HOSTCALL_BYTES: usize = 8 << 20;
 /// Random bytes of one call.
 const RANDOM_BYTES: u64 = 64 << 10;
 /// Bytes a guest may write into a body at once.
@@ -48,6 +43,7 @@ pub(super) struct GuestState {
     http: WasiHttpCtx,
     table: ResourceTable,
     pub(super) hooks: Hooks,
+    pub(super) limits: Arc<Limits>,
     pub(super) memory: MemoryMeter,
     pub(super) logs: Arc<InstanceLogs>,
     /// Invocations on a shared (0.3) instance, by the task that the component model knows them by.
@@ -64,21 +60,23 @@ impl GuestState {
             .max_random_size(RANDOM_BYTES)
             .envs(&deployed.env);
         let mut http = WasiHttpCtx::new();
-        http.set_field_size_limit(FIELD_BYTES);
+        http.set_field_size_limit(usize::try_from(deployed.limits.fields.value).unwrap_or(usize::MAX));
         let mut table = ResourceTable::new();
-        table.set_max_capacity(HANDLES);
+        let handles = deployed.limits.handles.value as usize;
+        table.set_max_capacity(handles);
         let state = Self {
             wasi: wasi.build(),
             http,
             table,
             hooks: Hooks::new(Arc::clone(deployed)),
+            limits: Arc::clone(&deployed.limits),
             memory: MemoryMeter { bound: deployed.limits.memory, used: 0, exhausted: false },
             logs,
             tasks: HashMap::new(),
         };
         let mut store = Store::try_new(&deployed.engine, state)?;
         store.limiter(|state| &mut state.memory);
-        store.set_max_component_handles(HANDLES);
+        store.set_max_component_handles(handles);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
         store.set_epoch_deadline(1);
         let (meter, hogs, function) = (Arc::clone(meter), Arc::clone(&deployed.hogs), deployed.function_key);
@@ -94,7 +92,7 @@ impl GuestState {
 
     /// Whether guests of this size of table should be retired before they hit its bound.
     pub(super) fn leaks_resources(&mut self) -> bool {
-        self.resources() > HANDLES / 2
+        self.resources() > self.limits.handles.value as usize / 2
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     guest::Invocation,
     ids::TraceContext,
     observe::{Subject, Trail},
-    outbound::{Hops, strip_connection},
+    outbound::strip_connection,
     problem::Problem,
 };
 
@@ -48,8 +48,6 @@ impl Ingress {
         let trail = Trail::begin(trace.trace, identity.tenant.clone(), subject);
         let mut record = Record::new(&trail, &self.observe, Some(running));
 
-        // Calls that the guest makes don't carry the header; they would meet themselves without end.
-        parts.extensions.insert(Hops::of(&parts.headers));
         strip_connection(&mut parts.headers);
         let scheme = head::forwarded(&mut parts.headers, peer.ip(), &self.trusted_proxies);
         if start > 0

@@ -160,6 +160,8 @@ fn builder(bounds: &Bounds) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.header_timeout)
         // hyper refuses less than 8 KiB.
+        // No `pipeline_flush`: with it hyper buffers an answer without bound while its client does not read, and holds
+        // its word about a malformed request back.
         .max_buf_size(usize::try_from(bounds.header_bytes).unwrap_or(usize::MAX).max(8 << 10));
     builder
         .http2()

@@ -16,6 +16,7 @@ mod opener;
 mod record;
 mod route;
 mod to;
+mod trailers;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -78,7 +79,9 @@ impl Handler for Arc<Ingress> {
     type Body = Body;
 
     async fn handle(self, peer: SocketAddr, request: Request<Lingering>) -> Response<Body> {
+        let wants_trailers = trailers::wanted(&request);
         match self.serve(peer, request).await {
+            Ok(answer) if wants_trailers => trailers::announce(answer).await,
             Ok(answer) => answer,
             Err(problem) => {
                 let mut answer = problem.into_response();

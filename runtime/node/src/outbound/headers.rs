@@ -40,7 +40,7 @@ fn is_ours(entry: &str) -> bool {
 }
 
 /// Headers of one connection only (RFC 9110 section 7.6.1), and of its proxy.
-const HOP_BY_HOP: [HeaderName; 8] = [
+const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -49,6 +49,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::EXPECT,
+    HeaderName::from_static("http2-settings"),
 ];
 
 /// What must not stand in trailers (RFC 9110 section 6.5.1): framing, routing, authentication, and what is only of one
@@ -71,8 +72,18 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     strip_own(trailers);
 }
 
+/// The names of trailers as a `Trailer` header announces them.
+pub(crate) fn trailer_names(trailers: &HeaderMap) -> Option<HeaderValue> {
+    let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+    HeaderValue::try_from(names.join(", ")).ok().filter(|names| !names.is_empty())
+}
+
 /// Removes headers of one connection, those that `Connection` names included.
-pub(crate) fn strip_connection(headers: &mut HeaderMap) {
+fn strip_connection(headers: &mut HeaderMap) {
+    // Where both are stated the chunks count, and the length may not be passed on (RFC 9112 section 6.3).
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -90,6 +101,17 @@ pub(crate) fn strip_connection(headers: &mut HeaderMap) {
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+/// Makes the headers of an answer those of ours.
+pub(crate) fn incoming(headers: &mut HeaderMap) {
+    // RFC 9112 section 6.3: the coding frames the body, a length beside it is a lie or worse and must not go on.
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    strip_connection(headers);
+    // What else serves the upstream's origin (RFC 7838) says nothing about the gate's.
+    headers.remove(header::ALT_SVC);
 }
 
 /// Removes our own headers: what they say is said to the gate.
@@ -228,6 +250,17 @@ mod tests {
         assert_eq!(headers["traceparent"], "new");
         assert_eq!(headers[HOP], "tidegate; hops=3");
         assert_eq!(Hops::of(&headers).0, 3);
+    }
+
+    #[test]
+    fn a_length_beside_a_coding_and_alternative_services_end_at_the_gate() {
+        let mut headers =
+            map(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("alt-svc", "h3"), ("a", "b")]);
+        incoming(&mut headers);
+        assert_eq!(headers, map(&[("a", "b")]));
+        let mut headers = map(&[("content-length", "5")]);
+        incoming(&mut headers);
+        assert_eq!(headers, map(&[("content-length", "5")]));
     }
 
     #[test]

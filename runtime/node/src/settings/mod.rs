@@ -187,6 +187,12 @@ pub struct GuestSettings {
     /// Outbound calls of one invocation at once
     #[arg(long, env = "TIDEGATE_GUEST_CONCURRENT_CALLS", value_name = "COUNT", default_value_t = 64)]
     pub guest_concurrent_calls: u32,
+    /// Resources (requests, bodies, headers, streams) that one instance holds; each can cost the host `guest_fields`
+    #[arg(long, env = "TIDEGATE_GUEST_HANDLES", value_name = "COUNT", default_value_t = 2_000)]
+    pub guest_handles: u32,
+    /// Size of one set of headers or trailers that a guest makes
+    #[arg(long, env = "TIDEGATE_GUEST_FIELDS", value_name = "SIZE", default_value = "32KiB")]
+    pub guest_fields: Size,
     /// Log bytes of one invocation; more is cut and counted
     #[arg(long, env = "TIDEGATE_GUEST_LOG_BYTES", value_name = "SIZE", default_value = "256KiB")]
     pub guest_log_bytes: Size,

@@ -38,6 +38,8 @@ names! {
     GUEST_STREAM_TOTAL = "guest_stream_total";
     GUEST_CALLS = "guest_calls";
     GUEST_CONCURRENT_CALLS = "guest_concurrent_calls";
+    GUEST_HANDLES = "guest_handles";
+    GUEST_FIELDS = "guest_fields";
     GUEST_LOG_BYTES = "guest_log_bytes";
     MAX_MODULE = "max_module";
     COMPILE_CPU = "compile_cpu";

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use tidegate::{
     body,
     cluster::registry::{FunctionConfig, FunctionLimits},
-    outbound::TransportError,
+    outbound::{HOP, Hops, TransportError},
 };
 
 use crate::support::{Host, Seen, collect, eventually, request};
@@ -37,6 +37,23 @@ async fn a_call_reaches_the_door_with_its_url_and_comes_back_with_its_answer() {
         assert_eq!(collect(response.into_body()).await.unwrap(), "made", "{guest}");
     }
     assert_eq!(seen.all(), ["GET https://api.test:8443/v1/x?q=1", "GET https://api.test:8443/v1/x?q=1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_carries_on_how_many_gates_its_cause_has_passed() {
+    let seen = Seen::default();
+    let upstream = seen.clone();
+    let host = Host::with_upstream(&[], move |call| {
+        upstream.push(format!("{:?}", call.request.extensions().get::<Hops>().map(|hops| hops.0)));
+        Box::pin(async { Ok(Response::new(body::empty())) })
+    });
+    for guest in ["misbehave", "probe-p3"] {
+        let deployment = host.deploy(guest).await;
+        let mut request = request("/fetch?url=http%3A%2F%2Fup.test%2F");
+        request.headers_mut().insert(HOP, "other, tidegate; hops=3".parse().unwrap());
+        host.send(&deployment, request).await.unwrap();
+    }
+    assert_eq!(seen.all(), ["Some(3)", "Some(3)"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

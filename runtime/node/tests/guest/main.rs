@@ -6,3 +6,4 @@ mod limits;
 mod modules;
 mod serving;
 mod support;
+mod transport;

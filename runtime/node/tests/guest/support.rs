@@ -17,7 +17,7 @@ use tidegate::{
     guest::{Deployment, Egress, FunctionIdentity, GuestHost, Invocation, InvokeError, ModuleError, ModuleInfo},
     ids::{TenantId, TraceContext},
     observe::{LogFilter, Observe, Subject, Trail},
-    outbound::{OutboundCall, Sender, SenderKind, TransportError},
+    outbound::{Door, OutboundCall, Sender, SenderKind, TransportError},
     settings::{GuestSettings, Settings},
 };
 
@@ -76,6 +76,14 @@ impl Host {
         Self::in_dir(Arc::new(tempfile::tempdir().unwrap()), flags, upstream)
     }
 
+    /// With a real door.
+    pub(crate) fn with_door(flags: &[&str]) -> Self {
+        let settings = settings(flags);
+        let observe = Observe::new(&settings.observe);
+        let door = Door::new(&settings.outbound, Arc::clone(&observe)).unwrap();
+        Self::start(Arc::new(tempfile::tempdir().unwrap()), &settings, observe, door)
+    }
+
     pub(crate) fn in_dir(
         dir: Arc<tempfile::TempDir>,
         flags: &[&str],
@@ -86,14 +94,13 @@ impl Host {
     ) -> Self {
         let settings = settings(flags);
         let observe = Observe::new(&settings.observe);
-        let host = GuestHost::start_with_compiler(
-            &settings.guest,
-            dir.path(),
-            Arc::new(FakeDoor(Box::new(upstream))),
-            Arc::clone(&observe),
-            PathBuf::from(env!("CARGO_BIN_EXE_tidegate")),
-        )
-        .unwrap();
+        Self::start(dir, &settings, observe, Arc::new(FakeDoor(Box::new(upstream))))
+    }
+
+    fn start(dir: Arc<tempfile::TempDir>, settings: &Settings, observe: Arc<Observe>, egress: Arc<dyn Egress>) -> Self {
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_tidegate"));
+        let host =
+            GuestHost::start_with_compiler(&settings.guest, dir.path(), egress, Arc::clone(&observe), program).unwrap();
         Self { host, observe, dir }
     }
 

@@ -256,6 +256,52 @@ async fn what_is_no_http_is_a_transport_error() {
     server.abort();
 }
 
+/// An upstream that reads one head and then does as it likes.
+async fn raw<R: Future<Output = ()> + Send + 'static>(answer: fn(tokio::net::TcpStream) -> R) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        answer(stream).await;
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_length_beside_a_coding_is_a_lie_and_does_not_pass() {
+    let url = raw(|mut stream| async move {
+        let answer =
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+    })
+    .await;
+    let answer = Gate::new(&[]).get(&url).await.unwrap();
+    assert!(!answer.headers().contains_key("content-length") && !answer.headers().contains_key("transfer-encoding"));
+    assert_eq!(read(answer).await, "hello world");
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_cut_by_its_size_and_a_slow_one_by_its_time() {
+    let endless = raw(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
+        while stream.write_all(&[b'a'; 4096]).await.is_ok() {}
+    })
+    .await;
+    let slow = raw(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
+        while stream.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let gate = Gate::new(&["--attempts=1", "--first-byte-timeout=500ms"]);
+    let error = gate.get(&endless).await.unwrap_err();
+    assert!(matches!(error, TransportError::Protocol { .. }), "{error:?}");
+    let error = gate.get(&slow).await.unwrap_err();
+    assert!(matches!(error, TransportError::FirstByteTimeout { .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn idle_connections_are_closed_after_their_time() {
     let upstream = Upstream::start(|_| async { text(200, "ok") }).await;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::Request;
+use http_body_util::BodyExt;
 use serde_json::json;
 use tidegate::body;
 
@@ -162,6 +163,42 @@ async fn concurrency_is_kept_and_a_slot_lasts_to_the_end_of_the_body() {
     assert_eq!(upstream.peak(), 3);
     assert_eq!(upstream.connections(), 3);
     assert_eq!(gate.state()["destinations"][0]["partitions"][0]["in_flight"], 0);
+}
+
+#[tokio::test]
+async fn who_stops_reading_an_answer_keeps_nobody_out() {
+    let upstream = Upstream::start(|request| async move {
+        if request.uri().path() == "/short" {
+            return text(200, "short");
+        }
+        let (sender, body) = channel_body();
+        tokio::spawn(async move {
+            while sender.send("tick".into()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        http::Response::new(body)
+    })
+    .await;
+    let gate = Gate::new(&["--body-idle-timeout=200ms"]);
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "max_concurrency": 1}))]);
+    let mut endless = gate.get(&upstream.url("/endless")).await.unwrap();
+    let url = upstream.url("/short");
+    let mut short = std::pin::pin!(gate.get(&url));
+    // For as long as it is read, however long that is, its slot is its own.
+    let reading = async {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(1) {
+            endless.body_mut().frame().await.unwrap().unwrap();
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        _ = &mut short => panic!("a slot that is in use was given away"),
+    }
+    assert_eq!(read(short.await.unwrap()).await, "short");
+    assert_eq!(gate.state()["destinations"][0]["partitions"][0]["in_flight"], 1);
+    assert!(endless.body_mut().frame().await.unwrap().is_ok(), "its answer goes on");
 }
 
 #[tokio::test]

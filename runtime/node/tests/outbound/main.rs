@@ -13,6 +13,5 @@ mod connections;
 mod guards;
 mod limits;
 mod messages;
-mod speed;
 mod support;
 mod tls;

@@ -1,6 +1,12 @@
 //! TLS: HTTP/2 and HTTP/1.1 by ALPN, one pioneer, roots.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Response;
@@ -148,6 +154,69 @@ async fn dropping_the_body_of_an_http2_answer_resets_its_stream_and_keeps_the_co
     tokio::time::timeout(Duration::from_millis(100), stopped.notified()).await.expect("the stream was reset");
     assert_eq!(read(gate.get(&url(&upstream, "/ok")).await.unwrap()).await, "ok");
     assert_eq!(upstream.connections(), 1);
+}
+
+/// How an HTTP/2 server ends a stream without an answer.
+#[derive(Clone, Copy)]
+enum Ends {
+    Refused,
+    Internal,
+    /// And the connection goes away after it.
+    RefusedAndGone,
+}
+
+/// An HTTP/2 server that ends the first stream in this way and answers the others. Counts streams.
+async fn ending_the_first(ends: Ends, tls: rustls::ServerConfig) -> (u16, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let streams = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&streams);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, streams) = (acceptor.clone(), Arc::clone(&counted));
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(acceptor.accept(stream).await.unwrap()).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    if streams.fetch_add(1, Ordering::SeqCst) > 0 {
+                        respond.send_response(Response::new(()), true).unwrap();
+                        continue;
+                    }
+                    match ends {
+                        Ends::Refused => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                        Ends::Internal => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+                        Ends::RefusedAndGone => {
+                            respond.send_reset(h2::Reason::REFUSED_STREAM);
+                            connection.graceful_shutdown();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    (port, streams)
+}
+
+#[tokio::test]
+async fn what_the_peer_did_nothing_with_is_sent_again_at_no_cost_even_a_post() {
+    for ends in [Ends::Refused, Ends::RefusedAndGone] {
+        let (tls, roots) = certificate(&["h2"]);
+        let (port, streams) = ending_the_first(ends, tls).await;
+        let gate = gate(Some(roots));
+        let mut request = post(&format!("https://upstream.test:{port}/"), "once");
+        request.headers_mut().insert("tidegate-policy", "retries=0".parse().unwrap());
+        assert_eq!(gate.send(request).await.unwrap().status(), 200);
+        assert_eq!(streams.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_post_that_may_have_been_processed_is_not_sent_again() {
+    let (tls, roots) = certificate(&["h2"]);
+    let (port, streams) = ending_the_first(Ends::Internal, tls).await;
+    let error = gate(Some(roots)).send(post(&format!("https://upstream.test:{port}/"), "once")).await.unwrap_err();
+    assert!(matches!(error, TransportError::Closed { .. }), "{error:?}");
+    assert_eq!(streams.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

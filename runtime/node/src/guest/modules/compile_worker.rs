@@ -21,7 +21,7 @@ use crate::{
     cluster::registry::World,
     guest::{
         engine::{self, Flavor, MEMORIES, TABLE_ELEMENTS, TABLES},
-        linker,
+        linker, sockets,
     },
 };
 
@@ -69,6 +69,7 @@ const NICE: i32 = 19;
 
 /// Runs the worker: bounds itself, then reads, checks and compiles.
 pub fn main(args: &Args) -> ExitCode {
+    end_with_the_node();
     let report = match bound(args) {
         Ok(()) => work(args).unwrap_or_else(|report| report),
         Err(error) => Report::Failed(format!("can't set the bounds of a compilation: {error}")),
@@ -79,6 +80,14 @@ pub fn main(args: &Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// A node that is killed can't end its compilations: its end of our standard input closes with it.
+fn end_with_the_node() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    });
 }
 
 fn bound(args: &Args) -> std::io::Result<()> {
@@ -157,7 +166,9 @@ fn check(engine: &Engine, flavor: Flavor, args: &Args, findings: Findings) -> Re
     let component = unsafe { Component::deserialize_file(engine, &args.output) }
         .map_err(|error| Report::Failed(format!("the compiled module does not load: {error:#}")))?;
     let flawed = |error: wasmtime::Error| Report::Flawed(invalid(&error));
-    let linker = linker::linker(engine, flavor).map_err(|error| Report::Failed(format!("{error:#}")))?;
+    let linker = linker::linker(engine, flavor)
+        .and_then(|linker| sockets::linker(&linker, engine, &component))
+        .map_err(|error| Report::Failed(format!("{error:#}")))?;
     let pre = linker.instantiate_pre(&component).map_err(flawed)?;
     match findings.world {
         World::Http02 => ProxyPre::new(pre).map(drop).map_err(flawed)?,

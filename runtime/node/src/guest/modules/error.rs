@@ -38,15 +38,7 @@ pub enum Flaw {
         exports: Vec<String>,
     },
     /// Imports that the host does not offer.
-    #[error(
-        "the component imports what this host does not offer: {}{}",
-        listed(imports),
-        if imports.iter().any(|name| name.starts_with("wasi:sockets/")) {
-            "; guests have no sockets: send requests through wasi:http"
-        } else {
-            ""
-        }
-    )]
+    #[error("the component imports what this host does not offer: {}", listed(imports))]
     Imports {
         /// Each of them.
         imports: Vec<String>,

@@ -3,9 +3,12 @@
 use wasmparser::{Encoding, Parser, Payload};
 
 use super::error::Flaw;
-use crate::{cluster::registry::World, guest::linker::OFFERED};
+use crate::{
+    cluster::registry::World,
+    guest::{linker::OFFERED, sockets},
+};
 
-/// Presence of this custom section, at any depth, says that instances of the module may be reused.
+/// This custom section, in a component or in a core module within it, says that its instances may be reused.
 const REUSE_SECTION: &str = "tidegate:reuse";
 /// `wit-bindgen` puts component types into core modules under names that begin so.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
@@ -59,26 +62,27 @@ pub(super) fn kind(bytes: &[u8]) -> Result<Kind, Flaw> {
 /// [`Flaw::NoHandler`] or [`Flaw::Imports`].
 pub(super) fn component(bytes: &[u8]) -> Result<Findings, Flaw> {
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
-    let mut reuse_safe = false;
-    let mut depth = 0_u32;
+    let mut marks = Marks::default();
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(invalid)? {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ComponentImportSection(section) if depth == 0 => {
+            Payload::ModuleSection { .. } => marks.enter_module(),
+            Payload::ComponentSection { .. } => marks.enter_component(),
+            Payload::End(_) => marks.leave(),
+            Payload::ComponentImportSection(section) if marks.at_top() => {
                 for import in section {
                     imports.push(import.map_err(invalid)?.name.name.to_owned());
                 }
             }
-            Payload::ComponentExportSection(section) if depth == 0 => {
+            Payload::ComponentExportSection(section) if marks.at_top() => {
                 for export in section {
                     exports.push(export.map_err(invalid)?.name.name.to_owned());
                 }
             }
-            Payload::CustomSection(section) if section.name() == REUSE_SECTION => reuse_safe = true,
+            Payload::CustomSection(section) if section.name() == REUSE_SECTION => marks.found(section.data()),
             _ => {}
         }
     }
+    let reuse_safe = marks.reuse_safe();
     let concurrent = imports.iter().any(|name| name.contains("@0.3."));
     let unknown: Vec<_> = imports.into_iter().filter(|name| !is_offered(name)).collect();
     let exported = |interface, track| exports.iter().any(|name| matches(name, interface, track));
@@ -95,20 +99,89 @@ pub(super) fn component(bytes: &[u8]) -> Result<Findings, Flaw> {
     Ok(Findings { world, reuse_safe, concurrent: concurrent || world == World::Http03 })
 }
 
+/// Where the reuse mark was found. Compilers put it into core modules, and components are put together from others: a
+/// mark speaks for the component whose code it stands in, and the whole is safe when all of its parts that have code
+/// are, or when it says so at the top.
+#[derive(Default)]
+struct Marks {
+    /// Components and modules around the place that is read, without the top.
+    around: Vec<Part>,
+    top: Part,
+    /// A nested component with code and without a mark was seen.
+    unmarked: bool,
+    /// One with code and with a mark was.
+    marked: bool,
+    /// The mark stands in the top component itself.
+    declared: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Part {
+    is_module: bool,
+    has_code: bool,
+    marked: bool,
+}
+
+impl Marks {
+    fn at_top(&self) -> bool {
+        self.around.is_empty()
+    }
+
+    fn enter_module(&mut self) {
+        self.component().has_code = true;
+        self.around.push(Part { is_module: true, ..Part::default() });
+    }
+
+    fn enter_component(&mut self) {
+        self.around.push(Part::default());
+    }
+
+    fn leave(&mut self) {
+        let part = self.around.pop().unwrap_or(self.top);
+        if !part.is_module && part.has_code {
+            self.marked |= part.marked;
+            self.unmarked |= !part.marked;
+        }
+    }
+
+    /// Versions of the promise are ASCII digits; linkers put the sections of several objects one behind the other.
+    fn found(&mut self, content: &[u8]) {
+        if content.is_empty() || content.iter().any(|version| *version != b'1') {
+            return;
+        }
+        self.declared |= self.at_top();
+        self.component().marked = true;
+    }
+
+    /// The innermost component around the place that is read.
+    fn component(&mut self) -> &mut Part {
+        self.around.iter_mut().rev().find(|part| !part.is_module).unwrap_or(&mut self.top)
+    }
+
+    fn reuse_safe(&self) -> bool {
+        self.declared || (self.marked && !self.unmarked)
+    }
+}
+
 fn invalid(error: wasmparser::BinaryReaderError) -> Flaw {
     Flaw::Invalid { why: format!("the module is not valid WebAssembly: {error}") }
 }
 
 fn is_offered(name: &str) -> bool {
+    if sockets::is_socket(name) {
+        return ["0.2", "0.3"].iter().any(|track| is_of_track(name, track));
+    }
     OFFERED.iter().any(|(interface, tracks)| tracks.iter().any(|track| matches(name, interface, track)))
 }
 
 /// Whether `name` is `interface@TRACK.x`, released: a track of 0.x versions is compatible within itself.
 fn matches(name: &str, interface: &str, track: &str) -> bool {
-    name.strip_prefix(interface)
-        .and_then(|rest| rest.strip_prefix('@'))
-        .and_then(|version| version.strip_prefix(track))
-        .and_then(|rest| rest.strip_prefix('.'))
+    name.strip_prefix(interface).is_some_and(|rest| rest.starts_with('@') && is_of_track(rest, track))
+}
+
+fn is_of_track(name: &str, track: &str) -> bool {
+    name.split_once('@')
+        .and_then(|(_, version)| version.strip_prefix(track)?.strip_prefix('.'))
         .is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
@@ -124,6 +197,52 @@ mod tests {
         {
             assert!(!matches(name, "wasi:http/types", "0.2"), "{name}");
             assert!(!matches(name, "wasi:http/types", "0.3"), "{name}");
+        }
+    }
+
+    fn safe(text: &str) -> bool {
+        let head = r#"(component (instance $handler) (export "wasi:http/incoming-handler@0.2.0" (instance $handler))"#;
+        component(&wat::parse_str(format!("{head} {text})")).unwrap()).unwrap().reuse_safe
+    }
+
+    const MARKED: &str = r#"(core module (@custom "tidegate:reuse" "1"))"#;
+
+    #[test]
+    fn a_mark_speaks_for_the_code_of_its_component_at_any_depth() {
+        assert!(!safe("(core module)"));
+        assert!(safe(MARKED));
+        assert!(safe(&format!("(core module) {MARKED} (core module)")), "adapters beside it belong to it");
+        assert!(safe(&format!("(component {MARKED})")));
+        assert!(safe(&format!("(component (component {MARKED})) (component)")), "parts without code say nothing");
+    }
+
+    #[test]
+    fn of_several_components_all_must_be_marked_or_the_whole() {
+        assert!(!safe(&format!("(component {MARKED}) (component (core module))")));
+        assert!(!safe(&format!("{MARKED} (component (core module))")));
+        assert!(safe(&format!("(component {MARKED}) (component {MARKED} (core module))")));
+        assert!(safe(r#"(@custom "tidegate:reuse" "1") (component (core module)) (core module)"#));
+    }
+
+    #[test]
+    fn only_promises_that_are_known_count() {
+        assert!(safe(r#"(core module (@custom "tidegate:reuse" "11"))"#), "of two objects, linked");
+        for content in ["", "2", "12"] {
+            assert!(!safe(&format!(r#"(core module (@custom "tidegate:reuse" "{content}"))"#)), "{content}");
+        }
+    }
+
+    #[test]
+    fn sockets_are_taken_in_released_versions_only() {
+        for (name, offered) in [
+            ("wasi:sockets/tcp@0.2.3", true),
+            ("wasi:sockets/types@0.3.0", true),
+            ("wasi:sockets/tcp@0.4.0", false),
+            ("wasi:sockets/tcp@0.3.0-rc-1", false),
+            ("wasi:sockets/tcp", false),
+            ("wasi:socketsx/tcp@0.2.3", false),
+        ] {
+            assert_eq!(is_offered(name), offered, "{name}");
         }
     }
 }

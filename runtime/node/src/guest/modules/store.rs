@@ -313,12 +313,14 @@ impl ModuleStore {
             .env_clear()
             // The allocator would reserve a gibibyte at once, which counts against the address space.
             .env("MIMALLOC_ARENA_RESERVE", ARENA_KIB)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(system())?;
+        // The worker ends when this closes, however this process ends.
+        let _alive = child.stdin.take();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let finished = tokio::time::timeout(compile_worker::wall(self.cpu), async {
             let (report, errors) = tokio::join!(read_some(stdout), read_some(stderr));

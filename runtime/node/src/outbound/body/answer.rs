@@ -35,6 +35,8 @@ struct AnswerBody {
     idle: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     last: Instant,
+    /// When its slot was kept last: one whose reader has stopped goes to others after two idle times.
+    kept: Instant,
 }
 
 /// Wraps the body of an answer. One that is here completely becomes plain bytes and gives everything back at once.
@@ -57,8 +59,9 @@ pub(crate) async fn wrap(mut stream: Streaming, admission: Admission, idle: Dura
         None if stream.is_end_stream() => return body::empty(),
         first => first,
     };
-    let admission = Some(admission);
-    AnswerBody { first, stream, admission, idle, sleep: None, last: Instant::now() }.boxed_unsync()
+    admission.flows(idle.saturating_mul(2));
+    let (admission, now) = (Some(admission), Instant::now());
+    AnswerBody { first, stream, admission, idle, sleep: None, last: now, kept: now }.boxed_unsync()
 }
 
 /// Reads the rest of an answer that nobody wants, if it is short, so that its connection can be used again.
@@ -120,11 +123,14 @@ impl http_body::Body for AnswerBody {
                 return Poll::Ready(Some(Err(error)));
             }
         };
-        if this.sleep.is_some() {
-            this.last = Instant::now();
-        }
+        this.last = Instant::now();
         if this.stream.is_end_stream() {
             this.admission = None;
+        } else if let Some(admission) = &this.admission
+            && this.last - this.kept > this.idle / 2
+        {
+            admission.flows(this.idle.saturating_mul(2));
+            this.kept = this.last;
         }
         Poll::Ready(frame.map(checked))
     }

@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,9 @@ use crate::{
     body::{Body, BodyError},
     outbound::TransportError,
 };
+
+/// How long a call waits for the end of a body of unknown length before its head leaves.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// The request body, for as long as its call may need it.
 pub(crate) enum KeptBody {
@@ -70,13 +74,34 @@ impl KeptBody {
     /// # Errors
     /// As [`Self::take`].
     pub(crate) async fn settle(self, pump: Option<Pump>) -> Result<(Self, Option<Pump>), TransportError> {
+        self.settle_within(pump, None).await
+    }
+
+    /// Waits a moment for the end of a body whose length nobody stated. Guests hand their bodies over while they write
+    /// them: most are whole a moment later, and can then be sent with their length, and with trailers that are named
+    /// in the head.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub(crate) async fn linger(self, pump: Option<Pump>) -> Result<(Self, Option<Pump>), TransportError> {
+        self.settle_within(pump, Some(LINGER)).await
+    }
+
+    async fn settle_within(
+        self,
+        pump: Option<Pump>,
+        patience: Option<Duration>,
+    ) -> Result<(Self, Option<Pump>), TransportError> {
         let (Self::Pumped(shared), Some(mut pump)) = (&self, pump) else { return Ok((self, None)) };
         let done = std::future::poll_fn(|cx| match Pin::new(&mut pump).poll_fill(cx) {
             Poll::Ready(()) => Poll::Ready(true),
             Poll::Pending if !shared.is_kept() => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
-        })
-        .await;
+        });
+        let done = match patience {
+            None => done.await,
+            Some(patience) => tokio::time::timeout(patience, done).await.unwrap_or(false),
+        };
         if done { pump.into_whole() } else { Ok((self, Some(pump))) }
     }
 
@@ -180,6 +205,15 @@ impl OutBody {
         match self {
             Self::Empty | Self::Whole { .. } => None,
             Self::Pumped(reader) => Some(reader.shared()),
+        }
+    }
+
+    /// The trailers, where they are known before it is sent.
+    pub(crate) fn trailers(&self) -> Option<HeaderMap> {
+        match self {
+            Self::Empty => None,
+            Self::Whole { trailers, .. } => trailers.clone(),
+            Self::Pumped(reader) => reader.shared().trailers(),
         }
     }
 

@@ -166,6 +166,11 @@ impl Shared {
         }
     }
 
+    /// The trailers, once they came.
+    pub(super) fn trailers(&self) -> Option<HeaderMap> {
+        self.0.lock().trailers.clone()
+    }
+
     /// The call does not need the body any more; a reader may still be at work.
     pub(super) fn release(&self) {
         self.change(|state| state.wanted = false);

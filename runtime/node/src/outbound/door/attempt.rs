@@ -14,6 +14,7 @@ use crate::{
         guard::AddressDenied,
         pool::{Broken, DialError, Lease, Streaming},
         shards::{self, Admission},
+        trailer_names,
     },
     settings::names,
 };
@@ -90,15 +91,15 @@ impl Call<'_> {
             };
             let began = Instant::now();
             let bound = self.bound(self.timeouts.first_byte, self.policy.attempt_timeout);
-            let broken = match tokio::time::timeout(bound.time, lease.exchange(request)).await {
-                Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            let broken = match lease.exchange(request, bound.time).await {
+                Ok(Some(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     let host = self.target.host.to_string();
                     let why = "it switched protocols without being asked".into();
                     return Attempted::Failed(Failure::Broken, TransportError::Protocol { host, why });
                 }
-                Ok(Ok(response)) => return Attempted::Answer(Box::new(response), began.elapsed()),
-                Ok(Err(broken)) => broken,
-                Err(_) => {
+                Ok(Some(response)) => return Attempted::Answer(Box::new(response), began.elapsed()),
+                Err(broken) => broken,
+                Ok(None) => {
                     let host = self.target.host.to_string();
                     let (limit, setting) = (bound.time, names::FIRST_BYTE_TIMEOUT);
                     let error = TransportError::FirstByteTimeout { host, limit, setting };
@@ -108,15 +109,16 @@ impl Call<'_> {
             if let Some(why) = self.kept.failure() {
                 return Attempted::Own(TransportError::RequestBody { why });
             }
-            // Where not a byte left, or the peer closed an old connection under a request that may be repeated, the
-            // request moves to another connection as if this one had never been there.
-            let unsent = broken.request.is_some();
+            // Where not a byte left, the peer did nothing with it, or it closed an old connection under a request that
+            // may be repeated, the request moves to another connection as if this one had never been there.
+            let unprocessed = broken.request.is_some() || broken.is_unprocessed();
             let stale = broken.reused && self.repeatable && is_lost(&broken.error);
-            if (unsent || stale) && moves < MOVES && self.kept.is_replayable() {
+            if (unprocessed || stale) && moves < MOVES && self.kept.is_replayable() {
                 moves += 1;
                 continue;
             }
-            return Attempted::Failed(Failure::Broken, self.classify(&broken));
+            let failure = if unprocessed { Failure::Unprocessed } else { Failure::Broken };
+            return Attempted::Failed(failure, self.classify(&broken));
         }
     }
 
@@ -161,6 +163,10 @@ impl Call<'_> {
             if headers.contains_key(header::TE) {
                 // RFC 9110 section 10.1.4: TE is of one connection and says so.
                 headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            }
+            // HTTP/1.1 sends no trailers but those that its head names (RFC 9110 section 6.6.2).
+            if let Some(names) = body.trailers().as_ref().and_then(trailer_names) {
+                headers.insert(header::TRAILER, names);
             }
             match (body.length(), &head.method) {
                 // A method that usually has a body says so when it has none (RFC 9110 section 8.6).

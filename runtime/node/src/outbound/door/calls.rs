@@ -231,7 +231,7 @@ impl Call<'_> {
     /// Passes an answer on.
     async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
         let (mut parts, stream) = response.into_parts();
-        headers::strip_connection(&mut parts.headers);
+        headers::incoming(&mut parts.headers);
         let idle = self.door.settings.body_idle_timeout.get();
         let idle = self.timeouts.between_bytes.map_or(idle, |own| own.min(idle));
         let body = wrap(stream, admission, idle).await;

@@ -9,10 +9,7 @@ mod ending;
 mod known;
 mod target;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
@@ -58,7 +55,7 @@ pub struct DoorParts {
 impl Default for DoorParts {
     fn default() -> Self {
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { resolver: Arc::new(SystemResolver), roots: None, shards }
+        Self { resolver: Arc::new(SystemResolver::default()), roots: None, shards }
     }
 }
 
@@ -84,7 +81,7 @@ impl Door {
     /// A door with the settings of its node.
     ///
     /// # Errors
-    /// When the system gives no thread for the timers.
+    /// When the system gives no thread.
     pub fn new(settings: &OutboundSettings, observe: Arc<Observe>) -> std::io::Result<Arc<Self>> {
         Self::with_parts(settings, observe, DoorParts::default())
     }
@@ -92,26 +89,20 @@ impl Door {
     /// A door with parts of one's own.
     ///
     /// # Errors
-    /// When the system gives no thread for the timers.
+    /// When the system gives no thread.
     pub fn with_parts(
         settings: &OutboundSettings,
         observe: Arc<Observe>,
         parts: DoorParts,
     ) -> std::io::Result<Arc<Self>> {
-        let pool = Arc::new(Pool::new(PoolParts {
+        let pool = Pool::start(PoolParts {
             guard: AddressGuard::new(settings.egress_allow.clone()),
             resolver: parts.resolver,
             roots: parts.roots,
             observe: Arc::clone(&observe),
             max_idle: settings.max_idle_connections,
             idle_time: settings.connection_idle.get(),
-        }));
-        let swept: Weak<Pool> = Arc::downgrade(&pool);
-        let sweep = move || {
-            if let Some(pool) = swept.upgrade() {
-                pool.sweep();
-            }
-        };
+        })?;
         let defaults = Effective {
             deadline: settings.call_deadline.get(),
             attempt_timeout: settings.first_byte_timeout.get(),
@@ -119,7 +110,7 @@ impl Door {
             ..Effective::default()
         };
         let inner = Inner {
-            shards: Shards::start(parts.shards, settings.max_actors, sweep)?,
+            shards: Shards::start(parts.shards, settings.max_actors)?,
             pool,
             observe,
             memory: ReplayMemory::new(settings.replay_memory.get()),
@@ -251,6 +242,12 @@ impl Inner {
             Ok(taken) => taken,
             Err(error) => return Err(ending.fail(error)),
         };
+        if stated.length.is_none() && matches!(sender.kind, SenderKind::Function { .. }) {
+            (kept, pump) = match kept.linger(pump).await {
+                Ok(settled) => settled,
+                Err(error) => return Err(ending.fail(error)),
+            };
+        }
         if target.destination.needs_body() {
             let settled = tokio::time::timeout(policy.deadline, kept.settle(pump)).await;
             (kept, pump) = match settled {

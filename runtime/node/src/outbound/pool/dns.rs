@@ -3,17 +3,19 @@
 use std::{
     collections::HashMap,
     io,
-    net::IpAddr,
+    net::{IpAddr, ToSocketAddrs},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 /// How long an answer is believed. Short: records move, and the guard judges each answer anew anyway.
 const TTL: Duration = Duration::from_secs(5);
+/// Names that the system is asked for at once, those included that nobody waits for any more.
+const LOOKUPS: usize = 64;
 /// Names that are remembered at most.
 const NAMES: usize = 4_096;
 
@@ -23,15 +25,28 @@ pub trait Resolve: Send + Sync + 'static {
     fn resolve(&self, host: Arc<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
 }
 
-/// `getaddrinfo`, on tokio's blocking threads.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemResolver;
+/// `getaddrinfo`, on tokio's blocking threads, but never on all of them: names that nobody answers for take seconds,
+/// and it can't be stopped.
+#[derive(Debug)]
+pub struct SystemResolver(Arc<Semaphore>);
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(LOOKUPS)))
+    }
+}
 
 impl Resolve for SystemResolver {
     fn resolve(&self, host: Arc<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+        let threads = Arc::clone(&self.0);
         Box::pin(async move {
-            let found = tokio::net::lookup_host((&*host, 0)).await?;
-            Ok(found.map(|address| address.ip()).collect())
+            let permit = threads.acquire_owned().await.map_err(io::Error::other)?;
+            let look_up = move || {
+                let found = (&*host, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect());
+                drop(permit);
+                found
+            };
+            tokio::task::spawn_blocking(look_up).await.map_err(io::Error::other)?
         })
     }
 }
@@ -58,6 +73,10 @@ impl Dns {
     pub(crate) async fn look_up(&self, host: &Arc<str>) -> Answer {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(Arc::from([address]));
+        }
+        // Such names never exist, and nobody is asked for them (RFC 6761 section 6.4).
+        if host.trim_end_matches('.').rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("invalid")) {
+            return Err("names under `invalid` never exist".into());
         }
         let cell = self.cell(host);
         let answer = cell.get_or_init(|| self.ask(host)).await.clone();

@@ -32,6 +32,8 @@ pub(super) struct H2 {
     streams: AtomicUsize,
     max_streams: Arc<AtomicUsize>,
     pub(super) reused: AtomicBool,
+    /// Gets no more calls: one of them was not answered in time, and the peer may be gone without a word.
+    retired: AtomicBool,
     idle_since: Mutex<Instant>,
 }
 
@@ -76,13 +78,19 @@ impl H2 {
             streams: AtomicUsize::new(0),
             max_streams,
             reused: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             idle_since: Mutex::new(Instant::now()),
         }))
     }
 
-    /// Whether it can carry calls at all.
+    /// Whether it can carry more calls at all.
     pub(super) fn is_open(&self) -> bool {
-        !self.sender.is_closed()
+        !self.sender.is_closed() && !self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Gives it no more calls; those that it carries go on.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// Whether the peer has not yet said how many streams it takes.

@@ -1,9 +1,11 @@
 //! A connection in the hands of one call, and the answer that comes over it.
 
 use std::{
+    error::Error as _,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,6 +19,10 @@ use super::{
     h2::Stream,
 };
 use crate::outbound::body::OutBody;
+
+/// A shared connection on which a call waited in vain for at least this long gets no more calls: its peer may be gone
+/// without a word, and every further attempt would wait for it again.
+const SUSPECT: Duration = Duration::from_secs(5);
 
 /// The right to send one request over a connection.
 pub(crate) struct Lease(Link);
@@ -57,12 +63,30 @@ impl Lease {
         }
     }
 
-    /// Sends the request and waits for the head of the answer. Dropping the future closes the connection (HTTP/1.1) or
+    /// Sends the request and waits for the head of the answer, at most this long: nothing, then. Dropping the future closes the connection (HTTP/1.1) or
     /// resets the stream (HTTP/2).
     ///
     /// # Errors
     /// [`Broken`] when the connection ended before.
-    pub(crate) async fn exchange(self, request: Request<OutBody>) -> Result<Response<Streaming>, Broken> {
+    pub(crate) async fn exchange(
+        self,
+        request: Request<OutBody>,
+        time: Duration,
+    ) -> Result<Option<Response<Streaming>>, Broken> {
+        let shared = match &self.0 {
+            Link::H1 { .. } => None,
+            Link::H2(stream) => Some(Arc::clone(&stream.connection)),
+        };
+        if let Ok(exchanged) = tokio::time::timeout(time, self.exchange_unbounded(request)).await {
+            return exchanged.map(Some);
+        }
+        if let Some(connection) = shared.filter(|_| time >= SUSPECT) {
+            connection.retire();
+        }
+        Ok(None)
+    }
+
+    async fn exchange_unbounded(self, request: Request<OutBody>) -> Result<Response<Streaming>, Broken> {
         match self.0 {
             Link::H1 { mut connection, upstream } => {
                 let reused = connection.reused;
@@ -82,6 +106,21 @@ impl Lease {
                 }
             }
         }
+    }
+}
+
+impl Broken {
+    /// Whether the peer says that it did nothing with the request: it refused the stream (RFC 9113 section 8.7), or left
+    /// it out of what it still serves before it goes away (section 6.8). A connection that goes away with an error says
+    /// nothing of the kind.
+    pub(crate) fn is_unprocessed(&self) -> bool {
+        let Some(error) = self.error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else {
+            return false;
+        };
+        let reason = error.reason();
+        error.is_remote()
+            && (error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)
+                || error.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
     }
 }
 

@@ -31,6 +31,9 @@ use self::{dns::Dns, h1::H1, h2::H2, socket::Socket, tls::Tls};
 use super::{Origin, Scheme, TransportError, guard::AddressGuard};
 use crate::{ids::TenantId, observe::Observe};
 
+/// Time between two sweeps.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// What a pool is made of.
 pub(crate) struct PoolParts {
     pub(crate) guard: AddressGuard,
@@ -114,7 +117,12 @@ enum Step {
 }
 
 impl Pool {
-    pub(crate) fn new(parts: PoolParts) -> Self {
+    /// A pool and the thread that sweeps it, which ends when the last reference to the pool does. A thread of its own:
+    /// closing thousands of sockets takes longer than those who pace departures or run guests can wait.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(parts: PoolParts) -> std::io::Result<Arc<Self>> {
         let shared = Shared {
             guard: parts.guard,
             dns: Dns::new(parts.resolver),
@@ -123,7 +131,18 @@ impl Pool {
             max_idle: parts.max_idle,
             idle: AtomicUsize::new(0),
         };
-        Self { shared: Arc::new(shared), upstreams: Mutex::default(), idle_time: parts.idle_time }
+        let pool = Self { shared: Arc::new(shared), upstreams: Mutex::default(), idle_time: parts.idle_time };
+        let pool = Arc::new(pool);
+        let swept = Arc::downgrade(&pool);
+        let sweep = move || {
+            while let Some(pool) = swept.upgrade() {
+                pool.sweep();
+                drop(pool);
+                std::thread::sleep(SWEEP);
+            }
+        };
+        std::thread::Builder::new().name("tidegate-sweep".into()).spawn(sweep)?;
+        Ok(pool)
     }
 
     /// The connections of a tenant to an origin.
@@ -142,9 +161,8 @@ impl Pool {
         Arc::clone(upstream)
     }
 
-    /// Closes what was idle for too long or was closed by its peer, and forgets upstreams without connections. Called
-    /// about once a second.
-    pub(crate) fn sweep(&self) {
+    /// Closes what was idle for too long or was closed by its peer, and forgets upstreams without connections.
+    fn sweep(&self) {
         let Some(oldest) = Instant::now().checked_sub(self.idle_time) else { return };
         let all: Vec<_> = self.upstreams.lock().values().cloned().collect();
         for upstream in all {

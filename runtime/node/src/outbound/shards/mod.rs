@@ -8,7 +8,10 @@ mod clock;
 mod timer;
 mod wait;
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -55,16 +58,11 @@ pub(crate) enum Asked {
 }
 
 impl Shards {
-    /// Shards and their timer thread, which ends when the last reference to the shards does. `sweep` is called from it
-    /// about once a second.
+    /// Shards and their timer thread, which ends when the last reference to the shards does.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(
-        count: usize,
-        max_actors: usize,
-        sweep: impl Fn() + Send + 'static,
-    ) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn start(count: usize, max_actors: usize) -> std::io::Result<Arc<Self>> {
         let count = count.max(1);
         let hosted = |_| {
             Mutex::new(Hosted {
@@ -74,7 +72,7 @@ impl Shards {
             })
         };
         let shards = Arc::new(Self { shards: (0..count).map(hosted).collect(), timer: Timer::default() });
-        timer::spawn(&shards, sweep)?;
+        timer::spawn(&shards)?;
         Ok(shards)
     }
 
@@ -207,6 +205,11 @@ impl Admission {
     pub(crate) fn departed(&self) -> Departure {
         self.with(|hosted, now| hosted.core.departed(now, self.permit, &mut hosted.effects))
             .unwrap_or(Departure::Released)
+    }
+
+    /// The answer flows: keeps a slot for `time` more.
+    pub(crate) fn flows(&self, time: Duration) {
+        self.with(|hosted, now| hosted.core.flows(now, self.permit, now + time, &mut hosted.effects));
     }
 
     /// The outcome is known; says what to do.

@@ -8,7 +8,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -16,8 +16,8 @@ use tidegate_core::Time;
 
 use super::{Shards, clock};
 
-/// Longest sleep: after it the thread looks whether the shards still exist, and sweeps.
-const SWEEP: Duration = Duration::from_secs(1);
+/// Longest sleep: after it the thread looks whether the shards still exist.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// When the thread wakes next, and how to make it wake earlier.
 pub(super) struct Timer {
@@ -65,21 +65,16 @@ impl Timer {
 }
 
 /// Starts the thread. It ends when the shards are gone.
-pub(super) fn spawn(shards: &Arc<Shards>, sweep: impl Fn() + Send + 'static) -> std::io::Result<()> {
+pub(super) fn spawn(shards: &Arc<Shards>) -> std::io::Result<()> {
     let shards = Arc::downgrade(shards);
-    std::thread::Builder::new().name("tidegate-timers".into()).spawn(move || run(&shards, sweep)).map(drop)
+    std::thread::Builder::new().name("tidegate-timers".into()).spawn(move || run(&shards)).map(drop)
 }
 
-fn run(shards: &Weak<Shards>, sweep: impl Fn()) {
-    let mut swept = Instant::now();
+fn run(shards: &Weak<Shards>) {
     while let Some(shards) = shards.upgrade() {
         if let Some(next) = shards.tick() {
             shards.timer.arm(next);
         }
-        if swept.elapsed() >= SWEEP {
-            swept = Instant::now();
-            sweep();
-        }
-        shards.timer.sleep(clock::now() + SWEEP);
+        shards.timer.sleep(clock::now() + LOOK);
     }
 }

@@ -1,0 +1,154 @@
+//! Guests of `wasi:http` 0.3: an instance serves several requests at once.
+//!
+//! An instance is a task that drives one store. Requests come to it through a short queue; each is a call into the
+//! guest, filed under the task id the component model gives it, so that the guest's own calls find their invocation
+//! (see [`super::linker`]). A call can't be cancelled from outside in this wasmtime: when a client leaves, its outbound
+//! calls are ended, and the instance with it where it serves nobody else. An invocation that outstays its bounds takes
+//! no more company: its instance ends as soon as the others are done.
+mod drive;
+mod shared;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+
+pub(super) use self::shared::Shelf03;
+use self::shared::{Job, Shared, Slot};
+use super::{
+    InvokeError,
+    answer::{Answer, Work},
+    deployment::{Alive, Deployed},
+    failure,
+    hogs::Migrating,
+    hooks::to_guest,
+    meter::{Meter, Metered},
+    pool::{Grant, Permit},
+    running::Running,
+    state::GuestState,
+    watch,
+};
+use crate::{body::Body, cluster::registry::Isolation, observe::Note};
+
+/// Time that a guest has to end a request whose client left, before its instance takes no more.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Serves one request. Dropping the future or the answer's body ends the request's calls, and its instance where that
+/// serves nobody else.
+pub(super) async fn invoke(
+    deployed: &Arc<Deployed>,
+    pre: &ServicePre<GuestState>,
+    shelf: &Arc<Shelf03>,
+    request: Request<Body>,
+    running: Arc<Running>,
+) -> Result<Response<Body>, InvokeError> {
+    let slot = acquire(deployed, pre, shelf, &running).await?;
+    running.start();
+    let method = request.method().clone();
+    let shared = Arc::clone(&slot.shared);
+    let (sender, head) = oneshot::channel();
+    let work = Watched { running: Arc::clone(&running), slot: Some(slot) };
+    let request = request.map(|body| body.map_err(to_guest).boxed_unsync());
+    shared.send(Job { request, running: Arc::clone(&running), head: sender });
+    let response = match watch::head(&deployed.timers, &running, head).await {
+        Ok(head) => head?,
+        // It never came to a call: the instance ended first.
+        Err(InvokeError::NoAnswer) if running.failure().is_none() => return Err(shared.lost()),
+        Err(error) => return Err(error),
+    };
+    running.begin_stream();
+    Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
+}
+
+async fn acquire(
+    deployed: &Arc<Deployed>,
+    pre: &ServicePre<GuestState>,
+    shelf: &Arc<Shelf03>,
+    running: &Arc<Running>,
+) -> Result<Slot, InvokeError> {
+    let found = |reused, waited| running.trail.note(Note::Instance { reused, waited });
+    if deployed.isolation == Isolation::Function
+        && let Some(mut slot) = shelf.try_slot()
+    {
+        slot.offered = true;
+        found(true, Duration::ZERO);
+        return Ok(slot);
+    }
+    let began = Instant::now();
+    let permit = match deployed.pool.try_permit() {
+        Some(permit) => permit,
+        None => match deployed.pool.acquire::<Slot>(deployed.shelf_id).await? {
+            Grant::Permit(permit) => permit,
+            Grant::Instance(mut slot) => {
+                slot.offered = true;
+                found(true, began.elapsed());
+                return Ok(slot);
+            }
+        },
+    };
+    found(false, began.elapsed());
+    start(deployed, pre, shelf, permit, running).await
+}
+
+/// Makes an instance and the task that drives it, with one place taken.
+async fn start(
+    deployed: &Arc<Deployed>,
+    pre: &ServicePre<GuestState>,
+    shelf: &Arc<Shelf03>,
+    permit: Permit,
+    running: &Arc<Running>,
+) -> Result<Slot, InvokeError> {
+    let meter = Arc::new(Meter::new(Some((Arc::clone(&deployed.ticker), Arc::clone(&deployed.hogs)))));
+    let store = GuestState::store(deployed, &meter).map_err(|error| InvokeError::Start(format!("{error:#}").into()))?;
+    let mut live = drive::Live { store, alive: Alive::new(deployed), permit };
+    live.store.data_mut().logs.attribute(Some(Arc::clone(running)));
+    let service = {
+        let instantiate = async { pre.instantiate_async(&mut live.store).await };
+        match Metered::new(instantiate, Arc::clone(&meter)).await {
+            Ok(service) => service,
+            Err(error) => return Err(failure::start(live.store.data(), running, error)),
+        }
+    };
+    let (shared, slot) = Shared::new(deployed, &meter);
+    if deployed.isolation == Isolation::Function {
+        shelf.instances.lock().push(Arc::clone(&shared));
+    }
+    let drive = Box::pin(drive::run(live, service, shared, Arc::downgrade(shelf)));
+    tokio::spawn(Migrating::new(drive, meter, Arc::clone(&deployed.hogs)));
+    Ok(slot)
+}
+
+/// A request's work on a shared instance, as its client holds it. Dropped without a word, it is abandoned.
+struct Watched {
+    running: Arc<Running>,
+    slot: Option<Slot>,
+}
+
+impl Work for Watched {
+    fn answered(mut self: Box<Self>) {
+        self.running.answered();
+        self.slot = None;
+    }
+
+    fn abandoned(self: Box<Self>) {}
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        self.running.cancel();
+        let shared = Arc::clone(&slot.shared);
+        if shared.active.load(Ordering::Acquire) <= 1 {
+            shared.kill();
+        } else if self.running.stream_age().is_none() && !self.running.ended() {
+            shared.abandoned.lock().push((Arc::clone(&self.running), Instant::now() + GRACE, slot));
+        } else {
+            self.running.end();
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! What an instance's task and everybody else share: its inbox, its places, and the shelf it stands on.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::task::AtomicWaker;
+use http::{Request, Response};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use wasmtime::component::GuestTaskId;
+use wasmtime_wasi_http::WasiBody;
+
+use crate::{
+    cluster::registry::Isolation,
+    guest::{
+        InvokeError,
+        deployment::Deployed,
+        meter::{Meter, nanos},
+        pool::{Offered, Shelf},
+        running::Running,
+        watch,
+    },
+    observe::Note,
+};
+
+pub(super) type Head = Result<Response<WasiBody>, InvokeError>;
+
+/// An instance that has been computing for this long in one go gets no more requests until it rests.
+const BUSY: Duration = Duration::from_millis(2);
+
+/// One request on its way into an instance.
+pub(super) struct Job {
+    pub(super) request: Request<WasiBody>,
+    pub(super) running: Arc<Running>,
+    pub(super) head: oneshot::Sender<Head>,
+}
+
+/// What the instance's task and everybody else share.
+pub(super) struct Shared {
+    pub(super) inbox: Mutex<VecDeque<Job>>,
+    pub(super) wake: AtomicWaker,
+    /// Requests on the instance, until their answers are through.
+    pub(super) active: AtomicU32,
+    pub(super) served: AtomicU32,
+    pub(super) reuse_limit: u32,
+    /// All that could run in the store has run since requests were last taken: what is left waits for something outside.
+    pub(super) rested: AtomicBool,
+    /// Takes no more requests; ends when it serves nobody.
+    pub(super) retired: AtomicBool,
+    /// Ends at once.
+    pub(super) killed: AtomicBool,
+    /// Since when it serves nobody, in [`nanos`]; 0 while it serves.
+    pub(super) idle_since: AtomicU64,
+    pub(super) born: Instant,
+    pub(super) meter: Arc<Meter>,
+    pub(super) deployed: Arc<Deployed>,
+    /// Invocations whose client left before the guest answered, with the time by which it should have noticed.
+    pub(super) abandoned: Mutex<Vec<(Arc<Running>, Instant, Slot)>>,
+    /// Invocations that calls of the guest may belong to.
+    pub(super) filed: Mutex<Vec<Filed>>,
+    pub(super) failure: Mutex<Option<InvokeError>>,
+}
+
+/// An invocation under the task that the component model knows it by.
+pub(super) struct Filed {
+    pub(super) task: Option<GuestTaskId>,
+    pub(super) running: Arc<Running>,
+    /// Not in the call's own future: that goes with the store's event loop, before anybody could say why it went.
+    pub(super) head: Option<oneshot::Sender<Head>>,
+}
+
+/// A request's place in an instance. When it is free again, somebody who waits for this deployment gets it.
+pub(super) struct Slot {
+    pub(super) shared: Arc<Shared>,
+    pub(super) offered: bool,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        if shared.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+            shared.idle_since.store(nanos().max(1), Ordering::Release);
+        }
+        if shared.retired.load(Ordering::Acquire) {
+            shared.wake.wake();
+        } else if self.offered && shared.deployed.pool.has_waiters() {
+            shared.offer();
+        }
+    }
+}
+
+impl Shared {
+    /// Of an instance that was made for a request, with that request's place taken.
+    pub(super) fn new(deployed: &Arc<Deployed>, meter: &Arc<Meter>) -> (Arc<Self>, Slot) {
+        let shared = Arc::new(Self {
+            inbox: Mutex::default(),
+            wake: AtomicWaker::new(),
+            active: AtomicU32::new(1),
+            served: AtomicU32::new(1),
+            reuse_limit: deployed.reuse_limit(),
+            rested: AtomicBool::new(true),
+            retired: AtomicBool::new(deployed.isolation == Isolation::Request),
+            killed: AtomicBool::new(false),
+            idle_since: AtomicU64::new(0),
+            born: Instant::now(),
+            meter: Arc::clone(meter),
+            deployed: Arc::clone(deployed),
+            abandoned: Mutex::default(),
+            filed: Mutex::default(),
+            failure: Mutex::new(None),
+        });
+        let slot = Slot { shared: Arc::clone(&shared), offered: true };
+        (shared, slot)
+    }
+
+    /// Takes a place, if the instance may have company.
+    pub(super) fn try_slot(self: &Arc<Self>) -> Option<Slot> {
+        if self.retired.load(Ordering::Acquire) || self.meter.polled_for() > BUSY {
+            return None;
+        }
+        let concurrency = self.deployed.reuse.concurrency.max(1);
+        let taken = self
+            .active
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |active| (active < concurrency).then_some(active + 1));
+        if taken.is_err() {
+            return None;
+        }
+        self.idle_since.store(0, Ordering::Release);
+        let slot = Slot { shared: Arc::clone(self), offered: false };
+        // Checked again: it may have retired between the two looks, and nobody would serve the job.
+        if self.retired.load(Ordering::Acquire) {
+            return None;
+        }
+        if self.served.fetch_add(1, Ordering::AcqRel) + 1 >= self.reuse_limit {
+            self.retire();
+        }
+        Some(slot)
+    }
+
+    /// Offers a place to whoever is first in line.
+    fn offer(self: &Arc<Self>) {
+        let Some(slot) = self.try_slot() else { return };
+        if let Offered::Other(slot) = self.deployed.pool.offer(self.deployed.shelf_id, slot) {
+            drop(slot);
+            // Somebody else's function needs the place more than nobody's request does.
+            if self.is_idle() {
+                self.retire();
+            }
+        }
+    }
+
+    pub(super) fn send(self: &Arc<Self>, job: Job) {
+        self.inbox.lock().push_back(job);
+        self.wake.wake();
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.wake.wake();
+    }
+
+    pub(super) fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        self.retire();
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.active.load(Ordering::Acquire) == 0
+    }
+
+    fn idle_for(&self) -> Option<Duration> {
+        match self.idle_since.load(Ordering::Acquire) {
+            0 => None,
+            since => Some(Duration::from_nanos(nanos().saturating_sub(since))),
+        }
+    }
+
+    /// Why the instance is gone, for those who waited to be called.
+    pub(super) fn lost(&self) -> InvokeError {
+        match self.failure.lock().clone() {
+            Some(reason) => InvokeError::Neighbour(reason.to_string().into()),
+            None => InvokeError::ShuttingDown,
+        }
+    }
+
+    /// Looks after invocations that outstayed their bounds: the instance takes no more company, and ends when they are
+    /// all that is left.
+    fn look_after(&self) {
+        let mut stuck = 0;
+        let mut free = Vec::new();
+        {
+            let mut abandoned = self.abandoned.lock();
+            let (gone, kept) = abandoned.drain(..).partition(|(running, ..)| running.ended());
+            *abandoned = kept;
+            free.extend::<Vec<_>>(gone);
+            stuck += abandoned.iter().filter(|(_, until, _)| Instant::now() >= *until).count();
+        }
+        drop(free);
+        for Filed { running, .. } in self.filed.lock().iter().filter(|filed| !filed.running.ended()) {
+            let Some(error) = watch::overdue(running) else { continue };
+            running.cancel();
+            if !running.is_answered() {
+                running.trail.note(Note::Guest(error.to_string()));
+                running.fail(error);
+                stuck += 1;
+            }
+            running.end();
+        }
+        if stuck > 0 {
+            self.retire();
+            if stuck >= self.active.load(Ordering::Acquire) as usize {
+                self.kill();
+            }
+        }
+    }
+}
+
+/// The instances of one deployment.
+pub(in crate::guest) struct Shelf03 {
+    pub(super) instances: Mutex<Vec<Arc<Shared>>>,
+}
+
+impl Shelf03 {
+    pub(in crate::guest) fn new() -> Arc<Self> {
+        Arc::new(Self { instances: Mutex::default() })
+    }
+
+    /// A place in an instance that rests, else in the one that was made last.
+    pub(super) fn try_slot(&self) -> Option<Slot> {
+        let instances = self.instances.lock();
+        let resting = instances.iter().rev().filter(|shared| shared.meter.polled_for().is_zero());
+        let working = instances.iter().rev().filter(|shared| !shared.meter.polled_for().is_zero());
+        resting.chain(working).find_map(Shared::try_slot)
+    }
+
+    pub(super) fn remove(&self, gone: &Arc<Shared>) {
+        self.instances.lock().retain(|shared| !Arc::ptr_eq(shared, gone));
+    }
+}
+
+impl Drop for Shelf03 {
+    fn drop(&mut self) {
+        for shared in self.instances.get_mut() {
+            shared.retire();
+        }
+    }
+}
+
+impl Shelf for Shelf03 {
+    fn idle(&self) -> usize {
+        self.instances.lock().iter().filter(|shared| shared.is_idle()).count()
+    }
+
+    fn instances(&self) -> usize {
+        self.instances.lock().len()
+    }
+
+    fn evict(&self) -> bool {
+        let instances = self.instances.lock();
+        let oldest = instances
+            .iter()
+            .filter(|shared| !shared.retired.load(Ordering::Acquire))
+            .filter_map(|shared| Some((shared.idle_for()?, shared)))
+            .max_by_key(|(idle, _)| *idle);
+        if let Some((_, shared)) = oldest {
+            shared.retire();
+        }
+        oldest.is_some()
+    }
+
+    fn sweep(&self, idle: Duration, age: Duration) {
+        let instances = self.instances.lock().clone();
+        for shared in instances {
+            shared.look_after();
+            if shared.idle_for().is_some_and(|for_| for_ > idle) || shared.born.elapsed() > age {
+                shared.retire();
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Clients that go away: before the head, while they download, while they upload; over HTTP/1.1 and HTTP/2; at `/to` and
+//! at guests of both generations. Their upstream calls are freed at once, and with them instances that serve only them.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Request};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
+use hyper_util::{client::legacy::Client as Legacy, rt::TokioExecutor};
+use serde_json::json;
+use tidegate_tests::{Gate, TOKEN, Upstream, eventually, text};
+
+/// How long the upstream's side of a call may live on.
+const AT_ONCE: Duration = Duration::from_millis(100);
+/// Other work of a busy machine may delay some of the rounds, never most of them.
+const ROUNDS: usize = 5;
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// A body that has begun and does not go on.
+fn begun() -> Body {
+    let first = futures::stream::once(async { Ok(Frame::data(Bytes::from_static(&[b'x'; 1000]))) });
+    BodyExt::boxed_unsync(StreamBody::new(first.chain(futures::stream::pending())))
+}
+
+fn empty() -> Body {
+    BodyExt::boxed_unsync(StreamBody::new(futures::stream::empty()))
+}
+
+/// When a client leaves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Leaving {
+    BeforeTheHead,
+    Downloading,
+    Uploading,
+}
+
+/// Never answers, answers and stalls, or reads a body that stalls.
+async fn upstream() -> Upstream {
+    Upstream::scripted(|request| async move {
+        match request.uri().path() {
+            "/never" => std::future::pending().await,
+            "/stall" => http::Response::new(begun()),
+            _ => {
+                let _read = request.into_body().collect().await;
+                text(200, "read")
+            }
+        }
+    })
+    .await
+}
+
+/// Lets a client leave and gives the time until the upstream's connection was free.
+async fn leave(gate: &Gate, upstream: &Upstream, http2: bool, path: &str, leaving: Leaving) -> Duration {
+    let client: Legacy<_, Body> = Legacy::builder(TokioExecutor::new()).http2_only(http2).build_http();
+    let (method, body) = match leaving {
+        Leaving::Uploading => (Method::POST, begun()),
+        _ => (Method::GET, empty()),
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(gate.url(path))
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .body(body)
+        .unwrap();
+    let answered = upstream.count(200);
+    let call = tokio::spawn(async move {
+        let mut answer = client.request(request).await.unwrap();
+        let _first = answer.body_mut().frame().await;
+        std::future::pending::<()>().await;
+    });
+    match leaving {
+        Leaving::Downloading => {
+            eventually("the answer has begun", async || upstream.count(200) > answered).await;
+            // The first chunk travels: what matters is that the head has gone.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        _ => eventually("the call reached the upstream", async || upstream.in_flight() == 1).await,
+    }
+    call.abort();
+    let left = Instant::now();
+    eventually("the upstream's connection is freed", async || upstream.open() == 0).await;
+    left.elapsed()
+}
+
+#[tokio::test]
+async fn whoever_leaves_frees_the_upstream_and_the_instance_at_once() {
+    for guest in [None, Some("misbehave"), Some("probe-p3"), Some("forward")] {
+        let (gate, upstream) = (Gate::serve().start().await, upstream().await);
+        if let Some(guest) = guest {
+            let env = json!({"UPSTREAM": upstream.url("")});
+            gate.deploy(guest, json!({"env": env, "allowed_hosts": ["127.0.0.1:*"]})).await;
+        }
+        for (leaving, at) in
+            [(Leaving::BeforeTheHead, "/never"), (Leaving::Downloading, "/stall"), (Leaving::Uploading, "/read")]
+        {
+            let path = match guest {
+                None => format!("/to/{}", upstream.url(at)),
+                Some("forward") => format!("/f/forward{at}"),
+                // These send nothing on of what they are sent.
+                Some(_) if leaving == Leaving::Uploading => continue,
+                Some(guest) => format!("/f/{guest}/fetch?url={}", upstream.url(at)),
+            };
+            for http2 in [false, true] {
+                let mut times = Vec::new();
+                for _ in 0..ROUNDS {
+                    let quiet = gate.metric("tidegate_instances").await;
+                    times.push(leave(&gate, &upstream, http2, &path, leaving).await);
+                    // A guest whose upload broke off ends by itself, and its instance may rest.
+                    let rests = if leaving == Leaving::Uploading { 1.0 } else { 0.0 };
+                    let gone = async || gate.metric("tidegate_instances").await <= quiet.max(rests);
+                    eventually(&format!("the instance is gone: {guest:?} {leaving:?} {http2} {times:?}"), gone).await;
+                }
+                times.sort();
+                assert!(times[ROUNDS / 2] < AT_ONCE, "{guest:?}, {leaving:?}, HTTP/2: {http2}: {times:?}");
+            }
+        }
+    }
+}
