@@ -79,7 +79,7 @@ pub(crate) fn trailer_names(trailers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Removes headers of one connection, those that `Connection` names included.
-fn strip_connection(headers: &mut HeaderMap) {
+pub(crate) fn strip_connection(headers: &mut HeaderMap) {
     // Where both are stated the chunks count, and the length may not be passed on (RFC 9112 section 6.3).
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
