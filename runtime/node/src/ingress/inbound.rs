@@ -7,24 +7,20 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tidegate_core::units::Size;
 
+use super::Lingering;
 use crate::{
     body::{self, Body, BodyError},
     problem::Problem,
     settings::names,
 };
-
-/// How long the rest of a refused body is read, so that the client reads our answer instead of a reset.
-const DISCARD: Duration = Duration::from_secs(5);
 
 /// Whether a body turned out to be too large while it streamed.
 #[derive(Clone, Debug, Default)]
@@ -41,10 +37,9 @@ impl Exceeded {
 ///
 /// # Errors
 /// 413 at once where the stated length is beyond the bound.
-pub(super) fn bounded(incoming: Incoming, limit: u64) -> Result<(Body, Exceeded), Problem> {
+pub(super) fn bounded(incoming: Lingering, limit: u64) -> Result<(Body, Exceeded), Problem> {
     let hint = incoming.size_hint();
     if hint.lower() > limit {
-        tokio::spawn(discard(incoming));
         return Err(too_large(limit));
     }
     if incoming.is_end_stream() {
@@ -65,13 +60,8 @@ pub(super) fn too_large(limit: u64) -> Problem {
         .final_answer()
 }
 
-async fn discard(mut incoming: Incoming) {
-    let rest = async { while let Some(Ok(_)) = incoming.frame().await {} };
-    let _ = tokio::time::timeout(DISCARD, rest).await;
-}
-
 struct Inbound {
-    incoming: Incoming,
+    incoming: Lingering,
     left: u64,
     limit: u64,
     flag: Option<Arc<AtomicBool>>,
