@@ -105,10 +105,6 @@ pub(crate) fn strip_connection(headers: &mut HeaderMap) {
 
 /// Makes the headers of an answer those of ours.
 pub(crate) fn incoming(headers: &mut HeaderMap) {
-    // RFC 9112 section 6.3: the coding frames the body, a length beside it is a lie or worse and must not go on.
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        headers.remove(header::CONTENT_LENGTH);
-    }
     strip_connection(headers);
     // What else serves the upstream's origin (RFC 7838) says nothing about the gate's.
     headers.remove(header::ALT_SVC);
