@@ -106,16 +106,18 @@ pub(crate) fn words(shell: &Shell) -> Result<()> {
     Ok(())
 }
 
-/// The reference page is the one the program makes.
-pub(crate) fn settings_page(shell: &Shell) -> Result<()> {
+/// The reference pages are those the program makes.
+pub(crate) fn reference_pages(shell: &Shell) -> Result<()> {
     let program = shell.tidegate(false)?;
-    let made = shell.read(&program.to_string_lossy(), &["settings-reference"])?;
-    let path = shell.root().join("docs/settings.md");
-    let kept = fs::read_to_string(&path).unwrap_or_default();
-    if made.trim() != kept.trim() {
-        bail!(
-            "docs/settings.md is not what the program makes; run: cargo run -p tidegate -- settings-reference > docs/settings.md"
-        );
+    for page in ["settings", "problems"] {
+        let made = shell.read(&program.to_string_lossy(), &["reference", page])?;
+        let kept = fs::read_to_string(shell.root().join(format!("docs/{page}.md"))).unwrap_or_default();
+        if made.trim() != kept.trim() {
+            bail!(
+                "docs/{page}.md is not what the program makes; \
+                 run: cargo run -p tidegate -- reference {page} > docs/{page}.md"
+            );
+        }
     }
     Ok(())
 }

@@ -37,8 +37,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         shell.step("guests");
         guests::run(&guests::Args::default())?;
     }
-    shell.step("reference page of settings");
-    checks::settings_page(&shell)?;
+    shell.step("reference pages of settings and problems");
+    checks::reference_pages(&shell)?;
     shell.step("unit, property and end-to-end tests");
     let filter: &[&str] = if options.no_guests { &["-E", "not package(tidegate-tests)"] } else { &[] };
     if has("cargo-nextest") {

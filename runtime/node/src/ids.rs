@@ -149,11 +149,16 @@ impl std::str::FromStr for TraceId {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The standard knows lower-case digits only; `from_str_radix` would take a sign, too.
         match u128::from_str_radix(text, 16) {
-            Ok(id) if id != 0 && text.len() == 32 => Ok(Self(id)),
+            Ok(id) if id != 0 && text.len() == 32 && is_hex(text) => Ok(Self(id)),
             _ => Err("a trace id is 32 hex digits, not all zero"),
         }
     }
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The trace a request belongs to and the span that sent it, as in the `traceparent` header.
@@ -179,11 +184,12 @@ impl TraceContext {
     pub fn from_headers(headers: &http::HeaderMap) -> Self {
         let parsed = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(|text| {
             let mut parts = text.split('-');
-            let version = parts.next().filter(|version| version.len() == 2 && *version != "ff")?;
+            let of_length = |length| move |part: &&str| part.len() == length && is_hex(part);
+            let version = parts.next().filter(of_length(2)).filter(|version| *version != "ff")?;
             let trace = parts.next()?.parse().ok()?;
-            let parent = parts.next().filter(|span| span.len() == 16)?;
+            let parent = parts.next().filter(of_length(16))?;
             let parent = u64::from_str_radix(parent, 16).ok().filter(|span| *span != 0)?;
-            let flags = u8::from_str_radix(parts.next().filter(|flags| flags.len() == 2)?, 16).ok()?;
+            let flags = u8::from_str_radix(parts.next().filter(of_length(2))?, 16).ok()?;
             (version != "00" || parts.next().is_none()).then_some((trace, parent, flags & 1 == 1))
         });
         match parsed {
@@ -203,5 +209,44 @@ impl TraceContext {
     /// The same trace with a span of its own below this one.
     pub fn child(&self) -> Self {
         Self { parent: Some(self.span), span: rand::random::<u64>() | 1, ..*self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_traceparent_begins_a_new_trace_and_a_right_one_goes_on() {
+        let of = |text: &str| {
+            let value = http::HeaderValue::from_bytes(text.as_bytes()).unwrap();
+            TraceContext::from_headers(&http::HeaderMap::from_iter([(
+                http::HeaderName::from_static("traceparent"),
+                value,
+            )]))
+        };
+        let (ones, span) = ("1".repeat(32), "2".repeat(16));
+        let goes_on = |text: &str| of(text).parent.is_some();
+        assert!(goes_on(&format!("00-{ones}-{span}-01")));
+        assert!(goes_on(&format!("cc-{ones}-{span}-01-what-the-future-adds")));
+        assert_eq!(
+            of(&format!("00-{ones}-{span}-00")).header().to_str().unwrap().get(..36),
+            Some(&*format!("00-{ones}-"))
+        );
+        for hostile in [
+            String::new(),
+            format!("00-{}-{span}-01", "0".repeat(32)),
+            format!("00-+{}-{span}-01", "1".repeat(31)),
+            format!("00-{}-{span}-01", "A".repeat(32)),
+            format!("00-{ones}-+{}-01", "2".repeat(15)),
+            format!("00-{ones}-{}-01", "0".repeat(16)),
+            format!("00-{ones}-{span}-+1"),
+            format!("00-{ones}-{span}-01-more"),
+            format!("zz-{ones}-{span}-01"),
+            format!("ff-{ones}-{span}-01"),
+            "é".repeat(27),
+        ] {
+            assert!(!goes_on(&hostile), "{hostile}");
+        }
     }
 }

@@ -53,8 +53,20 @@ pub(super) enum Command {
     Tokens(TokensArgs),
     /// Save a server and a token
     Login(LoginArgs),
-    /// Print the reference page of all settings, as Markdown
-    SettingsReference,
+    /// Print a reference page as Markdown
+    Reference {
+        /// Which page
+        page: Page,
+    },
+}
+
+/// Pages that are made from the code.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum Page {
+    /// Every setting of a node
+    Settings,
+    /// Every kind of problem+json
+    Problems,
 }
 
 /// Stands for a data directory that is made for this run and removed after it.

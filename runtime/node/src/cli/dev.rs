@@ -64,6 +64,10 @@ pub(super) async fn run(args: DevArgs) -> Result<Exit, Failure> {
     let mut settings = *args.settings;
     local_node::give_way(&mut settings.node)?;
     let (began, deployed) = (Instant::now(), guest.as_ref().and_then(|guest| Stamp::of(&guest.file)));
+    if let (Some(guest), false) = (&guest, args.json) {
+        // A large guest takes seconds, and an empty terminal looks like a program that hangs.
+        note(format_args!("compiling {}", guest.file.display()));
+    }
     let node = tokio::select! {
         node = LocalNode::start(settings, guest.as_ref().map(Guest::root)) => node?,
         () = stop.wait() => return Ok(Exit::Ok),

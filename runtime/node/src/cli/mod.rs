@@ -36,7 +36,7 @@ use std::{ffi::OsString, future::Future, process::ExitCode};
 
 use clap::FromArgMatches as _;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Page};
 use failure::{Exit, Failure};
 
 /// The program. Returns its exit code.
@@ -79,8 +79,12 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Trails(args) => client(trails::run(args)),
         Command::Tokens(args) => client(tokens::run(args)),
         Command::Login(args) => client(login::run(args)),
-        Command::SettingsReference => {
-            output::Out::new(false).line(crate::settings::reference_page().trim_end()).map(|()| Exit::Ok)
+        Command::Reference { page } => {
+            let page = match page {
+                Page::Settings => crate::settings::reference_page(),
+                Page::Problems => crate::problem::reference_page(),
+            };
+            output::Out::new(false).line(page.trim_end()).map(|()| Exit::Ok)
         }
     };
     exit.map(ExitCode::from)
@@ -100,8 +104,10 @@ fn client(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = Box::pin(command) => outcome,
+            // Polled first: the signal is caught before the command does anything that somebody could wait for.
+            biased;
             _ = tokio::signal::ctrl_c() => Err(Failure::silent(Exit::Interrupted)),
+            outcome = Box::pin(command) => outcome,
         }
     });
     // A read of stdin that still blocks must not keep the program.

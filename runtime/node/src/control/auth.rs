@@ -32,6 +32,11 @@ impl Caller {
         state.token(&token::hash(token)).cloned().map(Self)
     }
 
+    /// Whether its token is still there.
+    pub fn is_known(&self, state: &State) -> bool {
+        state.token(&self.0.hash).is_some()
+    }
+
     /// Whether it may do this.
     pub fn may(&self, needed: &Scope) -> bool {
         self.0.scopes.iter().any(|held| held.covers(needed))

@@ -34,7 +34,8 @@ use super::{
 };
 use crate::{
     cluster::registry::{
-        Change, Command, FunctionConfig, FunctionRecord, Scope, VersionRecord, now_ms, parse_function, validate_name,
+        Change, Command, FunctionConfig, FunctionRecord, Rejection, Scope, VersionRecord, now_ms, parse_function,
+        validate_name,
     },
     ids::FunctionName,
     problem::Problem,
@@ -66,6 +67,10 @@ pub(super) async fn deploy(
     let key = (caller.tenant().clone(), FunctionName::from(name.as_str()));
     let is = control.registry.state().functions.get(&key).map(|function| function.revision);
     let if_revision = etag::expected(&headers, is)?;
+    // Checked again when the version is added; who is late already need not upload.
+    if let Some(expected) = if_revision.filter(|expected| *expected != is.unwrap_or(0)) {
+        return Err(Rejection::Changed { name, is: is.unwrap_or(0), expected }.into());
+    }
     if wishes.message.as_ref().is_some_and(|message| message.chars().count() > MESSAGE) {
         return Err(bad_request(format!("a message has at most {MESSAGE} characters")));
     }
@@ -190,8 +195,7 @@ async fn receive(
     match media_type.as_str() {
         "multipart/form-data" => receive_form(control, request).await,
         "application/wasm" | "application/octet-stream" | "" => {
-            let mut stream = request.into_body().into_data_stream();
-            Ok((spool(control, &mut stream).await?, None))
+            Ok((spool(control, &mut request.into_body().into_data_stream()).await?, None))
         }
         other => {
             let detail = format!(
@@ -207,7 +211,7 @@ async fn receive_form(control: &Control, request: Request) -> Result<(Spooled, O
     let broken = |error: &dyn std::fmt::Display| bad_request(format!("the form can't be read: {error}"));
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| broken(&error))?;
     let (mut module, mut config) = (None, None);
-    while let Some(mut field) = form.next_field().await.map_err(|error| broken(&error))? {
+    while let Some(mut field) = in_time(control, form.next_field()).await?.map_err(|error| broken(&error))? {
         match field.name() {
             Some("module") if module.is_none() => module = Some(spool(control, &mut field).await?),
             Some("config") if config.is_none() => {
@@ -229,7 +233,7 @@ async fn receive_form(control: &Control, request: Request) -> Result<(Spooled, O
 async fn small_field(control: &Control, mut field: Field<'_>) -> Result<Vec<u8>, Problem> {
     let limit = control.settings.control.max_control_body.get();
     let mut bytes = Vec::new();
-    while let Some(chunk) = field.next().await {
+    while let Some(chunk) = in_time(control, field.next()).await? {
         bytes.extend_from_slice(&chunk.map_err(|error| bad_request(format!("the form ended early: {error}")))?);
         if bytes.len() as u64 > limit {
             return Err(super::problems::body_too_large(limit, names::MAX_CONTROL_BODY));
@@ -258,7 +262,7 @@ where
     };
     let mut file = Some(control.data.temporary().map_err(failed)?);
     let mut size = 0;
-    while let Some(chunk) = stream.next().await {
+    while let Some(chunk) = in_time(control, stream.next()).await? {
         let chunk = chunk.map_err(|error| bad_request(format!("the upload ended early: {error}")))?;
         size += chunk.len() as u64;
         if size > limit {
@@ -283,6 +287,19 @@ fn module_too_large(limit: u64) -> Problem {
         limit,
         names::MAX_MODULE,
     )
+}
+
+/// The next piece of an upload, if it comes in time: who sends nothing would hold a place that others wait for.
+async fn in_time<T>(control: &Control, piece: impl Future<Output = T>) -> Result<T, Problem> {
+    let limit = control.settings.control.upload_idle;
+    tokio::time::timeout(limit.get(), piece).await.map_err(|_| {
+        let detail = format!("nothing came of the upload for {limit} (setting {})", names::UPLOAD_IDLE);
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "upload-idle", "The upload stood still", detail).bound(
+            "time between two chunks of an upload",
+            limit,
+            names::UPLOAD_IDLE,
+        )
+    })
 }
 
 fn merge(into: &mut Value, from: Value) {

@@ -25,7 +25,7 @@ use super::{
     wants,
 };
 use crate::{
-    cluster::registry::Scope,
+    cluster::registry::{Registry, Scope},
     observe::{FeedEvent, LogFilter, LogLine},
     problem::Problem,
 };
@@ -65,7 +65,8 @@ pub(super) async fn read(
     // Subscribed before the past is read: a line in between comes twice and is dropped by its number, not lost.
     let receiver = control.observe.feed.subscribe();
     let past = control.observe.logs.recent(&filter, limit).into();
-    let follow = Follow { past, receiver, filter, stop: control.shutdown.clone() };
+    let stop = control.shutdown.clone();
+    let follow = Follow { past, receiver, filter, stop, registry: control.registry.clone(), caller };
     let events = KeepAlive::new().interval(Duration::from_secs(15));
     Ok(Sse::new(follow.stream()).keep_alive(events).into_response())
 }
@@ -75,6 +76,8 @@ struct Follow {
     receiver: Receiver<FeedEvent>,
     filter: LogFilter,
     stop: CancellationToken,
+    registry: Registry,
+    caller: Caller,
 }
 
 impl Follow {
@@ -92,6 +95,10 @@ impl Follow {
                 event = self.receiver.recv() => event,
                 () = self.stop.cancelled() => return None,
             };
+            if !self.caller.is_known(&self.registry.state()) {
+                // Its token was revoked meanwhile.
+                return None;
+            }
             match event {
                 Ok(FeedEvent::Log(line)) if self.filter.wants(&line) => {
                     self.filter.after = line.sequence;

@@ -41,8 +41,8 @@ impl From<RegistryError> for Problem {
             error => {
                 tracing::error!(%error, "the registry could not be written");
                 let title = "The node could not store the change";
-                let detail = format!("{error}; nothing was changed. The node's log and its disk tell more");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage", title, detail)
+                let detail = format!("{error}; the change is not in force. The node's log and its disk tell more");
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage", title, detail)
             }
         }
     }

@@ -400,6 +400,39 @@ async fn logs_are_read_back_and_followed_without_a_gap_or_a_repetition() {
 }
 
 #[tokio::test]
+async fn who_follows_the_logs_is_cut_off_when_its_token_is_revoked() {
+    let api = api();
+    api.deploy("f", "module").await;
+    let made = api.ask("POST /v1/tokens", &[], json!({"scopes": ["deploy"]}).to_string()).await.body;
+    let request = Request::builder()
+        .uri("/v1/functions/f/logs?follow=true")
+        .header("authorization", format!("Bearer {}", made["token"].as_str().unwrap()));
+    let answer = api.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let id = made["id"].as_str().unwrap();
+    api.ask(&format!("DELETE /v1/tokens/{id}"), &[], Body::empty()).await;
+    let refused = || FeedEvent::Refused { status: 429, host: "a".into(), paused: Duration::ZERO, waiting: 0 };
+    api.observe.feed.send(refused);
+    let rest = tokio::time::timeout(Duration::from_secs(5), answer.into_body().collect()).await.unwrap().unwrap();
+    assert!(rest.to_bytes().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_that_stands_still_gives_its_place_up() {
+    let api = api_with(&["--upload-idle", "50ms"]);
+    let part = "--x\r\ncontent-disposition: form-data; name=\"module\"\r\n\r\nmod";
+    let form = "content-type: multipart/form-data; boundary=x";
+    for (kind, begin) in [("content-type: application/wasm", "mod"), (form, part), (form, "--x")] {
+        let begun = futures::stream::iter([Ok::<_, std::convert::Infallible>(begin)]);
+        let stalled = Body::from_stream(futures::StreamExt::chain(begun, futures::stream::pending()));
+        let answer = api.ask("PUT /v1/functions/f", &[kind], stalled).await;
+        assert_eq!(answer.status, StatusCode::REQUEST_TIMEOUT, "{}", answer.body);
+        assert_eq!(answer.body["setting"], "upload_idle");
+    }
+    let spooled = std::fs::read_dir(api._directory.path().join("tmp")).unwrap().count();
+    assert_eq!(spooled, 0, "no upload is left behind");
+}
+
+#[tokio::test]
 async fn the_bounds_and_the_node_are_shown() {
     let api = api();
     let limits = api.ask("GET /v1/limits", &[], Body::empty()).await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Control, auth::Caller, body, extract::Named, problems::bad_request, set};
 use crate::{
-    cluster::registry::{Command, Rejection, Scope, TokenRecord, token},
+    cluster::registry::{Command, Scope, TokenRecord, token},
     problem::Problem,
 };
 
@@ -60,13 +60,6 @@ pub(super) async fn revoke(
     Named(id): Named,
 ) -> Result<StatusCode, Problem> {
     caller.require(Scope::Admin)?;
-    let state = control.registry.snapshot();
-    let is_admin = |token: &TokenRecord| token.tenant == *caller.tenant() && token.scopes.contains(&Scope::Admin);
-    let mut admins = state.tokens.values().filter(|token| is_admin(token)).map(|token| &token.id);
-    if admins.next() == Some(&id) && admins.next().is_none() {
-        let why = format!("`{id}` is the last token with the scope admin; make another one first");
-        return Err(Rejection::Conflict(why).into());
-    }
     control.registry.write(Command::RevokeToken { tenant: caller.tenant().clone(), id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -71,7 +71,7 @@ pub(super) async fn show(
     let Some(record) = control.observe.trails.get(caller.tenant(), id) else {
         let size = control.settings.observe.trail_bytes;
         let detail = format!("no finished trail `{id}` is kept: it goes on still, or fell out of the ring of {size}");
-        return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", "There is no such trail", detail).bound(
+        return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", "There is no such thing", detail).bound(
             "memory for trails",
             size,
             "trail_bytes",

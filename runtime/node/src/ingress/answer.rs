@@ -9,7 +9,7 @@ use crate::{ids::TraceId, observe::Trail};
 
 const FUNCTION: HeaderName = HeaderName::from_static("tidegate-function");
 const VERSION: HeaderName = HeaderName::from_static("tidegate-version");
-const REGION: HeaderName = HeaderName::from_static("tidegate-region");
+pub(super) const REGION: HeaderName = HeaderName::from_static("tidegate-region");
 const TRACE: HeaderName = HeaderName::from_static("tidegate-trace");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 

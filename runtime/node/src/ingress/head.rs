@@ -10,16 +10,6 @@ use ipnet::IpNet;
 
 use crate::problem::Problem;
 
-/// Headers that speak of one connection and end there (RFC 9110, 7.6.1).
-static HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
 static FORWARDED: [HeaderName; 5] = [
     header::FORWARDED,
     X_FORWARDED_FOR,
@@ -79,8 +69,13 @@ fn bad_authority(detail: &str) -> Problem {
 pub(super) fn refuse_what_is_never_done<B>(request: &Request<B>) -> Result<(), Problem> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         let detail = format!("{} is not taken here; this is no proxy to tunnel through", request.method());
-        return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Not this method", detail)
-            .final_answer());
+        return Err(Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "Another method is needed",
+            detail,
+        )
+        .final_answer());
     }
     if let Some(upgrade) = request.headers().get(header::UPGRADE) {
         // A client that offers HTTP/2 by upgrade goes on happily in HTTP/1.1, as the standard wants.
@@ -92,23 +87,6 @@ pub(super) fn refuse_what_is_never_done<B>(request: &Request<B>) -> Result<(), P
         }
     }
     Ok(())
-}
-
-/// Removes the headers that end at this connection, those that `Connection` names included.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(connection) = headers.remove(header::CONNECTION) {
-        for name in connection.to_str().unwrap_or_default().split(',') {
-            // A header that routing or a guest relies on can't be made to vanish by naming it.
-            let name = name.trim();
-            if !name.eq_ignore_ascii_case("host") && !name.eq_ignore_ascii_case("content-length") {
-                headers.remove(name);
-            }
-        }
-        headers.remove("http2-settings");
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
 }
 
 /// Whether the peer is a proxy whose word about its clients counts.
@@ -127,9 +105,8 @@ pub(super) fn forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: &[IpNet]
         if headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https")) {
             scheme = Scheme::HTTPS;
         }
-        if let Some(before) = headers.get(X_FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
-            text = format!("{before}, {text}");
-        }
+        let before: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+        text = [before.as_slice(), &[text.as_str()]].concat().join(", ");
     } else {
         for name in &FORWARDED {
             headers.remove(name);
@@ -214,26 +191,6 @@ mod tests {
             let absolute = absolute(&uri, Scheme::HTTP, Authority::from_static("h"), start).unwrap();
             assert_eq!(absolute.to_string(), seen);
         }
-    }
-
-    #[test]
-    fn headers_of_the_connection_end_here_and_those_it_names() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "close, X-Mine, host"),
-            ("keep-alive", "5"),
-            ("te", "trailers"),
-            ("x-mine", "1"),
-            ("host", "a"),
-            ("upgrade", "h2c"),
-            ("x-kept", "1"),
-        ] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        strip_hop_by_hop(&mut headers);
-        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["host", "x-kept"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tidegate_core::units::Size;
 
-use super::Received;
+use super::Lingering;
 use crate::{
     body::{self, Body, BodyError},
     problem::Problem,
@@ -37,7 +37,7 @@ impl Exceeded {
 ///
 /// # Errors
 /// 413 at once where the stated length is beyond the bound.
-pub(super) fn bounded(incoming: Received, limit: u64) -> Result<(Body, Exceeded), Problem> {
+pub(super) fn bounded(incoming: Lingering, limit: u64) -> Result<(Body, Exceeded), Problem> {
     let hint = incoming.size_hint();
     if hint.lower() > limit {
         return Err(too_large(limit));
@@ -61,7 +61,7 @@ pub(super) fn too_large(limit: u64) -> Problem {
 }
 
 struct Inbound {
-    incoming: Received,
+    incoming: Lingering,
     left: u64,
     limit: u64,
     flag: Option<Arc<AtomicBool>>,

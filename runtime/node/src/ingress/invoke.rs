@@ -6,38 +6,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri::Authority};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, uri::Authority};
 
 use super::{
-    Ingress, Live, Received,
+    Ingress, Lingering, Target,
     answer::decorate,
     credentials::{self, Credentials},
     head,
     inbound::{bounded, too_large},
-    opener::Running,
+    record::Record,
 };
 use crate::{
     body::Body,
-    cluster::registry::{Auth, Scope},
+    cluster::registry::Scope,
     control::auth::{missing_scope, unauthorized},
     guest::Invocation,
     ids::TraceContext,
-    observe::{Ending, Observe, Subject, Trail},
+    observe::{Subject, Trail},
+    outbound::strip_connection,
     problem::Problem,
 };
 
 impl Ingress {
     pub(super) async fn invoke(
         &self,
-        version: &Live,
-        start: usize,
+        Target { version, start, public }: Target,
         authority: Authority,
         peer: SocketAddr,
-        request: Request<Received>,
+        request: Request<Lingering>,
     ) -> Result<Response<Body>, Problem> {
         let identity = version.identity();
         let (mut parts, incoming) = request.into_parts();
-        if identity.record.config.auth == Auth::Token && !self.open {
+        if !public && !self.open {
             self.authorize(&mut parts.headers, identity.name.as_str())?;
         }
         let deadline = preferences(&parts.headers)?;
@@ -46,11 +46,9 @@ impl Ingress {
         let trace = TraceContext::from_headers(&parts.headers);
         let subject = Subject::Invocation { function: Arc::clone(&running.name), version: identity.record.number };
         let trail = Trail::begin(trace.trace, identity.tenant.clone(), subject);
-        let mut record = Record { trail: &trail, running, observe: &self.observe, ended: false };
+        let mut record = Record::new(&trail, &self.observe, Some(running));
 
-        head::strip_hop_by_hop(&mut parts.headers);
-        // It was answered by the time the body is read.
-        parts.headers.remove(header::EXPECT);
+        strip_connection(&mut parts.headers);
         let scheme = head::forwarded(&mut parts.headers, peer.ip(), &self.trusted_proxies);
         if start > 0
             && let Some(prefix) = parts.uri.path().get(..start)
@@ -72,7 +70,7 @@ impl Ingress {
                     .into_response()
             }
             Ok(mut answer) => {
-                head::strip_hop_by_hop(answer.headers_mut());
+                strip_connection(answer.headers_mut());
                 answer
             }
             // Whatever the guest made of it, the reason was the body.
@@ -125,39 +123,6 @@ pub(super) fn preferences(headers: &HeaderMap) -> Result<Option<Instant>, Proble
         }
     }
     Ok(deadline)
-}
-
-/// Sees to it that an invocation is recorded once, however it ends.
-struct Record<'a> {
-    trail: &'a Trail,
-    running: &'a Running,
-    observe: &'a Observe,
-    ended: bool,
-}
-
-impl Record<'_> {
-    fn answered(&mut self, status: StatusCode) {
-        self.ended = true;
-        self.count(usize::from((status.as_u16() / 100).clamp(2, 5) - 2));
-        self.observe.metrics.invocation_seconds.observe(self.trail.began().elapsed().as_secs_f64());
-        self.observe.trails.finish(self.trail, Ending::Status(status.as_u16()));
-    }
-
-    fn count(&self, outcome: usize) {
-        if let Some(counter) = self.running.outcomes.get(outcome) {
-            counter.inc();
-        }
-    }
-}
-
-impl Drop for Record<'_> {
-    fn drop(&mut self) {
-        // The client went away first, or the request was refused half-way.
-        if !self.ended {
-            self.count(super::opener::OUTCOMES.len() - 1);
-            self.observe.trails.finish(self.trail, Ending::Cancelled);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Received;
+use super::linger::Lingering;
 use crate::settings::IngressSettings;
 
 /// Connections the system may hold for us until we accept them.
@@ -83,7 +83,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
     fn handle(
         self,
         peer: SocketAddr,
-        request: Request<Received>,
+        request: Request<Lingering>,
     ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
 }
 
@@ -160,7 +160,8 @@ fn builder(bounds: &Bounds) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.header_timeout)
         // hyper refuses less than 8 KiB.
-        // No `pipeline_flush`: with it hyper buffers an answer without bound while its client does not read.
+        // No `pipeline_flush`: with it hyper buffers an answer without bound while its client does not read, and holds
+        // its word about a malformed request back.
         .max_buf_size(usize::try_from(bounds.header_bytes).unwrap_or(usize::MAX).max(8 << 10));
     builder
         .http2()
@@ -188,9 +189,9 @@ async fn connection<H: Handler>(
     let spoke = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let spoke = Arc::clone(&spoke);
-        move |request: Request<_>| {
+        move |request| {
             spoke.store(true, Ordering::Relaxed);
-            let answer = handler.clone().handle(peer, request.map(Received::new));
+            let answer = handler.clone().handle(peer, Lingering::request(request));
             async move { Ok::<_, Infallible>(answer.await) }
         }
     });
@@ -234,7 +235,7 @@ mod tests {
     impl Handler for Hello {
         type Body = Body;
 
-        async fn handle(self, _: SocketAddr, request: Request<Received>) -> Response<Body> {
+        async fn handle(self, _: SocketAddr, request: Request<Lingering>) -> Response<Body> {
             if request.uri().path() == "/slow" {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -288,6 +289,56 @@ mod tests {
             let ended = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await;
             assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{first_bytes:?}: {ended:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_http_is_told_so_and_closed() {
+        let (address, _stop, _served) = start(10).await;
+        let many: String = (0..200).map(|number| format!("x-{number}: 1\r\n")).collect();
+        for (head, status) in [
+            ("content-length: 4\r\ncontent-length: 5\r\n", "400"),
+            ("transfer-encoding: chunked, identity\r\n", "400"),
+            ("x-a : b\r\n", "400"),
+            (many.as_str(), "431"),
+        ] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(format!("POST / HTTP/1.1\r\nhost: x\r\n{head}\r\n").as_bytes()).await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_still_sends_a_body_that_nobody_reads_gets_the_answer_and_keeps_the_connection() {
+        let (address, _stop, _served) = start(10).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let body = vec![b'x'; 8 << 20];
+        let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        assert!(answer(&mut stream).await.contains("hello"));
+        ask(&mut stream, "/").await;
+        assert!(answer(&mut stream).await.contains("hello"));
+    }
+
+    #[tokio::test]
+    async fn who_waits_to_be_asked_for_its_body_is_not_asked_by_a_refusal() {
+        let (address, _stop, _served) = start(10).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = "POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 ") && !text.contains("100 Continue"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
+        let (address, _stop, _served) = start(10).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HT").await.unwrap();
+        assert!(answer(&mut stream).await.contains("hello"));
     }
 
     #[tokio::test]

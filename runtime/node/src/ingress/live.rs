@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, OnceCell, watch};
 
 use super::route::name_below;
 use crate::{
-    cluster::registry::{FunctionRecord, RouteHost, RoutePattern, State, VersionNumber, VersionRecord},
+    cluster::registry::{Auth, FunctionRecord, RouteHost, RoutePattern, State, VersionNumber, VersionRecord},
     ids::{FunctionName, TenantId},
     problem::Problem,
 };
@@ -114,6 +114,13 @@ impl<D> LiveFunction<D> {
     /// The version that serves, or the one asked for.
     pub fn version(&self, number: Option<VersionNumber>) -> Option<&Arc<LiveVersion<D>>> {
         self.versions.get(&number.or(self.record.active)?)
+    }
+
+    /// Whether anyone may invoke the version. One asked for by its number is never more open than the one that serves:
+    /// what was public once is not, once its function wants tokens.
+    pub fn is_public(&self, version: &LiveVersion<D>) -> bool {
+        let of = |version: &LiveVersion<D>| version.identity.record.config.auth == Auth::Public;
+        of(version) && self.version(None).is_none_or(|serving| of(serving))
     }
 
     /// Whether it was invoked since this was asked last.
@@ -328,10 +335,11 @@ mod tests {
     }
 
     fn add(name: &str, routes: &[&str]) -> Command {
-        let config = FunctionConfig {
-            routes: routes.iter().map(|route| (*route).to_owned()).collect(),
-            ..FunctionConfig::default()
-        };
+        let routes = routes.iter().map(|route| (*route).to_owned()).collect();
+        add_configured(name, FunctionConfig { routes, ..FunctionConfig::default() })
+    }
+
+    fn add_configured(name: &str, config: FunctionConfig) -> Command {
         let version = VersionRecord {
             number: 0,
             digest: Digest([1; 32]),
@@ -367,6 +375,26 @@ mod tests {
         drop(request);
         assert!(first.upgrade().is_none(), "nothing else holds it");
         assert!(held(&functions, "f", Some(1)).await.is_some(), "and it can be asked for by its number");
+    }
+
+    #[tokio::test]
+    async fn a_version_that_was_public_is_not_once_its_function_wants_tokens() {
+        let (functions, mut state) = (Functions::new(Counting::default()), State::default());
+        let with = |auth| add_configured("f", FunctionConfig { auth, ..FunctionConfig::default() });
+        for (auth, public) in [
+            (Auth::Public, [true, true, true]),
+            (Auth::Token, [false, false, false]),
+            (Auth::Public, [true, false, true]),
+        ] {
+            state.apply(with(auth)).unwrap();
+            functions.show(&state, Opening::Later).await;
+            let table = functions.table();
+            let function = table.by_name("f").unwrap();
+            let number = function.record.active.unwrap();
+            for (version, public) in [Some(1), Some(2.min(number)), None].into_iter().zip(public) {
+                assert_eq!(function.is_public(function.version(version).unwrap()), public, "{version:?} of {number}");
+            }
+        }
     }
 
     #[tokio::test]

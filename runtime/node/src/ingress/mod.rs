@@ -9,10 +9,11 @@ mod credentials;
 mod head;
 mod inbound;
 mod invoke;
+mod linger;
 pub mod listener;
 pub mod live;
 mod opener;
-mod received;
+mod record;
 mod route;
 mod to;
 mod trailers;
@@ -22,18 +23,18 @@ use std::{net::SocketAddr, sync::Arc};
 use http::{HeaderValue, Request, Response, StatusCode, header, uri::Authority};
 use ipnet::IpNet;
 
+pub use linger::Lingering;
 pub use opener::{GuestOpener, Running, forget};
-pub use received::Received;
 pub use to::Senders;
 
 use self::{
     listener::Handler,
-    live::{Functions, LiveVersion},
+    live::{Functions, LiveFunction, LiveVersion},
     route::{Place, place},
 };
 use crate::{
     body::{self, Body},
-    cluster::registry::Registry,
+    cluster::registry::{Registry, VersionNumber},
     guest::GuestHost,
     ids::FunctionName,
     node::Readiness,
@@ -77,32 +78,53 @@ type Live = Arc<LiveVersion<Running>>;
 impl Handler for Arc<Ingress> {
     type Body = Body;
 
-    async fn handle(self, peer: SocketAddr, request: Request<Received>) -> Response<Body> {
+    async fn handle(self, peer: SocketAddr, request: Request<Lingering>) -> Response<Body> {
         let wants_trailers = trailers::wanted(&request);
         match self.serve(peer, request).await {
             Ok(answer) if wants_trailers => trailers::announce(answer).await,
             Ok(answer) => answer,
-            Err(problem) => problem.into_response(),
+            Err(problem) => {
+                let mut answer = problem.into_response();
+                answer.headers_mut().insert(answer::REGION, self.region.clone());
+                answer
+            }
         }
     }
 }
 
 /// What a request is for.
 enum Goal {
-    /// A function's version, and where its own path begins.
-    Invoke(Live, usize),
+    /// A function.
+    Invoke(Target),
     /// The gate.
     Gate,
     /// Something the node says itself.
     Answer(Response<Body>),
 }
 
+/// The version of a function that a request is for.
+struct Target {
+    version: Live,
+    /// Where the path that the guest sees begins.
+    start: usize,
+    /// Whether anyone may invoke it.
+    public: bool,
+}
+
+impl Target {
+    fn of(function: &LiveFunction<Running>, number: Option<VersionNumber>, start: usize) -> Option<Self> {
+        let version = Arc::clone(function.version(number)?);
+        let public = function.is_public(&version);
+        Some(Self { version, start, public })
+    }
+}
+
 impl Ingress {
-    async fn serve(&self, peer: SocketAddr, request: Request<Received>) -> Result<Response<Body>, Problem> {
+    async fn serve(&self, peer: SocketAddr, request: Request<Lingering>) -> Result<Response<Body>, Problem> {
         head::refuse_what_is_never_done(&request)?;
         let authority = head::authority(&request)?;
         match self.goal(&authority, request.uri().path())? {
-            Goal::Invoke(version, start) => self.invoke(&version, start, authority, peer, request).await,
+            Goal::Invoke(target) => self.invoke(target, authority, peer, request).await,
             Goal::Gate => self.to(request).await,
             Goal::Answer(answer) => Ok(answer),
         }
@@ -112,28 +134,27 @@ impl Ingress {
     /// other host the node's own places come first.
     fn goal(&self, authority: &Authority, path: &str) -> Result<Goal, Problem> {
         let table = self.functions.table();
-        let serving = |function: &Arc<live::LiveFunction<Running>>, start| match function.version(None) {
-            Some(version) => Ok(Goal::Invoke(Arc::clone(version), start)),
-            None => Err(nothing_serves(function.name().as_str())),
+        let serving = |function: &Arc<LiveFunction<Running>>| {
+            let target = Target::of(function, None, 0).ok_or_else(|| nothing_serves(function.name().as_str()));
+            target.map(Goal::Invoke)
         };
         let host = authority.host();
         if let Some(domain) = &self.domain
             && let Some(found) = table.by_domain(host, domain)
         {
-            return found.map_or_else(|name| Err(no_function(name)), |function| serving(function, 0));
+            return found.map_or_else(|name| Err(no_function(name)), serving);
         }
         if let Some(function) = table.by_host(host, path) {
-            return serving(function, 0);
+            return serving(function);
         }
         if let Some(root) = &self.root {
-            let function = table.by_name(root.as_str()).ok_or_else(|| no_function(root.as_str()))?;
-            return serving(function, 0);
+            return serving(table.by_name(root.as_str()).ok_or_else(|| no_function(root.as_str()))?);
         }
         match place(path) {
             Place::Function { name, version, rest } => {
                 let function = table.by_name(name).ok_or_else(|| no_function(name))?;
-                match (version, function.version(version)) {
-                    (_, Some(found)) => Ok(Goal::Invoke(Arc::clone(found), rest)),
+                match (version, Target::of(function, version, rest)) {
+                    (_, Some(target)) => Ok(Goal::Invoke(target)),
                     (Some(number), None) => Err(no_version(name, number)),
                     (None, None) => Err(nothing_serves(name)),
                 }
@@ -146,7 +167,7 @@ impl Ingress {
             })),
             Place::BadName => Err(no_function(path.strip_prefix("/f/").unwrap_or_default())),
             Place::Other => match table.by_path(path) {
-                Some(function) => serving(function, 0),
+                Some(function) => serving(function),
                 None => Err(nothing_here(path)),
             },
         }

@@ -33,8 +33,10 @@ pub(super) fn place(path: &str) -> Place<'_> {
         return match whole.split_once('@') {
             None if !whole.is_empty() => Place::Function { name: whole, version: None, rest },
             Some((name, version)) if !name.is_empty() => match version.parse() {
-                Ok(version) => Place::Function { name, version: Some(version), rest },
-                Err(_) => Place::BadName,
+                Ok(number) if version.starts_with(|first: char| first.is_ascii_digit()) => {
+                    Place::Function { name, version: Some(number), rest }
+                }
+                _ => Place::BadName,
             },
             _ => Place::BadName,
         };

@@ -7,18 +7,19 @@ use parking_lot::Mutex;
 use tidegate_core::Policy;
 
 use super::{
-    Ingress, Received,
+    Ingress, Lingering,
     answer::decorate,
     credentials::{self, Credentials},
-    inbound::bounded,
+    inbound::{bounded, too_large},
     invoke::preferences,
+    record::Record,
 };
 use crate::{
     body::Body,
     cluster::registry::Scope,
     control::auth::{Caller, unauthorized},
     ids::{TenantId, TraceContext},
-    observe::{Ending, Observe, Subject, Trail},
+    observe::{Subject, Trail},
     outbound::{CallTimeouts, OutboundCall, Sender, SenderKind},
     problem::Problem,
 };
@@ -51,7 +52,7 @@ impl Senders {
 }
 
 impl Ingress {
-    pub(super) async fn to(&self, request: Request<Received>) -> Result<Response<Body>, Problem> {
+    pub(super) async fn to(&self, request: Request<Lingering>) -> Result<Response<Body>, Problem> {
         let (mut parts, incoming) = request.into_parts();
         let caller = self.caller(&mut parts.headers)?;
         let tenant = caller.as_ref().map_or_else(TenantId::default_tenant, |caller| caller.tenant().clone());
@@ -61,11 +62,11 @@ impl Ingress {
             caller.require(Scope::To(routed.destination))?;
         }
         preferences(&parts.headers)?;
-        let (body, _) = bounded(incoming, self.max_body)?;
+        let (body, exceeded) = bounded(incoming, self.max_body)?;
         parts.uri = routed.uri;
         let trace = TraceContext::from_headers(&parts.headers);
         let trail = Trail::begin(trace.trace, tenant.clone(), Subject::Call);
-        let mut record = Record { trail: &trail, observe: &self.observe, ended: false };
+        let mut record = Record::new(&trail, &self.observe, None);
         let call = OutboundCall {
             request: Request::from_parts(parts, body),
             sender: self.senders.get(&tenant, caller.as_ref().map(Caller::token_id)),
@@ -76,11 +77,11 @@ impl Ingress {
         };
         let mut answer = match self.door.send(call).await {
             Ok(answer) => answer,
+            Err(_) if exceeded.get() => too_large(self.max_body).trail(trail.id()).into_response(),
             Err(error) => Problem::from(error).trail(trail.id()).into_response(),
         };
         decorate(answer.headers_mut(), None, &self.region, &trail);
-        record.ended = true;
-        self.observe.trails.finish(&trail, Ending::Status(answer.status().as_u16()));
+        record.answered(answer.status());
         Ok(answer)
     }
 
@@ -94,21 +95,6 @@ impl Ingress {
                 "the gate needs a token with the scope to:DESTINATION: as `tidegate-token: TOKEN` (then Authorization \
                  goes to the upstream as it is), or in the place of the API key",
             )),
-        }
-    }
-}
-
-/// Sees to it that a call is recorded once, however it ends.
-struct Record<'a> {
-    trail: &'a Trail,
-    observe: &'a Observe,
-    ended: bool,
-}
-
-impl Drop for Record<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.observe.trails.finish(self.trail, Ending::Cancelled);
         }
     }
 }

@@ -53,7 +53,8 @@ pub(super) fn ensure(
 ) -> Result<FirstToken, FirstTokenError> {
     let tenant = TenantId::default_tenant();
     let add = |text: &str| {
-        let known = registry.state().token(&token::hash(text)).is_some();
+        let state = registry.state();
+        let known = state.token(&token::hash(text)).is_some_and(|token| token.scopes.contains(&Scope::Admin));
         if !known {
             let label = "first token".to_owned();
             let record = token::record(Some(token::FIRST_TOKEN), tenant.clone(), label, vec![Scope::Admin], text);

@@ -32,6 +32,7 @@ pub(super) struct Keeper {
     pub(super) guests: Arc<GuestHost>,
     pub(super) data: Arc<DataDir>,
     pub(super) deploys: Arc<Semaphore>,
+    pub(super) max_deploys: u32,
     pub(super) observe: Arc<Observe>,
 }
 
@@ -118,9 +119,8 @@ impl Keeper {
     /// Removes modules and artifacts that no kept version names. No deploy is under way meanwhile: one that has stored
     /// its module and not yet its version would lose it.
     async fn collect(self: Arc<Self>) {
-        let all = u32::try_from(self.deploys.available_permits()).unwrap_or(u32::MAX);
         loop {
-            if let Ok(_permits) = self.deploys.acquire_many(all).await {
+            if let Ok(_permits) = self.deploys.acquire_many(self.max_deploys).await {
                 let (this, state) = (Arc::clone(&self), self.registry.snapshot());
                 let named = state.functions.values().flat_map(|function| function.versions.values());
                 let keep: HashSet<_> = named.map(|version| version.digest).collect();

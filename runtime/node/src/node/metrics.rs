@@ -6,7 +6,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 
 use crate::{
     body::{self, Body},
-    ingress::{Received, listener::Handler},
+    ingress::{Lingering, listener::Handler},
     observe::Observe,
     problem::Problem,
 };
@@ -18,7 +18,7 @@ pub(super) struct Scrapes(pub(super) Arc<Observe>);
 impl Handler for Scrapes {
     type Body = Body;
 
-    async fn handle(self, _: SocketAddr, request: Request<Received>) -> Response<Body> {
+    async fn handle(self, _: SocketAddr, request: Request<Lingering>) -> Response<Body> {
         if request.uri().path() != "/metrics" {
             let detail = "this listener serves /metrics";
             return Problem::new(StatusCode::NOT_FOUND, "no-such-path", "There is nothing here", detail)

@@ -81,7 +81,9 @@ fn announce(node: &RunningNode) -> io::Result<()> {
 pub fn log_to_stderr(settings: &NodeSettings) -> Result<(), StartError> {
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|error| StartError::Setting { setting: "log", why: error.to_string() })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Escapes are for a terminal; in a file they only hide the words.
+    let colours = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     let _ = match settings.log_format {
         LogFormat::Human => log.try_init(),
         LogFormat::Json => log.json().try_init(),

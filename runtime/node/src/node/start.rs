@@ -25,7 +25,7 @@ use crate::{
     guest::GuestHost,
     ids::{FunctionName, TenantId},
     ingress::{
-        GuestOpener, Ingress, Received, Senders,
+        GuestOpener, Ingress, Lingering, Senders,
         listener::{self, Handler, bind, serve},
         live::{Functions, Opening},
     },
@@ -108,6 +108,8 @@ pub struct RunningNode {
     drain: Duration,
     stop: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
+    // Outlive the listeners: a change under way is answered once it serves, and a keeper makes it serve.
+    stop_keepers: CancellationToken,
     keepers: Vec<JoinHandle<()>>,
     // Goes last: its runtime runs the listeners.
     _guests: Arc<GuestHost>,
@@ -166,7 +168,8 @@ impl Node {
         let (data_addr, control_addr) = (data_socket.local_addr()?, control_socket.local_addr()?);
         let metrics_addr = metrics_socket.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
         let (readiness, stop) = (Arc::<Readiness>::default(), CancellationToken::new());
-        let deploys = Arc::new(Semaphore::new(control_settings.max_deploys.max(1)));
+        let max_deploys = u32::try_from(control_settings.max_deploys).unwrap_or(u32::MAX).max(1);
+        let deploys = Arc::new(Semaphore::new(max_deploys as usize));
 
         let ingress = Arc::new(Ingress {
             functions: Arc::clone(&functions),
@@ -208,9 +211,19 @@ impl Node {
         if let Some(socket) = metrics_socket {
             listeners.push(tokio::spawn(accept(socket, Scrapes(Arc::clone(&observe)), of_control, stop.clone())));
         }
-        let keeper = keep::Keeper { registry, functions, door, guests: Arc::clone(&guests), data, deploys, observe };
+        let keeper = keep::Keeper {
+            registry,
+            functions,
+            door,
+            guests: Arc::clone(&guests),
+            data,
+            deploys,
+            max_deploys,
+            observe,
+        };
         let observe = Arc::clone(&keeper.observe);
-        let keepers = keeper.start(Arc::clone(&readiness), &stop);
+        let stop_keepers = CancellationToken::new();
+        let keepers = keeper.start(Arc::clone(&readiness), &stop_keepers);
         let token_file = matches!(first, FirstToken::Made(_)).then(|| settings.node.data.join(first_token::FILE));
         Ok(RunningNode {
             data_addr,
@@ -223,6 +236,7 @@ impl Node {
             drain: settings.node.drain_timeout.get(),
             stop,
             listeners,
+            stop_keepers,
             keepers,
             _guests: guests,
         })
@@ -242,20 +256,34 @@ impl RunningNode {
         self.stop.cancel();
         let deadline = tokio::time::Instant::now() + self.drain;
         let mut all = true;
-        for mut task in self.listeners.drain(..).chain(self.keepers.drain(..)) {
-            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-                all = false;
-                task.abort();
-                let _ = task.await;
-            }
+        for task in &mut self.listeners {
+            all &= end(task, deadline).await;
+        }
+        self.stop_keepers.cancel();
+        for task in &mut self.keepers {
+            all &= end(task, deadline + KEEPERS).await;
         }
         all
     }
 }
 
+/// Time that keepers have to write down what they know, once the listeners have ended.
+const KEEPERS: Duration = Duration::from_secs(2);
+
+/// Waits for a task until the deadline, then ends it. Says whether it ended by itself.
+async fn end(task: &mut JoinHandle<()>, deadline: tokio::time::Instant) -> bool {
+    let in_time = tokio::time::timeout_at(deadline, &mut *task).await.is_ok();
+    if !in_time {
+        task.abort();
+        let _ = task.await;
+    }
+    in_time
+}
+
 impl Drop for RunningNode {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.stop_keepers.cancel();
         for task in self.listeners.iter().chain(&self.keepers) {
             task.abort();
         }
@@ -269,7 +297,7 @@ struct Api(Router);
 impl Handler for Api {
     type Body = axum::body::Body;
 
-    async fn handle(self, _: SocketAddr, request: Request<Received>) -> Response<axum::body::Body> {
+    async fn handle(self, _: SocketAddr, request: Request<Lingering>) -> Response<axum::body::Body> {
         match self.0.oneshot(request.map(axum::body::Body::new)).await {
             Ok(answer) => answer,
             Err(never) => match never {},

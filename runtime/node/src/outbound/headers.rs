@@ -79,7 +79,7 @@ pub(crate) fn trailer_names(trailers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Removes headers of one connection, those that `Connection` names included.
-fn strip_connection(headers: &mut HeaderMap) {
+pub(crate) fn strip_connection(headers: &mut HeaderMap) {
     // Where both are stated the chunks count, and the length may not be passed on (RFC 9112 section 6.3).
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
@@ -91,6 +91,8 @@ fn strip_connection(headers: &mut HeaderMap) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|text| text.split(','))
             .filter_map(|name| name.trim().parse().ok())
+            // What routing and framing rely on can't be made to vanish by naming it.
+            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
             .collect();
         for name in named {
             headers.remove(name);
@@ -103,10 +105,6 @@ fn strip_connection(headers: &mut HeaderMap) {
 
 /// Makes the headers of an answer those of ours.
 pub(crate) fn incoming(headers: &mut HeaderMap) {
-    // RFC 9112 section 6.3: the coding frames the body, a length beside it is a lie or worse and must not go on.
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        headers.remove(header::CONTENT_LENGTH);
-    }
     strip_connection(headers);
     // What else serves the upstream's origin (RFC 7838) says nothing about the gate's.
     headers.remove(header::ALT_SVC);

@@ -27,7 +27,7 @@ pub use call::{CallTimeouts, OutboundCall, Sender, SenderKind, TransportError};
 pub use destinations::{CompiledDestination, DestinationPage, DestinationState, PartitionState, compile};
 pub use door::{Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
-pub(crate) use headers::trailer_names;
+pub(crate) use headers::{strip_connection, trailer_names};
 pub use headers::{HOP, Hops};
 pub use origin::{Authority, Origin, Scheme};
 pub use pool::{Resolve, SystemResolver};

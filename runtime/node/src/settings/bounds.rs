@@ -66,6 +66,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
         }
         control {
             max_functions, max_destinations, max_tokens, max_control_body, max_control_connections, max_deploys,
+            upload_idle,
         }
         guest {
             max_instances, instance_wait, instance_queue, guest_memory, max_guest_memory, guest_wall, max_guest_wall, guest_cpu,

@@ -135,6 +135,9 @@ pub struct ControlSettings {
     /// Open connections on the control listener
     #[arg(long, env = "TIDEGATE_MAX_CONTROL_CONNECTIONS", value_name = "COUNT", default_value_t = 256)]
     pub max_control_connections: usize,
+    /// Time between two chunks of an uploaded module
+    #[arg(long, env = "TIDEGATE_UPLOAD_IDLE", value_name = "DURATION", default_value = "30s")]
+    pub upload_idle: Span,
     /// Deploys that are uploaded or compiled at once; more wait
     #[arg(long, env = "TIDEGATE_MAX_DEPLOYS", value_name = "COUNT", default_value_t = 4)]
     pub max_deploys: usize,
@@ -220,7 +223,7 @@ pub struct GuestSettings {
     /// Memory of one compilation
     #[arg(long, env = "TIDEGATE_COMPILE_MEMORY", value_name = "SIZE", default_value = "3GiB")]
     pub compile_memory: Size,
-    /// Versions of a function that are kept
+    /// Versions of a function that are kept besides the one that serves
     #[arg(long, env = "TIDEGATE_KEEP_VERSIONS", value_name = "COUNT", default_value_t = 10)]
     pub keep_versions: usize,
     /// Functions may send to any host when they name none (dev)

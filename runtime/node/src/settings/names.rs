@@ -22,6 +22,7 @@ names! {
     MAX_CONTROL_BODY = "max_control_body";
     MAX_CONTROL_CONNECTIONS = "max_control_connections";
     MAX_DEPLOYS = "max_deploys";
+    UPLOAD_IDLE = "upload_idle";
     KEEP_VERSIONS = "keep_versions";
     DRAIN_TIMEOUT = "drain_timeout";
     MAX_INSTANCES = "max_instances";

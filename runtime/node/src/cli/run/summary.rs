@@ -62,12 +62,13 @@ impl Summary {
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let hidden = self.refused.saturating_sub(self.seen);
-        write!(f, "{} calls, {hidden} refusals hidden from the program", self.calls)?;
+        let counted = |count: u64, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+        write!(f, "{}, {} hidden from the program", counted(self.calls, "call"), counted(hidden, "refusal"))?;
         if self.seen > 0 {
             write!(f, ", {} passed on", self.seen)?;
         }
         if self.repeated > 0 {
-            write!(f, ", {} repeats", self.repeated)?;
+            write!(f, ", {}", counted(self.repeated, "repeat"))?;
         }
         write!(f, ", waited {} in all", millis(self.waited_ms))?;
         if self.missed > 0 {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::state::{
-    Command, DestinationRecord, FunctionRecord, Rejection, State, TokenRecord, VersionNumber, VersionRecord,
+    Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
 };
 use crate::ids::{DestinationName, Digest, FunctionName, TenantId};
 
@@ -101,7 +101,14 @@ impl State {
             }
             Command::RevokeToken { tenant, id } => {
                 let old = self.tokens.get(&id).filter(|token| token.tenant == tenant);
-                let hash = old.ok_or_else(|| not_found("token", &id))?.hash;
+                let old = old.ok_or_else(|| not_found("token", &id))?;
+                let hash = old.hash;
+                let may_all = |token: &TokenRecord| token.tenant == tenant && token.scopes.contains(&Scope::Admin);
+                if may_all(old) && self.tokens.values().filter(|token| may_all(token)).count() == 1 {
+                    return Err(Rejection::Conflict(format!(
+                        "`{id}` is the last token with the scope admin; make another one first"
+                    )));
+                }
                 self.tokens.remove(&id);
                 self.tokens_by_hash.remove(&hash);
                 Some(Change::TokenGone(id))
@@ -212,14 +219,14 @@ impl State {
     }
 }
 
-/// Drops the oldest versions beyond `keep`, but neither the active one nor the newest.
+/// Drops the oldest versions beyond `keep` and the active one, but never the newest.
 fn retain_versions(
     versions: &mut BTreeMap<VersionNumber, Arc<VersionRecord>>,
     active: Option<VersionNumber>,
     keep: usize,
 ) {
     let newest = versions.last_key_value().map(|(number, _)| *number);
-    while versions.len() > keep.max(1) {
+    while versions.len() > keep.saturating_add(1) {
         let oldest = versions.keys().copied().find(|number| Some(*number) != active && Some(*number) != newest);
         let Some(oldest) = oldest else { break };
         versions.remove(&oldest);
@@ -241,7 +248,7 @@ fn check_revision(name: &str, is: u64, expected: Option<u64>) -> Result<(), Reje
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::registry::{DestinationConfig, FunctionConfig, Scope, World};
+    use crate::cluster::registry::{DestinationConfig, FunctionConfig, World};
 
     fn version(routes: &[&str]) -> VersionRecord {
         VersionRecord {
@@ -295,12 +302,12 @@ mod tests {
         // (commands as (activate, keep), active afterwards, versions afterwards)
         type Case = (&'static [(bool, usize)], Option<u64>, &'static [u64]);
         let table: &[Case] = &[
-            (&[(ON, 3)], Some(1), &[1]),
-            (&[(OFF, 3)], None, &[1]),
-            (&[(ON, 3), (ON, 3), (ON, 3), (ON, 3)], Some(4), &[2, 3, 4]),
-            (&[(ON, 3), (OFF, 3), (OFF, 3), (OFF, 3)], Some(1), &[1, 3, 4]),
-            (&[(ON, 1), (OFF, 1)], Some(1), &[1, 2]),
-            (&[(ON, 1), (OFF, 1), (OFF, 1)], Some(1), &[1, 3]),
+            (&[(ON, 2)], Some(1), &[1]),
+            (&[(OFF, 2)], None, &[1]),
+            (&[(ON, 2), (ON, 2), (ON, 2), (ON, 2)], Some(4), &[2, 3, 4]),
+            (&[(ON, 2), (OFF, 2), (OFF, 2), (OFF, 2)], Some(1), &[1, 3, 4]),
+            (&[(ON, 0), (OFF, 0)], Some(1), &[1, 2]),
+            (&[(ON, 0), (OFF, 0), (OFF, 0)], Some(1), &[1, 3]),
             (&[(ON, 0), (ON, 0)], Some(2), &[2]),
         ];
         for (commands, active, versions) in table {
@@ -380,9 +387,11 @@ mod tests {
         assert!(state.token(&Digest([1; 32])).is_some());
         state.apply(Command::AddToken { token: token(2) }).unwrap();
         assert!(state.token(&Digest([1; 32])).is_none());
-        let other = Command::RevokeToken { tenant: "other".into(), id: "admin".into() };
-        assert!(state.apply(other).is_err(), "another tenant's token");
-        state.apply(Command::RevokeToken { tenant: "t".into(), id: "admin".into() }).unwrap();
+        let revoke = |tenant: &str| Command::RevokeToken { tenant: tenant.into(), id: "admin".into() };
+        assert!(state.apply(revoke("other")).is_err(), "another tenant's token");
+        assert!(matches!(state.apply(revoke("t")), Err(Rejection::Conflict(_))), "nobody could make another one");
+        state.apply(Command::AddToken { token: TokenRecord { id: "second".into(), ..token(3) } }).unwrap();
+        state.apply(revoke("t")).unwrap();
         assert!(state.token(&Digest([2; 32])).is_none());
     }
 

@@ -177,7 +177,7 @@ pub enum Command {
         activate: bool,
         /// Entity tag the deployer saw, if it insists.
         if_revision: Option<u64>,
-        /// Versions to keep.
+        /// Versions to keep besides the one that serves.
         keep: usize,
     },
     /// Lets another version serve.

@@ -1,9 +1,16 @@
 //! The registry on disk: one redb file, one durable transaction a command, and an immutable snapshot for readers.
 //!
 //! A command is applied to a copy of the state, the one record it changed is committed with the new revision, and only
-//! then is the copy shown. A crash leaves the state before or after a command, never one in between.
+//! then is the copy shown. A crash leaves the state before or after a command, never one in between. A write that fails
+//! (a full disk) closes the file; the next command opens it anew and begins with what is in it.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -75,6 +82,12 @@ macro_rules! storage_errors {
 }
 storage_errors!(DatabaseError, TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
 
+impl From<io::Error> for RegistryError {
+    fn from(error: io::Error) -> Self {
+        Self::Storage(Arc::new(error.into()))
+    }
+}
+
 /// How many of each thing one tenant may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -91,8 +104,9 @@ pub struct Bounds {
 pub struct Registry(Arc<Inner>);
 
 struct Inner {
-    // Held by one writer at a time, on a blocking thread.
-    database: Mutex<Database>,
+    path: PathBuf,
+    // Held by one writer at a time, on a blocking thread. Nothing after a write failed: redb refuses every further one.
+    database: Mutex<Option<Database>>,
     snapshot: ArcSwap<State>,
     revision: watch::Sender<u64>,
     bounds: Bounds,
@@ -104,25 +118,14 @@ impl Registry {
     /// # Errors
     /// When the file can't be opened or read.
     pub fn open(path: &Path, bounds: Bounds) -> Result<Self, RegistryError> {
-        let database = Database::create(path)?;
-        let write = database.begin_write()?;
-        {
-            write.open_table(FUNCTIONS)?;
-            write.open_table(DESTINATIONS)?;
-            write.open_table(TOKENS)?;
-            let mut meta = write.open_table(META)?;
-            let found = meta.get("format")?.map(|value| value.value());
-            match found {
-                None => drop(meta.insert("format", FORMAT)?),
-                Some(FORMAT) => {}
-                Some(found) => return Err(RegistryError::Format { found }),
-            }
+        if !path.try_exists()? {
+            make(path)?;
         }
-        write.commit()?;
-        let state = load(&database)?;
+        let (database, state) = read(path)?;
         let (revision, _) = watch::channel(state.revision);
         Ok(Self(Arc::new(Inner {
-            database: Mutex::new(database),
+            path: path.to_owned(),
+            database: Mutex::new(Some(database)),
             snapshot: ArcSwap::from_pointee(state),
             revision,
             bounds,
@@ -152,10 +155,7 @@ impl Registry {
         let this = self.clone();
         match tokio::task::spawn_blocking(move || this.write_blocking(command)).await {
             Ok(result) => result,
-            Err(error) => {
-                let error = std::io::Error::other(format!("the writer ended: {error}"));
-                Err(RegistryError::Storage(Arc::new(redb::Error::Io(error))))
-            }
+            Err(error) => Err(io::Error::other(format!("the writer ended: {error}")).into()),
         }
     }
 
@@ -165,16 +165,32 @@ impl Registry {
     /// As [`Registry::write`].
     pub fn write_blocking(&self, command: Command) -> Result<Applied, RegistryError> {
         let inner = &*self.0;
-        let database = inner.database.lock();
+        let mut open = inner.database.lock();
+        let database = match open.take() {
+            Some(database) => database,
+            None => {
+                let (database, state) = read(&inner.path)?;
+                inner.show(state);
+                database
+            }
+        };
         let mut next = State::clone(&inner.snapshot.load());
-        inner.bounds.check(&next, &command)?;
-        let applied = next.apply(command)?;
-        if let Some(change) = &applied.change {
+        let applied = inner.bounds.check(&next, &command).and_then(|()| Ok(next.apply(command)?));
+        if let Ok(Applied { change: Some(change), .. }) = &applied {
+            // On an error the file stays closed.
             store(&database, change, next.revision)?;
-            inner.snapshot.store(Arc::new(next));
-            inner.revision.send_replace(applied.revision);
+            inner.show(next);
         }
-        Ok(applied)
+        *open = Some(database);
+        applied
+    }
+}
+
+impl Inner {
+    fn show(&self, state: State) {
+        let revision = state.revision;
+        self.snapshot.store(Arc::new(state));
+        self.revision.send_replace(revision);
     }
 }
 
@@ -211,12 +227,44 @@ fn key(tenant: &TenantId, name: &str) -> String {
     format!("{tenant}\0{name}")
 }
 
+/// Makes an empty registry. It gets its name when it is whole: redb takes no file whose making a crash cut short.
+fn make(path: &Path) -> Result<(), RegistryError> {
+    let unfinished = path.with_extension("unfinished");
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    // Environments of functions are in it.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    let database = Database::create(&unfinished)?;
+    let write = database.begin_write()?;
+    write.open_table(FUNCTIONS)?;
+    write.open_table(DESTINATIONS)?;
+    write.open_table(TOKENS)?;
+    write.open_table(META)?.insert("format", FORMAT)?;
+    write.commit()?;
+    drop(database);
+    fs::rename(&unfinished, path)?;
+    // The name is durable only with its directory.
+    Ok(File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?)
+}
+
+/// Opens the file, checks it and reads all of it: a damaged one is an error here and not a surprise later.
+fn read(path: &Path) -> Result<(Database, State), RegistryError> {
+    let database = Database::builder().set_check_integrity_on_open(true).open(path)?;
+    let state = load(&database)?;
+    Ok((database, state))
+}
+
 fn load(database: &Database) -> Result<State, RegistryError> {
     let read = database.begin_read()?;
-    let mut state = State {
-        revision: read.open_table(META)?.get("revision")?.map(|value| value.value()).unwrap_or_default(),
-        ..State::default()
-    };
+    let meta = read.open_table(META)?;
+    let number = |key| Ok::<_, RegistryError>(meta.get(key)?.map(|value| value.value()).unwrap_or_default());
+    match number("format")? {
+        FORMAT => {}
+        found => return Err(RegistryError::Format { found }),
+    }
+    let mut state = State { revision: number("revision")?, ..State::default() };
     for (_, function) in records::<FunctionRecord>(&read, FUNCTIONS, "function")? {
         state.functions.insert((function.tenant.clone(), function.name.clone()), Arc::new(function));
     }
@@ -354,6 +402,55 @@ mod tests {
         let error = registry.write_blocking(put("c")).unwrap_err();
         assert!(error.to_string().contains("2 destinations (setting max_destinations)"), "{error}");
         registry.write_blocking(put("b")).unwrap();
+    }
+
+    #[test]
+    fn a_making_that_was_cut_short_is_begun_anew_and_only_the_owner_reads_the_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.redb");
+        fs::write(path.with_extension("unfinished"), [0; 4_096]).unwrap();
+        Registry::open(&path, BOUNDS).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn after_a_write_that_failed_the_next_one_begins_with_what_is_in_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.redb");
+        let registry = Registry::open(&path, BOUNDS).unwrap();
+        registry.write_blocking(put("a")).unwrap();
+        // What a failed write leaves: a closed file, with the change or without it.
+        drop(registry.0.database.lock().take());
+        Registry::open(&path, BOUNDS).unwrap().write_blocking(put("b")).unwrap();
+        assert_eq!(registry.state().destinations.len(), 1);
+        let mut watch = registry.watch();
+        registry.write_blocking(put("c")).unwrap_err();
+        assert_eq!((registry.state().destinations.len(), *watch.borrow_and_update()), (2, 2));
+        registry.write_blocking(put("a")).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_and_never_a_panic() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.redb");
+        let registry = Registry::open(&path, BOUNDS).unwrap();
+        registry.write_blocking(put("a")).unwrap();
+        drop(registry);
+        let whole = fs::read(&path).unwrap();
+        for step in 0..64 {
+            let mut damaged = whole.clone();
+            let at = step * whole.len() / 64;
+            let end = (at + 512).min(damaged.len());
+            damaged[at..end].iter_mut().for_each(|byte| *byte ^= 0x5a);
+            fs::write(&path, damaged).unwrap();
+            if let Ok(registry) = Registry::open(&path, BOUNDS) {
+                assert!(registry.state().destinations.len() <= 1);
+            }
+        }
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert!(Registry::open(&path, BOUNDS).is_err());
     }
 
     #[test]

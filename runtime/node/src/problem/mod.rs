@@ -3,10 +3,14 @@
 //! Typed errors live with what raises them; each becomes a [`Problem`] by a `From` beside its type, and this module
 //! alone knows how a problem looks on the wire.
 
+mod kinds;
+
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
+
+pub use kinds::{KINDS, Kind, reference_page};
 
 use crate::{
     body::{self, Body},
@@ -86,8 +90,9 @@ struct Wire<'a> {
 }
 
 impl Problem {
-    /// A problem without a bound.
+    /// A problem without a bound. Its kind stands in [`KINDS`].
     pub fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        debug_assert!(kinds::is_known(kind, status), "`{kind}` with {status} is missing in problem/kinds.rs");
         Self(Box::new(Parts {
             status,
             kind,

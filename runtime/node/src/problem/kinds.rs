@@ -1,0 +1,163 @@
+//! Every kind of problem there is: the table behind `docs/problems.md`.
+//!
+//! A kind is raised where its error is; here is what a client may rely on. Debug builds, and so all tests, end where
+//! a problem is raised that the table does not hold, or holds with another status.
+
+use http::StatusCode;
+
+/// One kind of problem.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// The last segment of `type`.
+    pub name: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// When it happens and what helps.
+    pub meaning: &'static str,
+}
+
+macro_rules! kinds {
+    ($($heading:literal { $($name:literal $status:literal $meaning:literal)* })*) => {
+        /// All kinds, by who raises them.
+        pub const KINDS: &[(&str, &[Kind])] =
+            &[$(($heading, &[$(Kind { name: $name, status: $status, meaning: $meaning }),*])),*];
+    };
+}
+
+kinds! {
+    "Requests, on every listener" {
+        "unauthorized" 401 "No token, or one that is not known or was revoked"
+        "missing-scope" 403 "The token's scopes do not cover this; `scope` names the one that would"
+        "no-such-path" 404 "Nothing is at this path"
+        "method-not-allowed" 405 "The path does not take this method; `Allow` says which it takes"
+    }
+
+    "Data listener" {
+        "bad-authority" 400 "The request names no host, several, or something that is none"
+        "bad-target" 400 "The target of the request is neither a path nor an absolute URL"
+        "no-such-function" 404 "No function of this name is deployed"
+        "no-such-version" 404 "The function keeps no version of this number"
+        "no-version-serves" 404 "The function has versions, and none was let serve"
+        "request-too-large" 413 "The request's body is beyond `max_request_body`"
+        "no-respond-async" 501 "`Prefer: respond-async` is not offered by this release"
+        "no-upgrade" 501 "Upgrades (WebSocket) are not offered"
+    }
+
+    "Functions" {
+        "outbound-calls" 429 "The invocation made as many outbound calls as it may"
+        "concurrent-calls" 429 "The invocation has as many outbound calls open as it may"
+        "guest-trap" 500 "The guest trapped"
+        "guest-exit" 500 "The guest ended its process"
+        "guest-no-answer" 500 "The guest returned without an answer"
+        "guest-error" 500 "The guest answered with a `wasi:http` error code"
+        "guest-status" 500 "The guest answered with a status that is no final answer"
+        "guest-start" 500 "No instance of the guest can be made"
+        "guest-memory" 500 "The guest wanted more memory than it may have"
+        "guest-handles" 500 "The guest wanted more handles of the host than it may have"
+        "guest-fields" 500 "The guest wanted the host to hold more headers than it may"
+        "guest-copy" 500 "The guest wanted more copied in one call than it may"
+        "instance-wait" 503 "No instance became free in time; `Retry-After` is set"
+        "instance-queue" 503 "Too many requests wait for an instance; `Retry-After` is set"
+        "instance-lost" 503 "Another request brought the shared instance down; a retry helps"
+        "shutting-down" 503 "The node is going down; a retry reaches another or the next one"
+        "guest-wall" 504 "No head of an answer within the wall time, waiting at the gate not counted"
+        "guest-cpu" 504 "The guest computed for longer than it may"
+        "guest-stream-idle" 504 "The guest's answer stood still for too long"
+        "guest-stream-total" 504 "The guest's answer lasted too long"
+        "deadline" 504 "The client's own deadline (`Prefer: wait`) passed before the guest answered"
+    }
+
+    "The gate" {
+        "header-invalid" 400 "A header that speaks to the gate says something wrong"
+        "to-invalid" 400 "The URL in a path of `/to` can't be read"
+        "destination-many" 400 "The destination stands for many hosts; name one with `/to/https://host/path`"
+        "request-invalid" 400 "The request can't be sent as it is"
+        "request-body" 400 "The request's body ended early"
+        "host-denied" 403 "The function's `allowed_hosts` don't hold this host; the detail has the line to paste"
+        "address-denied" 403 "The host's address is not public, and `egress_allow` does not hold it"
+        "destination-unknown" 404 "No destination of this name is configured"
+        "queue-full" 429 "As many calls or bytes wait for the destination as may; `Retry-After` is set"
+        "deadline-unreachable" 429 "The call's turn would come after its deadline; `Retry-After` says when to come back"
+        "cost-too-large" 429 "The call costs more than the destination's whole quota: it can never be sent"
+        "dns" 502 "The host has no address"
+        "connect" 502 "No connection to the upstream"
+        "tls" 502 "TLS with the upstream failed"
+        "closed" 502 "The upstream closed the connection before it answered"
+        "protocol" 502 "What the upstream sent is no HTTP"
+        "too-many-destinations" 503 "The node remembers as many busy destinations as it may"
+        "connect-timeout" 504 "No connection to the upstream in time"
+        "first-byte-timeout" 504 "No head of an answer from the upstream in time"
+        "deadline-passed" 504 "The call's deadline passed while it waited or was under way"
+        "loop" 508 "The request has passed too many gates: it calls itself"
+    }
+
+    "Control API" {
+        "bad-request" 400 "The request can't be understood; the detail says which part"
+        "not-found" 404 "There is no such function, version, destination, token or trail"
+        "upload-idle" 408 "Nothing came of the upload for `upload_idle`"
+        "conflict" 409 "Something else is in the way, such as a route that another function has"
+        "no-older-version" 409 "The function keeps no version to go back to"
+        "changed-meanwhile" 412 "It is not at the revision that `If-Match` names; read it again"
+        "body-too-large" 413 "The body is beyond `max_control_body`"
+        "unsupported-media-type" 415 "The body is neither a module nor a form with one"
+        "invalid-configuration" 422 "A configuration is wrong; `key` names the key"
+        "registry-full" 507 "There are as many of these as the node keeps"
+        "storage" 507 "The node's disk failed or is full; the change is not in force"
+    }
+
+    "Modules" {
+        "module-too-large" 413 "The module is beyond `max_module`"
+        "not-wasm" 422 "The upload is not WebAssembly"
+        "invalid-module" 422 "The module does not validate; the detail says where"
+        "no-component-type" 422 "A core module without a component type"
+        "no-handler" 422 "The component exports no `wasi:http` handler; `exports` lists what it exports"
+        "import-not-offered" 422 "The component imports what the host does not offer; `imports` lists it"
+        "needs-more" 422 "The component needs more at its start than it may have"
+        "compile-limit" 422 "The module takes more time or memory to compile than it may"
+        "compile-failed" 422 "The module can't be compiled"
+        "module-store" 500 "The node's disk or system failed it"
+        "module-missing" 503 "The module's bytes are not on this node"
+    }
+}
+
+/// Whether the table holds this kind with this status.
+pub(super) fn is_known(name: &str, status: StatusCode) -> bool {
+    let mut all = KINDS.iter().flat_map(|(_, kinds)| kinds.iter());
+    all.any(|kind| kind.name == name && kind.status == status.as_u16())
+}
+
+/// The page as Markdown.
+pub fn reference_page() -> String {
+    let mut page = String::from(
+        "# Problems\n\n\
+         Every error that Tidegate itself answers with is `application/problem+json` (RFC 9457): `type` is\n\
+         `/problems/KIND`, `detail` says what happened this time and what to do next. Where a bound bit, `limit`, `value`\n\
+         and `setting` name it ([settings](settings.md)); `trail` is the trace id under which `tidegate trails show` tells\n\
+         the whole story. `Retry-After` is set where a later try may help, `x-should-retry: false` where a client's own\n\
+         can't. Clients may rely on kinds and statuses; titles and details may be reworded.\n",
+    );
+    for (heading, kinds) in KINDS {
+        page.push_str(&format!("\n## {heading}\n\n| kind | status | when |\n|---|---|---|\n"));
+        for Kind { name, status, meaning } in *kinds {
+            page.push_str(&format!("| `{name}` | {status} | {meaning} |\n"));
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_kind_stands_twice_and_each_is_a_path_segment() {
+        let mut names = HashSet::new();
+        for kind in KINDS.iter().flat_map(|(_, kinds)| kinds.iter()) {
+            assert!(names.insert(kind.name), "{}", kind.name);
+            assert!(kind.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{}", kind.name);
+            assert!(StatusCode::from_u16(kind.status).unwrap().as_u16() >= 400, "{}", kind.name);
+        }
+    }
+}
