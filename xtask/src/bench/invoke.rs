@@ -177,12 +177,13 @@ impl Bench<'_> {
             return Ok(());
         }
         let upstream = peers::tidegate(&self.program, &["mock-llm", "--listen", "127.0.0.1:0"], &[])?;
-        let url = format!("http://{}/v1/models", upstream.address);
+        let url = format!("http://{}", upstream.address);
         let data = tempfile::tempdir()?;
         let node = self.node(data.path(), &[])?;
         self.deploy(&node, "forward", "function", &[("UPSTREAM", &url)])?;
         let peer = peers::wasmtime(&self.built.join("forward.wasm"), 1_000, 1, &[("UPSTREAM", &url)])?;
-        let (ours, theirs) = (format!("http://{}/f/forward/", node.address), format!("http://{}/", peer.address));
+        let ours = format!("http://{}/f/forward/v1/models", node.address);
+        let theirs = format!("http://{}/v1/models", peer.address);
         self.compare(name, &ours, &theirs, 1.7)
     }
 

@@ -1,6 +1,6 @@
 //! Hog permits: guests that compute for long share the processors that are left over.
 //!
-//! A guest may run for two milliseconds as it likes. Past that it goes on only with a permit, and there is one fewer of
+//! A guest may run for five milliseconds as it likes. Past that it goes on only with a permit, and there is one fewer of
 //! them than guest threads (but at least one), handed out round robin by function. So however many guests spin, no
 //! function starves another.
 //!

@@ -49,15 +49,18 @@ pub(super) fn linker<T: Send + 'static>(
                     instance.resource(name, ResourceType::host::<Never>(), |_, _| Ok(()))?;
                 }
                 ComponentItem::ComponentFunc(function) if function.async_() => {
-                    instance.func_new_concurrent(name, |accessor, function, _, results| {
+                    instance.func_new_concurrent(name, |accessor, function, parameters, results| {
                         Box::pin(async move {
-                            accessor.with(|mut access| answer(access.as_context_mut(), function.results(), results))
+                            accessor.with(|mut access| {
+                                answer(access.as_context_mut(), parameters, function.results(), results)
+                            })
                         })
                     })?;
                 }
                 ComponentItem::ComponentFunc(_) => {
-                    instance
-                        .func_new(name, |store, function, _, results| answer(store, function.results(), results))?;
+                    instance.func_new(name, |store, function, parameters, results| {
+                        answer(store, parameters, function.results(), results)
+                    })?;
                 }
                 _ => {}
             }
@@ -68,9 +71,16 @@ pub(super) fn linker<T: Send + 'static>(
 
 fn answer<T: 'static>(
     mut store: StoreContextMut<'_, T>,
+    parameters: &[Val],
     types: impl Iterator<Item = Type>,
     results: &mut [Val],
 ) -> wasmtime::Result<()> {
+    for parameter in parameters {
+        // What was lent must be given back, which this does.
+        if let Val::Resource(resource) = parameter {
+            Resource::<Never>::try_from_resource_any(*resource, &mut store)?;
+        }
+    }
     for (kind, result) in types.zip(results) {
         *result = match &kind {
             Type::Result(kind) => match kind.err().as_ref().and_then(denied) {

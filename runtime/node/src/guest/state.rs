@@ -27,8 +27,9 @@ pub(super) const HOSTCALL_BYTES: usize = 8 << 20;
 const RANDOM_BYTES: u64 = 64 << 10;
 /// Bytes a guest may write into a body at once.
 pub(super) const BODY_CHUNK: usize = 64 << 10;
-/// A guest that computes for longer than this in one request needs a hog permit to go on.
-const HOG_AFTER: std::time::Duration = std::time::Duration::from_millis(2);
+/// A guest that computes for longer than this in one request needs a hog permit to go on. Starting a JavaScript engine
+/// takes up to 2 ms, and more where the machine is crowded: that must not be taken for a long computation.
+const HOG_AFTER: std::time::Duration = std::time::Duration::from_millis(5);
 /// A poll younger than this goes on when the epoch moves: it has only just begun.
 const SLICE: std::time::Duration = std::time::Duration::from_micros(800);
 

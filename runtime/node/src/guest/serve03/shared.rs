@@ -121,7 +121,9 @@ impl Shared {
 
     /// Takes a place, if the instance may have company.
     pub(super) fn try_slot(self: &Arc<Self>) -> Option<Slot> {
-        if self.retired.load(Ordering::Acquire) || self.meter.polled_for() > BUSY {
+        // One that computes for long may be a runaway, and whoever joins it would end with it.
+        let busy = self.meter.polled_for() > BUSY || self.meter.is_hog();
+        if busy || self.retired.load(Ordering::Acquire) {
             return None;
         }
         let concurrency = self.deployed.reuse.concurrency.max(1);

@@ -178,10 +178,9 @@ impl Call<'_> {
                 }
                 _ => {}
             }
-            match head.uri.path_and_query() {
-                Some(path) => Uri::from(path.clone()),
-                None => Uri::from_static("/"),
-            }
+            // An empty path is `/`, which a URI without an authority does not know.
+            let path = head.uri.path_and_query().cloned().map(Uri::from);
+            path.filter(|uri| !uri.path().is_empty()).unwrap_or_else(|| Uri::from_static("/"))
         };
         let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();
