@@ -3,11 +3,14 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{Arc, Weak, atomic::Ordering},
-    task::{Context, Poll},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, stream::FuturesUnordered, task::AtomicWaker};
 use wasmtime::{
     AsContextMut,
     component::{Accessor, Resource, TypedFunc},
@@ -35,6 +38,24 @@ pub(super) struct Live {
     pub(super) permit: Permit,
 }
 
+/// A waker that remembers whether it was used.
+#[derive(Default)]
+struct Bell {
+    rung: AtomicBool,
+    outer: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.outer.wake();
+    }
+}
+
 /// The instance's task: until it retires and serves nobody, is killed, or traps.
 pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, shelf: Weak<Shelf03>) {
     // Whatever ends this task, nobody may send it more requests afterwards.
@@ -58,13 +79,19 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
     let outcome = {
         let work = live.store.run_concurrent(async |accessor| serve(accessor, &service, &shared).await);
         let mut work = pin!(Metered::new(work, Arc::clone(&shared.meter)));
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
         poll_fn(|cx| {
-            let polled = work.as_mut().poll(cx);
+            bell.outer.register(cx.waker());
+            bell.rung.store(false, Ordering::Release);
+            let polled = work.as_mut().poll(&mut Context::from_waker(&waker));
             if polled.is_pending() {
                 if shared.killed.load(Ordering::Acquire) {
                     return Poll::Ready(Ok(Ok(())));
                 }
-                if !shared.rested.swap(true, Ordering::AcqRel) && !shared.inbox.lock().is_empty() {
+                // Whoever yields to others rings as it does so: then there is more to run.
+                let rests = !bell.rung.load(Ordering::Acquire);
+                if rests && !shared.rested.swap(true, Ordering::AcqRel) && !shared.inbox.lock().is_empty() {
                     shared.wake.wake();
                 }
             }
