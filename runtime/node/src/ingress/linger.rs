@@ -17,6 +17,8 @@ use hyper::body::Incoming;
 
 /// How long the rest of an unwanted body is read (no setting: it costs a buffer, and nobody waits for it).
 const READ_ON: Duration = Duration::from_secs(5);
+/// Bytes of it that are read: an honest upload, never an endless one.
+const READ_ON_BYTES: usize = 128 << 20;
 
 /// An inbound body whose rest is read and thrown away when it is dropped before its end.
 #[derive(Debug)]
@@ -42,7 +44,12 @@ impl Drop for Lingering {
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let rest = async { while let Some(Ok(_)) = incoming.frame().await {} };
+                let rest = async {
+                    let mut left = READ_ON_BYTES;
+                    while let (Some(Ok(frame)), 1..) = (incoming.frame().await, left) {
+                        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                    }
+                };
                 let _ = tokio::time::timeout(READ_ON, rest).await;
             });
         }
