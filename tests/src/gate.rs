@@ -59,12 +59,10 @@ impl GateBuilder {
     pub async fn start(self) -> Gate {
         let own = tempfile::tempdir().unwrap();
         let data = self.data.unwrap_or_else(|| own.path().to_owned());
-        // Nothing prints the port of this listener: one that was free a moment ago.
-        let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let mut command = Command::new(program());
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--control-listen", "127.0.0.1:0"])
-            .args(["--metrics-listen", &metrics, "--data"])
+            .args(["--metrics-listen", "127.0.0.1:0", "--data"])
             .arg(&data)
             .args(["--egress-allow", "127.0.0.0/8"])
             .args(&self.arguments)
@@ -76,12 +74,13 @@ impl GateBuilder {
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
-        let mut addresses =
-            line.split("http://").skip(1).map(|rest| rest.trim().trim_end_matches(", control on").to_owned());
+        lines.read_line(&mut line).unwrap();
+        let address = |rest: &str| rest.split([',', '/', '\n']).next().unwrap_or_default().to_owned();
+        let mut addresses = line.split("http://").skip(1).map(address);
         let gate = Gate {
-            data_address: addresses.next().unwrap_or_else(|| panic!("the first line is {line:?}")),
+            data_address: addresses.next().unwrap_or_else(|| panic!("the first lines are {line:?}")),
             control_address: addresses.next().unwrap(),
-            metrics_address: metrics,
+            metrics_address: addresses.next().unwrap(),
             client: Client::default(),
             child,
             _own: own,

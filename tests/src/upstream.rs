@@ -21,7 +21,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 
 /// One request as it arrived.
 #[derive(Clone, Debug)]
@@ -51,17 +51,13 @@ struct State {
     in_flight: AtomicUsize,
 }
 
-/// A server on a free loopback port, ended when dropped.
+/// A server on a free loopback port, ended when dropped. It runs on a thread of its own: a limit that is counted late,
+/// because the clients of the test had to run first, is no limit.
 pub struct Upstream {
     address: String,
     state: Arc<State>,
-    server: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
+    /// Its server ends when this is dropped.
+    _alive: oneshot::Sender<()>,
 }
 
 /// An answer with a text.
@@ -153,12 +149,25 @@ impl Upstream {
         F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(State::default());
         let script: Arc<Script> = Arc::new(move |request| Box::pin(script(request)) as Answering);
-        let server = tokio::spawn(accept(listener, Arc::clone(&state), script));
-        Self { address, state, server }
+        let (alive, ended) = oneshot::channel::<()>();
+        let server = {
+            let state = Arc::clone(&state);
+            async move {
+                let listener = TcpListener::from_std(listener).unwrap();
+                tokio::select! {
+                    () = accept(listener, state, script) => {}
+                    _ = ended => {}
+                }
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::thread::spawn(move || runtime.block_on(server));
+        Self { address, state, _alive: alive }
     }
 
     /// A URL of this upstream.

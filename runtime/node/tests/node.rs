@@ -153,6 +153,8 @@ async fn a_node_that_drains_says_so_finishes_what_is_open_and_listens_no_more() 
     let path = format!("/to/http://{}/", silent.local_addr().unwrap());
     let open = tokio::spawn(async move { get(address, &path, "").await });
     let (mut upstream, _) = silent.accept().await.unwrap();
+    // An answer before its request would be none.
+    assert!(upstream.read(&mut [0; 4_096]).await.unwrap() > 0);
     let ended = tokio::spawn(node.shutdown());
     while TcpStream::connect(address).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;

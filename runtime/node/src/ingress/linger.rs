@@ -1,7 +1,8 @@
-//! The body of a request, read on for a while when nobody wants the rest of it.
+//! The body of a request, read on for a while when nobody wants it.
 //!
-//! Whoever answers early drops the body. The client may be sending it still; a connection closed under its hands would
-//! be reset, and the answer lost with it.
+//! Whoever refuses a request drops its body. The client may be sending it still; a connection closed under its hands
+//! would be reset, and the answer lost with it. A body that somebody began to read is that reader's: the door and the
+//! guests have bounds of their own for the rest.
 
 use std::{
     pin::Pin,
@@ -15,16 +16,16 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-/// How long the rest of an unwanted body is read (no setting: it costs a buffer, and nobody waits for it).
+/// How long, and how far, an unwanted body is read (no setting: it costs a buffer, and nobody waits for it).
 const READ_ON: Duration = Duration::from_secs(5);
-/// Bytes of it that are read: an honest upload, never an endless one.
-const READ_ON_BYTES: usize = 128 << 20;
+const READ_ON_BYTES: u64 = 64 << 20;
 
-/// An inbound body whose rest is read and thrown away when it is dropped before its end.
+/// An inbound body that is read and thrown away when it is dropped unread.
 #[derive(Debug)]
 pub struct Lingering {
     incoming: Option<Incoming>,
     linger: bool,
+    to_the_end: bool,
 }
 
 impl Lingering {
@@ -32,7 +33,13 @@ impl Lingering {
     pub fn request(request: Request<Incoming>) -> Request<Self> {
         // Who expects `100 Continue` has sent nothing yet; to read would be to ask for it.
         let linger = !request.headers().contains_key(header::EXPECT);
-        request.map(|incoming| Self { incoming: Some(incoming), linger })
+        request.map(|incoming| Self { incoming: Some(incoming), linger, to_the_end: false })
+    }
+
+    /// Also when it was read in part: for readers that only give up.
+    pub fn to_the_end(mut self) -> Self {
+        self.to_the_end = true;
+        self
     }
 }
 
@@ -46,9 +53,11 @@ impl Drop for Lingering {
             runtime.spawn(async move {
                 let rest = async {
                     let mut left = READ_ON_BYTES;
-                    while let (Some(Ok(frame)), 1..) = (incoming.frame().await, left) {
-                        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                    while let Some(Ok(frame)) = incoming.frame().await {
+                        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                        left = left.checked_sub(length)?;
                     }
+                    Some(())
                 };
                 let _ = tokio::time::timeout(READ_ON, rest).await;
             });
@@ -66,8 +75,7 @@ impl Body for Lingering {
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.incoming = None;
         } else {
-            // Whatever was expected has been asked for by now.
-            self.linger = true;
+            self.linger = self.to_the_end;
         }
         polled
     }

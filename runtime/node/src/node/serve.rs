@@ -60,18 +60,21 @@ async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCo
     }
 }
 
-/// Says where the node listens: one line on stdout, in one form, for people and programs.
+/// Says where the node listens on stdout, in one form, for people and programs: the first line has the two listeners
+/// that there always are.
 fn announce(node: &RunningNode) -> io::Result<()> {
     if let Some(file) = &node.token_file {
         eprintln!("tidegate: admin token written to {}", file.display());
     }
-    let mut out = io::stdout().lock();
-    writeln!(out, "tidegate listening on http://{}, control on http://{}", node.data_addr, node.control_addr)?;
-    out.flush()?;
+    let mut lines =
+        format!("tidegate listening on http://{}, control on http://{}\n", node.data_addr, node.control_addr);
     if let Some(address) = node.metrics_addr {
-        tracing::info!("metrics on http://{address}/metrics");
+        lines.push_str(&format!("metrics on http://{address}/metrics\n"));
     }
-    Ok(())
+    // At once: who has read the first line may have closed the stream.
+    let mut out = io::stdout().lock();
+    out.write_all(lines.as_bytes())?;
+    out.flush()
 }
 
 /// The node's own log, on stderr. Somebody who set one up already keeps it.

@@ -298,7 +298,7 @@ impl Handler for Api {
     type Body = axum::body::Body;
 
     async fn handle(self, _: SocketAddr, request: Request<Lingering>) -> Response<axum::body::Body> {
-        match self.0.oneshot(request.map(axum::body::Body::new)).await {
+        match self.0.oneshot(request.map(|body| axum::body::Body::new(body.to_the_end()))).await {
             Ok(answer) => answer,
             Err(never) => match never {},
         }
