@@ -55,7 +55,9 @@ pub async fn contained<T>(gate: &Gate, what: &str, attack: impl Future<Output = 
     times.push(after.took);
     times.sort();
     let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
-    assert!(slowest < SLOWEST && median < MEDIAN, "{what}: the neighbour took {median:?}, at most {slowest:?}");
+    // Of a short attack there are too few answers for a median: one late one would be it.
+    let quick = median < MEDIAN || times.len() < 20;
+    assert!(slowest < SLOWEST && quick, "{what}: the neighbour took {median:?}, at most {slowest:?}");
     let grown = gate.peak_resident().saturating_sub(before);
     assert!(grown < GROWTH, "{what}: the node grew by {} MiB", grown >> 20);
     outcome
