@@ -118,3 +118,25 @@ async fn a_body_that_nobody_reads_costs_its_client_neither_the_answer_nor_the_co
         assert_eq!(gate.control_get("/v1/functions").await.status, 200);
     }
 }
+
+/// An answer is through before the guest's task ends. What such tasks hold must not pile up behind new requests, or the
+/// instance hits its bound of handles with nobody at fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_answered_requests_leave_to_do_gets_its_turn_under_load() {
+    let gate = Gate::serve().flags("--guest-handles 200").start().await;
+    gate.deploy_as("hello-rust-p3", "hello", json!({"auth": "public"})).await;
+    let url = gate.url("/f/hello/");
+    let clients = (0..32).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let client = Client::default();
+            for _ in 0..300 {
+                let answer = client.send(Request::get(&url).body(Default::default()).unwrap()).await;
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+        })
+    });
+    for client in futures::future::join_all(clients.collect::<Vec<_>>()).await {
+        client.unwrap();
+    }
+}
