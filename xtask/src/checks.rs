@@ -93,7 +93,7 @@ pub(crate) fn words(shell: &Shell) -> Result<()> {
                 continue;
             }
             let Ok(text) = fs::read_to_string(&file) else { continue };
-            for mark in ["todo!(", "unimplemented!(", "FIXME", "XXX", "unbounded_channel"] {
+            for mark in ["todo!(", "unimplemented!(", "FIXME", "XXX", "unbounded_channel", "mpsc::unbounded"] {
                 if text.contains(mark) {
                     found.push(format!("{}: {mark}", file.display()));
                 }

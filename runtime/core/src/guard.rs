@@ -30,6 +30,9 @@ pub const RAMP_WINDOW: u32 = 2;
 pub const OPEN_AT: u32 = 128;
 /// Shortest time in which the window doubles.
 pub const DOUBLING: Duration = Duration::from_millis(250);
+/// Growing by ones lets more leave than doubling at the end of the same time would: it takes a little longer for that, or
+/// the return of a slow destination overshoots.
+const SMOOTH: f64 = 1.1;
 /// Accepted requests per place of the window that double it without waiting for time.
 pub const EVIDENCE: u32 = 8;
 /// First pause after a refusal that names no wait.
@@ -144,7 +147,7 @@ impl Guard {
         if self.unanswered >= self.window {
             // One by one and not twice as many at once: of those that leave together all are refused, or none.
             let window = f64::from(self.window);
-            let wider = self.grown + self.doubling().mul_f64((1.0 + 1.0 / window).log2());
+            let wider = self.grown + self.doubling().mul_f64(SMOOTH * (1.0 + 1.0 / window).log2());
             if now < wider {
                 return Some((wider, Waiting::Guard { window: self.window }));
             }

@@ -61,11 +61,16 @@ fn a_hundred_calls_at_once_find_an_unknown_limit() {
                     share * 100.0,
                     worst * 100.0
                 );
-                // Ten seconds' worth; a bucket of one wastes most of every second it is told to wait.
-                assert!(took < 22.0, "{says:?} {name} {from}-{to}/{refusing}: {took} s");
-                // A refusal that takes as long as an answer comes too late for those that left meanwhile.
+                // Ten seconds' worth; a bucket of one wastes most of every second it is told to wait, and answers of
+                // seconds add to the end.
+                let longest = if to >= 1000 || name == "bucket of 2" { 22.0 } else { 17.0 };
+                assert!(took < longest, "{says:?} {name} {from}-{to}/{refusing}: {took} s");
+                // A refusal that takes as long as an answer comes too late for those that left meanwhile: a bucket that
+                // lets twenty pass at first hides its limit from most of them.
                 let (mean, most) = match (refusing, name) {
-                    (0 | 1, _) => (0.11, 0.14),
+                    (0 | 1, "bucket of 20") => (0.11, 0.14),
+                    (0 | 1, _) if to >= 1000 => (0.11, 0.14),
+                    (0 | 1, _) => (0.10, 0.14),
                     (_, "bucket of 20") => (0.26, 0.27),
                     _ => (0.15, 0.25),
                 };
@@ -89,7 +94,7 @@ fn a_configured_limit_is_never_refused_and_nothing_waits_longer_than_the_pace_ex
         assert_eq!((world.succeeded(), world.refused()), (100, 0), "{name}");
         for (n, call) in world.calls.iter().enumerate() {
             let waited = call.ended.unwrap().since(call.began).as_secs_f64();
-            let explained = n as f64 * 0.101_862_5 + 0.2 + 0.1;
+            let explained = n as f64 * 0.1003 + 0.2 + 0.1;
             assert!(waited <= explained, "{name}: call {n} took {waited} s");
         }
     }
@@ -169,11 +174,10 @@ fn an_outage_of_a_minute_fails_nobody() {
                 "{law:?} {service:?} silent {silent}: {each:.3} requests a call, accepted each second after: {after:?}"
             );
             assert!(each <= 1.1, "{law:?} {service:?}: {each}");
-            // Full pace within five seconds, no spike above it (the bucket has its burst, and there are 100 callers).
+            // Full pace within five seconds, no spike above it (the bucket has its burst).
             let second = after[5..8].iter().sum::<usize>() / 3;
             assert!(second * 10 >= pace * 8, "{law:?} {service:?}: {after:?}");
-            let spike = (pace * 2).max(100);
-            assert!(after.iter().all(|n| *n <= spike), "{law:?} {service:?}: {after:?}");
+            assert!(after.iter().all(|n| *n <= pace * 2), "{law:?} {service:?}: {after:?}");
             // While it was down, little more than the probes went there.
             let asked = world.asked_while_out;
             assert!(asked <= 250, "{law:?} {service:?}: {asked} requests during the outage");
