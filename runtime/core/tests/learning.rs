@@ -94,7 +94,7 @@ fn a_configured_limit_is_never_refused_and_nothing_waits_longer_than_the_pace_ex
         assert_eq!((world.succeeded(), world.refused()), (100, 0), "{name}");
         for (n, call) in world.calls.iter().enumerate() {
             let waited = call.ended.unwrap().since(call.began).as_secs_f64();
-            let explained = n as f64 * 0.1003 + 0.2 + 0.1;
+            let explained = n as f64 * 0.101_862_5 + 0.2 + 0.1;
             assert!(waited <= explained, "{name}: call {n} took {waited} s");
         }
     }

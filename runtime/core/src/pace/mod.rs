@@ -276,7 +276,7 @@ mod tests {
         // A call without tokens is not held by them.
         let (at, limit) = paces.when(&limits, now, Units::default(), Cost::ONE).unwrap();
         assert_eq!(limit.unit, Unit::Requests);
-        assert!(at.since(now) <= Duration::from_millis(101));
+        assert!(at.since(now) <= Duration::from_millis(102));
     }
 
     #[test]
@@ -285,9 +285,9 @@ mod tests {
         let paces = Paces::new(&limits);
         let ahead = Units { requests: 99, tokens: 0 };
         let now = Time::from_millis(1_000);
-        // 99 intervals of 100.3 ms from now.
+        // 99 intervals of 101.8625 ms from now.
         let at = paces.when(&limits, now, ahead, Cost::ONE).unwrap().0;
-        assert_eq!(at, Time::from_nanos(1_000_000_000 + 99 * 100_300_000));
+        assert_eq!(at, Time::from_nanos(1_000_000_000 + 99 * 101_862_500));
     }
 
     #[test]
@@ -305,6 +305,6 @@ mod tests {
         paces.charge(&slow, Cost::ONE, now);
         paces.reconfigure(&slow, &fast, now);
         let (at, _) = paces.when(&fast, now, Units::default(), Cost::ONE).unwrap();
-        assert!(at > now && at.since(now) < Duration::from_millis(101), "{at:?}");
+        assert!(at > now && at.since(now) < Duration::from_millis(102), "{at:?}");
     }
 }

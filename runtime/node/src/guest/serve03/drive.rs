@@ -38,6 +38,9 @@ pub(super) struct Live {
     pub(super) permit: Permit,
 }
 
+/// Times that an instance is polled for what requests left to do, at most, before it takes the next ones all the same.
+const MOST_TURNS: u32 = 256;
+
 /// A waker that remembers whether it was used.
 #[derive(Default)]
 struct Bell {
@@ -81,6 +84,7 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
         let mut work = pin!(Metered::new(work, Arc::clone(&shared.meter)));
         let bell = Arc::new(Bell::default());
         let waker = Waker::from(Arc::clone(&bell));
+        let mut turns = 0;
         poll_fn(|cx| {
             bell.outer.register(cx.waker());
             bell.rung.store(false, Ordering::Release);
@@ -89,8 +93,13 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
                 if shared.killed.load(Ordering::Acquire) {
                     return Poll::Ready(Ok(Ok(())));
                 }
-                // Whoever yields to others rings as it does so: then there is more to run.
-                let rests = !bell.rung.load(Ordering::Acquire);
+                // Whoever yields to others rings as it does so: then there is more to run. But not for ever: a guest that
+                // does nothing but yield must not keep out those who came before anybody could know.
+                turns += 1;
+                let rests = !bell.rung.load(Ordering::Acquire) || turns > MOST_TURNS;
+                if rests {
+                    turns = 0;
+                }
                 if rests && !shared.rested.swap(true, Ordering::AcqRel) && !shared.inbox.lock().is_empty() {
                     shared.wake.wake();
                 }
