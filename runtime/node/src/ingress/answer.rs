@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::live::Identity;
-use crate::{ids::TraceId, observe::Trail};
+use crate::observe::Trail;
 
 const FUNCTION: HeaderName = HeaderName::from_static("tidegate-function");
 const VERSION: HeaderName = HeaderName::from_static("tidegate-version");
@@ -21,43 +21,43 @@ pub(super) fn decorate(headers: &mut HeaderMap, identity: Option<&Identity>, reg
         headers.insert(VERSION, identity.version_header.clone());
     }
     headers.insert(REGION, region.clone());
-    headers.insert(TRACE, trace(trail.id()));
+    headers.insert(TRACE, trail.id().header());
     headers.append(SERVER_TIMING, timing(trail));
-}
-
-/// 32 hex digits, without going through the formatter.
-fn trace(id: TraceId) -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [b'0'; 32];
-    for (index, digit) in text.iter_mut().enumerate() {
-        let nibble = (id.0 >> (124 - 4 * index)) & 0xf;
-        *digit = DIGITS.get(nibble as usize).copied().unwrap_or(b'0');
-    }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Milliseconds for a place of an instance, at the gate, and in all.
 fn timing(trail: &Trail) -> HeaderValue {
     let waits = trail.waits();
-    let millis = |time: Duration| time.as_secs_f64() * 1e3;
-    let total = millis(trail.began().elapsed());
-    let mut text = String::with_capacity(64);
-    use std::fmt::Write;
-    // Writing to a String can't fail.
+    let mut text = Vec::with_capacity(64);
+    let mut part = |name: &str, time: Duration| {
+        if !text.is_empty() {
+            text.extend_from_slice(b", ");
+        }
+        text.extend_from_slice(name.as_bytes());
+        let micros = time.as_micros();
+        let mut digits = itoa::Buffer::new();
+        text.extend_from_slice(digits.format(micros / 1_000).as_bytes());
+        text.push(b'.');
+        // A leading one keeps the zeroes after the point.
+        text.extend(digits.format(1_000 + micros % 1_000).bytes().skip(1));
+    };
     if let Some(waited) = waits.instance {
-        let _ = write!(text, "instance;dur={:.3}, ", millis(waited));
+        part("instance;dur=", waited);
     }
     if !waits.gate.is_zero() {
-        let _ = write!(text, "gate;dur={:.3}, ", millis(waits.gate));
+        part("gate;dur=", waits.gate);
     }
-    let _ = write!(text, "total;dur={total:.3}");
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+    part("total;dur=", trail.began().elapsed());
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{Note, Subject};
+    use crate::{
+        ids::TraceId,
+        observe::{Note, Subject},
+    };
 
     #[test]
     fn an_answer_says_its_trace_and_where_its_time_went() {
