@@ -1,13 +1,13 @@
 //! The guest host: engine, modules, pool and runtime of one node.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicUsize},
 };
 
 use http::{Request, Response};
-use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use wasmtime_wasi_http::{ForbiddenHeaderFilter, p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
@@ -61,7 +61,7 @@ pub struct GuestHost {
     egress: Arc<dyn Egress>,
     observe: Arc<Observe>,
     forbidden_headers: ForbiddenHeaderFilter,
-    keys: Mutex<HashMap<FunctionIdentity, FunctionKey>>,
+    keys: RandomState,
     runtime: Handle,
     /// Taken when the host is dropped: a runtime may not be dropped where tasks run.
     owned: Vec<Runtime>,
@@ -125,7 +125,7 @@ impl GuestHost {
             egress,
             observe,
             forbidden_headers: hooks::forbidden_headers(),
-            keys: Mutex::default(),
+            keys: RandomState::new(),
             runtime: runtime.handle().clone(),
             owned: vec![runtime, hog_runtime],
         });
@@ -245,11 +245,10 @@ impl GuestHost {
         Ok(Arc::new(Deployment { deployed, shelf }))
     }
 
-    /// One number a function, so that hog permits go round by functions whatever their versions.
+    /// One number a function, so that hog permits go round by functions whatever their versions. Nothing is kept for it;
+    /// two functions that share a number share a turn.
     fn function_key(&self, function: &FunctionIdentity) -> FunctionKey {
-        let mut keys = self.keys.lock();
-        let next = keys.len() as FunctionKey;
-        *keys.entry(function.clone()).or_insert(next)
+        self.keys.hash_one(function)
     }
 
     /// Serves one request. Its URI is absolute and its authority valid. Dropping the future, or the answer's body before

@@ -85,6 +85,7 @@ async fn calls_beyond_the_bounds_are_answered_429_and_never_reach_the_door() {
     let host = Host::with_upstream(&[], move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         Box::pin(async {
+            // Longer than the guest takes to make the rest of its calls.
             tokio::time::sleep(Duration::from_millis(300)).await;
             Ok(Response::new(body::full("ok")))
         })
@@ -153,6 +154,7 @@ async fn a_client_that_leaves_frees_its_calls_at_once_and_only_its_own() {
         let watch = async {
             eventually("both call", || open.load(Ordering::SeqCst) == 2).await;
             eventually("one leaves", || open.load(Ordering::SeqCst) == 1).await;
+            // That nothing happens has no condition to wait for.
             tokio::time::sleep(Duration::from_millis(200)).await;
             assert_eq!(open.load(Ordering::SeqCst), 1, "{guest}: the other stays");
         };
@@ -168,6 +170,7 @@ async fn time_at_the_gate_is_no_wall_time() {
     let host = Host::with_upstream(&[], |call| {
         Box::pin(async move {
             let waits = call.wait_clock.as_ref().map(|clock| clock.wait());
+            // Twice the wall time that the guest has.
             tokio::time::sleep(Duration::from_millis(800)).await;
             drop(waits);
             Ok(Response::new(body::full("late, and not the guest's fault")))

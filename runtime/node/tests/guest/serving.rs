@@ -204,7 +204,7 @@ async fn requests_wait_for_an_instance_and_then_get_503() {
     let waits = futures::future::join(host.get(&guest, "/sleep?ms=100"), host.get(&guest, "/")).await;
     assert!(waits.0.is_ok() && waits.1.is_ok());
     let refused = futures::future::join(host.get(&guest, "/sleep?ms=2000"), async {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        eventually("the place is taken", || guest.instances() == 1).await;
         host.get(&guest, "/").await
     });
     let (_, error) = refused.await;
