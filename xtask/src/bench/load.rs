@@ -4,6 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::programs::last_core;
+
 /// What one round of load measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
@@ -17,9 +19,8 @@ pub(crate) struct Load {
 
 /// Sends load for some seconds over some connections, from one thread held on the last core where `taskset` exists.
 pub(crate) fn wrk(url: &str, connections: u32, seconds: u32) -> Result<Load> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut command = Command::new("taskset");
-    command.args(["-c", &(cores - 1).to_string(), "wrk", "--latency", "-t1"]);
+    command.args(["-c", &last_core().to_string(), "wrk", "--latency", "-t1"]);
     command.arg(format!("-c{connections}")).arg(format!("-d{seconds}s")).arg(url);
     let output = command.output().context("wrk could not be started; install it (Debian: apt-get install wrk)")?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -286,7 +286,7 @@ async fn serve(
             serve02::invoke(&deployment.deployed, pre, shelf, request, running).await
         }
         (Code::Http03(pre), Kept::Http03(shelf)) => {
-            serve03::invoke(&deployment.deployed, pre, shelf, request, running).await
+            Box::pin(serve03::invoke(&deployment.deployed, pre, shelf, request, running)).await
         }
         // A deployment's code and shelf are made together.
         _ => Err(InvokeError::NoAnswer),

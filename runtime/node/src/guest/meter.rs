@@ -15,6 +15,10 @@ use super::{
     hogs::Hogs,
 };
 
+/// A poll below this is measured by the clock on the wall alone, in nanoseconds. Most that see the epoch move are: it
+/// moved while their guest waited for something.
+const SHORT: u64 = 200_000;
+
 /// Nanoseconds since the process first asked. Monotonic, for arithmetic in atomics.
 pub(super) fn nanos() -> u64 {
     static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -30,12 +34,12 @@ fn thread_nanos() -> u64 {
 /// Counts the time one instance spends computing. Written by the thread that polls it, read by anybody.
 ///
 /// Short polls are measured by the clock on the wall, as asking the kernel twice a poll would cost more than many polls
-/// do. In a poll during which the epoch moved, the thread's own processor time is taken from there on: where the machine
-/// is crowded, a guest must not pay for the time it was not let run.
+/// do. In a poll that is no longer short when the epoch moves, the thread's own processor time is taken from there on:
+/// where the machine is crowded, a guest must not pay for the time it was not let run.
 pub(super) struct Meter {
     used: AtomicU64,
     entered: AtomicU64,
-    /// Processor time of the thread when the epoch first moved in this poll; 0 before.
+    /// Processor time of the thread when the epoch moved in this poll and it was no longer short; 0 before.
     ticked: AtomicU64,
     /// Time of this poll before that.
     before_tick: AtomicU64,
@@ -69,13 +73,15 @@ impl Meter {
         }
     }
 
-    /// The epoch moved during the poll: returns the time used in all, and in this poll. On the polling thread only.
+    /// The epoch moved during the poll, or before it while nothing ran: returns the time used in all, and in this poll.
+    /// On the polling thread only.
     pub(super) fn tick(&self) -> (Duration, Duration) {
-        if self.ticked.load(Relaxed) == 0 {
-            self.before_tick.store(self.wall().min(TICK.as_nanos() as u64), Relaxed);
+        let mut slice = self.slice_nanos();
+        if self.ticked.load(Relaxed) == 0 && slice >= SHORT {
+            slice = slice.min(TICK.as_nanos() as u64);
+            self.before_tick.store(slice, Relaxed);
             self.ticked.store(thread_nanos().max(1), Relaxed);
         }
-        let slice = self.slice_nanos();
         (Duration::from_nanos(self.used.load(Relaxed) + slice), Duration::from_nanos(slice))
     }
 

@@ -1,13 +1,12 @@
 //! The head of an inbound request: whose authority it names, what it may not hold, what a guest gets to see of it.
 
-use std::net::IpAddr;
-
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use ipnet::IpNet;
 
+use super::listener::Peer;
 use crate::problem::Problem;
 
 static FORWARDED: [HeaderName; 5] = [
@@ -89,32 +88,24 @@ pub(super) fn refuse_what_is_never_done<B>(request: &Request<B>) -> Result<(), P
     Ok(())
 }
 
-/// Whether the peer is a proxy whose word about its clients counts.
-pub(super) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
-    let peer = peer.to_canonical();
-    trusted.iter().any(|network| network.contains(&peer))
-}
-
 /// Says whom the request came from. What it says about that itself counts only from a trusted proxy. Returns the
 /// scheme the client used.
-pub(super) fn forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Scheme {
-    let peer = peer.to_canonical();
-    let mut text = peer.to_string();
+pub(super) fn forwarded(headers: &mut HeaderMap, peer: Peer, trusted: &[IpNet]) -> Scheme {
     let mut scheme = Scheme::HTTP;
-    if is_trusted(peer, trusted) {
+    let mut chain = peer.text;
+    if trusted.iter().any(|network| network.contains(&peer.address)) {
         if headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https")) {
             scheme = Scheme::HTTPS;
         }
-        let before: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-        text = [before.as_slice(), &[text.as_str()]].concat().join(", ");
+        let known = headers.get_all(X_FORWARDED_FOR).iter().chain([&chain]);
+        let known: Vec<_> = known.filter_map(|value| value.to_str().ok()).collect();
+        chain = HeaderValue::from_str(&known.join(", ")).unwrap_or(chain);
     } else {
         for name in &FORWARDED {
             headers.remove(name);
         }
     }
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
+    headers.insert(X_FORWARDED_FOR, chain);
     scheme
 }
 
@@ -203,10 +194,10 @@ mod tests {
             ])
         };
         let mut headers = claimed();
-        assert_eq!(forwarded(&mut headers, "10.0.0.1".parse().unwrap(), &trusted), Scheme::HTTPS);
+        assert_eq!(forwarded(&mut headers, Peer::new("10.0.0.1".parse().unwrap()), &trusted), Scheme::HTTPS);
         assert_eq!(headers[X_FORWARDED_FOR], "1.2.3.4, 10.0.0.1");
         let mut headers = claimed();
-        assert_eq!(forwarded(&mut headers, "::ffff:9.9.9.9".parse().unwrap(), &trusted), Scheme::HTTP);
+        assert_eq!(forwarded(&mut headers, Peer::new("::ffff:9.9.9.9".parse().unwrap()), &trusted), Scheme::HTTP);
         assert_eq!(headers[X_FORWARDED_FOR], "9.9.9.9");
         assert!(!headers.contains_key(X_FORWARDED_PROTO));
     }

@@ -1,7 +1,6 @@
 //! One invocation: who asks, what the guest gets to see, what is said about it afterwards.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,6 +13,7 @@ use super::{
     credentials::{self, Credentials},
     head,
     inbound::{bounded, too_large},
+    listener::Peer,
     record::Record,
 };
 use crate::{
@@ -32,7 +32,7 @@ impl Ingress {
         &self,
         Target { version, start, public }: Target,
         authority: Authority,
-        peer: SocketAddr,
+        peer: Peer,
         request: Request<Lingering>,
     ) -> Result<Response<Body>, Problem> {
         let identity = version.identity();
@@ -49,7 +49,7 @@ impl Ingress {
         let mut record = Record::new(&trail, &self.observe, Some(running));
 
         strip_connection(&mut parts.headers);
-        let scheme = head::forwarded(&mut parts.headers, peer.ip(), &self.trusted_proxies);
+        let scheme = head::forwarded(&mut parts.headers, peer, &self.trusted_proxies);
         if start > 0
             && let Some(prefix) = parts.uri.path().get(..start)
             && let Ok(prefix) = HeaderValue::from_str(prefix)

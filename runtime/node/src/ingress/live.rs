@@ -85,7 +85,7 @@ impl<D> LiveVersion<D> {
         }
         match self.deployment.get() {
             Some(deployment) => Ok(deployment),
-            None => self.open_ahead(opener).await,
+            None => Box::pin(self.open_ahead(opener)).await,
         }
     }
 

@@ -18,7 +18,7 @@ mod route;
 mod to;
 mod trailers;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode, header, uri::Authority};
 use ipnet::IpNet;
@@ -28,7 +28,7 @@ pub use opener::{GuestOpener, Running, forget};
 pub use to::Senders;
 
 use self::{
-    listener::Handler,
+    listener::{Handler, Peer},
     live::{Functions, LiveFunction, LiveVersion},
     route::{Place, place},
 };
@@ -78,7 +78,7 @@ type Live = Arc<LiveVersion<Running>>;
 impl Handler for Arc<Ingress> {
     type Body = Body;
 
-    async fn handle(self, peer: SocketAddr, request: Request<Lingering>) -> Response<Body> {
+    async fn handle(self, peer: Peer, request: Request<Lingering>) -> Response<Body> {
         let wants_trailers = trailers::wanted(&request);
         match self.serve(peer, request).await {
             Ok(answer) if wants_trailers => trailers::announce(answer).await,
@@ -120,12 +120,13 @@ impl Target {
 }
 
 impl Ingress {
-    async fn serve(&self, peer: SocketAddr, request: Request<Lingering>) -> Result<Response<Body>, Problem> {
+    async fn serve(&self, peer: Peer, request: Request<Lingering>) -> Result<Response<Body>, Problem> {
         head::refuse_what_is_never_done(&request)?;
         let authority = head::authority(&request)?;
         match self.goal(&authority, request.uri().path())? {
             Goal::Invoke(target) => self.invoke(target, authority, peer, request).await,
-            Goal::Gate => self.to(request).await,
+            // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
+            Goal::Gate => Box::pin(self.to(request)).await,
             Goal::Answer(answer) => Ok(answer),
         }
     }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{data::DataDir, ready::Readiness, recent::Recent};
 use crate::{
-    cluster::registry::Registry,
+    cluster::registry::{FunctionRecord, Registry, State},
     guest::GuestHost,
     ids::FunctionName,
     ingress::{
@@ -48,7 +48,7 @@ impl Keeper {
             })
         };
         vec![
-            until(stop, Box::pin(Arc::clone(&this).follow())),
+            until(stop, Box::pin(Arc::clone(&this).follow(Arc::clone(&recent)))),
             until(stop, Box::pin(Arc::clone(&this).warm(Arc::clone(&recent), readiness))),
             until(stop, Box::pin(Arc::clone(&this).collect())),
             tokio::spawn(this.note(recent, stop.clone())),
@@ -57,13 +57,13 @@ impl Keeper {
 
     /// Shows every change of the registry: first to the door, then to the data listener, which ends the wait of whoever
     /// wrote it.
-    async fn follow(self: Arc<Self>) {
+    async fn follow(self: Arc<Self>, recent: Arc<Mutex<Recent>>) {
         let mut revision = self.registry.watch();
         loop {
             let state = self.registry.snapshot();
             self.door.configure(&state);
-            let before: HashSet<FunctionName> =
-                self.functions.table().functions().map(|function| function.name().clone()).collect();
+            let before = self.names();
+            self.remember(&recent, self.changed(&state));
             self.functions.show(&state, Opening::Before).await;
             for name in before {
                 if self.functions.table().by_name(name.as_str()).is_none() {
@@ -73,6 +73,29 @@ impl Keeper {
             if revision.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    fn names(&self) -> HashSet<FunctionName> {
+        self.functions.table().functions().map(|function| function.name().clone()).collect()
+    }
+
+    /// Functions that another version serves than in the live table. Whoever deploys is about to invoke.
+    fn changed(&self, state: &State) -> Vec<String> {
+        let table = self.functions.table();
+        let serving = |function: &FunctionRecord| {
+            let live = table.by_name(function.name.as_str())?.version(None)?;
+            Some(live.identity().record.number)
+        };
+        let changed = state.functions.values().filter(|function| function.active != serving(function));
+        changed.map(|function| function.name.to_string()).collect()
+    }
+
+    /// These were used just now.
+    fn remember(&self, recent: &Mutex<Recent>, names: Vec<String>) {
+        let mut recent = recent.lock();
+        if recent.used(names) {
+            recent.save(&self.data);
         }
     }
 
@@ -99,17 +122,13 @@ impl Keeper {
         }
     }
 
-    /// Writes down what was used lately, now and then and at the end.
+    /// Writes down what was invoked lately, now and then and at the end.
     async fn note(self: Arc<Self>, recent: Arc<Mutex<Recent>>, stop: CancellationToken) {
         loop {
             let going_on = stop.run_until_cancelled(tokio::time::sleep(NOTED)).await.is_some();
             let table = self.functions.table();
             let used = table.functions().filter(|function| function.take_used());
-            let changed = recent.lock().used(used.map(|function| function.name().to_string()));
-            drop(table);
-            if changed {
-                recent.lock().save(&self.data);
-            }
+            self.remember(&recent, used.map(|function| function.name().to_string()).collect());
             if !going_on {
                 return;
             }

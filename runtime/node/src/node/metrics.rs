@@ -1,12 +1,15 @@
 //! `/metrics`, on a listener of its own.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 
 use crate::{
     body::{self, Body},
-    ingress::{Lingering, listener::Handler},
+    ingress::{
+        Lingering,
+        listener::{Handler, Peer},
+    },
     observe::Observe,
     problem::Problem,
 };
@@ -18,7 +21,7 @@ pub(super) struct Scrapes(pub(super) Arc<Observe>);
 impl Handler for Scrapes {
     type Body = Body;
 
-    async fn handle(self, _: SocketAddr, request: Request<Lingering>) -> Response<Body> {
+    async fn handle(self, _: Peer, request: Request<Lingering>) -> Response<Body> {
         if request.uri().path() != "/metrics" {
             let detail = "this listener serves /metrics";
             return Problem::new(StatusCode::NOT_FOUND, "no-such-path", "There is nothing here", detail)

@@ -26,7 +26,7 @@ use crate::{
     ids::{FunctionName, TenantId},
     ingress::{
         GuestOpener, Ingress, Lingering, Senders,
-        listener::{self, Handler, bind, serve},
+        listener::{self, Handler, Peer, bind, serve},
         live::{Functions, Opening},
     },
     observe::Observe,
@@ -297,7 +297,7 @@ struct Api(Router);
 impl Handler for Api {
     type Body = axum::body::Body;
 
-    async fn handle(self, _: SocketAddr, request: Request<Lingering>) -> Response<axum::body::Body> {
+    async fn handle(self, _: Peer, request: Request<Lingering>) -> Response<axum::body::Body> {
         match self.0.oneshot(request.map(|body| axum::body::Body::new(body.to_the_end()))).await {
             Ok(answer) => answer,
             Err(never) => match never {},

@@ -4,13 +4,14 @@
 //! that a timeline, a log line and a search read the same facts.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    cmp::Reverse,
+    collections::VecDeque,
     fmt,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::ids::{TenantId, TraceId};
@@ -135,6 +136,7 @@ pub struct TrailRecord {
     pub began: SystemTime,
     /// How long it lasted, to the head of the answer or the cancellation.
     pub lasted: Duration,
+    ended: Instant,
     /// How it ended.
     pub ending: Ending,
     /// Decisions, each with the time since the beginning.
@@ -237,28 +239,69 @@ pub struct Waits {
     pub gate: Duration,
 }
 
-/// The ring of finished trails.
+/// Rings that a store's bytes are divided among. Every request ends in one: on one lock the threads would meet.
+const RINGS: usize = 16;
+
+/// The rings of finished trails.
 pub struct TrailStore {
-    ring: Mutex<Ring>,
+    rings: [Mutex<Ring>; RINGS],
+    /// Of one ring, bytes.
     bound: u64,
 }
 
+/// Its trails, the oldest first. One is looked for from the end: people ask rarely, and every request would pay for an
+/// index.
 #[derive(Default)]
 struct Ring {
-    order: VecDeque<Arc<TrailRecord>>,
-    by_id: HashMap<TraceId, Arc<TrailRecord>>,
+    trails: VecDeque<Kept>,
     bytes: u64,
 }
 
+/// What is asked of many trails is beside their records, which are cold by then.
+struct Kept {
+    id: TraceId,
+    bytes: u64,
+    record: Arc<TrailRecord>,
+}
+
+impl Ring {
+    fn push(&mut self, record: Arc<TrailRecord>) {
+        let bytes = record.cost();
+        self.bytes += bytes;
+        self.trails.push_back(Kept { id: record.id, bytes, record });
+    }
+
+    /// The oldest, taken out where the ring is over its bound.
+    fn pop_beyond(&mut self, bound: u64) -> Option<Arc<TrailRecord>> {
+        if self.bytes <= bound {
+            return None;
+        }
+        let oldest = self.trails.pop_front()?;
+        self.bytes -= oldest.bytes;
+        Some(oldest.record)
+    }
+
+    fn newest_first(&self) -> impl Iterator<Item = &Kept> {
+        self.trails.iter().rev()
+    }
+}
+
 impl TrailStore {
-    /// A ring of at most `bound` bytes.
+    /// Keeps at most `bound` bytes.
     pub fn new(bound: u64) -> Self {
-        Self { ring: Mutex::default(), bound }
+        Self { rings: Default::default(), bound: bound / RINGS as u64 }
+    }
+
+    /// Whoever chooses trace ids so that they meet in one ring has only that ring's bytes.
+    fn ring(&self, id: TraceId) -> &Mutex<Ring> {
+        let [first, ..] = &self.rings;
+        // Tracers put the time into the upper half, and ours sets the lowest bit.
+        self.rings.get((id.0 >> 8) as usize % RINGS).unwrap_or(first)
     }
 
     /// Ends a trail and keeps it. Ending it twice keeps the first.
     pub fn finish(&self, trail: &Trail, ending: Ending) {
-        let lasted = trail.0.began.elapsed();
+        let ended = Instant::now();
         let (notes, dropped) = {
             let mut open = trail.0.open.lock();
             if open.ended {
@@ -272,33 +315,39 @@ impl TrailStore {
             tenant: trail.0.tenant.clone(),
             subject: trail.0.subject.clone(),
             began: trail.0.began_wall,
-            lasted,
+            lasted: ended.duration_since(trail.0.began),
+            ended,
             ending,
             notes,
             dropped,
         });
-        let mut ring = self.ring.lock();
-        ring.bytes += record.cost();
-        ring.by_id.insert(record.id, Arc::clone(&record));
-        ring.order.push_back(record);
-        while ring.bytes > self.bound {
-            let Some(oldest) = ring.order.pop_front() else { break };
-            ring.bytes -= oldest.cost();
-            // A trace may have several trails; only the one that leaves goes.
-            if ring.by_id.get(&oldest.id).is_some_and(|kept| Arc::ptr_eq(kept, &oldest)) {
-                ring.by_id.remove(&oldest.id);
-            }
+        let mut ring = self.ring(record.id).lock();
+        ring.push(record);
+        while let Some(gone) = ring.pop_beyond(self.bound) {
+            // Freed while nobody waits for the ring.
+            MutexGuard::unlocked(&mut ring, || drop(gone));
         }
     }
 
     /// A finished trail by its id, for its own tenant.
     pub fn get(&self, tenant: &TenantId, id: TraceId) -> Option<Arc<TrailRecord>> {
-        self.ring.lock().by_id.get(&id).filter(|record| record.tenant == *tenant).cloned()
+        let ring = self.ring(id).lock();
+        // A trace may have several trails: the last that ended.
+        let mut of_trace = ring.newest_first().filter(|kept| kept.id == id).map(|kept| &kept.record);
+        of_trace.find(|record| record.tenant == *tenant).cloned()
     }
 
     /// The newest `limit` trails of a tenant, newest first.
     pub fn recent(&self, tenant: &TenantId, limit: usize) -> Vec<Arc<TrailRecord>> {
-        self.ring.lock().order.iter().rev().filter(|record| record.tenant == *tenant).take(limit).cloned().collect()
+        let mut newest = Vec::new();
+        for ring in &self.rings {
+            let ring = ring.lock();
+            let trails = ring.newest_first().map(|kept| &kept.record);
+            newest.extend(trails.filter(|record| record.tenant == *tenant).take(limit).cloned());
+        }
+        newest.sort_by_key(|record| Reverse(record.ended));
+        newest.truncate(limit);
+        newest
     }
 }
 
@@ -306,19 +355,32 @@ impl TrailStore {
 mod tests {
     use super::*;
 
+    fn finished(store: &TrailStore, id: u128) -> Trail {
+        let trail = Trail::begin(TraceId(id), "t".into(), Subject::Call);
+        store.finish(&trail, Ending::Status(200));
+        trail
+    }
+
     #[test]
-    fn the_ring_forgets_the_oldest_trail_first_and_its_id_with_it() {
-        let subject = Subject::Call;
-        let trail = || Trail::begin(TraceId::random(), "t".into(), subject.clone());
-        let first = trail();
-        let store = TrailStore::new(3 * size_of::<TrailRecord>() as u64);
-        store.finish(&first, Ending::Status(200));
+    fn a_ring_forgets_the_oldest_trail_first_and_its_id_with_it() {
+        let store = TrailStore::new((RINGS * 3 * size_of::<TrailRecord>()) as u64);
+        let first = finished(&store, 1);
         assert!(store.get(&"t".into(), first.id()).is_some());
-        for _ in 0..3 {
-            store.finish(&trail(), Ending::Status(200));
+        let in_its_ring = |number: u128| number << 32 | 1;
+        for number in 1..=3 {
+            finished(&store, in_its_ring(number));
         }
         assert!(store.get(&"t".into(), first.id()).is_none());
         assert_eq!(store.recent(&"t".into(), 10).len(), 3);
+    }
+
+    #[test]
+    fn the_newest_come_first_whatever_ring_they_are_in() {
+        let store = TrailStore::new(1 << 20);
+        let ids: Vec<_> = (1..=100).map(|number| finished(&store, number << 8 | 1).id()).collect();
+        let recent: Vec<_> = store.recent(&"t".into(), 30).iter().map(|record| record.id).collect();
+        assert_eq!(recent, ids.into_iter().rev().take(30).collect::<Vec<_>>());
+        assert!(store.recent(&"other".into(), 30).is_empty());
     }
 
     #[test]

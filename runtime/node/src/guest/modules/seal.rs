@@ -1,6 +1,7 @@
 //! The seal of an artifact: compiled code is code, and is run only if this node made it.
 //!
-//! An artifact is the compiler's output followed by an HMAC-SHA-256 over it, under a key that only this node has.
+//! An artifact is the compiler's output followed by its keyed BLAKE3 hash, under a key that only this node has. It is
+//! checked before the first request of a function after a start: HMAC-SHA-256 took 20 ms over a JavaScript guest's 36 MB.
 
 use std::{
     fs::File,
@@ -8,9 +9,6 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
-
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
 
 /// Bytes of the seal at the end of an artifact.
 const SEAL: u64 = 32;
@@ -44,21 +42,10 @@ impl Key {
         }
     }
 
-    fn mac(&self) -> std::io::Result<Hmac<Sha256>> {
-        Hmac::<Sha256>::new_from_slice(&self.0).map_err(|error| std::io::Error::other(error.to_string()))
-    }
-
-    fn over(&self, file: &mut File, length: u64) -> std::io::Result<Hmac<Sha256>> {
-        let mut mac = self.mac()?;
-        let mut buffer = vec![0; 1 << 20];
-        let mut content = file.take(length);
-        loop {
-            let read = content.read(&mut buffer)?;
-            if read == 0 {
-                return Ok(mac);
-            }
-            mac.update(buffer.get(..read).unwrap_or_default());
-        }
+    fn over(&self, file: &mut File, length: u64) -> std::io::Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update_reader(file.take(length))?;
+        Ok(hasher.finalize())
     }
 
     /// Appends the seal to a file that holds the compiler's output, and makes it durable.
@@ -68,8 +55,8 @@ impl Key {
     pub(super) fn seal(&self, path: &Path) -> std::io::Result<()> {
         let mut file = File::options().read(true).append(true).open(path)?;
         let length = file.metadata()?.len();
-        let mac = self.over(&mut file, length)?;
-        file.write_all(&mac.finalize().into_bytes())?;
+        let hash = self.over(&mut file, length)?;
+        file.write_all(hash.as_bytes())?;
         file.sync_all()
     }
 
@@ -80,10 +67,11 @@ impl Key {
     pub(super) fn verify(&self, path: &Path) -> std::io::Result<bool> {
         let mut file = File::open(path)?;
         let Some(length) = file.metadata()?.len().checked_sub(SEAL) else { return Ok(false) };
-        let mac = self.over(&mut file, length)?;
+        let hash = self.over(&mut file, length)?;
         let mut seal = [0; SEAL as usize];
         file.read_exact(&mut seal)?;
-        Ok(mac.verify_slice(&seal).is_ok())
+        // In constant time, as hashes of this crate compare.
+        Ok(hash == blake3::Hash::from_bytes(seal))
     }
 }
 
