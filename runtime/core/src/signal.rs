@@ -32,7 +32,7 @@ impl std::fmt::Display for Source {
 pub struct Signal {
     /// How long to wait before the next request, with the header that said so; more than zero, at most `max_pause`.
     pub wait: Option<(Duration, Source)>,
-    /// `x-should-retry`: the upstream's own word on whether a retry can help.
+    /// `x-should-retry` of an error: the upstream's own word on whether a retry can help.
     pub should_retry: Option<bool>,
     /// A profile knows that no waiting helps: out of credit, spend limit. Passed through at once, no pause.
     pub last_word: bool,
@@ -61,11 +61,12 @@ pub fn read(status: StatusCode, headers: &HeaderMap, wall: SystemTime, max_pause
         })?;
         Some((wait, Source::RetryAfter))
     });
-    // On a success the header is a hint about something else (201 with a resource to poll, 3xx).
+    // On a success the wait is a hint about something else (201 with a resource to poll, 3xx).
     let speaks = status.is_client_error() || status.is_server_error();
     Signal {
         wait: wait.filter(|_| speaks).map(|(wait, source)| (wait.min(max_pause), source)),
-        should_retry,
+        // A success is an answer, whatever else it says: repeating it would throw it away.
+        should_retry: should_retry.filter(|_| speaks),
         last_word: false,
     }
 }
@@ -134,13 +135,16 @@ mod tests {
     }
 
     #[test]
-    fn should_retry_is_read_and_a_success_asks_for_no_pause() {
+    fn should_retry_is_read_and_a_success_asks_for_no_pause_and_no_repetition() {
         assert_eq!(signal(&[("x-should-retry", "false")]).should_retry, Some(false));
         assert_eq!(signal(&[("x-should-retry", "True")]).should_retry, Some(true));
         assert_eq!(signal(&[("x-should-retry", "maybe")]).should_retry, None);
         let mut map = HeaderMap::new();
         map.insert("retry-after", HeaderValue::from_static("5"));
-        assert_eq!(read(StatusCode::OK, &map, SystemTime::UNIX_EPOCH, MAX).wait, None);
+        map.insert("x-should-retry", HeaderValue::from_static("true"));
+        for status in [StatusCode::OK, StatusCode::CREATED, StatusCode::FOUND] {
+            assert_eq!(read(status, &map, SystemTime::UNIX_EPOCH, MAX), Signal::default(), "{status}");
+        }
     }
 
     proptest! {
