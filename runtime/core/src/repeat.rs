@@ -83,9 +83,10 @@ pub enum Class {
     Refused,
     /// No waiting helps, says the destination's profile.
     Denied,
-    /// A gateway in between, or the service as a whole, does not serve: 502, 503, 504, 529, transport failures.
+    /// A gateway in between, or the service as a whole, does not serve: 502, 503, 504, 529, Cloudflare's 520 to 527 and
+    /// 530 (its origin can't be reached, or answers nonsense), transport failures.
     Down,
-    /// 500 and 408: this request failed, the destination lives.
+    /// 408 and all other server errors: this request failed, the destination lives.
     Faulty,
 }
 
@@ -96,8 +97,8 @@ impl Outcome {
             Outcome::Answer { signal, .. } if signal.last_word => Class::Denied,
             Outcome::Answer { status: 429, .. } => Class::Refused,
             Outcome::Answer { status: 503 | 529, signal } if signal.wait.is_some() => Class::Refused,
-            Outcome::Answer { status: 502 | 503 | 504 | 529, .. } => Class::Down,
-            Outcome::Answer { status: 500 | 408, .. } => Class::Faulty,
+            Outcome::Answer { status: 502..=504 | 520..=527 | 529 | 530, .. } => Class::Down,
+            Outcome::Answer { status: 408 | 500..600, .. } => Class::Faulty,
             Outcome::Answer { .. } => Class::Accepted,
             Outcome::Failed(_) => Class::Down,
         }
@@ -220,6 +221,7 @@ pub fn after(
         Outcome::Answer { signal, .. } => signal.should_retry,
         Outcome::Failed(_) => None,
     };
+    let listed = attempt.policy.retry_on.matches(outcome);
     let again = |at: Time| {
         if at >= facts.deadline {
             Err(Decision::Return(Reason::NoTime { could_start_in: at.since(now) }))
@@ -229,19 +231,20 @@ pub fn after(
     };
     match class {
         Class::Denied => return Decision::Return(Reason::LastWord),
-        Class::Accepted if should_retry != Some(true) => return Decision::Return(Reason::Final),
+        // No such status is listed unless a policy lists it.
+        Class::Accepted if should_retry != Some(true) && !listed => return Decision::Return(Reason::Final),
         _ if should_retry == Some(false) => return Decision::Return(Reason::UpstreamSaysNo),
         _ if facts.departed && !attempt.replayable => return Decision::Return(Reason::NotReplayable),
         Class::Refused if facts.owns_refusal => return Decision::Return(Reason::OwnRefusal),
         Class::Refused => return again(facts.resumes).err().unwrap_or(Decision::PutBack),
         _ => {}
     }
+    if should_retry.is_none() && !listed {
+        return Decision::Return(Reason::NotListed);
+    }
     let maybe_processed = facts.departed && *outcome != Outcome::Failed(Failure::Unprocessed);
     if maybe_processed && !attempt.repeatable {
         return Decision::Return(Reason::NotRepeatable);
-    }
-    if should_retry.is_none() && !attempt.policy.retry_on.matches(outcome) {
-        return Decision::Return(Reason::NotListed);
     }
     if facts.down {
         return again(facts.resumes).err().unwrap_or(Decision::PutBack);
@@ -262,7 +265,10 @@ pub fn after(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::Source;
+    use crate::{
+        policy::{On, RetryOn},
+        signal::Source,
+    };
 
     const NOW: Time = Time::from_millis(1_000_000);
 
@@ -284,6 +290,7 @@ mod tests {
         owns: bool,
         deadline_ms: u64,
         budget: bool,
+        retry_on: RetryOn,
     }
 
     fn case(outcome: Outcome) -> Case {
@@ -297,11 +304,12 @@ mod tests {
             owns: false,
             deadline_ms: 60_000,
             budget: true,
+            retry_on: RetryOn::default(),
         }
     }
 
     fn decide(case: &Case) -> Decision {
-        let policy = Effective::default();
+        let policy = Effective { retry_on: case.retry_on.clone(), ..Effective::default() };
         let attempt =
             Attempt { policy: &policy, repeatable: case.repeatable, replayable: case.replayable, spent: case.spent };
         let facts = Facts {
@@ -327,6 +335,7 @@ mod tests {
         let yes = Signal { should_retry: Some(true), ..Signal::default() };
         let last = Signal { last_word: true, ..Signal::default() };
         let failed = Outcome::Failed;
+        let on = RetryOn::of;
         let table = [
             ("200", case(answer(200)), back(Reason::Final)),
             ("404", case(answer(404)), back(Reason::Final)),
@@ -347,7 +356,32 @@ mod tests {
             ("503", case(answer(503)), retry),
             ("503 of a POST", Case { repeatable: false, ..case(answer(503)) }, back(Reason::NotRepeatable)),
             ("500", case(answer(500)), retry),
-            ("501", case(answer(501)), back(Reason::Final)),
+            ("501", case(answer(501)), back(Reason::NotListed)),
+            ("501 of a POST", Case { repeatable: false, ..case(answer(501)) }, back(Reason::NotListed)),
+            ("505", case(answer(505)), back(Reason::NotListed)),
+            ("520", case(answer(520)), retry),
+            ("520 of a POST", Case { repeatable: false, ..case(answer(520)) }, back(Reason::NotRepeatable)),
+            ("524 while down", Case { down: true, spent: 9, ..case(answer(524)) }, Decision::PutBack),
+            ("530", case(answer(530)), retry),
+            ("409, listed", Case { retry_on: on(&[On::Status(409)]), ..case(answer(409)) }, retry),
+            (
+                "409 of a POST, listed",
+                Case { retry_on: on(&[On::Status(409)]), repeatable: false, ..case(answer(409)) },
+                back(Reason::NotRepeatable),
+            ),
+            (
+                "409, listed, no",
+                Case { retry_on: on(&[On::Status(409)]), ..case(with(409, no)) },
+                back(Reason::UpstreamSaysNo),
+            ),
+            ("404, 4xx listed", Case { retry_on: on(&[On::Class(4)]), ..case(answer(404)) }, retry),
+            ("200, 4xx listed", Case { retry_on: on(&[On::Class(4)]), ..case(answer(200)) }, back(Reason::Final)),
+            ("501, 5xx listed", Case { retry_on: on(&[On::Class(5)]), ..case(answer(501)) }, retry),
+            (
+                "503, 500 listed",
+                Case { retry_on: on(&[On::Status(500)]), ..case(answer(503)) },
+                back(Reason::NotListed),
+            ),
             ("408", case(answer(408)), retry),
             ("504 while down", Case { down: true, spent: 9, ..case(answer(504)) }, Decision::PutBack),
             (

@@ -96,19 +96,10 @@ impl<'de> Deserialize<'de> for On {
 pub struct RetryOn(SmallVec<[On; 8]>);
 
 impl Default for RetryOn {
-    /// 408, 500, 502, 503, 504, 529 and failures to connect, to stay connected or to answer in time.
+    /// 408, 500, 502, 503, 504, 520 to 527, 529, 530 and failures to connect, to stay connected or to answer in time.
     fn default() -> RetryOn {
-        RetryOn::of(&[
-            On::Status(408),
-            On::Status(500),
-            On::Status(502),
-            On::Status(503),
-            On::Status(504),
-            On::Status(529),
-            On::Connect,
-            On::Broken,
-            On::Timeout,
-        ])
+        let statuses = [408, 500, 502, 503, 504, 529, 530].into_iter().chain(520..=527).map(On::Status);
+        RetryOn(statuses.chain([On::Connect, On::Broken, On::Timeout]).collect())
     }
 }
 
