@@ -136,7 +136,7 @@ pub(crate) fn nginx(program: &Path, folder: &Path) -> Result<Peer> {
     let port = free_port()?;
     let shown = folder.display();
     let config = format!(
-        "daemon off; worker_processes 1; pid {shown}/nginx.pid; error_log {shown}/nginx.log;\n\
+        "daemon off; master_process off; pid {shown}/nginx.pid; error_log {shown}/nginx.log;\n\
          events {{ worker_connections 4096; }}\n\
          http {{ access_log off; keepalive_requests 100000000; default_type text/plain;\n\
          client_body_temp_path {shown}/client; proxy_temp_path {shown}/proxy; fastcgi_temp_path {shown}/fastcgi;\n\

@@ -1,8 +1,8 @@
 //! Guests of `wasi:http` 0.2: one request at a time in an instance.
 //!
-//! A request is first polled where it arrived, in its connection's task: most guests answer within that poll, and no
-//! task is made and no thread changed. What is left after it goes on as a task of its own, which the answer's body
-//! owns: whoever drops the body, or the wait for the head, drops the guest.
+//! A guest is polled where its request arrived, in its connection's task, until it has answered: no task is made and no
+//! thread changed, however often it waits for calls of its own. What is left after the head goes on as a task, which the
+//! answer's body owns: whoever drops the body, or the wait for the head, drops the guest.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -145,13 +145,43 @@ pub(super) async fn invoke(
         return Ok(Answer::respond(response, &method, running, None));
     }
 
-    let run = Migrating::new(run, meter, Arc::clone(&deployed.hogs));
-    let task = tokio::spawn(watch::stream(run, Arc::clone(&running), deployed.timers.clone()));
-    let work = Task { handle: task.abort_handle(), running: Arc::clone(&running), armed: true };
-    let head = watch::head(&deployed.timers, &running, head).await?;
+    let mut guest =
+        Guest { work: Some(Migrating::new(run, meter, Arc::clone(&deployed.hogs))), running: Arc::clone(&running) };
+    let answered = poll_fn(|cx| {
+        guest.advance(cx);
+        Pin::new(&mut head).poll(cx)
+    });
+    let head = watch::head(&deployed.timers, &running, answered).await?;
     let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
+    let Some(work) = guest.work.take() else { return Ok(Answer::respond(response, &method, running, None)) };
     running.begin_stream();
+    let task = tokio::spawn(watch::stream(work, Arc::clone(&running), deployed.timers.clone()));
+    let work = Task { handle: task.abort_handle(), running: Arc::clone(&running), armed: true };
     Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
+}
+
+/// The guest's work before its answer. Dropped unfinished, its calls are freed before it is.
+struct Guest {
+    work: Option<Migrating>,
+    running: Arc<Running>,
+}
+
+impl Guest {
+    fn advance(&mut self, cx: &mut Context<'_>) {
+        if let Some(work) = &mut self.work
+            && Pin::new(work).poll(cx).is_ready()
+        {
+            self.work = None;
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if self.work.is_some() {
+            self.running.cancel();
+        }
+    }
 }
 
 /// The guest's work as a task. Dropped without a word, it is abandoned.

@@ -6,16 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 
 use super::{InvokeError, failure, hogs::Migrating, running::Running, timers::Timers};
 use crate::observe::Note;
 
 /// Waits for the head of the answer: within the wall time without the time at the gate, and the client's deadline.
+/// Nobody sends one any more when the guest's work is over.
 pub(super) async fn head<H>(
     timers: &Timers,
     running: &Arc<Running>,
-    mut head: oneshot::Receiver<H>,
+    mut head: impl Future<Output = Result<H, RecvError>> + Unpin,
 ) -> Result<H, InvokeError> {
     loop {
         let wall = running.limits.wall;
