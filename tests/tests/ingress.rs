@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::json;
-use tidegate_tests::{Client, Gate, eventually};
+use tidegate_tests::{Client, Gate, TOKEN, eventually};
 
 async fn gate() -> Gate {
     let gate = Gate::serve().flags("--domain fn.example").start().await;
@@ -139,4 +139,30 @@ async fn what_answered_requests_leave_to_do_gets_its_turn_under_load() {
     for client in futures::future::join_all(clients.collect::<Vec<_>>()).await {
         client.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_guest_sees_neither_its_callers_tokens_nor_a_policy_from_outside() {
+    let gate = gate().await;
+    let seen = async |auth: &str, headers: &[(&str, &str)]| {
+        assert!(gate.configure("misbehave", json!({"auth": auth})).await.status.is_success());
+        let mut request = Request::get(gate.url("/f/misbehave/headers"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = gate.client.send(request.body(Default::default()).unwrap()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    };
+    let bearer = format!("Bearer {TOKEN}");
+    for auth in ["public", "token"] {
+        let ours = [("tidegate-token", TOKEN), ("authorization", &bearer), ("x-api-key", TOKEN)];
+        let said = seen(auth, &[&ours[..], &[("tidegate-policy", "retries=9"), ("x-one", "1")]].concat()).await;
+        assert!(said.contains("x-one"), "{said}");
+        for hidden in ["tidegate-token", "authorization", "x-api-key", "tidegate-policy", TOKEN] {
+            assert!(!said.contains(hidden), "{auth}: {hidden} in {said}");
+        }
+    }
+    let said = seen("public", &[("authorization", "Bearer sk-1"), ("x-api-key", "sk-2")]).await;
+    assert!(said.contains("authorization") && said.contains("x-api-key"), "what is not ours passes: {said}");
 }

@@ -1,4 +1,6 @@
 //! `/to/{destination}/{path}` and `/to/https://host/path`: any program's request through the gate.
+//!
+//! `tidegate-policy` counts here: whoever holds a token with the scope `to:DESTINATION` may say how its own calls go.
 
 use std::{collections::HashMap, sync::Arc};
 
