@@ -33,6 +33,7 @@ impl Ingress {
         Target { version, start, public }: Target,
         authority: Authority,
         peer: Peer,
+        trace: TraceContext,
         request: Request<Lingering>,
     ) -> Result<Response<Body>, Problem> {
         let identity = version.identity();
@@ -47,7 +48,6 @@ impl Ingress {
         let deadline = preferences(&parts.headers)?;
         let (body, exceeded) = bounded(incoming, self.max_body)?;
         let running = version.deployment(self.functions.opener()).await?;
-        let trace = TraceContext::from_headers(&parts.headers);
         let subject = Subject::Invocation { function: Arc::clone(&running.name), version: identity.record.number };
         let trail = Trail::begin(trace.trace, identity.tenant.clone(), subject);
         let mut record = Record::new(&trail, &self.observe, Some(running));
