@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::json;
-use tidegate_tests::{Client, Gate, eventually};
+use tidegate_tests::{Client, Gate, TOKEN, eventually};
 
 async fn gate() -> Gate {
     let gate = Gate::serve().flags("--domain fn.example").start().await;
@@ -62,11 +62,14 @@ async fn events_arrive_as_they_are_written() {
 #[tokio::test]
 async fn a_function_answers_at_its_own_host_and_at_its_routes() {
     let gate = gate().await;
-    let config = json!({"auth": "public", "routes": ["api.example.com/v1/*"], "env": {"AT": "route"}});
+    let config =
+        json!({"auth": "public", "routes": ["api.example.com/v1/*", "hooks.fn.example/in/*"], "env": {"AT": "route"}});
     assert!(gate.configure("misbehave", config).await.status.is_success());
     for (host, path, status) in [
         ("misbehave.fn.example", "/env", 200),
         ("nobody.fn.example", "/env", 404),
+        ("hooks.fn.example", "/in/env", 200),
+        ("hooks.fn.example", "/env", 404),
         ("api.example.com", "/v1/env", 200),
         ("api.example.com", "/v2/env", 404),
     ] {
@@ -138,5 +141,59 @@ async fn what_answered_requests_leave_to_do_gets_its_turn_under_load() {
     });
     for client in futures::future::join_all(clients.collect::<Vec<_>>()).await {
         client.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_guest_sees_neither_its_callers_tokens_nor_a_policy_from_outside() {
+    let gate = gate().await;
+    let seen = async |auth: &str, headers: &[(&str, &str)]| {
+        assert!(gate.configure("misbehave", json!({"auth": auth})).await.status.is_success());
+        let mut request = Request::get(gate.url("/f/misbehave/headers"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = gate.client.send(request.body(Default::default()).unwrap()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    };
+    let bearer = format!("Bearer {TOKEN}");
+    for auth in ["public", "token"] {
+        let ours = [("tidegate-token", TOKEN), ("authorization", &bearer), ("x-api-key", TOKEN)];
+        let said = seen(auth, &[&ours[..], &[("tidegate-policy", "retries=9"), ("x-one", "1")]].concat()).await;
+        assert!(said.contains("x-one"), "{said}");
+        for hidden in ["tidegate-token", "authorization", "x-api-key", "tidegate-policy", TOKEN] {
+            assert!(!said.contains(hidden), "{auth}: {hidden} in {said}");
+        }
+    }
+    let said = seen("public", &[("authorization", "Bearer sk-1"), ("x-api-key", "sk-2")]).await;
+    assert!(said.contains("authorization") && said.contains("x-api-key"), "what is not ours passes: {said}");
+}
+
+#[tokio::test]
+async fn an_offer_to_upgrade_is_ignored_and_the_guest_sees_nothing_of_it() {
+    let gate = gate().await;
+    for upgrade in ["TLS/1.2", "h2c, TLS/1.2"] {
+        let request = Request::get(gate.url("/f/misbehave/headers")).header("upgrade", upgrade);
+        let request = request.header("connection", "upgrade").body(Default::default()).unwrap();
+        let answer = gate.client.send(request).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(!answer.text().contains("upgrade"), "{}", answer.text());
+    }
+    let request = Request::get(gate.url("/f/misbehave/headers")).header("upgrade", "websocket");
+    let answer = gate.client.send(request.header("connection", "upgrade").body(Default::default()).unwrap()).await;
+    assert_eq!((answer.status.as_u16(), answer.problem().as_str()), (501, "no-upgrade"));
+}
+
+#[tokio::test]
+async fn a_refusal_says_its_trace_its_region_and_its_time() {
+    let gate = gate().await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    for (path, status) in [("/nothing", 404), ("/f/nobody/", 404), ("/to/https://a.example/", 401)] {
+        let request = Request::get(gate.url(path)).header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"));
+        let answer = gate.client.send(request.body(Default::default()).unwrap()).await;
+        assert_eq!((answer.status.as_u16(), answer.header("tidegate-trace")), (status, trace), "{path}");
+        assert!(!answer.header("tidegate-region").is_empty(), "{path}: {:?}", answer.headers);
+        assert!(answer.header("server-timing").starts_with("total;dur="), "{path}: {:?}", answer.headers);
     }
 }

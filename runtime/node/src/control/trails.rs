@@ -68,7 +68,8 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     caller.require(Scope::Deploy)?;
     let id: TraceId = id.parse().map_err(|why: &str| bad_request(why))?;
-    let Some(record) = control.observe.trails.get(caller.tenant(), id) else {
+    let trails = control.observe.trails.of_trace(caller.tenant(), id, MOST);
+    let Some((last, earlier)) = trails.split_first() else {
         let size = control.settings.observe.trail_bytes;
         let detail = format!("no finished trail `{id}` is kept: it goes on still, or fell out of the ring of {size}");
         return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", "There is no such thing", detail).bound(
@@ -78,13 +79,30 @@ pub(super) async fn show(
         ));
     };
     if wants(&headers, "text/plain") {
-        return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], timeline(&record)).into_response());
+        return Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], timelines(&trails)).into_response());
     }
-    let mut shown = summary(&record);
-    let notes = record.notes.iter().map(|(at, note)| json!({"at_ms": millis(*at), "text": note.to_string()}));
-    set(&mut shown, "notes", notes.collect::<Vec<_>>());
-    set(&mut shown, "dropped", record.dropped);
-    Ok(Json(shown).into_response())
+    Ok(Json(whole(last, earlier)).into_response())
+}
+
+/// The trail of a trace that ended last, as if it were the only one, with the earlier ones beside it where there are any.
+fn whole(last: &TrailRecord, earlier: &[Arc<TrailRecord>]) -> Value {
+    let one = |record: &TrailRecord| {
+        let mut shown = summary(record);
+        let notes = record.notes.iter().map(|(at, note)| json!({"at_ms": millis(*at), "text": note.to_string()}));
+        set(&mut shown, "notes", notes.collect::<Vec<_>>());
+        set(&mut shown, "dropped", record.dropped);
+        shown
+    };
+    let mut shown = one(last);
+    if !earlier.is_empty() {
+        set(&mut shown, "earlier", earlier.iter().map(|record| one(record)).collect::<Vec<_>>());
+    }
+    shown
+}
+
+/// The trails of a trace as a person reads them: in the order in which they ended, a line between two.
+fn timelines(newest_first: &[Arc<TrailRecord>]) -> String {
+    newest_first.iter().rev().map(|record| timeline(record)).collect::<Vec<_>>().join("\n")
 }
 
 fn summary(record: &TrailRecord) -> Value {
@@ -153,5 +171,24 @@ mod tests {
         assert!(lines[0].starts_with("000000000000000000000000000000ab invocation of agent@3: answered 200"), "{text}");
         assert!(lines[1].ends_with("ms  reused instance"), "{text}");
         assert!(lines[2].ends_with("ms  call 1: put back at no cost"), "{text}");
+    }
+    #[test]
+    fn all_trails_of_a_trace_are_shown_and_a_single_one_as_ever() {
+        let (store, id) = (TrailStore::new(1 << 20), TraceId(0xab));
+        let shown = || {
+            let trails = store.of_trace(&"t".into(), id, MOST);
+            let (last, earlier) = trails.split_first().unwrap();
+            (whole(last, earlier), timelines(&trails))
+        };
+        store.finish(&Trail::begin(id, "t".into(), Subject::Call), Ending::Status(429));
+        store.finish(&Trail::begin(id, "other".into(), Subject::Call), Ending::Status(500));
+        let (json, _) = shown();
+        assert_eq!((&json["status"], json.get("earlier")), (&429.into(), None));
+        store.finish(&Trail::begin(id, "t".into(), Subject::Call), Ending::Status(200));
+        let (json, text) = shown();
+        assert_eq!((&json["status"], &json["earlier"][0]["status"]), (&200.into(), &429.into()));
+        assert_eq!(json["earlier"].as_array().unwrap().len(), 1, "another tenant's is not shown");
+        let (first, second) = (text.find("answered 429").unwrap(), text.find("answered 200").unwrap());
+        assert!(first < second, "{text}");
     }
 }

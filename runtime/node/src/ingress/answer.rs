@@ -1,15 +1,18 @@
 //! What every answer of the data listener says about how it came to be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::live::Identity;
-use crate::observe::Trail;
+use crate::{
+    ids::TraceId,
+    observe::{Trail, Waits},
+};
 
 const FUNCTION: HeaderName = HeaderName::from_static("tidegate-function");
 const VERSION: HeaderName = HeaderName::from_static("tidegate-version");
-pub(super) const REGION: HeaderName = HeaderName::from_static("tidegate-region");
+const REGION: HeaderName = HeaderName::from_static("tidegate-region");
 const TRACE: HeaderName = HeaderName::from_static("tidegate-trace");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -22,12 +25,18 @@ pub(super) fn decorate(headers: &mut HeaderMap, identity: Option<&Identity>, reg
     }
     headers.insert(REGION, region.clone());
     headers.insert(TRACE, trail.id().header());
-    headers.append(SERVER_TIMING, timing(trail));
+    headers.append(SERVER_TIMING, timing(trail.waits(), trail.began()));
+}
+
+/// Adds region, trace id and `Server-Timing` to an answer that was given before anything was begun.
+pub(super) fn decorate_refusal(headers: &mut HeaderMap, region: &HeaderValue, trace: TraceId, began: Instant) {
+    headers.insert(REGION, region.clone());
+    headers.insert(TRACE, trace.header());
+    headers.append(SERVER_TIMING, timing(Waits::default(), began));
 }
 
 /// Milliseconds for a place of an instance, at the gate, and in all.
-fn timing(trail: &Trail) -> HeaderValue {
-    let waits = trail.waits();
+fn timing(waits: Waits, began: Instant) -> HeaderValue {
     let mut text = Vec::with_capacity(64);
     let mut part = |name: &str, time: Duration| {
         if !text.is_empty() {
@@ -47,7 +56,7 @@ fn timing(trail: &Trail) -> HeaderValue {
     if !waits.gate.is_zero() {
         part("gate;dur=", waits.gate);
     }
-    part("total;dur=", trail.began().elapsed());
+    part("total;dur=", began.elapsed());
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 

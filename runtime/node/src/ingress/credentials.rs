@@ -1,14 +1,14 @@
 //! Whose request it is: the Tidegate token it carries, wherever a client can put one.
 //!
 //! `tidegate-token` is ours alone. `Authorization: Bearer` and the `x-api-key` of some SDKs are ours when what they
-//! hold is one of our tokens, else they are the upstream's or the guest's business. A header that was used as the
-//! token ends here; one that was not passes.
+//! hold is one of our tokens, else they are the upstream's or the guest's business. Every header that holds a token of
+//! ours ends here, whether it was needed or not: neither a guest nor an upstream may act in its bearer's name.
 
 use http::{HeaderMap, HeaderName, header};
 
 use crate::{
     cluster::registry::{Registry, token::TOKEN_PREFIX},
-    control::auth::{Caller, bearer},
+    control::auth::{Caller, bearer_of},
 };
 
 const OWN: HeaderName = HeaderName::from_static("tidegate-token");
@@ -16,7 +16,7 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// What the headers say about who asks.
 pub(super) enum Credentials {
-    /// The bearer of a token; the header that held it is gone.
+    /// The bearer of the first token found; the headers that held tokens are gone.
     Known(Caller),
     /// A header holds what looks like a token of ours but is none, or none any more.
     Unknown,
@@ -24,30 +24,35 @@ pub(super) enum Credentials {
     Absent,
 }
 
-/// Finds the token and takes it out of the headers.
+/// Finds the token and takes it, and any other of ours, out of the headers.
 pub(super) fn take(headers: &mut HeaderMap, registry: &Registry) -> Credentials {
-    let state = registry.state();
     let mut looked_like_one = false;
     let mut found = None;
     for name in [OWN, header::AUTHORIZATION, API_KEY] {
-        let text = match name {
-            header::AUTHORIZATION => bearer(headers),
-            ref name => headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim),
-        };
-        let Some(text) = text else { continue };
-        if let Some(caller) = Caller::of(&state, text) {
-            found = Some((name, caller));
-            break;
+        // Most requests have none of them, and pay for no look at the registry.
+        if !headers.contains_key(&name) {
+            continue;
         }
-        looked_like_one |= name == OWN || text.starts_with(TOKEN_PREFIX);
-    }
-    // Whatever it holds, it is nobody else's.
-    headers.remove(OWN);
-    match found {
-        Some((name, caller)) => {
+        let state = registry.state();
+        let mut ours = name == OWN;
+        for value in headers.get_all(&name) {
+            let Ok(text) = value.to_str() else { continue };
+            let text = if name == header::AUTHORIZATION { bearer_of(text) } else { Some(text.trim()) };
+            let Some(text) = text else { continue };
+            match Caller::of(&state, text) {
+                Some(caller) => {
+                    ours = true;
+                    found.get_or_insert(caller);
+                }
+                None => looked_like_one |= name == OWN || text.starts_with(TOKEN_PREFIX),
+            }
+        }
+        if ours {
             headers.remove(name);
-            Credentials::Known(caller)
         }
+    }
+    match found {
+        Some(caller) => Credentials::Known(caller),
         None if looked_like_one => Credentials::Unknown,
         None => Credentials::Absent,
     }
@@ -64,7 +69,7 @@ mod tests {
     };
 
     #[test]
-    fn a_token_is_found_where_clients_put_it_and_only_the_header_that_held_it_ends_here() {
+    fn a_token_is_found_where_clients_put_it_and_every_header_that_holds_one_ends_here() {
         let directory = tempfile::tempdir().unwrap();
         let bounds = Bounds { functions: 1, destinations: 1, tokens: 1 };
         let registry = Registry::open(&directory.path().join("r"), bounds).unwrap();
@@ -76,13 +81,15 @@ mod tests {
             (&[("tidegate-token", ours.as_str()), ("authorization", "Bearer sk-1")][..], true, &["authorization"][..]),
             (&[("authorization", &bearer), ("x-api-key", "sk-1")], true, &["x-api-key"]),
             (&[("x-api-key", &ours)], true, &[]),
+            (&[("tidegate-token", &ours), ("authorization", &bearer), ("x-api-key", &ours)], true, &[]),
+            (&[("authorization", "Bearer sk-1"), ("authorization", &bearer)], true, &[]),
             (&[("authorization", "Bearer sk-1")], false, &["authorization"]),
             (&[("authorization", "Basic eDp5")], false, &["authorization"]),
             (&[], false, &[]),
         ] {
             let mut headers = HeaderMap::new();
             for (name, value) in given {
-                headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
             }
             let found = take(&mut headers, &registry);
             assert_eq!(matches!(found, Credentials::Known(_)), known, "{given:?}");

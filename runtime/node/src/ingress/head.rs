@@ -64,7 +64,7 @@ fn bad_authority(detail: &str) -> Problem {
 /// Refuses what this listener never does.
 ///
 /// # Errors
-/// 405 for CONNECT and TRACE, 501 for a request to speak something else than HTTP.
+/// 405 for CONNECT and TRACE, 501 for a request to speak WebSocket.
 pub(super) fn refuse_what_is_never_done<B>(request: &Request<B>) -> Result<(), Problem> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         let detail = format!("{} is not taken here; this is no proxy to tunnel through", request.method());
@@ -76,16 +76,23 @@ pub(super) fn refuse_what_is_never_done<B>(request: &Request<B>) -> Result<(), P
         )
         .final_answer());
     }
-    if let Some(upgrade) = request.headers().get(header::UPGRADE) {
-        // A client that offers HTTP/2 by upgrade goes on happily in HTTP/1.1, as the standard wants.
-        if !upgrade.as_bytes().eq_ignore_ascii_case(b"h2c") {
-            let what = String::from_utf8_lossy(upgrade.as_bytes());
-            let detail = format!("an upgrade to `{what}` is not offered; use requests, streams or server-sent events");
-            let title = "Upgrades are not offered";
-            return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "no-upgrade", title, detail).final_answer());
-        }
+    if wants_websocket(request.headers()) {
+        let detail = "an upgrade to `websocket` is not offered; use requests, streams or server-sent events";
+        let title = "Upgrades are not offered";
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "no-upgrade", title, detail).final_answer());
     }
     Ok(())
+}
+
+/// Whether the client asks for a WebSocket, and can do nothing without one. Offers of anything else (`h2c`, `TLS/1.2`)
+/// are ignored, as RFC 9110 section 7.8 lets a server: their clients go on in HTTP/1.1. The header itself ends with the
+/// others of the connection.
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    let lists = |name, wanted: &str| {
+        let texts = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        texts.flat_map(|text| text.split(',')).any(|item| item.trim().eq_ignore_ascii_case(wanted))
+    };
+    headers.contains_key(header::UPGRADE) && lists(header::UPGRADE, "websocket") && lists(header::CONNECTION, "upgrade")
 }
 
 /// Says whom the request came from. What it says about that itself counts only from a trusted proxy. Returns the
@@ -203,12 +210,19 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_and_upgrades_are_refused_but_an_offer_of_http_2_is_not() {
+    fn tunnels_and_websockets_are_refused_and_other_offers_to_upgrade_are_ignored() {
         let refused = |request: Request<()>| refuse_what_is_never_done(&request).err().map(|problem| problem.status);
         let connect = Request::builder().method("CONNECT").uri("a.example:1").body(()).unwrap();
         assert_eq!(refused(connect), Some(StatusCode::METHOD_NOT_ALLOWED));
-        let upgrade = |to: &str| Request::builder().uri("/").header("upgrade", to).body(()).unwrap();
-        assert_eq!(refused(upgrade("websocket")), Some(StatusCode::NOT_IMPLEMENTED));
-        assert_eq!(refused(upgrade("h2c")), None);
+        for (upgrade, connection, status) in [
+            ("websocket", "Upgrade", Some(StatusCode::NOT_IMPLEMENTED)),
+            ("h2c, WebSocket", "keep-alive, upgrade", Some(StatusCode::NOT_IMPLEMENTED)),
+            ("websocket", "keep-alive", None),
+            ("h2c", "Upgrade, HTTP2-Settings", None),
+            ("TLS/1.2", "Upgrade", None),
+        ] {
+            let request = Request::builder().uri("/").header("upgrade", upgrade).header("connection", connection);
+            assert_eq!(refused(request.body(()).unwrap()), status, "{upgrade}, {connection}");
+        }
     }
 }

@@ -33,17 +33,21 @@ impl Ingress {
         Target { version, start, public }: Target,
         authority: Authority,
         peer: Peer,
+        trace: TraceContext,
         request: Request<Lingering>,
     ) -> Result<Response<Body>, Problem> {
         let identity = version.identity();
         let (mut parts, incoming) = request.into_parts();
+        // Also where nobody needs a token: a guest must not see those of its callers.
+        let credentials = credentials::take(&mut parts.headers, &self.registry);
         if !public && !self.open {
-            self.authorize(&mut parts.headers, identity.name.as_str())?;
+            authorize(&credentials, identity.name.as_str())?;
         }
+        // A policy from outside would steer the calls of a guest that hands its headers on.
+        parts.headers.remove(tidegate_core::policy::HEADER);
         let deadline = preferences(&parts.headers)?;
         let (body, exceeded) = bounded(incoming, self.max_body)?;
         let running = version.deployment(self.functions.opener()).await?;
-        let trace = TraceContext::from_headers(&parts.headers);
         let subject = Subject::Invocation { function: Arc::clone(&running.name), version: identity.record.number };
         let trail = Trail::begin(trace.trace, identity.tenant.clone(), subject);
         let mut record = Record::new(&trail, &self.observe, Some(running));
@@ -81,18 +85,18 @@ impl Ingress {
         record.answered(answer.status());
         Ok(answer)
     }
+}
 
-    fn authorize(&self, headers: &mut HeaderMap, name: &str) -> Result<(), Problem> {
-        let needed = || Scope::Invoke(name.to_owned());
-        match credentials::take(headers, &self.registry) {
-            Credentials::Known(caller) if caller.may(&needed()) => Ok(()),
-            Credentials::Known(_) => Err(missing_scope(&needed())),
-            Credentials::Unknown => Err(unauthorized("the token is not known here, or was revoked")),
-            Credentials::Absent => Err(unauthorized(
-                "the function needs a token with the scope invoke:NAME, as `Authorization: Bearer TOKEN` or \
-                 `tidegate-token: TOKEN`; `\"auth\": \"public\"` in its configuration lets anyone in",
-            )),
-        }
+fn authorize(credentials: &Credentials, name: &str) -> Result<(), Problem> {
+    let needed = || Scope::Invoke(name.to_owned());
+    match credentials {
+        Credentials::Known(caller) if caller.may(&needed()) => Ok(()),
+        Credentials::Known(_) => Err(missing_scope(&needed())),
+        Credentials::Unknown => Err(unauthorized("the token is not known here, or was revoked")),
+        Credentials::Absent => Err(unauthorized(
+            "the function needs a token with the scope invoke:NAME, as `Authorization: Bearer TOKEN` or \
+             `tidegate-token: TOKEN`; `\"auth\": \"public\"` in its configuration lets anyone in",
+        )),
     }
 }
 

@@ -18,7 +18,7 @@ mod route;
 mod to;
 mod trailers;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode, header, uri::Authority};
 use ipnet::IpNet;
@@ -36,7 +36,7 @@ use crate::{
     body::{self, Body},
     cluster::registry::{Registry, VersionNumber},
     guest::GuestHost,
-    ids::FunctionName,
+    ids::{FunctionName, TraceContext},
     node::Readiness,
     observe::Observe,
     outbound::Door,
@@ -79,13 +79,15 @@ impl Handler for Arc<Ingress> {
     type Body = Body;
 
     async fn handle(self, peer: Peer, request: Request<Lingering>) -> Response<Body> {
+        let began = Instant::now();
         let wants_trailers = trailers::wanted(&request);
-        match self.serve(peer, request).await {
+        let trace = TraceContext::from_headers(request.headers());
+        match self.serve(peer, trace, request).await {
             Ok(answer) if wants_trailers => trailers::announce(answer).await,
             Ok(answer) => answer,
             Err(problem) => {
                 let mut answer = problem.into_response();
-                answer.headers_mut().insert(answer::REGION, self.region.clone());
+                answer::decorate_refusal(answer.headers_mut(), &self.region, trace.trace, began);
                 answer
             }
         }
@@ -120,13 +122,18 @@ impl Target {
 }
 
 impl Ingress {
-    async fn serve(&self, peer: Peer, request: Request<Lingering>) -> Result<Response<Body>, Problem> {
+    async fn serve(
+        &self,
+        peer: Peer,
+        trace: TraceContext,
+        request: Request<Lingering>,
+    ) -> Result<Response<Body>, Problem> {
         head::refuse_what_is_never_done(&request)?;
         let authority = head::authority(&request)?;
         match self.goal(&authority, request.uri().path())? {
-            Goal::Invoke(target) => self.invoke(target, authority, peer, request).await,
+            Goal::Invoke(target) => self.invoke(target, authority, peer, trace, request).await,
             // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
-            Goal::Gate => Box::pin(self.to(request)).await,
+            Goal::Gate => Box::pin(self.to(trace, request)).await,
             Goal::Answer(answer) => Ok(answer),
         }
     }
@@ -140,13 +147,14 @@ impl Ingress {
             target.map(Goal::Invoke)
         };
         let host = authority.host();
+        // Somebody wrote the route; the domain is for what nobody wrote one for.
+        if let Some(function) = table.by_host(host, path) {
+            return serving(function);
+        }
         if let Some(domain) = &self.domain
             && let Some(found) = table.by_domain(host, domain)
         {
             return found.map_or_else(|name| Err(no_function(name)), serving);
-        }
-        if let Some(function) = table.by_host(host, path) {
-            return serving(function);
         }
         if let Some(root) = &self.root {
             return serving(table.by_name(root.as_str()).ok_or_else(|| no_function(root.as_str()))?);

@@ -1,4 +1,6 @@
 //! `/to/{destination}/{path}` and `/to/https://host/path`: any program's request through the gate.
+//!
+//! `tidegate-policy` counts here: whoever holds a token with the scope `to:DESTINATION` may say how its own calls go.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -52,7 +54,7 @@ impl Senders {
 }
 
 impl Ingress {
-    pub(super) async fn to(&self, request: Request<Lingering>) -> Result<Response<Body>, Problem> {
+    pub(super) async fn to(&self, trace: TraceContext, request: Request<Lingering>) -> Result<Response<Body>, Problem> {
         let (mut parts, incoming) = request.into_parts();
         let caller = self.caller(&mut parts.headers)?;
         let tenant = caller.as_ref().map_or_else(TenantId::default_tenant, |caller| caller.tenant().clone());
@@ -64,7 +66,6 @@ impl Ingress {
         preferences(&parts.headers)?;
         let (body, exceeded) = bounded(incoming, self.max_body)?;
         parts.uri = routed.uri;
-        let trace = TraceContext::from_headers(&parts.headers);
         let trail = Trail::begin(trace.trace, tenant.clone(), Subject::Call);
         let mut record = Record::new(&trail, &self.observe, None);
         let call = OutboundCall {

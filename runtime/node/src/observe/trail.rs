@@ -329,12 +329,16 @@ impl TrailStore {
         }
     }
 
-    /// A finished trail by its id, for its own tenant.
+    /// The finished trail of a trace that ended last, for its own tenant.
     pub fn get(&self, tenant: &TenantId, id: TraceId) -> Option<Arc<TrailRecord>> {
+        self.of_trace(tenant, id, 1).pop()
+    }
+
+    /// The newest `limit` finished trails of a trace, for their own tenant, newest first: an agent's steps share one.
+    pub fn of_trace(&self, tenant: &TenantId, id: TraceId, limit: usize) -> Vec<Arc<TrailRecord>> {
         let ring = self.ring(id).lock();
-        // A trace may have several trails: the last that ended.
-        let mut of_trace = ring.newest_first().filter(|kept| kept.id == id).map(|kept| &kept.record);
-        of_trace.find(|record| record.tenant == *tenant).cloned()
+        let of_trace = ring.newest_first().filter(|kept| kept.id == id).map(|kept| &kept.record);
+        of_trace.filter(|record| record.tenant == *tenant).take(limit).cloned().collect()
     }
 
     /// The newest `limit` trails of a tenant, newest first.
