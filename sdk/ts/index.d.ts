@@ -24,8 +24,8 @@ export interface Policy {
   mode?: "failover" | "hedge" | "race" | undefined;
   /** Regions to prefer, best first. */
   regions?: readonly string[] | undefined;
-  /** Regions outside which the call must not leave. */
-  regionsOnly?: readonly string[] | undefined;
+  /** Whether the call must not leave from any region but those of `regions`. */
+  regionsOnly?: boolean | undefined;
   /** Retries at most, after the first attempt. */
   retries?: number | undefined;
 }

@@ -67,22 +67,43 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     deploy(&shell, &program, &node, &upstream)?;
     for agents in [1, CROWD] {
         shell.step(&format!("behind the gate, {}", count(agents)));
-        rows.push(gated(&program, &node, &upstream, agents)?);
+        rows.push(gated(&node, &upstream, agents)?);
         say(&rows);
     }
 
     println!("\n{}", table(&rows));
     println!("\nTry next:");
-    println!("  target/release/tidegate mock-llm --limit 10/s --slow 5% &      # the upstream of this demo");
-    println!("  target/release/tidegate dev guests/build/agent.wasm            # the agent at http://127.0.0.1:8080/");
-    println!("  target/release/tidegate run -- python your_agent.py            # any program, by its base URL alone");
+    println!("{}", try_next(&shell, &program));
     let gated_rows = rows.iter().filter(|row| row.who.starts_with("Tidegate"));
     for row in gated_rows {
         if row.finished != row.agents {
-            bail!("{}: only {} of {} agents finished: {}", row.who, row.finished, row.agents, row.ends.join("; "));
+            let logs: Vec<_> = [&upstream, &node].into_iter().filter_map(|peer| peer.log.as_ref()).collect();
+            bail!(
+                "{}: only {} of {} agents finished: {}; what the programs said is in {logs:?}",
+                row.who,
+                row.finished,
+                row.agents,
+                row.ends.join("; ")
+            );
         }
     }
     Ok(())
+}
+
+/// Commands that work as they stand, one after another.
+fn try_next(shell: &Shell, program: &Path) -> String {
+    let (program, guest) = (program.display(), shell.root().join("guests/build/agent.wasm"));
+    let (guest, upstream) = (guest.display(), UPSTREAM.join(" "));
+    format!(
+        "  # the upstream of this demo\n\
+         \x20 {program} mock-llm --listen 127.0.0.1:8000 {upstream} &\n\
+         \x20 # the agent\n\
+         \x20 {program} dev {guest} --listen 127.0.0.1:8080 -e BASE_URL=http://127.0.0.1:8000/v1 \
+         -e OPENAI_API_KEY=sk-demo &\n\
+         \x20 curl 'http://127.0.0.1:8080/?topic=tides'\n\
+         \x20 # any program, by its base URL alone\n\
+         \x20 OPENAI_BASE_URL=http://127.0.0.1:8000/v1 {program} run -- sh -c 'curl -s $OPENAI_BASE_URL/models'"
+    )
 }
 
 fn count(agents: usize) -> String {
@@ -212,7 +233,7 @@ fn tidegate(program: &Path, node: &Peer, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn gated(program: &Path, node: &Peer, upstream: &Peer, agents: usize) -> Result<Row> {
+fn gated(node: &Peer, upstream: &Peer, agents: usize) -> Result<Row> {
     reset(upstream)?;
     let started = Instant::now();
     let address = node.address.clone();
@@ -242,7 +263,6 @@ fn gated(program: &Path, node: &Peer, upstream: &Peer, agents: usize) -> Result<
     if agents == 1 {
         print_steps(&results);
     }
-    let _ = program;
     let who = "Tidegate".to_owned();
     Ok(Row { who, agents, seconds, stats: stats(upstream)?, finished: finished(&results), ends: ends(&results) })
 }

@@ -5,6 +5,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,8 @@ pub(crate) struct Peer {
     pub(crate) address: String,
     /// Address of a second listener, where it has one.
     pub(crate) control: String,
+    /// File with what it said on stderr, where that is kept.
+    pub(crate) log: Option<PathBuf>,
 }
 
 impl Drop for Peer {
@@ -53,7 +56,7 @@ fn spawn(mut command: Command, port: u16) -> Result<Peer> {
     let mut child = command.spawn().with_context(|| format!("{name} could not be started"))?;
     let address = format!("127.0.0.1:{port}");
     wait_for(&mut child, &address).with_context(|| name)?;
-    Ok(Peer { child, address, control: String::new() })
+    Ok(Peer { child, address, control: String::new(), log: None })
 }
 
 /// `wasmtime serve` with the given reuse.
@@ -66,7 +69,8 @@ pub(crate) fn wasmtime(guest: &Path, reuse: u32, concurrent: u32, env: &[(&str, 
     for (name, value) in env {
         command.args(["--env", &format!("{name}={value}")]);
     }
-    spawn(command.arg(guest).taken(), port)
+    command.arg(guest);
+    spawn(command, port)
 }
 
 /// workerd with a module worker that answers hello.
@@ -159,7 +163,9 @@ pub(crate) fn last_core() -> usize {
 pub(crate) fn tidegate(program: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Result<Peer> {
     let mut command = Command::new(program);
     command.args(arguments).envs(env.iter().copied());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let log = log_of(arguments.first().copied().unwrap_or("tidegate"))?;
+    let stderr = std::fs::File::create(&log).with_context(|| format!("{} can't be written", log.display()))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     let mut child = command.spawn().with_context(|| format!("{} could not be started", program.display()))?;
     let stdout = child.stdout.take().context("stdout is piped")?;
     let mut lines = BufReader::new(stdout);
@@ -174,9 +180,19 @@ pub(crate) fn tidegate(program: &Path, arguments: &[&str], env: &[(&str, &str)])
     let control = addresses.next().unwrap_or_default().to_owned();
     if address.is_empty() {
         let _ = child.kill();
-        bail!("`tidegate {}` did not say where it listens: {first:?}", arguments.join(" "));
+        let shown = log.display();
+        bail!("`tidegate {}` did not say where it listens: {first:?}; what it said is in {shown}", arguments.join(" "));
     }
-    Ok(Peer { child, address, control })
+    Ok(Peer { child, address, control, log: Some(log) })
+}
+
+/// Where a program's stderr goes: a file of its own in a folder of this run.
+fn log_of(name: &str) -> Result<PathBuf> {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let folder = std::env::temp_dir().join(format!("tidegate-xtask-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("{} can't be made", folder.display()))?;
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    Ok(folder.join(format!("{name}-{number}.log")))
 }
 
 /// One HTTP request over a connection of its own; the status and the whole body.
@@ -208,15 +224,4 @@ pub(crate) fn find(variable: &str, name: &str) -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
-/// `Command`'s builder methods borrow; this gives the command itself back.
-trait Taken {
-    fn taken(&mut self) -> Command;
-}
-
-impl Taken for Command {
-    fn taken(&mut self) -> Command {
-        std::mem::replace(self, Command::new("true"))
-    }
 }

@@ -37,8 +37,8 @@ pub struct Policy {
     pub mode: Option<Mode>,
     /// Regions to prefer, best first.
     pub regions: Vec<String>,
-    /// Regions outside which the call must not leave.
-    pub regions_only: Vec<String>,
+    /// Whether the call must not leave from any region but those of `regions`.
+    pub regions_only: Option<bool>,
     /// Retries at most, after the first attempt.
     pub retries: Option<u32>,
 }
@@ -78,11 +78,12 @@ impl Policy {
         if let Some(mode) = self.mode {
             members.push(format!("mode={}", mode.name()));
         }
-        for (key, regions) in [("regions", &self.regions), ("regions_only", &self.regions_only)] {
-            if !regions.is_empty() {
-                let names = regions.iter().map(|name| quoted(name)).collect::<Result<Vec<_>, _>>()?;
-                members.push(format!("{key}=({})", names.join(" ")));
-            }
+        if !self.regions.is_empty() {
+            let names = self.regions.iter().map(|name| quoted(name)).collect::<Result<Vec<_>, _>>()?;
+            members.push(format!("regions=({})", names.join(" ")));
+        }
+        if let Some(only) = self.regions_only {
+            members.push(format!("regions_only={}", if only { "?1" } else { "?0" }));
         }
         if let Some(retries) = self.retries {
             members.push(format!("retries={retries}"));
@@ -101,8 +102,12 @@ fn seconds(deadline: Duration) -> Result<String, InvalidPolicy> {
         return Err(InvalidPolicy::Deadline(deadline));
     }
     let mut text = deadline.as_secs().to_string();
-    if deadline.subsec_millis() > 0 {
-        let _ = write!(text, ".{:03}", deadline.subsec_millis());
+    // A short deadline is a deadline; none at all would be refused.
+    let least = u32::from(deadline.as_secs() == 0 && !deadline.is_zero());
+    let millis = deadline.subsec_millis().max(least);
+    if millis > 0 {
+        let _ = write!(text, ".{millis:03}");
+        text.truncate(text.trim_end_matches('0').len());
     }
     Ok(text)
 }
@@ -144,21 +149,34 @@ mod tests {
     }
 
     #[test]
-    fn a_full_policy_is_one_dictionary() {
-        let policy = Policy {
-            deadline: Some(Duration::from_secs(20)),
-            mode: Some(Mode::Hedge),
-            regions: vec!["iad".into(), "lhr".into()],
-            regions_only: vec!["iad".into()],
-            retries: Some(3),
-        };
-        assert_eq!(text(&policy), r#"deadline=20, mode=hedge, regions=("iad" "lhr"), regions_only=("iad"), retries=3"#);
+    fn headers_are_written_as_the_gate_reads_them() {
+        // The gate's parser and the TypeScript SDK are tested against the same file.
+        let agreed: Vec<serde_json::Value> = serde_json::from_str(include_str!("../../policy-headers.json")).unwrap();
+        for case in &agreed {
+            let member = |name: &str| case["policy"].get(name);
+            let policy = Policy {
+                deadline: member("deadline_ms").map(|ms| Duration::from_millis(ms.as_u64().unwrap())),
+                mode: member("mode").map(|mode| match mode.as_str().unwrap() {
+                    "failover" => Mode::Failover,
+                    "hedge" => Mode::Hedge,
+                    _ => Mode::Race,
+                }),
+                regions: member("regions")
+                    .map(|list| serde_json::from_value(list.clone()).unwrap())
+                    .unwrap_or_default(),
+                regions_only: member("regions_only").map(|only| only.as_bool().unwrap()),
+                retries: member("retries").map(|retries| retries.as_u64().unwrap().try_into().unwrap()),
+            };
+            let written = policy.header_value().unwrap();
+            let written = written.as_ref().map_or("", |value| value.to_str().unwrap());
+            assert_eq!(written, case["header"].as_str().unwrap());
+        }
     }
 
     #[test]
-    fn milliseconds_are_three_decimals() {
-        let policy = Policy { deadline: Some(Duration::from_millis(1_050)), ..Policy::default() };
-        assert_eq!(text(&policy), "deadline=1.050");
+    fn a_short_deadline_is_never_none() {
+        let policy = Policy { deadline: Some(Duration::from_micros(400)), ..Policy::default() };
+        assert_eq!(text(&policy), "deadline=0.001");
     }
 
     #[test]

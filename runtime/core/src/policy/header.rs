@@ -156,6 +156,21 @@ mod tests {
     }
 
     #[test]
+    fn what_the_sdks_write_is_read_as_it_was_meant() {
+        let agreed: Vec<serde_json::Value> =
+            serde_json::from_str(include_str!("../../../../sdk/policy-headers.json")).unwrap();
+        for case in &agreed {
+            let mut meant = case["policy"].clone();
+            let members = meant.as_object_mut().unwrap();
+            if let Some(ms) = members.remove("deadline_ms") {
+                members.insert("deadline".into(), format!("{ms}ms").into());
+            }
+            let meant: Policy = serde_json::from_value(meant).unwrap();
+            assert_eq!(parse(case["header"].as_str().unwrap()).unwrap(), meant, "{case}");
+        }
+    }
+
+    #[test]
     fn errors_say_which_member() {
         for (value, names) in [
             ("deadlin=20", "deadlin: unknown"),

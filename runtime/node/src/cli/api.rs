@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use serde_json::Value;
-use url::Url;
+use url::{Host, Url};
 
 use super::{
     failure::{Exit, Failure},
@@ -45,6 +45,18 @@ impl Api {
     /// The data listener, where the profile names it.
     pub(super) fn configured_gate(&self) -> Option<Url> {
         self.target.gate.clone()
+    }
+
+    /// Makes the `urls` of a function usable from here: a node that listens on every address says no more than that, but
+    /// it can be reached where its control listener was.
+    pub(super) fn reachable(&self, mut function: Value) -> Value {
+        for url in function.get_mut("urls").and_then(Value::as_array_mut).into_iter().flatten() {
+            let seen = url.as_str().and_then(|url| seen_from(&self.target.url, url));
+            if let Some(seen) = seen {
+                *url = Value::String(seen);
+            }
+        }
+        function
     }
 
     /// The data listener that usually goes with a local control listener at the usual place.
@@ -113,6 +125,21 @@ impl Api {
     }
 }
 
+/// The URL with the control listener's host, where it names an unspecified address.
+fn seen_from(control: &Url, url: &str) -> Option<String> {
+    let mut url = Url::parse(url).ok()?;
+    let is_unspecified = match url.host()? {
+        Host::Ipv4(ip) => ip.is_unspecified(),
+        Host::Ipv6(ip) => ip.is_unspecified(),
+        Host::Domain(_) => false,
+    };
+    if !is_unspecified {
+        return None;
+    }
+    url.set_host(control.host_str()).ok()?;
+    Some(url.into())
+}
+
 /// Reads an answer as JSON.
 pub(super) fn parse(bytes: &Bytes, doing: &str) -> Result<Value, Failure> {
     if bytes.is_empty() {
@@ -138,4 +165,22 @@ pub(super) fn segment(text: &str) -> String {
         .to_string()
         .replace("%2D", "-")
         .replace("%5F", "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unspecified_address_is_replaced_by_where_the_node_was_reached() {
+        for (control, url, seen) in [
+            ("http://10.0.0.7:8081", "http://0.0.0.0:8080/f/a/", Some("http://10.0.0.7:8080/f/a/")),
+            ("http://node.example:8081", "http://[::]:8080/", Some("http://node.example:8080/")),
+            ("http://[::1]:8081", "http://0.0.0.0:8080/", Some("http://[::1]:8080/")),
+            ("http://10.0.0.7:8081", "http://127.0.0.1:8080/f/a/", None),
+            ("http://10.0.0.7:8081", "http://a.example/", None),
+        ] {
+            assert_eq!(seen_from(&control.parse().unwrap(), url).as_deref(), seen, "{url}");
+        }
+    }
 }

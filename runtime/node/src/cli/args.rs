@@ -100,7 +100,6 @@ const LOG_FORMAT: &str = "Form of the node's own log on stderr: human or json";
 /// Defaults of a node that serves one person on this machine; of the settings only those named are shown.
 fn local(mut command: clap::Command, shown: &[&str]) -> clap::Command {
     command = command
-        .mut_arg("egress_allow", |arg| arg.default_values(["127.0.0.0/8", "::1/128"]))
         // A flag of clap's: its default is told from its action.
         .mut_arg("allow_any_host", |arg| arg.action(ArgAction::Set).default_value("true"))
         .mut_arg("drain_timeout", |arg| arg.default_value("2s"));
@@ -130,7 +129,7 @@ mod tests {
     fn dev_and_run_have_the_defaults_of_a_private_node_and_serve_has_not() {
         let Command::Dev(dev) = parse(&["tidegate", "dev"]).command else { panic!() };
         let settings = dev.settings();
-        assert!(settings.guest.allow_any_host && settings.outbound.egress_allow.len() == 2);
+        assert!(settings.guest.allow_any_host);
         assert_eq!(settings.node.data.as_os_str(), DEV_DATA);
         let Command::Run(run) = parse(&["tidegate", "run", "--call-deadline", "3s", "x", "--listen"]).command else {
             panic!()

@@ -1,11 +1,8 @@
 //! `--config node.toml`: its values become defaults before the command line is read.
 
-use std::{
-    ffi::{OsStr, OsString},
-    path::PathBuf,
-};
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::Command;
+use clap::{Command, parser::ValueSource};
 
 use super::failure::{Exit, Failure};
 use crate::settings::parse_with_file;
@@ -21,7 +18,7 @@ pub(super) fn apply(
 ) -> Result<Command, Failure> {
     let Some(name) = arguments.get(1).and_then(|argument| argument.to_str()) else { return Ok(command) };
     let Some(name) = WITH_SETTINGS.into_iter().find(|known| *known == name) else { return Ok(command) };
-    let named = named(arguments.get(2..).unwrap_or_default());
+    let named = named(&command, arguments);
     let Some(path) = named.or(variable).filter(|path| !path.is_empty()).map(PathBuf::from) else { return Ok(command) };
     let mut outcome = Ok(());
     command = command.mut_subcommand(name, |subcommand| {
@@ -34,18 +31,15 @@ pub(super) fn apply(
     outcome.map(|()| command)
 }
 
-/// The value of `--config`, read before clap reads: what comes after `--` is not ours.
-fn named(arguments: &[OsString]) -> Option<OsString> {
-    let mut arguments = arguments.iter().take_while(|argument| *argument != "--");
-    while let Some(argument) = arguments.next() {
-        if argument == "--config" {
-            return arguments.next().cloned();
-        }
-        if let Some(path) = argument.to_str().and_then(|text| text.strip_prefix("--config=")) {
-            return Some(OsStr::new(path).to_owned());
-        }
+/// The value of `--config` as clap reads it, so that a child's own `--config` is never taken for ours. Errors are kept
+/// for the reading that counts, which knows the file.
+fn named(command: &Command, arguments: &[OsString]) -> Option<OsString> {
+    let matches = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok()?;
+    let (_, matches) = matches.subcommand()?;
+    if matches.value_source("config") != Some(ValueSource::CommandLine) {
+        return None;
     }
-    None
+    matches.get_one::<PathBuf>("config").map(|path| path.clone().into_os_string())
 }
 
 #[cfg(test)]
@@ -54,14 +48,17 @@ mod tests {
 
     fn named_in(arguments: &[&str]) -> Option<OsString> {
         let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
-        named(&arguments)
+        named(&super::super::args::command(), &arguments)
     }
 
     #[test]
     fn the_file_is_found_in_both_forms_and_never_in_the_childs_arguments() {
-        assert_eq!(named_in(&["--listen", "x", "--config", "a.toml"]), Some("a.toml".into()));
-        assert_eq!(named_in(&["--config=b.toml"]), Some("b.toml".into()));
-        assert_eq!(named_in(&["--", "program", "--config", "theirs"]), None);
-        assert_eq!(named_in(&["--config"]), None);
+        let named = |line: &str| named_in(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(named("tidegate dev --listen 127.0.0.1:0 --config a.toml"), Some("a.toml".into()));
+        assert_eq!(named("tidegate serve --config=b.toml"), Some("b.toml".into()));
+        assert_eq!(named("tidegate run --config c.toml program --config theirs"), Some("c.toml".into()));
+        assert_eq!(named("tidegate run -- program --config theirs"), None);
+        assert_eq!(named("tidegate run program --config theirs"), None);
+        assert_eq!(named("tidegate serve --config"), None);
     }
 }

@@ -135,7 +135,7 @@ pub(super) async fn send(
         }
     };
     watch.end();
-    api::parse(&answer?, &doing)
+    Ok(api.reachable(api::parse(&answer?, &doing)?))
 }
 
 fn part_head(boundary: &str, name: &str, kind: &str) -> String {

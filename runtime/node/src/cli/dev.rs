@@ -166,7 +166,6 @@ impl Guest {
                 _ => Err(Failure::new(Exit::Usage, "there is no guest to configure").next("name its .wasm file")),
             };
         };
-        // A file that is not there yet is waited for; a directory or a text file is a mistake.
         if file.exists() {
             deploy::read_module(&file)?;
         } else {

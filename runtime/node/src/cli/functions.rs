@@ -71,6 +71,7 @@ pub(super) async fn run(args: FunctionsArgs) -> Result<Exit, Failure> {
 async fn list(api: &Api) -> Result<Exit, Failure> {
     let answer = api.get("/v1/functions", "listing functions").await?;
     let functions = answer.get("functions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let functions: Vec<_> = functions.into_iter().map(|function| api.reachable(function)).collect();
     if api.out.is_json() {
         functions.iter().try_for_each(|function| api.out.value(function))?;
         return Ok(Exit::Ok);
@@ -101,7 +102,7 @@ async fn list(api: &Api) -> Result<Exit, Failure> {
 
 async fn show(api: &Api, name: &str) -> Result<Exit, Failure> {
     let path = format!("/v1/functions/{}", segment(name));
-    let mut function = api.get(&path, &format!("showing `{name}`")).await?;
+    let mut function = api.reachable(api.get(&path, &format!("showing `{name}`")).await?);
     let versions = api.get(&format!("{path}/versions"), &format!("showing versions of `{name}`")).await?;
     let versions = versions.get("versions").cloned().unwrap_or_default();
     if api.out.is_json() {

@@ -120,12 +120,18 @@ async fn base(api: &Api, gate: Option<&Url>, name: &str, version: Option<&str>) 
     // The node knows where it listens. A token that may only invoke is not told; then the usual place is tried.
     match api.get(&format!("/v1/functions/{}", segment(name)), &format!("invoking `{name}`")).await {
         Ok(function) => {
+            let function = api.reachable(function);
             let urls = function.get("urls").and_then(Value::as_array);
-            let plain = format!("/f/{name}");
-            let mut bases =
-                urls.into_iter().flatten().filter_map(Value::as_str).filter_map(|url| url.split_once(&plain));
-            if let Some((gate, _)) = bases.next() {
-                return Ok(at(gate));
+            let first = urls.and_then(|urls| urls.first()).and_then(Value::as_str);
+            match (first.map(|url| (url, url.split_once(&format!("/f/{name}")))), version) {
+                (Some((_, Some((gate, _)))), _) => return Ok(at(gate)),
+                // The root of `tidegate dev`, or a host of its own: all paths are the function's.
+                (Some((url, None)), None) => return Ok(url.trim_end_matches('/').to_owned()),
+                (Some((url, None)), Some(_)) => {
+                    let what = format!("`{name}` is served at {url} alone, and only the version that is active");
+                    return Err(Failure::new(Exit::Usage, what));
+                }
+                (None, _) => {}
             }
         }
         Err(failure) if failure.exit == Exit::NotFound => return Err(failure),

@@ -1,7 +1,12 @@
 //! A node in this process, for one person on this machine: `tidegate dev`, `tidegate run`.
 
-use std::{fs::File, io, net::SocketAddr};
+use std::{
+    fs::File,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::broadcast::Receiver;
 
 use super::{
@@ -27,7 +32,8 @@ pub(super) struct LocalNode {
 
 impl LocalNode {
     /// Starts it, with a function at `/` if there is one.
-    pub(super) async fn start(settings: Settings, root: Option<RootFunction>) -> Result<Self, Failure> {
+    pub(super) async fn start(mut settings: Settings, root: Option<RootFunction>) -> Result<Self, Failure> {
+        allow_loopback(&mut settings.outbound.egress_allow);
         let data = settings.node.data.clone();
         log_to_stderr(&settings.node).map_err(failed)?;
         let options = NodeOptions { open: true, root, ..NodeOptions::default() };
@@ -70,6 +76,19 @@ impl LocalNode {
     }
 }
 
+/// Lets calls reach this machine besides what is allowed already.
+fn allow_loopback(allowed: &mut Vec<IpNet>) {
+    let loopback: [IpNet; 2] = [
+        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+    ];
+    for network in loopback {
+        if !allowed.contains(&network) {
+            allowed.push(network);
+        }
+    }
+}
+
 fn failed(error: StartError) -> Failure {
     let exit = match error {
         StartError::Setting { .. } | StartError::Root { .. } => Exit::Usage,
@@ -97,5 +116,21 @@ fn is_taken(address: SocketAddr) -> io::Result<bool> {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_that_are_allowed_come_on_top_of_loopback() {
+        for given in [&[][..], &["10.0.0.0/8"], &["127.0.0.0/8", "::1/128"]] {
+            let mut allowed: Vec<IpNet> = given.iter().map(|network| network.parse().unwrap()).collect();
+            let before = allowed.clone();
+            allow_loopback(&mut allowed);
+            assert!(before.iter().all(|network| allowed.contains(network)));
+            assert_eq!(allowed.iter().filter(|network| network.addr().is_loopback()).count(), 2, "{given:?}");
+        }
     }
 }

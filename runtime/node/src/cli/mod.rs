@@ -42,8 +42,7 @@ use failure::{Exit, Failure};
 /// The program. Returns its exit code.
 pub fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
-    // Before the command line is understood, so that a failure to understand it can be JSON too.
-    let as_json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    let as_json = asks_for_json(&arguments);
     let outcome = read(&arguments).and_then(|cli| match cli {
         Ok(cli) => run(cli.command),
         Err(code) => Ok(code),
@@ -54,11 +53,21 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// Told before the command line is understood, so that a failure to understand it can be JSON too.
+fn asks_for_json(arguments: &[OsString]) -> bool {
+    arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
+}
+
 /// Reads the command line. Help, version and wrong usage are printed here, and end with the code that is returned.
 fn read(arguments: &[OsString]) -> Result<Result<Cli, ExitCode>, Failure> {
     let command = config_file::apply(args::command(), arguments, std::env::var_os("TIDEGATE_CONFIG"))?;
     let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let as_json = asks_for_json(arguments);
     Ok(parsed.map_err(|error| {
+        if as_json && error.use_stderr() {
+            Failure::new(Exit::Usage, error.render().to_string().trim_end()).print(true);
+            return Exit::Usage.into();
+        }
         // A closed stream is nobody's loss.
         let _ = error.print();
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))

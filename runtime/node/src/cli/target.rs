@@ -113,8 +113,8 @@ pub(super) fn resolve(args: &ClientArgs, profiles: &Profiles, directory: &Path) 
     let saved = chosen.as_ref().and_then(|(name, profile)| Some((profile.token.clone()?, format!("profile `{name}`"))));
     let token = args.token.clone().map(|token| (token, "--token or TIDEGATE_TOKEN".to_owned())).or(saved);
     let token = token.or_else(|| local(&url));
-    let saved_gate = chosen.as_ref().and_then(|(_, profile)| profile.gate.as_deref());
-    let gate = saved_gate.or(dev.as_ref().map(|dev| dev.gate.as_str())).map(parsed).transpose()?;
+    // The dev node is asked itself: it knows whether the function is at the root.
+    let gate = chosen.as_ref().and_then(|(_, profile)| profile.gate.as_deref()).map(parsed).transpose()?;
     let token_from = token.as_ref().map_or("none", |(_, from)| from.as_str());
     let from = format!("server {url} (from {url_from}), token from: {token_from}");
     Ok(Target { url, token: token.map(|(token, _)| token), gate, from })
@@ -186,7 +186,7 @@ mod tests {
         let find = |args: &ClientArgs| resolve(args, &Profiles::default(), directory.path()).unwrap();
         let target = find(&args(None, None, None));
         assert_eq!((target.url.as_str(), target.token.as_deref()), ("http://127.0.0.1:4001/", Some("dev-token")));
-        assert_eq!(target.gate.unwrap().as_str(), "http://127.0.0.1:4000/");
+        assert_eq!(target.gate, None);
         assert_eq!(find(&args(Some(LOCAL_CONTROL), None, None)).token.as_deref(), Some("local-token"));
         drop(runs);
         assert_eq!(find(&args(None, None, None)).token.as_deref(), Some("local-token"));

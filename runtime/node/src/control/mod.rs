@@ -39,6 +39,7 @@ pub use seams::{Admitted, Gate, Modules, Spooled};
 
 use crate::{
     cluster::registry::{Applied, Ceilings, Command, Registry},
+    ids::FunctionName,
     node::{DataDir, Readiness},
     observe::Observe,
     problem::Problem,
@@ -65,6 +66,8 @@ pub struct Control {
     pub readiness: Arc<Readiness>,
     /// `http://HOST:PORT` of the data listener.
     pub data_url: String,
+    /// The function that owns every path of the data listener (dev).
+    pub root: Option<FunctionName>,
     /// The most that functions may ask for.
     pub ceilings: Ceilings,
     /// One permit for each deploy that is uploaded or compiled.
@@ -85,7 +88,12 @@ impl Control {
 
     /// Where a function is invoked.
     fn urls(&self, name: &str, routes: Option<&[String]>) -> Vec<String> {
-        let mut urls = vec![format!("{}/f/{name}/", self.data_url)];
+        let mut urls = match &self.root {
+            None => vec![format!("{}/f/{name}/", self.data_url)],
+            Some(root) if root.as_str() == name => vec![format!("{}/", self.data_url)],
+            // Paths are the root's then; only a host of its own leads to another function.
+            Some(_) => Vec::new(),
+        };
         if let Some(domain) = &self.settings.node.domain {
             urls.push(format!("http://{name}.{domain}/"));
         }

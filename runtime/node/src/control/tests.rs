@@ -103,6 +103,7 @@ fn api_with(flags: &[&str]) -> Api {
         gate: Arc::clone(&modules) as _,
         readiness: Arc::default(),
         data_url: "http://127.0.0.1:8080".into(),
+        root: None,
         ceilings: Ceilings::from(&settings.guest),
         deploys: Arc::new(Semaphore::new(2)),
         shutdown: CancellationToken::new(),

@@ -133,7 +133,12 @@ impl Ingress {
         match self.goal(&authority, request.uri().path())? {
             Goal::Invoke(target) => self.invoke(target, authority, peer, trace, request).await,
             // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
-            Goal::Gate => Box::pin(self.to(trace, request)).await,
+            Goal::Gate => {
+                if self.open {
+                    to::refuse_web_pages(&authority, request.headers(), self.domain.as_deref())?;
+                }
+                Box::pin(self.to(trace, request)).await
+            }
             Goal::Answer(answer) => Ok(answer),
         }
     }

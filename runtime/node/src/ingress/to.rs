@@ -2,9 +2,12 @@
 //!
 //! `tidegate-policy` counts here: whoever holds a token with the scope `to:DESTINATION` may say how its own calls go.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, Request, Response, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, Request, Response, StatusCode, header,
+    uri::{Authority, PathAndQuery},
+};
 use parking_lot::Mutex;
 use tidegate_core::Policy;
 
@@ -15,6 +18,7 @@ use super::{
     inbound::{bounded, too_large},
     invoke::preferences,
     record::Record,
+    route::name_below,
 };
 use crate::{
     body::Body,
@@ -100,9 +104,82 @@ impl Ingress {
     }
 }
 
+/// Refuses what a web page sends to a gate that asks for no token: it could read services of this machine through it.
+///
+/// A page can have its own name resolve to our address (DNS rebinding), but it can't be loaded from an address that it
+/// does not have: addresses pass, of names only those of this machine and the node's own.
+///
+/// # Errors
+/// 400 for the name of somebody else, 403 for a page of another site.
+pub(super) fn refuse_web_pages(
+    authority: &Authority,
+    headers: &HeaderMap,
+    domain: Option<&str>,
+) -> Result<(), Problem> {
+    let host = authority.host().trim_end_matches('.');
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let is_or_is_below = |name: &str| host.eq_ignore_ascii_case(name) || name_below(host, name).is_some();
+    let is_own = bare.parse::<IpAddr>().is_ok() || is_or_is_below("localhost") || domain.is_some_and(is_or_is_below);
+    if !is_own {
+        let detail = format!(
+            "`{host}` is no name of this gate, which asks for no token and so answers only to addresses, localhost and \
+             the name that --domain gives it"
+        );
+        let title = "The request does not say whom it is for";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "bad-authority", title, detail).final_answer());
+    }
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let of_other_site = text(&SEC_FETCH_SITE).is_some_and(|site| site.eq_ignore_ascii_case("cross-site"));
+    let of_other_origin = text(&header::ORIGIN).is_some_and(|origin| {
+        !origin.split_once("://").is_some_and(|(_, own)| own.eq_ignore_ascii_case(authority.as_str()))
+    });
+    if of_other_site || of_other_origin {
+        let detail = "a web page of another origin may not send through a gate that asks for no token; run `tidegate \
+                      serve` and send a token";
+        return Err(
+            Problem::new(StatusCode::FORBIDDEN, "cross-site", "Not for other sites' pages", detail).final_answer()
+        );
+    }
+    Ok(())
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
+
+    #[test]
+    fn an_open_gate_answers_programs_and_no_page_of_another_site() {
+        for (host, header, status) in [
+            ("127.0.0.1:8080", None, None),
+            ("[::1]:8080", None, None),
+            ("10.1.2.3:8080", None, None),
+            ("localhost:8080", None, None),
+            ("gate.localhost", None, None),
+            ("gate.example", None, None),
+            ("f.gate.example:80", None, None),
+            ("evil.example:8080", None, Some(400)),
+            ("127.0.0.1.evil.example", None, Some(400)),
+            ("notlocalhost", None, Some(400)),
+            ("localhost:8080", Some(("sec-fetch-site", "cross-site")), Some(403)),
+            ("localhost:8080", Some(("sec-fetch-site", "same-origin")), None),
+            ("localhost:8080", Some(("sec-fetch-site", "none")), None),
+            ("localhost:8080", Some(("origin", "http://localhost:8080")), None),
+            ("localhost:8080", Some(("origin", "http://localhost:3000")), Some(403)),
+            ("localhost:8080", Some(("origin", "https://evil.example")), Some(403)),
+            ("localhost:8080", Some(("origin", "null")), Some(403)),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some((name, value)) = header {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+            let outcome = refuse_web_pages(&Authority::from_static(host), &headers, Some("gate.example"));
+            assert_eq!(outcome.err().map(|problem| problem.status.as_u16()), status, "{host} {header:?}");
+        }
+    }
 
     #[test]
     fn a_token_has_one_sender_and_there_are_never_more_than_the_bound() {

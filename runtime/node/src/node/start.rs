@@ -183,7 +183,7 @@ impl Node {
             max_body: settings.ingress.max_request_body.get(),
             trusted_proxies: settings.ingress.trusted_proxies.clone(),
             open: options.open,
-            root,
+            root: root.clone(),
             senders: Senders::new(control_settings.max_tokens.max(1)),
         });
         let control = router(Arc::new(Control {
@@ -196,6 +196,7 @@ impl Node {
             gate: Arc::new(door.clone()),
             readiness: Arc::clone(&readiness),
             data_url: format!("http://{data_addr}"),
+            root,
             ceilings,
             deploys: Arc::clone(&deploys),
             shutdown: stop.clone(),

@@ -35,6 +35,7 @@ kinds! {
     "Data listener" {
         "bad-authority" 400 "The request names no host, several, or something that is none"
         "bad-target" 400 "The target of the request is neither a path nor an absolute URL"
+        "cross-site" 403 "A web page of another origin sent it, and the gate asks for no token"
         "no-such-function" 404 "No function of this name is deployed"
         "no-such-version" 404 "The function keeps no version of this number"
         "no-version-serves" 404 "The function has versions, and none was let serve"

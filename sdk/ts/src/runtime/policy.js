@@ -7,7 +7,9 @@ function decimal(name, value) {
   if (typeof value !== "number" || !Number.isFinite(value) || value < 0 || value > 999_999_999_999) {
     throw new TypeError(`tidegate.${name} must be a number of seconds, 0 or more; got ${String(value)}`);
   }
-  return String(Math.round(value * 1000) / 1000);
+  // A short deadline is a deadline; none at all would be refused.
+  const least = value > 0 ? 1 : 0;
+  return String(Math.max(least, Math.round(value * 1000)) / 1000);
 }
 
 function integer(name, value) {
@@ -29,6 +31,13 @@ function list(name, value) {
   return `(${value.map((item) => string(name, item)).join(" ")})`;
 }
 
+function boolean(name, value) {
+  if (typeof value !== "boolean") {
+    throw new TypeError(`tidegate.${name} must be true or false; got ${JSON.stringify(value)}`);
+  }
+  return value ? "?1" : "?0";
+}
+
 function mode(name, value) {
   if (!MODES.has(value)) {
     throw new TypeError(`tidegate.${name} must be one of ${[...MODES].join(", ")}; got ${JSON.stringify(value)}`);
@@ -41,7 +50,7 @@ const MEMBERS = {
   deadline: ["deadline", decimal],
   mode: ["mode", mode],
   regions: ["regions", list],
-  regionsOnly: ["regions_only", list],
+  regionsOnly: ["regions_only", boolean],
   retries: ["retries", integer],
 };
 

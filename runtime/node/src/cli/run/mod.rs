@@ -32,7 +32,7 @@ upstream already, that upstream is what the gate calls. Signals are passed on; t
 for signal n, 127 if it is not found). Settings of `tidegate serve` can be given too, for the gate in this process.")]
 pub(super) struct RunArgs {
     /// The program and its arguments
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
     /// Gate to use. Default: http://127.0.0.1:8080 if one runs there, else one in this process
     #[arg(long, env = "TIDEGATE_GATE", value_name = "URL", hide_env_values = true, value_parser = server_url)]
@@ -112,16 +112,29 @@ async fn gate_that_runs(named: Option<&Url>, say: &impl Fn(String)) -> Result<Op
         let answer = client::send(request).await?;
         Ok::<_, Failure>((answer.status(), answer.headers().contains_key("proxy-status")))
     };
+    // An empty destination is refused by a gate in its own name; by its status it tells whether a token was needed.
     if named.is_some() {
         let (status, _) = ask("/healthz").await?;
-        return match status {
-            StatusCode::OK => Ok(Some(gate)),
-            status => {
-                Err(Failure::new(Exit::Failed, format!("{gate}/healthz answers {status}: that is no healthy gate")))
+        if status != StatusCode::OK {
+            let what = format!("{gate}/healthz answers {status}: that is no healthy gate");
+            return Err(Failure::new(Exit::Failed, what));
+        }
+        return match ask("/to/").await? {
+            (StatusCode::UNAUTHORIZED, true) => Err(Failure::new(
+                Exit::Unauthorised,
+                format!("the gate at {gate} needs a token, which clients are not given by their base URL alone"),
+            )
+            .next(
+                "set the base URL to GATE/to/UPSTREAM yourself and let the client send `tidegate-token: TOKEN` (made by \
+                 `tidegate tokens create --scope to:NAME`), or leave --gate out",
+            )),
+            (_, true) => Ok(Some(gate)),
+            (status, false) => {
+                let what = format!("{gate}/to/ answers {status}, not in the name of a gate");
+                Err(Failure::new(Exit::Failed, what))
             }
         };
     }
-    // An empty destination is refused by a gate in its own name; by its status it tells whether a token was needed.
     let probed = tokio::time::timeout(PROBE, async { Ok::<_, Failure>((ask("/healthz").await?, ask("/to/").await?)) });
     match probed.await {
         Ok(Ok(((StatusCode::OK, _), (StatusCode::UNAUTHORIZED, true)))) => {
