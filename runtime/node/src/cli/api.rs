@@ -24,7 +24,7 @@ pub(super) struct Api {
 
 impl Api {
     /// Finds the server that the arguments mean. Nothing is sent yet.
-    pub(super) fn new(args: &ClientArgs) -> Result<Self, Failure> {
+    pub(super) fn new(args: &ClientArgs, out: Out) -> Result<Self, Failure> {
         // Without a home there are no profiles, and with both flags given nobody misses them.
         let profiles = match profiles::path() {
             Ok(path) => Profiles::load(&path)?,
@@ -34,7 +34,7 @@ impl Api {
         if args.verbose {
             note(&target.from);
         }
-        Ok(Self { target, out: Out::new(args.json) })
+        Ok(Self { target, out })
     }
 
     /// The API of a known server.

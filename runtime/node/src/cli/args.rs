@@ -21,6 +21,9 @@ use crate::settings::Settings;
     max_term_width = 120
 )]
 pub(super) struct Cli {
+    /// Print JSON: one object, or one a line; errors too
+    #[arg(long, global = true)]
+    pub(super) json: bool,
     #[command(subcommand)]
     pub(super) command: Command,
 }
@@ -138,6 +141,24 @@ mod tests {
         assert_eq!(run.settings().outbound.call_deadline.get().as_secs(), 3);
         let Command::Serve(serve) = parse(&["tidegate", "serve"]).command else { panic!() };
         assert!(!serve.settings().guest.allow_any_host && serve.settings().outbound.egress_allow.is_empty());
+    }
+
+    #[test]
+    fn json_may_be_asked_for_before_and_after_any_command_but_not_by_what_a_child_is_given() {
+        for line in [
+            "tidegate --json functions",
+            "tidegate functions --json",
+            "tidegate tokens ls --json",
+            "tidegate serve --json",
+            "tidegate mock-llm --json",
+            "tidegate reference problems --json",
+            "tidegate run --json program",
+        ] {
+            assert!(parse(&line.split(' ').collect::<Vec<_>>()).json, "{line}");
+        }
+        for line in ["tidegate run program --json", "tidegate run -- program --json"] {
+            assert!(!parse(&line.split(' ').collect::<Vec<_>>()).json, "{line}");
+        }
     }
 
     #[test]

@@ -16,7 +16,9 @@ pub(super) fn apply(
     arguments: &[OsString],
     variable: Option<OsString>,
 ) -> Result<Command, Failure> {
-    let Some(name) = arguments.get(1).and_then(|argument| argument.to_str()) else { return Ok(command) };
+    // The flags before a subcommand take no values.
+    let mut words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
+    let Some(name) = words.find(|word| !word.starts_with('-')) else { return Ok(command) };
     let Some(name) = WITH_SETTINGS.into_iter().find(|known| *known == name) else { return Ok(command) };
     let named = named(&command, arguments);
     let Some(path) = named.or(variable).filter(|path| !path.is_empty()).map(PathBuf::from) else { return Ok(command) };
@@ -55,7 +57,7 @@ mod tests {
     fn the_file_is_found_in_both_forms_and_never_in_the_childs_arguments() {
         let named = |line: &str| named_in(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(named("tidegate dev --listen 127.0.0.1:0 --config a.toml"), Some("a.toml".into()));
-        assert_eq!(named("tidegate serve --config=b.toml"), Some("b.toml".into()));
+        assert_eq!(named("tidegate --json serve --config=b.toml"), Some("b.toml".into()));
         assert_eq!(named("tidegate run --config c.toml program --config theirs"), Some("c.toml".into()));
         assert_eq!(named("tidegate run -- program --config theirs"), None);
         assert_eq!(named("tidegate run program --config theirs"), None);

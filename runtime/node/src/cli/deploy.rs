@@ -17,7 +17,7 @@ use super::{
     failure::{Exit, Failure},
     http::{self as client, Progress, upload},
     manifest::{self, Manifest},
-    output::{bytes, millis, note, paint},
+    output::{Out, bytes, millis, note, paint},
     target::ClientArgs,
 };
 
@@ -56,7 +56,7 @@ pub(super) struct DeployArgs {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: DeployArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: DeployArgs, out: Out) -> Result<Exit, Failure> {
     let mut manifest = Manifest::find(args.config.as_deref())?;
     manifest.set_env(&args.env);
     manifest.allow_hosts(&args.allow_hosts);
@@ -73,7 +73,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<Exit, Failure> {
         Failure::new(Exit::Usage, "it is not said which function to deploy to")
             .next(format!("name it: --name {stem}, or set `name` in tidegate.toml"))
     })?;
-    let api = Api::new(&args.client)?;
+    let api = Api::new(&args.client, out)?;
     let mut query = Vec::new();
     if args.no_activate {
         query.push("activate=false".to_owned());
@@ -83,7 +83,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<Exit, Failure> {
     }
     let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
     let config = (!manifest.config.is_empty()).then_some(Value::Object(manifest.config));
-    let made = send(&api, &name, &query, module, config.as_ref(), args.client.json).await?;
+    let made = send(&api, &name, &query, module, config.as_ref(), out.is_json()).await?;
     report(&api, &name, &made)?;
     Ok(Exit::Ok)
 }

@@ -35,9 +35,6 @@ pub(super) struct DevArgs {
     /// Variable of the guest's environment. Repeatable
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = manifest::pair)]
     env: Vec<(String, String)>,
-    /// Print what happens as JSON, one object a line
-    #[arg(long)]
-    json: bool,
     /// File of settings (node.toml)
     #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE", hide_env_values = true)]
     config: Option<PathBuf>,
@@ -57,14 +54,13 @@ impl DevArgs {
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Runs until SIGINT or SIGTERM.
-pub(super) async fn run(args: DevArgs) -> Result<Exit, Failure> {
-    let out = Out::new(args.json);
+pub(super) async fn run(args: DevArgs, out: Out) -> Result<Exit, Failure> {
     let mut stop = signals::Stop::catch()?;
     let guest = Guest::find(&args)?;
     let mut settings = *args.settings;
     local_node::give_way(&mut settings.node)?;
     let (began, deployed) = (Instant::now(), guest.as_ref().and_then(|guest| Stamp::of(&guest.file)));
-    if let (Some(guest), false) = (&guest, args.json) {
+    if let (Some(guest), false) = (&guest, out.is_json()) {
         // A large guest takes seconds, and an empty terminal looks like a program that hangs.
         note(format_args!("compiling {}", guest.file.display()));
     }
@@ -83,11 +79,11 @@ pub(super) async fn run(args: DevArgs) -> Result<Exit, Failure> {
             () = stop.wait() => break Ok(()),
         };
         let printed = match event {
-            Ok(event) if args.json => out.value(&as_json(&event)),
+            Ok(event) if out.is_json() => out.value(&as_json(&event)),
             Ok(event) => out.line(lines::from_feed(&event)),
             Err(RecvError::Lagged(count)) => {
                 let missed = json!({"event": "missed", "events": count});
-                if args.json {
+                if out.is_json() {
                     out.value(&missed)
                 } else {
                     lines::from_event("missed", &missed).map_or(Ok(()), |line| out.line(line))

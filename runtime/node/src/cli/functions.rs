@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     api::{Api, segment},
     failure::{Exit, Failure},
-    output::{Cell, ago, bytes, now_ms, paint},
+    output::{Cell, Out, ago, bytes, now_ms, paint},
     target::ClientArgs,
 };
 
@@ -58,13 +58,13 @@ struct Rollback {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: FunctionsArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: FunctionsArgs, out: Out) -> Result<Exit, Failure> {
     match args.action {
-        None => list(&Api::new(&args.client)?).await,
-        Some(Action::Ls(only)) => list(&Api::new(&only.client)?).await,
-        Some(Action::Show(named)) => show(&Api::new(&named.client)?, &named.name).await,
-        Some(Action::Rollback(rollback)) => go_back(&Api::new(&rollback.client)?, &rollback).await,
-        Some(Action::Rm(named)) => remove(&Api::new(&named.client)?, &named.name).await,
+        None => list(&Api::new(&args.client, out)?).await,
+        Some(Action::Ls(only)) => list(&Api::new(&only.client, out)?).await,
+        Some(Action::Show(named)) => show(&Api::new(&named.client, out)?, &named.name).await,
+        Some(Action::Rollback(rollback)) => go_back(&Api::new(&rollback.client, out)?, &rollback).await,
+        Some(Action::Rm(named)) => remove(&Api::new(&named.client, out)?, &named.name).await,
     }
 }
 

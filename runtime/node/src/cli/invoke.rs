@@ -14,7 +14,7 @@ use super::{
     api::{self, Api, segment},
     failure::{Exit, Failure},
     http as client,
-    output::paint,
+    output::{Out, paint},
     target::{ClientArgs, server_url},
 };
 use crate::body;
@@ -56,8 +56,8 @@ fn header_line(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: InvokeArgs) -> Result<Exit, Failure> {
-    let api = Api::new(&args.client)?;
+pub(super) async fn run(args: InvokeArgs, out: Out) -> Result<Exit, Failure> {
+    let api = Api::new(&args.client, out)?;
     let data = args.data.as_deref().map(read_data).transpose()?;
     let (name, version) = match args.function.split_once('@') {
         Some((name, version)) => (name, Some(version)),

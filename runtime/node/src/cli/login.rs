@@ -30,14 +30,10 @@ pub(super) struct LoginArgs {
     /// Data listener of the server, where `tidegate invoke` can't ask for it
     #[arg(long, value_name = "URL", value_parser = server_url)]
     gate: Option<Url>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Runs the command.
-pub(super) async fn run(args: LoginArgs) -> Result<Exit, Failure> {
-    let out = Out::new(args.json);
+pub(super) async fn run(args: LoginArgs, out: Out) -> Result<Exit, Failure> {
     let path = profiles::path()?;
     let mut saved = Profiles::load(&path)?;
     let token = match args.token {

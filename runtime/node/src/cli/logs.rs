@@ -12,7 +12,7 @@ use super::{
     failure::{Exit, Failure},
     http::sse::{Event, Parser},
     lines,
-    output::note,
+    output::{Out, note},
     target::ClientArgs,
 };
 use crate::body;
@@ -36,8 +36,8 @@ pub(super) struct LogsArgs {
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Runs the command.
-pub(super) async fn run(args: LogsArgs) -> Result<Exit, Failure> {
-    let api = Api::new(&args.client)?;
+pub(super) async fn run(args: LogsArgs, out: Out) -> Result<Exit, Failure> {
+    let api = Api::new(&args.client, out)?;
     let name = &args.name;
     let path = format!("/v1/functions/{}/logs?limit={}", segment(name), args.limit);
     let doing = format!("reading logs of `{name}`");

@@ -1,11 +1,12 @@
 //! `tidegate mock-llm`: the fake upstream as a program.
 
 use clap::Args;
+use serde_json::json;
 
 use super::{
     failure::{Exit, Failure},
     mock_llm::{self, MockOptions},
-    output::note,
+    output::{Out, note},
     signals,
 };
 
@@ -21,16 +22,28 @@ pub(super) struct MockArgs {
 }
 
 /// Runs until SIGINT or SIGTERM.
-pub(super) async fn run(args: MockArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: MockArgs, out: Out) -> Result<Exit, Failure> {
     args.options.check().map_err(|why| Failure::new(Exit::Usage, why))?;
     let mut stop = signals::Stop::catch()?;
     let listen = args.options.listen;
     let mock = mock_llm::start(args.options).await.map_err(|error| {
         Failure::new(Exit::Failed, format!("can't listen on {listen}: {error}")).next("--listen names another address")
     })?;
-    super::output::Out::new(false).line(format_args!("mock-llm listening on {}", mock.url()))?;
+    if out.is_json() {
+        out.value(&json!({"event": "listening", "url": mock.url()}))?;
+    } else {
+        out.line(format_args!("mock-llm listening on {}", mock.url()))?;
+    }
     stop.wait().await;
     let stats = mock.stats();
+    if out.is_json() {
+        let mut ended = serde_json::to_value(&stats).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        if let Some(ended) = ended.as_object_mut() {
+            ended.insert("event".into(), json!("stopped"));
+        }
+        out.value(&ended)?;
+        return Ok(Exit::Ok);
+    }
     note(format_args!(
         "{} requests: {} passed, {} refused, {} failed, {} slow, {} dropped, {} cancelled; at most {} in flight, at \
          most {} passed in a period",

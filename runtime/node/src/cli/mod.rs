@@ -35,22 +35,24 @@ mod trails;
 use std::{ffi::OsString, future::Future, process::ExitCode};
 
 use clap::FromArgMatches as _;
+use serde_json::json;
 
 use args::{Cli, Command, Page};
 use failure::{Exit, Failure};
+use output::Out;
 
 /// The program. Returns its exit code.
 pub fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
-    let as_json = asks_for_json(&arguments);
-    let outcome = read(&arguments).and_then(|cli| match cli {
-        Ok(cli) => run(cli.command),
-        Err(code) => Ok(code),
-    });
-    outcome.unwrap_or_else(|failure| {
+    let fail = |failure: Failure, as_json: bool| {
         failure.print(as_json);
         failure.exit.into()
-    })
+    };
+    match read(&arguments) {
+        Ok(Ok(cli)) => run(cli.command, Out::new(cli.json)).unwrap_or_else(|failure| fail(failure, cli.json)),
+        Ok(Err(code)) => code,
+        Err(failure) => fail(failure, asks_for_json(&arguments)),
+    }
 }
 
 /// Told before the command line is understood, so that a failure to understand it can be JSON too.
@@ -74,26 +76,28 @@ fn read(arguments: &[OsString]) -> Result<Result<Cli, ExitCode>, Failure> {
     }))
 }
 
-fn run(command: Command) -> Result<ExitCode, Failure> {
+fn run(command: Command, out: Out) -> Result<ExitCode, Failure> {
     let exit = match command {
-        Command::Serve(args) => return serve::run(args),
-        Command::Dev(args) => node(dev::run(args)),
-        Command::Run(args) => node(run::run(args)),
-        Command::MockLlm(args) => node(mock_command::run(args)),
-        Command::Deploy(args) => client(deploy::run(args)),
-        Command::Invoke(args) => client(invoke::run(args)),
-        Command::Functions(args) => client(functions::run(args)),
-        Command::Logs(args) => client(logs::run(args)),
-        Command::Destinations(args) => client(destinations::run(args)),
-        Command::Trails(args) => client(trails::run(args)),
-        Command::Tokens(args) => client(tokens::run(args)),
-        Command::Login(args) => client(login::run(args)),
+        Command::Serve(args) => return serve::run(args, out),
+        Command::Dev(args) => node(dev::run(args, out)),
+        Command::Run(args) => node(run::run(args, out)),
+        Command::MockLlm(args) => node(mock_command::run(args, out)),
+        Command::Deploy(args) => client(deploy::run(args, out)),
+        Command::Invoke(args) => client(invoke::run(args, out)),
+        Command::Functions(args) => client(functions::run(args, out)),
+        Command::Logs(args) => client(logs::run(args, out)),
+        Command::Destinations(args) => client(destinations::run(args, out)),
+        Command::Trails(args) => client(trails::run(args, out)),
+        Command::Tokens(args) => client(tokens::run(args, out)),
+        Command::Login(args) => client(login::run(args, out)),
         Command::Reference { page } => {
             let page = match page {
                 Page::Settings => crate::settings::reference_page(),
                 Page::Problems => crate::problem::reference_page(),
             };
-            output::Out::new(false).line(page.trim_end()).map(|()| Exit::Ok)
+            let page = page.trim_end();
+            let printed = if out.is_json() { out.value(&json!({"markdown": page})) } else { out.line(page) };
+            printed.map(|()| Exit::Ok)
         }
     };
     exit.map(ExitCode::from)

@@ -4,10 +4,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::failure::{Exit, Failure};
+use super::{
+    failure::{Exit, Failure},
+    output::Out,
+};
 use crate::{
     node::{self, NodeOptions},
-    settings::Settings,
+    settings::{LogFormat, Settings},
 };
 
 /// Arguments of `tidegate serve`.
@@ -34,8 +37,14 @@ impl ServeArgs {
 }
 
 /// Runs the node until a signal.
-pub(super) fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
-    node::serve(*args.settings, NodeOptions::default()).map_err(|error| {
+pub(super) fn run(args: ServeArgs, out: Out) -> Result<ExitCode, Failure> {
+    let mut settings = *args.settings;
+    let mut options = NodeOptions::default();
+    if out.is_json() {
+        settings.node.log_format = LogFormat::Json;
+        options.listening = LogFormat::Json;
+    }
+    node::serve(settings, options).map_err(|error| {
         let exit = if matches!(error, node::StartError::Setting { .. }) { Exit::Usage } else { Exit::Failed };
         Failure::new(exit, error.to_string())
     })

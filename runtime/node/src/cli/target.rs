@@ -33,9 +33,6 @@ pub(super) struct ClientArgs {
     /// Saved server (see `tidegate login`)
     #[arg(long, env = "TIDEGATE_PROFILE", value_name = "NAME", hide_env_values = true)]
     pub(super) profile: Option<String>,
-    /// Print JSON: one object, or one a line
-    #[arg(long)]
-    pub(super) json: bool,
     /// Say on stderr which server and token are used
     #[arg(short, long)]
     pub(super) verbose: bool,

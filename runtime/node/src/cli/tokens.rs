@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     api::{Api, segment},
     failure::{Exit, Failure},
-    output::{Cell, ago, note, now_ms, paint},
+    output::{Cell, Out, ago, note, now_ms, paint},
     target::ClientArgs,
 };
 use crate::cluster::registry::Scope;
@@ -62,12 +62,12 @@ fn scope(text: &str) -> Result<String, String> {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: TokensArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: TokensArgs, out: Out) -> Result<Exit, Failure> {
     match args.action {
-        None => list(&Api::new(&args.client)?).await,
-        Some(Action::Ls(only)) => list(&Api::new(&only.client)?).await,
-        Some(Action::Create(create)) => make(&Api::new(&create.client)?, &create).await,
-        Some(Action::Revoke(revoke)) => remove(&Api::new(&revoke.client)?, &revoke.id).await,
+        None => list(&Api::new(&args.client, out)?).await,
+        Some(Action::Ls(only)) => list(&Api::new(&only.client, out)?).await,
+        Some(Action::Create(create)) => make(&Api::new(&create.client, out)?, &create).await,
+        Some(Action::Revoke(revoke)) => remove(&Api::new(&revoke.client, out)?, &revoke.id).await,
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     api::{Api, segment},
     failure::{Exit, Failure},
-    output::{Cell, ago, millis, now_ms, paint},
+    output::{Cell, Out, ago, millis, now_ms, paint},
     target::ClientArgs,
 };
 
@@ -26,8 +26,8 @@ pub(super) struct TrailsArgs {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: TrailsArgs) -> Result<Exit, Failure> {
-    let api = Api::new(&args.client)?;
+pub(super) async fn run(args: TrailsArgs, out: Out) -> Result<Exit, Failure> {
+    let api = Api::new(&args.client, out)?;
     match &args.id {
         Some(id) => show(&api, id).await,
         None => list(&api, &args).await,

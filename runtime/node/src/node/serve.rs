@@ -41,8 +41,9 @@ async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCo
         tracing::warn!(address = %settings.node.control_listen, "the control API is reachable from beyond this machine");
     }
     let drain = settings.node.drain_timeout;
+    let listening = options.listening;
     let node = Node::start(settings, options).await?;
-    announce(&node)?;
+    announce(&node, listening)?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -62,15 +63,30 @@ async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCo
 
 /// Says where the node listens on stdout, in one form, for people and programs: the first line has the two listeners
 /// that there always are.
-fn announce(node: &RunningNode) -> io::Result<()> {
+fn announce(node: &RunningNode, form: LogFormat) -> io::Result<()> {
     if let Some(file) = &node.token_file {
         eprintln!("tidegate: admin token written to {}", file.display());
     }
-    let mut lines =
-        format!("tidegate listening on http://{}, control on http://{}\n", node.data_addr, node.control_addr);
-    if let Some(address) = node.metrics_addr {
-        lines.push_str(&format!("metrics on http://{address}/metrics\n"));
-    }
+    let (data, control) = (node.data_addr, node.control_addr);
+    let lines = match form {
+        LogFormat::Human => {
+            let mut lines = format!("tidegate listening on http://{data}, control on http://{control}\n");
+            if let Some(address) = node.metrics_addr {
+                lines.push_str(&format!("metrics on http://{address}/metrics\n"));
+            }
+            lines
+        }
+        LogFormat::Json => {
+            let metrics = node.metrics_addr.map(|address| format!("http://{address}/metrics"));
+            let line = serde_json::json!({
+                "event": "listening",
+                "url": format!("http://{data}"),
+                "control": format!("http://{control}"),
+                "metrics": metrics,
+            });
+            format!("{line}\n")
+        }
+    };
     // At once: who has read the first line may have closed the stream.
     let mut out = io::stdout().lock();
     out.write_all(lines.as_bytes())?;

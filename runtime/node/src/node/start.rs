@@ -32,7 +32,7 @@ use crate::{
     observe::Observe,
     outbound::Door,
     problem::Problem,
-    settings::{Settings, names},
+    settings::{LogFormat, Settings, names},
 };
 
 /// What only `tidegate dev` and tests ask for.
@@ -42,6 +42,8 @@ pub struct NodeOptions {
     pub open: bool,
     /// A function that is deployed at the start and owns every path of the data listener.
     pub root: Option<RootFunction>,
+    /// Form of the line on stdout that says where the node listens.
+    pub listening: LogFormat,
     /// The program that is run as `PROGRAM compile-worker`; nothing: this one.
     pub compile_worker: Option<PathBuf>,
 }

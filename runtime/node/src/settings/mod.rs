@@ -47,10 +47,11 @@ pub struct Settings {
     pub observe: ObserveSettings,
 }
 
-/// Form of the node's own log on stderr.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+/// Form of what a node says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// Lines for a terminal.
+    #[default]
     Human,
     /// One JSON object a line.
     Json,

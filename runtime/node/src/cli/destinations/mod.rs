@@ -13,7 +13,7 @@ use super::{
     api::{Api, segment},
     failure::{Exit, Failure},
     manifest::read_object,
-    output::{Cell, paint},
+    output::{Cell, Out, paint},
     target::ClientArgs,
 };
 
@@ -86,13 +86,13 @@ struct Put {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: DestinationsArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: DestinationsArgs, out: Out) -> Result<Exit, Failure> {
     match args.action {
-        None => list(&Api::new(&args.client)?).await,
-        Some(Action::Ls(only)) => list(&Api::new(&only.client)?).await,
-        Some(Action::Show(named)) => show(&Api::new(&named.client)?, &named.name).await,
-        Some(Action::Put(put)) => set(&Api::new(&put.client)?, &put).await,
-        Some(Action::Rm(named)) => remove(&Api::new(&named.client)?, &named.name).await,
+        None => list(&Api::new(&args.client, out)?).await,
+        Some(Action::Ls(only)) => list(&Api::new(&only.client, out)?).await,
+        Some(Action::Show(named)) => show(&Api::new(&named.client, out)?, &named.name).await,
+        Some(Action::Put(put)) => set(&Api::new(&put.client, out)?, &put).await,
+        Some(Action::Rm(named)) => remove(&Api::new(&named.client, out)?, &named.name).await,
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::{
     ffi::OsString,
-    io::IsTerminal as _,
     os::unix::process::ExitStatusExt as _,
     process::{ExitStatus, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, getpgrp, kill_process},
+    termios::tcgetpgrp,
+};
 use tokio::{
     process::Command,
     signal::unix::{SignalKind, signal},
@@ -41,9 +43,6 @@ pub(super) async fn run(command: &[OsString], variables: &[(String, String)]) ->
         Failure::new(Exit::Child(code), format!("can't run `{}`: {error}", program.to_string_lossy()))
     })?;
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    // A terminal sends Ctrl-C and Ctrl-\ to every process in front, the child included; a second copy from us would
-    // end programs that take the first as a wish and the second as an order.
-    let by_terminal = std::io::stdin().is_terminal();
     let pass_on = |signal: Signal| {
         if let Some(pid) = pid {
             // The only error is that the child is gone already; then the wait returns.
@@ -53,8 +52,8 @@ pub(super) async fn run(command: &[OsString], variables: &[(String, String)]) ->
     loop {
         tokio::select! {
             status = child.wait() => return Ok(Exit::Child(code(status?))),
-            _ = interrupt.recv() => if !by_terminal { pass_on(Signal::INT) },
-            _ = quit.recv() => if !by_terminal { pass_on(Signal::QUIT) },
+            _ = interrupt.recv() => if !in_front() { pass_on(Signal::INT) },
+            _ = quit.recv() => if !in_front() { pass_on(Signal::QUIT) },
             _ = terminate.recv() => pass_on(Signal::TERM),
             _ = hang_up.recv() => pass_on(Signal::HUP),
             _ = user1.recv() => pass_on(Signal::USR1),
@@ -62,6 +61,14 @@ pub(super) async fn run(command: &[OsString], variables: &[(String, String)]) ->
             _ = window.recv() => pass_on(Signal::WINCH),
         }
     }
+}
+
+/// Whether this process is in front at its terminal. A terminal sends Ctrl-C and Ctrl-\ to every process in front, the
+/// child included, wherever stdin comes from; a second copy from us would end programs that take the first as a wish
+/// and the second as an order.
+fn in_front() -> bool {
+    let Ok(terminal) = std::fs::File::open("/dev/tty") else { return false };
+    tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
 }
 
 /// A child's end as a shell reports it: its code, or 128 + n for signal n.

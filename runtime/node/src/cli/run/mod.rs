@@ -19,7 +19,7 @@ use super::{
     http as client,
     local_node::LocalNode,
     manifest,
-    output::note,
+    output::{Out, note},
     target::{LOCAL_GATE, server_url},
 };
 use crate::{body, settings::Settings};
@@ -62,7 +62,7 @@ impl RunArgs {
 }
 
 /// Runs the program.
-pub(super) async fn run(args: RunArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(args: RunArgs, out: Out) -> Result<Exit, Failure> {
     let say = |text: String| {
         if args.verbose {
             note(text);
@@ -85,7 +85,11 @@ pub(super) async fn run(args: RunArgs) -> Result<Exit, Failure> {
     let summary = counting.await;
     node.stop().await;
     if let (Ok(summary), Ok(_), false) = (summary, &outcome, args.quiet) {
-        note(format_args!("tidegate: {summary}"));
+        if out.is_json() {
+            note(summary.json());
+        } else {
+            note(format_args!("tidegate: {summary}"));
+        }
     }
     outcome
 }

@@ -2,6 +2,8 @@
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
+use serde_json::{Value, json};
+
 use super::super::output::millis;
 use crate::observe::FeedEvent;
 
@@ -23,6 +25,19 @@ pub(super) struct Summary {
 }
 
 impl Summary {
+    /// The counts as JSON.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "event": "summary",
+            "calls": self.calls,
+            "refused": self.refused,
+            "passed_on": self.seen,
+            "repeats": self.repeated,
+            "waited_ms": self.waited_ms,
+            "not_counted": self.missed,
+        })
+    }
+
     /// Counts an event.
     fn add(&mut self, event: &FeedEvent) {
         match event {
@@ -81,8 +96,6 @@ impl std::fmt::Display for Summary {
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, time::Duration};
-
-    use serde_json::Value;
 
     use super::*;
     use crate::observe::Feed;
