@@ -107,7 +107,8 @@ impl Ingress {
 /// Refuses what a web page sends to a gate that asks for no token: it could read services of this machine through it.
 ///
 /// A page can have its own name resolve to our address (DNS rebinding), but it can't be loaded from an address that it
-/// does not have: addresses pass, of names only those of this machine and the node's own.
+/// does not have: addresses pass, of names those of this machine, the node's own, and those that nobody can buy: without a
+/// dot (a container's), or below `internal`, which is reserved for private use.
 ///
 /// # Errors
 /// 400 for the name of somebody else, 403 for a page of another site.
@@ -119,11 +120,14 @@ pub(super) fn refuse_web_pages(
     let host = authority.host().trim_end_matches('.');
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let is_or_is_below = |name: &str| host.eq_ignore_ascii_case(name) || name_below(host, name).is_some();
-    let is_own = bare.parse::<IpAddr>().is_ok() || is_or_is_below("localhost") || domain.is_some_and(is_or_is_below);
+    let last_label = host.rsplit('.').next().unwrap_or_default();
+    let is_private =
+        !host.contains('.') || ["localhost", "internal"].iter().any(|own| last_label.eq_ignore_ascii_case(own));
+    let is_own = bare.parse::<IpAddr>().is_ok() || is_private || domain.is_some_and(is_or_is_below);
     if !is_own {
         let detail = format!(
-            "`{host}` is no name of this gate, which asks for no token and so answers only to addresses, localhost and \
-             the name that --domain gives it"
+            "`{host}` is no name of this gate, which asks for no token and so answers only to addresses, to names \
+             without a dot or below `localhost` and `internal`, and to the name that --domain gives it"
         );
         let title = "The request does not say whom it is for";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "bad-authority", title, detail).final_answer());
@@ -159,11 +163,14 @@ mod tests {
             ("10.1.2.3:8080", None, None),
             ("localhost:8080", None, None),
             ("gate.localhost", None, None),
+            ("tidegate:8080", None, None),
+            ("host.docker.internal:8080", None, None),
+            ("internal.evil.example", None, Some(400)),
             ("gate.example", None, None),
             ("f.gate.example:80", None, None),
             ("evil.example:8080", None, Some(400)),
             ("127.0.0.1.evil.example", None, Some(400)),
-            ("notlocalhost", None, Some(400)),
+            ("notlocalhost.example", None, Some(400)),
             ("localhost:8080", Some(("sec-fetch-site", "cross-site")), Some(403)),
             ("localhost:8080", Some(("sec-fetch-site", "same-origin")), None),
             ("localhost:8080", Some(("sec-fetch-site", "none")), None),
