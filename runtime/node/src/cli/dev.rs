@@ -7,7 +7,6 @@ use std::{
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use tokio::sync::broadcast::error::RecvError;
 
 use super::{
     api::Api,
@@ -19,7 +18,11 @@ use super::{
     output::{Out, bytes, millis, note, paint},
     signals,
 };
-use crate::{node::RootFunction, observe::FeedEvent, settings::Settings};
+use crate::{
+    node::RootFunction,
+    observe::{FeedEvent, FeedItem},
+    settings::Settings,
+};
 
 /// Arguments of `tidegate dev`.
 #[derive(Args, Debug)]
@@ -74,24 +77,12 @@ pub(super) async fn run(args: DevArgs, out: Out) -> Result<Exit, Failure> {
     let deploying = guest.map(|guest| tokio::spawn(guest.keep_deployed(api, deployed)));
 
     let outcome = loop {
-        let event = tokio::select! {
-            event = feed.recv() => event,
+        let items = tokio::select! {
+            items = feed.next() => items,
             () = stop.wait() => break Ok(()),
         };
-        let printed = match event {
-            Ok(event) if out.is_json() => out.value(&as_json(&event)),
-            Ok(event) => out.line(lines::from_feed(&event)),
-            Err(RecvError::Lagged(count)) => {
-                let missed = json!({"event": "missed", "events": count});
-                if out.is_json() {
-                    out.value(&missed)
-                } else {
-                    lines::from_event("missed", &missed).map_or(Ok(()), |line| out.line(line))
-                }
-            }
-            Err(RecvError::Closed) => break Ok(()),
-        };
-        if let Err(failure) = printed {
+        let Some(items) = items else { break Ok(()) };
+        if let Err(failure) = out.lines(items.iter().filter_map(|item| line(out, item))) {
             break Err(failure);
         }
     };
@@ -127,6 +118,18 @@ fn banner(out: Out, node: &LocalNode, guest: Option<&Guest>, took: Duration) -> 
         warn = paint::WARN
     ));
     Ok(())
+}
+
+/// An item as a line; nothing where people need not know.
+fn line(out: Out, item: &FeedItem) -> Option<String> {
+    match item {
+        FeedItem::Event(event) if out.is_json() => Some(as_json(event).to_string()),
+        FeedItem::Event(event) => Some(lines::from_feed(event)),
+        FeedItem::Missed(count) => {
+            let missed = json!({"event": "missed", "events": count});
+            if out.is_json() { Some(missed.to_string()) } else { lines::from_event("missed", &missed) }
+        }
+    }
 }
 
 fn as_json(event: &FeedEvent) -> Value {

@@ -7,7 +7,6 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use tokio::sync::broadcast::Receiver;
 
 use super::{
     api::Api,
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     node::{Node, NodeOptions, RootFunction, RunningNode, StartError, log_to_stderr},
-    observe::FeedEvent,
+    observe::FeedReader,
     settings::{NodeSettings, Settings},
 };
 
@@ -59,8 +58,8 @@ impl LocalNode {
     }
 
     /// What happens from now on.
-    pub(super) fn feed(&self) -> Receiver<FeedEvent> {
-        self.node.observe.feed.subscribe()
+    pub(super) fn feed(&self) -> FeedReader {
+        self.node.observe.feed.read()
     }
 
     /// Its control API.

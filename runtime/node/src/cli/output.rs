@@ -66,6 +66,18 @@ impl Out {
         Ok(stdout.flush()?)
     }
 
+    /// Lines, written at once.
+    pub(super) fn lines(self, lines: impl Iterator<Item = String>) -> Result<(), Failure> {
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        let mut stdout = anstream::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        Ok(stdout.flush()?)
+    }
+
     /// One JSON value on a line of its own.
     pub(super) fn value(self, value: &Value) -> Result<(), Failure> {
         self.line(value)

@@ -10,7 +10,7 @@ mod trail;
 
 use std::sync::Arc;
 
-pub use feed::{CallLine, Feed, FeedEvent, TraceIdText};
+pub use feed::{CallLine, Feed, FeedEvent, FeedItem, FeedReader, TraceIdText};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
 pub use metrics::{DestinationLabels, FunctionLabels, Metrics};
 pub use trail::{Ending, Note, Subject, Trail, TrailRecord, TrailStore, Waits};

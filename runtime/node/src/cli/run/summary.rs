@@ -1,11 +1,9 @@
 //! What the gate did for a program, in one line.
 
-use tokio::sync::broadcast::{Receiver, error::RecvError};
-
 use serde_json::{Value, json};
 
 use super::super::output::millis;
-use crate::observe::FeedEvent;
+use crate::observe::{FeedEvent, FeedItem, FeedReader};
 
 /// Counts of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +36,16 @@ impl Summary {
         })
     }
 
+    /// Counts what was read.
+    fn add_all(&mut self, items: &[FeedItem]) {
+        for item in items {
+            match item {
+                FeedItem::Event(event) => self.add(event),
+                FeedItem::Missed(count) => self.missed += count,
+            }
+        }
+    }
+
     /// Counts an event.
     fn add(&mut self, event: &FeedEvent) {
         match event {
@@ -53,23 +61,19 @@ impl Summary {
     }
 
     /// Counts until the feed ends or `stop` is told, and then what is there already.
-    pub(super) async fn follow(mut feed: Receiver<FeedEvent>, stop: tokio::sync::oneshot::Receiver<()>) -> Self {
+    pub(super) async fn follow(mut feed: FeedReader, stop: tokio::sync::oneshot::Receiver<()>) -> Self {
         let mut summary = Self::default();
         let mut stop = std::pin::pin!(stop);
         loop {
-            let event = tokio::select! {
-                event = feed.recv() => event,
+            tokio::select! {
+                items = feed.next() => match items {
+                    Some(items) => summary.add_all(&items),
+                    None => return summary,
+                },
                 _ = &mut stop => break,
-            };
-            match event {
-                Ok(event) => summary.add(&event),
-                Err(RecvError::Lagged(count)) => summary.missed += count,
-                Err(RecvError::Closed) => return summary,
             }
         }
-        while let Ok(event) = feed.try_recv() {
-            summary.add(&event);
-        }
+        summary.add_all(&feed.rest());
         summary
     }
 }
@@ -108,7 +112,7 @@ mod tests {
     async fn refusals_that_the_program_never_saw_are_counted_as_hidden() {
         let feed = Feed::new(16);
         let (done, stop) = tokio::sync::oneshot::channel();
-        let receiver = feed.subscribe();
+        let receiver = feed.read();
         for _ in 0..3 {
             feed.send(refused);
         }
