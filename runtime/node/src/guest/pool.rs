@@ -226,7 +226,13 @@ impl Pool {
     }
 
     /// The account of a deployment whose instances take so many places each.
-    pub(super) fn account(self: &Arc<Self>, function: FunctionKey, shelf: u64, places: u32, bound: Bound<u32>) -> Arc<Account> {
+    pub(super) fn account(
+        self: &Arc<Self>,
+        function: FunctionKey,
+        shelf: u64,
+        places: u32,
+        bound: Bound<u32>,
+    ) -> Arc<Account> {
         let mut shares = self.shares.lock();
         let share = shares.get(&function).and_then(Weak::upgrade).unwrap_or_else(|| {
             shares.retain(|_, share| share.strong_count() > 0);
