@@ -58,6 +58,33 @@ async fn versions_switch_roll_back_and_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn a_configuration_that_the_module_can_not_run_with_is_refused_and_the_old_one_serves_on() {
+    let gate = Gate::serve().start().await;
+    gate.deploy("misbehave", json!({"env": {"COLOUR": "red"}})).await;
+    let answer = gate.configure("misbehave", json!({"env": {"COLOUR": "blue"}, "limits": {"memory": "64KiB"}})).await;
+    assert_eq!((answer.status.as_u16(), answer.problem().as_str()), (422, "needs-more"), "{}", answer.text());
+    assert!(answer.text().contains("limits.memory") && answer.text().contains("nothing was changed"));
+    assert!(gate.get("/f/misbehave/env").await.text().contains("COLOUR=red\n"));
+    let answer = gate.control_get("/v1/functions/misbehave").await;
+    assert_eq!(answer.json()["version"], 2, "{}", answer.text());
+    let answer = gate.configure("misbehave", json!({"env": {"COLOUR": "green"}})).await;
+    assert_eq!(answer.json()["version"], 3, "{}", answer.text());
+    assert!(gate.get("/f/misbehave/env").await.text().contains("COLOUR=green\n"));
+}
+
+#[tokio::test]
+async fn a_function_made_again_goes_on_where_its_numbers_ended() {
+    let gate = Gate::serve().start().await;
+    gate.deploy("hello-rust", json!({})).await;
+    let answer = gate.control(Method::DELETE, "/v1/functions/hello-rust", "application/json", "").await;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    gate.deploy("hello-rust", json!({"auth": "public"})).await;
+    let answer = gate.control_get("/v1/functions/hello-rust").await;
+    assert_eq!(answer.json()["version"], 4, "{}", answer.text());
+    assert_eq!(gate.get("/f/hello-rust@1/").await.status, 404);
+}
+
+#[tokio::test]
 async fn a_deployer_that_saw_an_older_state_is_told_so() {
     let gate = Gate::serve().start().await;
     gate.deploy("hello-rust", json!({})).await;

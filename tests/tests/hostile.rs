@@ -1,7 +1,13 @@
 //! Guests that take more than their share harm only themselves, and are told which bound they hit. While each of them is
 //! at it, a neighbour function answers and the node's memory stays bounded ([`contained`]).
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::join_all;
 use http::{Method, Request};
@@ -255,17 +261,24 @@ async fn calls_beyond_the_bounds_are_answered_not_broken() {
     assert!(answer.text().contains("50 200\n") && answer.text().contains("150 429\n"), "{}", answer.text());
     assert_eq!(upstream.seen().len(), 50);
 
-    // As many as are open at once, while the upstream takes its time; and no more.
-    let upstream = Upstream::scripted(|_| async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        text(200, "late")
+    // As many as may be at once leave, and the others wait for them.
+    let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, highest) = (Arc::clone(&open), Arc::clone(&most));
+    let upstream = Upstream::scripted(move |_| {
+        let counted = Arc::clone(&counted);
+        highest.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            counted.fetch_sub(1, Ordering::SeqCst);
+            text(200, "late")
+        }
     })
     .await;
     let gate = besieged("misbehave", "--guest-calls 5000 --guest-handles 50000").await;
-    let path = format!("misbehave/calls?n=4000&url={}", upstream.url("/"));
+    let path = format!("misbehave/calls?n=2000&url={}", upstream.url("/"));
     let answer = contained(&gate, "thousands of calls", attempt(&gate, &path)).await.unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(answer.text().contains("64 200\n") && answer.text().contains("3936 429\n"), "{}", answer.text());
+    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "2000 200\n"));
+    assert!(most.load(Ordering::SeqCst) <= 64, "{most:?} at once");
 }
 
 #[tokio::test]
@@ -286,7 +299,8 @@ async fn a_full_pool_queues_to_a_deadline_then_says_503() {
     let slow = join_all((0..8).map(|_| gate.get("/f/misbehave/sleep?ms=1500"))).await;
     let served = slow.iter().filter(|answer| answer.status == 200).count();
     let refused: Vec<_> = slow.iter().filter(|answer| answer.status == 503).collect();
-    assert_eq!((served, refused.len()), (4, 4), "{slow:?}");
+    // The last place is never one function's alone.
+    assert_eq!((served, refused.len()), (3, 5), "{slow:?}");
     for answer in refused {
         assert!(!answer.header("retry-after").is_empty());
         assert_names_its_bound(answer, "instance-wait", "instance_wait");

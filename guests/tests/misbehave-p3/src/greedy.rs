@@ -1,7 +1,7 @@
 //! Taking more than one's share.
 
 use std::hint::black_box;
-use wasip3::clocks::monotonic_clock::wait_for;
+use wasip3::clocks::monotonic_clock::{now, wait_for};
 use wasip3::http::types::{ErrorCode, Fields, Request, Trailers};
 use wasip3::{wit_future, wit_stream};
 
@@ -10,6 +10,17 @@ pub fn spin() -> ! {
     let mut turns = 0_u64;
     loop {
         turns = black_box(turns.wrapping_add(1));
+    }
+}
+
+/// Computes for so long and never calls the host but to see the time.
+pub fn compute(ms: u64) {
+    let began = now();
+    let mut turns = 0_u64;
+    while now() - began < ms * 1_000_000 {
+        for _ in 0..10_000 {
+            turns = black_box(turns.wrapping_add(1));
+        }
     }
 }
 

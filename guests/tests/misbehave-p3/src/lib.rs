@@ -33,6 +33,10 @@ impl Guest for Misbehave {
             "/trap" => core::arch::wasm32::unreachable(),
             "/exit" => wasip3::cli::exit::exit(Ok(())),
             "/log" => greedy::log(),
+            "/work" => loop {
+                greedy::compute(number("ms", 2));
+                wait_for(1_000_000).await;
+            },
             "/never" => wait_for(HOUR).await,
             "/naps" => loop {
                 wait_for(1).await;

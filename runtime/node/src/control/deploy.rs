@@ -12,10 +12,11 @@ use std::{
 
 use axum::{
     Json,
+    body::BodyDataStream,
     extract::{FromRequest, Multipart, Request, State, multipart::Field},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
@@ -150,8 +151,9 @@ impl Deploy<'_> {
                 return Ok((Arc::clone(function), serving.number, true));
             }
             let inherits = self.config.is_none();
+            let activate = self.wishes.activate.unwrap_or(true);
             let version = VersionRecord {
-                number: 0,
+                number: control.registry.state().next_number(&key.0, &key.1),
                 digest: self.admitted.digest,
                 size: self.admitted.size,
                 world: self.admitted.world,
@@ -160,15 +162,20 @@ impl Deploy<'_> {
                 created_ms: now_ms(),
                 message: self.wishes.message.clone(),
             };
+            let version = Arc::new(version);
+            let _opened = match activate {
+                true => Some(control.open_ahead(&key.0, &key.1, &version).await?),
+                false => None,
+            };
+            let seen = || now.as_ref().map_or(0, |function| function.revision);
             let command = Command::AddVersion {
                 tenant: key.0.clone(),
                 name: key.1.clone(),
-                version,
-                activate: self.wishes.activate.unwrap_or(true),
-                // An inherited configuration must be the one that serves when the version is added.
-                if_revision: self
-                    .if_revision
-                    .or_else(|| inherits.then(|| now.as_ref().map_or(0, |function| function.revision))),
+                version: VersionRecord::clone(&version),
+                activate,
+                // An inherited configuration must be the one that serves when the version is added, and a version that
+                // was opened must get the number it was opened with.
+                if_revision: self.if_revision.or_else(|| (inherits || activate).then(seen)),
                 keep: control.settings.guest.keep_versions,
             };
             match control.write(command).await {
@@ -198,6 +205,13 @@ async fn receive(
             Ok((spool(control, &mut request.into_body().into_data_stream()).await?, None))
         }
         other => {
+            // `curl --data-binary` calls everything a form. What begins as WebAssembly is taken for what it is.
+            let mut stream = request.into_body().into_data_stream();
+            let begin = first_bytes(control, &mut stream).await?;
+            if begin.starts_with(MAGIC) {
+                let whole = futures::stream::once(std::future::ready(Ok(begin))).chain(stream);
+                return Ok((spool(control, &mut std::pin::pin!(whole)).await?, None));
+            }
             let detail = format!(
                 "`{other}` can't be deployed: send the module as application/wasm, or a \
                 multipart/form-data with the parts `module` and `config`"
@@ -205,6 +219,20 @@ async fn receive(
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Not a module", detail))
         }
     }
+}
+
+/// How WebAssembly begins.
+const MAGIC: &[u8] = b"\0asm";
+
+/// What came first, as far as it takes to see what it is.
+async fn first_bytes(control: &Control, stream: &mut BodyDataStream) -> Result<Bytes, Problem> {
+    let mut begin = BytesMut::new();
+    while begin.len() < MAGIC.len()
+        && let Some(chunk) = in_time(control, stream.next()).await?
+    {
+        begin.extend_from_slice(&chunk.map_err(|error| bad_request(format!("the upload ended early: {error}")))?);
+    }
+    Ok(begin.freeze())
 }
 
 async fn receive_form(control: &Control, request: Request) -> Result<(Spooled, Option<FunctionConfig>), Problem> {

@@ -98,11 +98,18 @@ pub(super) async fn rollback(
     };
     let function = find(&control, &caller, &name)?;
     let if_revision = etag::expected(&headers, Some(function.revision))?;
-    let tenant = caller.tenant().clone();
-    control
-        .write(Command::Activate { tenant, name: name.as_str().into(), version: target.version, if_revision })
-        .await?;
-    let function = find(&control, &caller, &name)?;
+    // Without a number it is the one before the one that the caller could see.
+    let version = target.version.or_else(|| function.version_before());
+    let wanted = version.filter(|number| function.active != Some(*number));
+    let opened = match wanted.and_then(|number| function.versions.get(&number)) {
+        Some(version) => Some(control.open_ahead(&function.tenant, &function.name, version).await?),
+        None => None,
+    };
+    let (tenant, name) = (function.tenant.clone(), function.name.clone());
+    control.write(Command::Activate { tenant, name, version, if_revision }).await?;
+    drop(opened);
+    let name = function.name.as_str();
+    let function = find(&control, &caller, name)?;
     Ok(([etag::tag(function.revision)], Json(summary(&control, &function))).into_response())
 }
 
@@ -126,15 +133,18 @@ pub(super) async fn configure(
             return Err(Rejection::NotFound { what: "version", name }.into());
         };
         let version = VersionRecord {
+            number: control.registry.state().next_number(&function.tenant, &function.name),
             config: Arc::clone(&config),
             created_ms: now_ms(),
             message: Some(format!("configuration changed, module of version {}", base.number)),
             ..VersionRecord::clone(base)
         };
+        let version = Arc::new(version);
+        let _opened = control.open_ahead(&function.tenant, &function.name, &version).await?;
         let command = Command::AddVersion {
-            tenant: caller.tenant().clone(),
-            name: name.as_str().into(),
-            version,
+            tenant: function.tenant.clone(),
+            name: function.name.clone(),
+            version: VersionRecord::clone(&version),
             activate: true,
             if_revision: insisted.or(Some(function.revision)),
             keep: control.settings.guest.keep_versions,

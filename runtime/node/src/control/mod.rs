@@ -35,11 +35,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use routes::router;
-pub use seams::{Admitted, Gate, Modules, Spooled};
+pub use seams::{Admitted, Gate, Modules, Opened, Spooled, Versions};
 
+use self::problems::{not_opened, open_timeout};
 use crate::{
-    cluster::registry::{Applied, Ceilings, Command, Registry},
-    ids::FunctionName,
+    cluster::registry::{Applied, Ceilings, Command, Registry, VersionRecord},
+    ids::{FunctionName, TenantId},
     node::{DataDir, Readiness},
     observe::Observe,
     problem::Problem,
@@ -60,6 +61,8 @@ pub struct Control {
     pub data: Arc<DataDir>,
     /// Takes modules in.
     pub modules: Arc<dyn Modules>,
+    /// Opens versions.
+    pub versions: Arc<dyn Versions>,
     /// What leaves the node.
     pub gate: Arc<dyn Gate>,
     /// Whether the node is ready.
@@ -84,6 +87,28 @@ impl Control {
         // Fails only when the node is going down; the change is durable all the same.
         let _ = shown.wait_for(|shown| *shown >= applied.revision).await;
         Ok(applied)
+    }
+
+    /// Opens a version that is about to serve. The registry is told of none that can't be opened, and no other change
+    /// waits meanwhile.
+    async fn open_ahead(
+        &self,
+        tenant: &TenantId,
+        name: &FunctionName,
+        version: &Arc<VersionRecord>,
+    ) -> Result<Opened, Problem> {
+        let limit = self.settings.control.open_timeout;
+        // A task of its own: what takes longer is finished all the same, and the next try finds it.
+        let opening = tokio::spawn(self.versions.prepare(tenant.clone(), name.clone(), Arc::clone(version)));
+        let opened = match tokio::time::timeout(limit.get(), opening).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => Err(not_opened(&error)),
+            Err(_) => Err(open_timeout(limit)),
+        };
+        opened.map_err(|mut problem| {
+            problem.detail.push_str("; nothing was changed");
+            problem
+        })
     }
 
     /// Where a function is invoked.

@@ -1,10 +1,14 @@
 //! How the control API's errors look on the wire.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
+use tidegate_core::units::Span;
 
 use crate::{
     cluster::registry::{ConfigError, RegistryError, Rejection},
     problem::Problem,
+    settings::names,
 };
 
 impl From<Rejection> for Problem {
@@ -59,6 +63,24 @@ impl From<ConfigError> for Problem {
 /// A request that can't be understood.
 pub(super) fn bad_request(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "bad-request", "The request can't be understood", detail)
+}
+
+/// A version did not open in time.
+pub(super) fn open_timeout(limit: Span) -> Problem {
+    let detail = format!(
+        "the version is still being opened after {limit} (setting {}); that goes on, so try again in a while",
+        names::OPEN_TIMEOUT
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "open-timeout", "The version did not open in time", detail)
+        .bound("time to open a version", limit, names::OPEN_TIMEOUT)
+        .retry_after(Duration::from_secs(10))
+}
+
+/// Whoever opened a version ended without a word.
+pub(super) fn not_opened(error: &tokio::task::JoinError) -> Problem {
+    tracing::error!(%error, "the opening of a version ended");
+    let detail = "the node failed while it opened the version; its log tells more";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "module-store", "The version can't be opened", detail)
 }
 
 /// A path that is nothing.

@@ -1,11 +1,13 @@
 //! What the control API needs of the guest host and of the door, and no more: so that its tests bring their own.
 
+use std::{any::Any, sync::Arc};
+
 use futures::future::BoxFuture;
 use tempfile::TempPath;
 
 use crate::{
-    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, World},
-    ids::{Digest, TenantId},
+    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, VersionRecord, World},
+    ids::{Digest, FunctionName, TenantId},
     outbound::DestinationPage,
     problem::Problem,
 };
@@ -42,6 +44,20 @@ pub trait Modules: Send + Sync + 'static {
         module: Spooled,
         limits: &'a FunctionLimits,
     ) -> BoxFuture<'a, Result<Admitted, Problem>>;
+}
+
+/// A version that is open. Held until the change that lets it serve is shown; then the data listener holds it.
+pub type Opened = Box<dyn Any + Send>;
+
+/// Opens versions.
+pub trait Versions: Send + Sync + 'static {
+    /// Opens a version that is to serve, before the registry is told. Its number is the one that the registry will give.
+    fn prepare(
+        &self,
+        tenant: TenantId,
+        name: FunctionName,
+        version: Arc<VersionRecord>,
+    ) -> BoxFuture<'static, Result<Opened, Problem>>;
 }
 
 /// What leaves the node, as far as people configure and watch it.

@@ -46,6 +46,27 @@ impl Modules for Yes {
     }
 }
 
+/// Opens whatever does not say in its environment that it can't be opened, or never will be.
+impl Versions for Yes {
+    fn prepare(
+        &self,
+        _: TenantId,
+        _: FunctionName,
+        version: Arc<VersionRecord>,
+    ) -> BoxFuture<'static, Result<Opened, Problem>> {
+        async move {
+            if version.config.env.contains_key("NEVER") {
+                return futures::future::pending().await;
+            }
+            if version.config.env.contains_key("BROKEN") {
+                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "needs-more", "Needs more", "needs more"));
+            }
+            Ok(Box::new(()) as Opened)
+        }
+        .boxed()
+    }
+}
+
 impl Gate for Yes {
     fn check(&self, config: &DestinationConfig) -> Result<(), ConfigError> {
         match config.r#match.starts_with("https://") {
@@ -100,6 +121,7 @@ fn api_with(flags: &[&str]) -> Api {
         observe: Arc::clone(&observe),
         data,
         modules: Arc::clone(&modules) as _,
+        versions: Arc::clone(&modules) as _,
         gate: Arc::clone(&modules) as _,
         readiness: Arc::default(),
         data_url: "http://127.0.0.1:8080".into(),
@@ -271,6 +293,42 @@ async fn a_configuration_comes_by_form_by_query_or_later_and_is_kept_by_the_next
         let answer = api.ask("PUT /v1/functions/f", &multipart, form).await;
         assert!(answer.status == StatusCode::BAD_REQUEST && answer.detail().contains(says), "{}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn a_version_that_can_not_be_opened_is_refused_and_the_old_one_serves_on() {
+    let api = api_with(&["--open-timeout", "50ms"]);
+    api.deploy("f", "one").await;
+    let add = |query: &str| format!("PUT /v1/functions/f?activate=false&config={query}");
+    let broken = "%7B%22env%22%3A%7B%22BROKEN%22%3A%22%22%7D%7D";
+    let kept = api.ask(&add(broken), &[], "one").await;
+    assert_eq!((kept.status, &kept.body["active"]["version"]), (StatusCode::OK, &json!(1)), "{}", kept.body);
+    for (env, status, says) in [
+        ("BROKEN", StatusCode::UNPROCESSABLE_ENTITY, "needs more"),
+        ("NEVER", StatusCode::SERVICE_UNAVAILABLE, "50ms (setting open_timeout)"),
+    ] {
+        let config = json!({"env": {env: ""}}).to_string();
+        let answer = api.ask("PUT /v1/functions/f/config", &[], config).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+        assert!(answer.detail().contains(says) && answer.detail().contains("nothing was changed"), "{}", answer.body);
+    }
+    let redeploy = api.ask(&format!("PUT /v1/functions/f?config={broken}"), &[], "two").await;
+    assert_eq!(redeploy.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", redeploy.body);
+    let forth = api.ask("POST /v1/functions/f/rollback", &[], r#"{"version": 2}"#).await;
+    assert_eq!(forth.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", forth.body);
+    let shown = api.ask("GET /v1/functions/f", &[], Body::empty()).await;
+    assert_eq!((&shown.body["active"]["version"], &shown.body["versions"]), (&json!(1), &json!([1, 2])));
+}
+
+#[tokio::test]
+async fn curl_sends_a_module_under_a_form_s_name_and_it_is_taken_for_what_it_is() {
+    let api = api();
+    let form = ["content-type: application/x-www-form-urlencoded"];
+    let made = api.ask("PUT /v1/functions/f", &form, "\0asm and the rest").await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
+    assert_eq!(*api.modules.0.lock().unwrap(), [b"\0asm and the rest".to_vec()]);
+    let refused = api.ask("PUT /v1/functions/f", &form, "a=b").await;
+    assert_eq!(refused.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{}", refused.body);
 }
 
 #[tokio::test]

@@ -5,7 +5,6 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -15,7 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use wasmtime::{
-    AsContextMut, StoreContextMut,
+    AsContextMut,
     component::{Accessor, Linker, Resource},
 };
 use wasmtime_wasi_http::{
@@ -23,7 +22,7 @@ use wasmtime_wasi_http::{
     p3::{Request, Response, bindings::http::types::ErrorCode},
 };
 
-use super::{running::Running, state::GuestState};
+use super::state::{self, GuestState};
 
 type Transmitted = Result<(), Error>;
 
@@ -52,7 +51,7 @@ async fn send(
     };
     let call = accessor.with(|mut access| {
         let mut store = access.as_context_mut();
-        let caller = caller(&mut store)?;
+        let caller = state::caller(&mut store)?;
         let mut request = store.data_mut().http().table.delete(request)?;
         if request.authority.is_some() && request.path_with_query.is_none() {
             request.path_with_query = Some(PathAndQuery::from_static("/"));
@@ -80,17 +79,6 @@ async fn send(
         let (response, _consumed) = Response::from_http(&mut state.hooks, response);
         Ok(Ok(state.http().table.push(response)?))
     })
-}
-
-/// The invocation that a call belongs to. The call stack knows: its last entry is the task that the host began, under
-/// which the invocation was filed.
-fn caller(store: &mut StoreContextMut<'_, GuestState>) -> wasmtime::Result<Option<Arc<Running>>> {
-    if store.data().tasks.is_empty() {
-        // A guest that exports 0.2 and imports 0.3 serves one request at a time: there nothing is filed.
-        return Ok(store.data().hooks.current.clone());
-    }
-    let task = store.async_call_stack()?.last();
-    Ok(task.and_then(|task| store.data().tasks.get(&task)).cloned())
 }
 
 /// A request's body that tells how it ended.

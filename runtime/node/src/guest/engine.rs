@@ -2,7 +2,7 @@
 //!
 //! There are two of them. Guests that use nothing of the component model's concurrency run on an engine without it, which
 //! spares them its bookkeeping in every call between guest and host: a quarter of a small request. The other engine is
-//! for `wasi:http` 0.3 and is made when its first guest comes.
+//! for `wasi:http` 0.3 and is made when its first guest comes: it sets as much address space aside as the first.
 //!
 //! An artifact only loads where the configuration that made it is the configuration that maps it, so both sides take
 //! theirs from [`shared_config`]; what only a running node needs (the pool) is added on top and does not change code.
@@ -20,17 +20,20 @@ use std::{
 use parking_lot::Mutex;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, component::Linker};
 
-use super::{linker, state::GuestState};
+use super::{
+    linker,
+    pool::{MEMORIES_PER_PLACE, TABLES_PER_PLACE},
+    state::GuestState,
+};
 use crate::settings::GuestSettings;
 
 /// Table elements of one table. JavaScript engines and C# need five digits.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
-/// Core instances, memories and tables of one component: the guest's module, adapters, and room for linked parts.
-pub(super) const CORE_INSTANCES: u32 = 32;
-/// Memories of one component.
-pub(super) const MEMORIES: u32 = 4;
+/// Memories of one component. One that is put together from others has those of all of them; it takes more places of the
+/// pool for them.
+pub(super) const MEMORIES: u32 = 32;
 /// Tables of one component.
-pub(super) const TABLES: u32 = 16;
+pub(super) const TABLES: u32 = 128;
 /// Bytes of runtime data of one instance. Big JavaScript components need more than the 1 MiB default.
 const INSTANCE_BYTES: usize = 8 << 20;
 /// Instances beyond the permits that the pool has room for: drops run off the critical path, in batches.
@@ -82,6 +85,14 @@ pub(super) enum Flavor {
 impl Flavor {
     /// Both, the more usual first.
     pub(super) const ALL: [Self; 2] = [Self::Plain, Self::Concurrent];
+
+    /// Its name in those of artifacts: what an artifact is for is seen without an engine.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Concurrent => "concurrent",
+        }
+    }
 }
 
 /// Everything that shapes generated code. Both the compile worker and the node begin here.
@@ -139,14 +150,15 @@ fn node_engine(settings: &GuestSettings, flavor: Flavor) -> wasmtime::Result<Eng
     let (keep, slots) = keep_resident(settings);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(4))
-        .total_memories(instances.saturating_mul(2))
-        .total_tables(instances.saturating_mul(4))
+        // Only counted: nothing is set aside for a core instance.
+        .total_core_instances(instances.saturating_mul(settings.guest_core_instances))
+        .total_memories(instances.saturating_mul(MEMORIES_PER_PLACE).max(MEMORIES))
+        .total_tables(instances.saturating_mul(TABLES_PER_PLACE).max(TABLES))
         .total_stacks(instances.saturating_mul(2))
         .total_gc_heaps(instances)
         .max_component_instance_size(INSTANCE_BYTES)
         .max_core_instance_size(INSTANCE_BYTES)
-        .max_core_instances_per_component(CORE_INSTANCES)
+        .max_core_instances_per_component(settings.guest_core_instances)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)
         .max_tables_per_module(TABLES)
@@ -238,6 +250,11 @@ impl Engines {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let tag = format!("{:016x}", hasher.finish()).into();
         Ok(cell.get_or_init(|| Hosted { engine, linker, tag }))
+    }
+
+    /// The engine of this flavor, if a guest needed it yet.
+    pub(super) fn if_made(&self, flavor: Flavor) -> Option<&Hosted> {
+        self.cell(flavor).get()
     }
 
     fn made(&self) -> impl Iterator<Item = &Hosted> {

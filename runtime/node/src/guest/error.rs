@@ -6,31 +6,42 @@ use http::StatusCode;
 use tidegate_core::units::{Size, Span};
 
 use super::limits::Bound;
-use crate::{body::BodyError, problem::Problem, settings::names};
+use crate::{body::BodyError, problem::Problem};
 
 /// Why there is no answer, or no whole one.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum InvokeError {
     /// Every place for an instance stayed taken.
-    #[error("no instance became free within {:?}", .0.value)]
-    NoInstance(Bound<Duration>),
+    #[error(
+        "no place for an instance became free within {} (setting {}): all {} are taken (setting {})",
+        Span(.wait.value), .wait.setting, .full.value, .full.setting
+    )]
+    NoInstance {
+        /// How long it waited at most.
+        wait: Bound<Duration>,
+        /// Places that are taken: the node's or the function's.
+        full: Bound<u32>,
+    },
+    /// What the engine has set aside is in use.
+    #[error("the engine has room for no more at the moment: {0}")]
+    Exhausted(Arc<str>),
     /// Too many requests wait for an instance.
-    #[error("{} requests wait for an instance already", .0.value)]
+    #[error("{} requests wait for an instance already (setting {})", .0.value, .0.setting)]
     QueueFull(Bound<u32>),
     /// No head of an answer in time.
-    #[error("the guest gave no answer within {:?}", .0.value)]
+    #[error("the guest gave no answer within {} (setting {})", Span(.0.value), .0.setting)]
     Wall(Bound<Duration>),
     /// The client's own deadline passed first.
     #[error("the client's deadline passed before the guest answered")]
     Deadline,
     /// Too long on a processor.
-    #[error("the guest computed for longer than {:?}", .0.value)]
+    #[error("the guest computed for longer than {} (setting {})", Span(.0.value), .0.setting)]
     Cpu(Bound<Duration>),
     /// More memory than it may have.
-    #[error("the guest wanted more than {} of memory", Size(.0.value))]
+    #[error("the guest wanted more than {} of memory (setting {})", Size(.0.value), .0.setting)]
     Memory(Bound<u64>),
     /// More of the host's memory, in one of its forms, than it may have.
-    #[error("the guest wanted more than {} {what}", .bound.value)]
+    #[error("the guest wanted more than {} {what} (setting {})", .bound.value, .bound.setting)]
     Host {
         /// Of which problem.
         kind: &'static str,
@@ -40,10 +51,10 @@ pub enum InvokeError {
         bound: Bound<u64>,
     },
     /// No chunk of the answer was given or taken for too long.
-    #[error("nothing moved in the answer for {:?}", .0.value)]
+    #[error("nothing moved in the answer for {} (setting {})", Span(.0.value), .0.setting)]
     StreamIdle(Bound<Duration>),
     /// The answer lasted too long.
-    #[error("the answer lasted longer than {:?}", .0.value)]
+    #[error("the answer lasted longer than {} (setting {})", Span(.0.value), .0.setting)]
     StreamTotal(Bound<Duration>),
     /// The guest trapped.
     #[error("the guest trapped: {0}")]
@@ -84,19 +95,20 @@ impl From<InvokeError> for Problem {
         let text = error.to_string();
         let span = |value: Duration| Span(value).to_string();
         match error {
-            InvokeError::NoInstance(bound) => Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "instance-wait",
-                "All instances are busy",
-                format!("{text}; settings {} and {} change this", names::MAX_INSTANCES, bound.setting),
-            )
-            .bound("instance-wait", span(bound.value), bound.setting)
-            .retry_after(Duration::from_secs(1)),
+            InvokeError::NoInstance { wait, .. } => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "instance-wait", "All instances are busy", text)
+                    .bound("instance-wait", span(wait.value), wait.setting)
+                    .retry_after(Duration::from_secs(1))
+            }
+            InvokeError::Exhausted(_) => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "instance-pool", "All instances are busy", text)
+                    .retry_after(Duration::from_secs(1))
+            }
             InvokeError::QueueFull(bound) => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "instance-queue",
                 "Too many requests wait for an instance",
-                format!("{text}; setting {} changes this", bound.setting),
+                text,
             )
             .bound("instance-queue", bound.value, bound.setting)
             .retry_after(Duration::from_secs(1)),
@@ -104,31 +116,22 @@ impl From<InvokeError> for Problem {
                 StatusCode::GATEWAY_TIMEOUT,
                 "guest-wall",
                 "The function took too long to answer",
-                format!("{text}, waiting at the gate not counted; {} changes this", bound.setting),
+                format!("{text}; waiting at the gate is not counted"),
             )
             .bound("wall", span(bound.value), bound.setting),
             InvokeError::Deadline => Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "The deadline passed", text),
-            InvokeError::Cpu(bound) => Problem::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "guest-cpu",
-                "The function used up its processor time",
-                format!("{text}; {} changes this", bound.setting),
-            )
-            .bound("cpu", span(bound.value), bound.setting),
-            InvokeError::Memory(bound) => Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "guest-memory",
-                "The function used up its memory",
-                format!("{text}; {} changes this", bound.setting),
-            )
-            .bound("memory", Size(bound.value), bound.setting),
-            InvokeError::Host { kind, what, bound } => Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                kind,
-                "The function wanted too much of its host",
-                format!("{text} (setting {})", bound.setting),
-            )
-            .bound(what, bound.value, bound.setting),
+            InvokeError::Cpu(bound) => {
+                Problem::new(StatusCode::GATEWAY_TIMEOUT, "guest-cpu", "The function used up its processor time", text)
+                    .bound("cpu", span(bound.value), bound.setting)
+            }
+            InvokeError::Memory(bound) => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "guest-memory", "The function used up its memory", text)
+                    .bound("memory", Size(bound.value), bound.setting)
+            }
+            InvokeError::Host { kind, what, bound } => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, kind, "The function wanted too much of its host", text)
+                    .bound(what, bound.value, bound.setting)
+            }
             InvokeError::StreamIdle(bound) => Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "guest-stream-idle",

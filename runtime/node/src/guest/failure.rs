@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use wasmtime::{Trap, component::ResourceTableError};
+use wasmtime::{PoolConcurrencyLimitError, Trap, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use super::{
     InvokeError,
+    deployment::Deployed,
     limits::Bound,
     running::Running,
     state::{CpuExhausted, GuestState, HOSTCALL_BYTES},
 };
-use crate::observe::Note;
+use crate::observe::{LogStream, Note};
 
 /// Why an invocation ended without an answer: what was said about it, else that there is none.
 pub(super) fn of(running: &Running) -> InvokeError {
@@ -44,12 +45,23 @@ pub(super) fn no_answer(state: &GuestState, running: &Arc<Running>) -> InvokeErr
     reason
 }
 
+/// A bound that is kept from outside the guest has passed: its function's log, its trail and its client are told.
+pub(super) fn overdue(deployed: &Deployed, running: &Running, reason: InvokeError) {
+    let text = reason.to_string();
+    deployed.log_owner.write(Some(running.trace_id()), LogStream::Host, text.clone());
+    running.trail.note(Note::Guest(text));
+    running.fail(reason);
+}
+
 /// The reason behind an error of wasmtime.
 pub(super) fn reason(state: &GuestState, error: &wasmtime::Error) -> InvokeError {
     known(state, error).unwrap_or_else(|| InvokeError::Trap(first_line(error)))
 }
 
 fn known(state: &GuestState, error: &wasmtime::Error) -> Option<InvokeError> {
+    if error.is::<PoolConcurrencyLimitError>() {
+        return Some(InvokeError::Exhausted(first_line(error)));
+    }
     if let Some(CpuExhausted(bound)) = error.downcast_ref() {
         return Some(InvokeError::Cpu(*bound));
     }

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks,
     p3::bindings::http::types::{DnsErrorPayload, ErrorCode},
@@ -20,7 +20,7 @@ use wasmtime_wasi_http::{
 
 use super::{
     deployment::Deployed,
-    running::{CallRefusal, OpenCall, Running},
+    running::{CallRefusal, OpenCall, Running, Turn},
     state::BODY_CHUNK,
 };
 use crate::{
@@ -60,8 +60,8 @@ impl Hooks {
         options: Option<RequestOptions>,
     ) -> Answered {
         let Some(running) = caller else { return refuse(None, CallRefusal::Over, request) };
-        let open = match running.begin_call() {
-            Ok(open) => open,
+        let turn = match running.begin_call() {
+            Ok(turn) => turn,
             Err(refusal) => return refuse(Some(&running), refusal, request),
         };
         let token = running.token();
@@ -74,18 +74,50 @@ impl Hooks {
             trace: running.trace,
             wait_clock: Some(running.wait_clock()),
         };
-        // Not inside the future: the door numbers calls in the order in which the guest makes them.
-        let answer = self.deployed.egress.send(call);
-        Box::pin(async move {
-            let answer = tokio::select! {
-                biased;
-                () = token.cancelled() => return Err(ErrorCode::ConnectionTerminated),
-                answer = answer => answer.map_err(to_code)?,
-            };
-            let open = (Box::pin(token.cancelled_owned()), open);
-            Ok(answer.map(|inner| CallBody { inner, open: Some(open) }))
-        })
+        match turn {
+            // Not inside the future: the door numbers calls in the order in which the guest makes them.
+            Turn::Now(open) => Box::pin(answered(token, open, self.deployed.egress.send(call))),
+            Turn::Later(turn) => {
+                let egress = Arc::clone(&self.deployed.egress);
+                let bound = running.limits.concurrent_calls;
+                Box::pin(async move {
+                    let began = Instant::now();
+                    let turn = tokio::select! {
+                        biased;
+                        () = token.cancelled() => return Err(ErrorCode::ConnectionTerminated),
+                        turn = turn => turn,
+                    };
+                    let Ok(open) = turn else { return Err(ErrorCode::ConnectionTerminated) };
+                    call.trail.note(Note::Guest(format!(
+                        "{} {} waited {:?} for calls before it: {} at once (setting {})",
+                        call.request.method(),
+                        call.request.uri(),
+                        began.elapsed(),
+                        bound.value,
+                        bound.setting
+                    )));
+                    answered(token, open, egress.send(call)).await
+                })
+            }
+        }
     }
+}
+
+/// The answer to a call that is under way. It is open until the head is there: one that were open until its body is read
+/// would wait for ever behind a guest that collects all its answers before it reads the first.
+async fn answered(
+    token: CancellationToken,
+    open: OpenCall,
+    answer: BoxFuture<'static, Result<Response<Body>, TransportError>>,
+) -> Result<Response<CallBody>, ErrorCode> {
+    let answer = tokio::select! {
+        biased;
+        () = token.cancelled() => return Err(ErrorCode::ConnectionTerminated),
+        answer = answer => answer.map_err(to_code)?,
+    };
+    drop(open);
+    let cancelled = Some(Box::pin(token.cancelled_owned()));
+    Ok(answer.map(|inner| CallBody { inner, cancelled }))
 }
 
 /// Headers that guests can neither set nor see, shared by all stores.
@@ -142,7 +174,7 @@ fn refuse(running: Option<&Arc<Running>>, refusal: CallRefusal, request: Request
             }
         });
     }
-    let answer = problem.into_response().map(|inner| CallBody { inner, open: None });
+    let answer = problem.into_response().map(|inner| CallBody { inner, cancelled: None });
     Box::pin(std::future::ready(Ok(answer)))
 }
 
@@ -157,19 +189,12 @@ async fn drain(mut body: WasiBody) {
 }
 
 fn problem(running: &Running, refusal: CallRefusal) -> Option<Problem> {
-    let (kind, title, bound, what) = match refusal {
-        CallRefusal::Calls => {
-            ("outbound-calls", "This invocation made all its calls", running.limits.calls, "outbound calls")
-        }
-        CallRefusal::Concurrent => (
-            "concurrent-calls",
-            "Too many calls are open in this invocation",
-            running.limits.concurrent_calls,
-            "outbound calls at once",
-        ),
+    let bound = match refusal {
+        CallRefusal::Calls => running.limits.calls,
         CallRefusal::Over => return None,
     };
-    let detail = format!("an invocation may make {} {what}; setting {} changes it", bound.value, bound.setting);
+    let (kind, title) = ("outbound-calls", "This invocation made all its calls");
+    let detail = format!("an invocation may make {} outbound calls (setting {})", bound.value, bound.setting);
     Some(
         Problem::new(StatusCode::TOO_MANY_REQUESTS, kind, title, detail)
             .bound(kind, bound.value, bound.setting)
@@ -219,11 +244,11 @@ pub(super) fn from_guest(error: Error) -> BodyError {
     BodyError::Guest(error.to_string())
 }
 
-/// The body of a call's answer: its call is open as long as it is, and it ends with its invocation.
+/// The body of a call's answer. It ends with its invocation.
 pub(super) struct CallBody {
     inner: Body,
     /// Nothing where the host itself answered.
-    open: Option<(Pin<Box<WaitForCancellationFutureOwned>>, OpenCall)>,
+    cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl http_body::Body for CallBody {
@@ -234,7 +259,7 @@ impl http_body::Body for CallBody {
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
             return Poll::Ready(frame.map(|frame| frame.map_err(to_guest)));
         }
-        let Some((cancelled, _)) = &mut self.open else { return Poll::Pending };
+        let Some(cancelled) = &mut self.cancelled else { return Poll::Pending };
         ready!(cancelled.as_mut().poll(cx));
         self.inner = crate::body::empty();
         Poll::Ready(Some(Err(Error::ConnectionTerminated)))

@@ -20,7 +20,7 @@ use super::{
     limits::Bound,
     logs::LogOwner,
     modules::ModuleStore,
-    pool::{Pool, SWEEP, Shelf},
+    pool::{self, Pool, SWEEP, Shelf},
     running::Running,
     serve02::{self, Shelf02},
     serve03::{self, Shelf03},
@@ -162,8 +162,8 @@ impl GuestHost {
         upload: &Path,
         limits: &FunctionLimits,
     ) -> Result<ModuleInfo, ModuleError> {
-        let memory = Limits::resolve(limits, &self.settings).memory;
-        self.modules.admit(tenant, upload, memory).await
+        let limits = Limits::resolve(limits, &self.settings);
+        self.modules.admit(tenant, upload, limits.memory, limits.instances).await
     }
 
     /// Removes modules and artifacts that no kept version names.
@@ -182,7 +182,8 @@ impl GuestHost {
         sender: Arc<Sender>,
     ) -> Result<Arc<Deployment>, ModuleError> {
         let limits = Arc::new(Limits::resolve(&version.config.limits, &self.settings));
-        let (hosted, component) = self.modules.open_module(&function.tenant, version.digest, limits.memory).await?;
+        let (hosted, component) =
+            self.modules.open_module(&function.tenant, version.digest, limits.memory, limits.instances).await?;
         let invalid = |error: wasmtime::Error| ModuleError::Compile(format!("{error:#}").into());
         let linker = sockets::linker(&hosted.linker, &hosted.engine, &component).map_err(invalid)?;
         let pre = linker.instantiate_pre(&component).map_err(invalid)?;
@@ -201,8 +202,11 @@ impl GuestHost {
             version: version.number,
             observe: Arc::clone(&self.observe),
         });
+        let function_key = self.function_key(&function);
+        let (places, share) = (pool::places(&component), limits.instances);
+        let account = self.pool.account(function_key, next_shelf_id(), places, share);
         let deployed = Arc::new(Deployed {
-            function_key: self.function_key(&function),
+            function_key,
             identity: function,
             version: version.number,
             digest: version.digest,
@@ -221,8 +225,7 @@ impl GuestHost {
             observe: Arc::clone(&self.observe),
             hogs: Arc::clone(&self.hogs),
             ticker: Arc::clone(&self.ticker),
-            shelf_id: next_shelf_id(),
-            pool: Arc::clone(&self.pool),
+            account,
             timers: self.timers.clone(),
             forbidden_headers: Arc::clone(&self.forbidden_headers),
             instances: AtomicUsize::new(0),
@@ -236,7 +239,7 @@ impl GuestHost {
                 Kept::Http02(shelf)
             }
             Code::Http03(_) => {
-                let shelf = Shelf03::new();
+                let shelf = Shelf03::new(function_key);
                 let known: Arc<dyn Shelf> = Arc::clone(&shelf) as _;
                 self.pool.register(Arc::downgrade(&known));
                 Kept::Http03(shelf)

@@ -29,8 +29,12 @@ pub struct Limits {
     pub cpu: Bound<Duration>,
     /// Outbound calls of one invocation.
     pub calls: Bound<u32>,
-    /// Outbound calls of one invocation at once.
+    /// Outbound calls of one invocation that wait for the heads of their answers at once.
     pub concurrent_calls: Bound<u32>,
+    /// Places of the instance pool that its instances may take together, all versions of it.
+    pub instances: Bound<u32>,
+    /// Core instances of one instance.
+    pub core_instances: Bound<u32>,
     /// Time between two chunks of a streamed answer.
     pub stream_idle: Bound<Duration>,
     /// Time a streamed answer may last.
@@ -63,6 +67,8 @@ impl Limits {
                 "limits.concurrent_calls",
                 names::GUEST_CONCURRENT_CALLS,
             ),
+            instances: Self::share(own.instances, node),
+            core_instances: Bound { value: node.guest_core_instances, setting: names::GUEST_CORE_INSTANCES },
             stream_idle: Self::span(
                 own.stream_idle,
                 node.guest_stream_idle,
@@ -84,6 +90,14 @@ impl Limits {
                     Self::within(bytes, node.guest_log_bytes.get(), "limits.log_bytes", names::GUEST_LOG_BYTES)
                 }),
         }
+    }
+
+    /// One place at least is always the neighbours'.
+    fn share(own: Option<u32>, node: &GuestSettings) -> Bound<u32> {
+        let share = Self::count(own, node.guest_instances, "limits.instances", names::GUEST_INSTANCES);
+        let most = node.max_instances.saturating_sub(1);
+        let bound = if share.value <= most { share } else { Bound { value: most, setting: names::MAX_INSTANCES } };
+        Bound { value: bound.value.max(1), ..bound }
     }
 
     fn within<T: Ord>(own: T, ceiling: T, own_key: &'static str, ceiling_key: &'static str) -> Bound<T> {

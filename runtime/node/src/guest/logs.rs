@@ -60,16 +60,57 @@ pub(super) struct InstanceLogs {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     /// The invocation lines belong to: the only one that runs, or nothing where several share the instance.
     current: Option<Arc<Running>>,
+    /// The invocations that share the instance. What can't be told apart is written on the account of all of them.
+    company: Vec<Arc<Running>>,
+    /// Bytes that may be written where nobody is there to account for them.
+    spare: u64,
     partial: [Vec<u8>; 2],
 }
 
+impl State {
+    /// Takes so many bytes of the bounds of those who may have written them; returns how many there were.
+    fn take(&mut self, wanted: usize) -> usize {
+        if let Some(running) = &self.current {
+            let granted = running.take_log_bytes(wanted);
+            running.cut_log(wanted - granted);
+            return granted;
+        }
+        let all_answered = self.company.iter().all(|running| running.is_answered());
+        let writers = || self.company.iter().filter(|running| all_answered || !running.is_answered());
+        let count = writers().count();
+        if count == 0 {
+            let granted = self.spare.min(wanted as u64);
+            self.spare -= granted;
+            return granted as usize;
+        }
+        // The same from each, then what is left from those who have it.
+        let share = wanted.div_ceil(count);
+        let mut left = wanted;
+        for most in [share, wanted] {
+            for running in writers() {
+                left -= running.take_log_bytes(most.min(left));
+            }
+        }
+        if let Some(running) = writers().next() {
+            running.cut_log(left);
+        }
+        wanted - left
+    }
+}
+
 impl InstanceLogs {
-    pub(super) fn new(owner: Arc<LogOwner>) -> Arc<Self> {
-        Arc::new(Self { owner, state: Mutex::default() })
+    /// `spare` bytes may be written where no invocation is there to account for them.
+    pub(super) fn new(owner: Arc<LogOwner>, spare: u64) -> Arc<Self> {
+        let state = State { current: None, company: Vec::new(), spare, partial: Default::default() };
+        Arc::new(Self { owner, state: Mutex::new(state) })
+    }
+
+    /// An invocation came to an instance that it shares; it stays until it is finished.
+    pub(super) fn join(&self, running: &Arc<Running>) {
+        self.state.lock().company.push(Arc::clone(running));
     }
 
     /// Attributes lines from now on.
@@ -80,6 +121,7 @@ impl InstanceLogs {
     /// An invocation ended: lines without an end are written, and what was cut is counted out.
     pub(super) fn finish(&self, running: &Running) {
         let mut state = self.state.lock();
+        state.company.retain(|other| !std::ptr::eq(&**other, running));
         let partial = [LogStream::Stdout, LogStream::Stderr].into_iter().zip(&mut state.partial);
         for (stream, partial) in partial.filter(|(_, partial)| !partial.is_empty()) {
             let text = String::from_utf8_lossy(partial).into_owned();
@@ -106,8 +148,8 @@ impl InstanceLogs {
 
     fn write(&self, stream: LogStream, bytes: &[u8]) {
         let mut state = self.state.lock();
-        let State { current, partial } = &mut *state;
-        let granted = current.as_ref().map_or(bytes.len(), |running| running.take_log_bytes(bytes.len()));
+        let granted = state.take(bytes.len());
+        let State { current, partial, .. } = &mut *state;
         let trace = current.as_ref().map(|running| running.trace_id());
         let [out, error] = partial;
         let partial = if stream == LogStream::Stdout { out } else { error };
@@ -196,5 +238,66 @@ impl OutputStream for LogPipe {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         Ok(CHUNK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        guest::{Invocation, limits::Limits},
+        ids::TraceContext,
+        observe::{LogFilter, Subject, Trail},
+        outbound::Hops,
+        settings::Settings,
+    };
+    use clap::{Args, FromArgMatches};
+
+    fn settings() -> Settings {
+        let command = Settings::augment_args(clap::Command::new("serve"));
+        Settings::from_arg_matches(&command.try_get_matches_from(["serve", "--guest-log-bytes", "100B"]).unwrap())
+            .unwrap()
+    }
+
+    fn running() -> Arc<Running> {
+        let trace = TraceContext::begin();
+        let subject = Subject::Invocation { function: "f".into(), version: 1 };
+        let trail = Trail::begin(trace.trace, "t".into(), subject);
+        let limits = Limits::resolve(&Default::default(), &settings().guest);
+        Running::new(Invocation { trail, trace, deadline: None }, Arc::new(limits), Hops(0))
+    }
+
+    #[test]
+    fn those_who_share_an_instance_write_together_what_each_may_and_the_rest_is_cut_and_told() {
+        let observe = Observe::new(&settings().observe);
+        let owner = LogOwner { tenant: "t".into(), function: "f".into(), version: 1, observe: Arc::clone(&observe) };
+        let logs = InstanceLogs::new(Arc::new(owner), 50);
+        let lines = |wanted: char| {
+            let filter = LogFilter { tenant: "t".into(), function: None, after: 0 };
+            let lines = observe.logs.recent(&filter, 1_000);
+            lines.iter().filter(|line| line.text.starts_with(wanted)).map(|line| line.text.len()).sum::<usize>()
+        };
+        let write = |letter: char, bytes: usize| {
+            for _ in 0..bytes / 10 {
+                logs.write(LogStream::Stdout, format!("{}\n", letter.to_string().repeat(9)).as_bytes());
+            }
+        };
+        write('s', 200);
+        assert_eq!(lines('s'), 45, "nobody is there: what is spare");
+        let (one, other) = (running(), running());
+        logs.join(&one);
+        logs.join(&other);
+        write('c', 1_000);
+        assert_eq!(lines('c'), 180, "the bounds of two");
+        logs.attribute(Some(Arc::clone(&other)));
+        write('o', 100);
+        assert_eq!(lines('o'), 0, "its bound is used up");
+        logs.attribute(None);
+        logs.finish(&one);
+        assert!(lines('8') > 0, "the cut is told");
+        let late = running();
+        logs.join(&late);
+        write('l', 1_000);
+        assert_eq!(lines('l'), 90, "another brings another bound");
     }
 }

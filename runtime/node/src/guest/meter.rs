@@ -43,6 +43,8 @@ pub(super) struct Meter {
     ticked: AtomicU64,
     /// Time of this poll before that.
     before_tick: AtomicU64,
+    /// Time of this poll that an invocation was charged with.
+    charged: AtomicU64,
     holding: AtomicBool,
     /// It computed for so long that it goes on among the hogs.
     hog: AtomicBool,
@@ -57,6 +59,7 @@ impl Meter {
             entered: AtomicU64::new(0),
             ticked: AtomicU64::new(0),
             before_tick: AtomicU64::new(0),
+            charged: AtomicU64::new(0),
             holding: AtomicBool::new(false),
             hog: AtomicBool::new(false),
             host,
@@ -69,8 +72,15 @@ impl Meter {
         self.hog.store(false, Relaxed);
         if self.entered.load(Relaxed) != 0 {
             self.ticked.store(0, Relaxed);
+            self.charged.store(0, Relaxed);
             self.entered.store(nanos().max(1), Relaxed);
         }
+    }
+
+    /// The part of the poll's time that nobody was charged with yet; it is now. On the polling thread only.
+    pub(super) fn charge(&self, slice: Duration) -> Duration {
+        let slice = slice.as_nanos() as u64;
+        Duration::from_nanos(slice.saturating_sub(self.charged.swap(slice, Relaxed)))
     }
 
     /// The epoch moved during the poll, or before it while nothing ran: returns the time used in all, and in this poll.
@@ -140,6 +150,7 @@ impl Meter {
         if let Some((ticker, _)) = &self.host {
             ticker.touch();
         }
+        self.charged.store(0, Relaxed);
         self.entered.store(nanos().max(1), Relaxed);
         let _exit = Exit(self);
         poll()

@@ -1,51 +1,106 @@
 //! Places for instances: how many may live on this node, who waits for one, and who makes room.
 //!
-//! A permit belongs to an instance from before it is made until its store is dropped, idle or not. When none is free,
-//! the longest-idle instance of the function that holds most goes; when nothing is idle, requests wait in line.
+//! A permit belongs to an instance from before it is made until its store is dropped, idle or not. An instance takes as
+//! many places as its memories and tables fill ([`places`]), so that what the engine has set aside is never exhausted
+//! by a few big guests. A function holds its share at most, so that its neighbours find a place however much it wants.
+//!
+//! When none is free, requests wait in line, first come, first served; who has to wait for its own function's share
+//! keeps nobody else. Idle instances of the function that holds most go, the longest idle first, and no more of them
+//! than are missing.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use wasmtime::component::Component;
 
-use super::{InvokeError, limits::Bound};
+use super::{InvokeError, hogs::FunctionKey, limits::Bound};
+use crate::settings::names;
+
+/// Memories and tables that one place stands for.
+pub(super) const MEMORIES_PER_PLACE: u32 = 2;
+/// See [`MEMORIES_PER_PLACE`].
+pub(super) const TABLES_PER_PLACE: u32 = 4;
+
+/// How many places an instance of the component takes.
+pub(super) fn places(component: &Component) -> u32 {
+    let needs = component.resources_required();
+    needs.map_or(1, |needs| places_for(needs.num_memories, needs.num_tables))
+}
+
+fn places_for(memories: u32, tables: u32) -> u32 {
+    memories.div_ceil(MEMORIES_PER_PLACE).max(tables.div_ceil(TABLES_PER_PLACE)).max(1)
+}
 
 /// Where a deployment keeps the instances it may use again.
 pub(super) trait Shelf: Send + Sync {
+    /// The function that it is of.
+    fn function(&self) -> FunctionKey;
     /// Instances of the deployment that serve nobody.
     fn idle(&self) -> usize;
     /// All instances of the deployment.
     fn instances(&self) -> usize;
-    /// Drops the longest-idle instance; false if there is none.
+    /// Ends the longest-idle instance; false if there is none. Its place comes back at once or, announced by
+    /// [`Account::expect`], soon.
     fn evict(&self) -> bool;
     /// Drops what is too old or idle for too long.
     fn sweep(&self, idle: Duration, age: Duration);
 }
 
-/// A place for one instance.
-pub(super) struct Permit(Option<Arc<Pool>>);
+/// What one function holds, all its versions together.
+struct Share {
+    function: FunctionKey,
+    /// Places. Changed under the pool's lock only.
+    held: AtomicU32,
+}
+
+/// On whose account a deployment's instances take places.
+pub(super) struct Account {
+    pool: Arc<Pool>,
+    share: Arc<Share>,
+    /// Places of one instance.
+    places: u32,
+    /// Places that the function may hold.
+    bound: Bound<u32>,
+    /// The deployment.
+    shelf: u64,
+}
+
+/// Places for one instance.
+pub(super) struct Permit {
+    account: Option<Arc<Account>>,
+    expected: bool,
+}
 
 impl Permit {
-    fn of(pool: &Arc<Pool>) -> Self {
-        Self(Some(Arc::clone(pool)))
+    fn of(account: &Arc<Account>) -> Self {
+        Self { account: Some(Arc::clone(account)), expected: false }
+    }
+
+    /// Its instance was evicted, and somebody counts on its places.
+    pub(super) fn was_expected(&mut self) {
+        self.expected = true;
     }
 
     fn disarm(mut self) {
-        self.0 = None;
+        self.account = None;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(pool) = self.0.take() {
-            pool.give_back();
+        if let Some(account) = self.account.take() {
+            account.give_back(self.expected);
         }
     }
 }
@@ -58,11 +113,13 @@ pub(super) enum Grant<I> {
     Instance(I),
 }
 
-/// Hands an instance to a waiter of the same deployment; gives it back if there is none any more.
+/// Hands a permit or an instance to a waiter; gives it back if there is none any more.
 type Offer = Box<dyn std::any::Any + Send>;
 
 struct Waiter {
-    shelf: u64,
+    /// When it came, among all.
+    turn: u64,
+    account: Arc<Account>,
     sender: oneshot::Sender<Offer>,
 }
 
@@ -70,25 +127,120 @@ struct Waiter {
 pub(super) struct Pool {
     state: Mutex<State>,
     waiting: AtomicUsize,
+    places: Bound<u32>,
     wait: Bound<Duration>,
     queue: Bound<u32>,
+    shares: Mutex<HashMap<FunctionKey, Weak<Share>>>,
     shelves: Mutex<Vec<Weak<dyn Shelf>>>,
 }
 
 struct State {
     free: u32,
-    waiters: VecDeque<Waiter>,
+    /// Places of evicted instances that are on their way back.
+    coming: u32,
+    next_turn: u64,
+    /// Who waits, by function. No line is empty.
+    lines: HashMap<FunctionKey, VecDeque<Waiter>>,
+    waiters: usize,
+}
+
+impl State {
+    /// The function whose first waiter is the next in line, of those that may hold more.
+    fn next(&mut self) -> Option<(FunctionKey, u64, u32)> {
+        // Waiters who left are found by their closed channels.
+        let mut gone = 0;
+        self.lines.retain(|_, line| {
+            while line.front().is_some_and(|waiter| waiter.sender.is_closed()) {
+                line.pop_front();
+                gone += 1;
+            }
+            !line.is_empty()
+        });
+        self.waiters -= gone;
+        let heads = self.lines.iter().filter_map(|(function, line)| Some((*function, line.front()?)));
+        let entitled = heads.filter(|(_, waiter)| waiter.account.has_share_left());
+        let first = entitled.min_by_key(|(_, waiter)| waiter.turn);
+        first.map(|(function, waiter)| (function, waiter.turn, waiter.account.places))
+    }
+
+    fn pop(&mut self, function: FunctionKey) -> Option<Waiter> {
+        let line = self.lines.get_mut(&function)?;
+        let waiter = line.pop_front();
+        self.waiters -= usize::from(waiter.is_some());
+        if line.is_empty() {
+            self.lines.remove(&function);
+        }
+        waiter
+    }
+
+    /// Takes the places for the next in line, if they are there.
+    fn grant(&mut self) -> Option<Waiter> {
+        let (function, _, places) = self.next()?;
+        if places > self.free {
+            return None;
+        }
+        let waiter = self.pop(function)?;
+        self.take(&waiter.account);
+        Some(waiter)
+    }
+
+    fn take(&mut self, account: &Account) {
+        self.free -= account.places;
+        account.share.held.fetch_add(account.places, Ordering::Relaxed);
+    }
+
+    fn put_back(&mut self, account: &Account, expected: bool) {
+        self.free += account.places;
+        account.share.held.fetch_sub(account.places, Ordering::Relaxed);
+        if expected {
+            self.coming = self.coming.saturating_sub(account.places);
+        }
+    }
+
+    /// Places that all in line could take and that are neither free nor on their way.
+    fn missing(&self) -> u32 {
+        let wanted = |line: &VecDeque<Waiter>| {
+            let account = line.front().map(|waiter| &waiter.account)?;
+            let left = account.bound.value.saturating_sub(account.share.held.load(Ordering::Relaxed));
+            let all = u32::try_from(line.len()).unwrap_or(u32::MAX).saturating_mul(account.places);
+            Some(all.min(left))
+        };
+        let wanted = self.lines.values().filter_map(wanted).fold(0, u32::saturating_add);
+        wanted.saturating_sub(self.free).saturating_sub(self.coming)
+    }
 }
 
 impl Pool {
     pub(super) fn new(places: u32, wait: Bound<Duration>, queue: Bound<u32>) -> Arc<Self> {
+        let places = Bound { value: places.max(1), setting: names::MAX_INSTANCES };
+        let state = State { free: places.value, coming: 0, next_turn: 0, lines: HashMap::new(), waiters: 0 };
         Arc::new(Self {
-            state: Mutex::new(State { free: places.max(1), waiters: VecDeque::new() }),
+            state: Mutex::new(state),
             waiting: AtomicUsize::new(0),
+            places,
             wait,
             queue,
+            shares: Mutex::default(),
             shelves: Mutex::new(Vec::new()),
         })
+    }
+
+    /// The account of a deployment whose instances take so many places each.
+    pub(super) fn account(
+        self: &Arc<Self>,
+        function: FunctionKey,
+        shelf: u64,
+        places: u32,
+        bound: Bound<u32>,
+    ) -> Arc<Account> {
+        let mut shares = self.shares.lock();
+        let share = shares.get(&function).and_then(Weak::upgrade).unwrap_or_else(|| {
+            shares.retain(|_, share| share.strong_count() > 0);
+            let share = Arc::new(Share { function, held: AtomicU32::new(0) });
+            shares.insert(function, Arc::downgrade(&share));
+            share
+        });
+        Arc::new(Account { pool: Arc::clone(self), share, places, bound, shelf })
     }
 
     /// Makes a shelf known to eviction and sweeping for as long as it lives.
@@ -109,81 +261,175 @@ impl Pool {
         }
     }
 
-    /// A free place, if there is one and nobody waits.
-    pub(super) fn try_permit(self: &Arc<Self>) -> Option<Permit> {
-        let mut state = self.state.lock();
-        if state.free == 0 || !state.waiters.is_empty() {
+    fn has_waiters(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Ends one idle instance, of the function that holds most; `of` names the only function that may lose one.
+    fn evict_one(&self, of: Option<FunctionKey>) -> bool {
+        let mut shelves = self.live_shelves();
+        shelves.retain(|shelf| of.is_none_or(|function| shelf.function() == function) && shelf.idle() > 0);
+        shelves.sort_by_key(|shelf| std::cmp::Reverse(shelf.instances()));
+        shelves.iter().any(|shelf| shelf.evict())
+    }
+
+    /// Gives what is free to those whose turn it is.
+    fn hand_out(&self) {
+        loop {
+            let waiter = {
+                let mut state = self.state.lock();
+                let waiter = state.grant();
+                self.waiting.store(state.waiters, Ordering::Release);
+                waiter
+            };
+            let Some(Waiter { account, sender, .. }) = waiter else { return };
+            if let Err(back) = sender.send(Box::new(Permit::of(&account))) {
+                // It left. Its permit must not be given back by its own drop as well.
+                if let Ok(permit) = back.downcast::<Permit>() {
+                    permit.disarm();
+                }
+                self.state.lock().put_back(&account, false);
+            }
+        }
+    }
+}
+
+impl Account {
+    fn has_share_left(&self) -> bool {
+        self.share.held.load(Ordering::Relaxed).saturating_add(self.places) <= self.bound.value
+    }
+
+    /// Whether anybody waits. An idle instance may be worth less than its place then.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.pool.has_waiters()
+    }
+
+    /// Takes places if they are free and nobody has waited for them longer.
+    fn take(self: &Arc<Self>, state: &mut State) -> Option<Permit> {
+        if self.places > state.free || !self.has_share_left() {
             return None;
         }
-        state.free -= 1;
+        if state.waiters > 0 && (state.lines.contains_key(&self.share.function) || state.next().is_some()) {
+            return None;
+        }
+        state.take(self);
         Some(Permit::of(self))
     }
 
-    fn try_permit_by_eviction(self: &Arc<Self>) -> Option<Permit> {
-        let mut shelves = self.live_shelves();
-        shelves.retain(|shelf| shelf.idle() > 0);
-        shelves.sort_by_key(|shelf| std::cmp::Reverse(shelf.instances()));
-        shelves.iter().find_map(|shelf| if shelf.evict() { self.try_permit() } else { None })
+    /// A free place, if there is one and nobody waits for it.
+    pub(super) fn try_permit(self: &Arc<Self>) -> Option<Permit> {
+        self.take(&mut self.pool.state.lock())
     }
 
-    /// A place, or an instance of the same shelf that becomes free first, waiting in line for either.
-    pub(super) async fn acquire<I: Send + 'static>(self: &Arc<Self>, shelf: u64) -> Result<Grant<I>, InvokeError> {
-        if let Some(permit) = self.try_permit().or_else(|| self.try_permit_by_eviction()) {
-            return Ok(Grant::Permit(permit));
-        }
-        let receiver = {
-            let mut state = self.state.lock();
-            if state.free > 0 && state.waiters.is_empty() {
-                state.free -= 1;
-                return Ok(Grant::Permit(Permit::of(self)));
+    /// A place, or an instance of the same deployment that becomes free first, waiting in line for either: as long as
+    /// the node lets it, and the client.
+    pub(super) async fn acquire<I: Send + 'static>(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+    ) -> Result<Grant<I>, InvokeError> {
+        /// Whoever leaves the line may have kept others who want less.
+        struct InLine<'a>(&'a Pool);
+        impl Drop for InLine<'_> {
+            fn drop(&mut self) {
+                if self.0.has_waiters() {
+                    self.0.hand_out();
+                }
             }
-            // Waiters who left are found by their closed channels.
-            if state.waiters.len() >= self.queue.value as usize {
-                state.waiters.retain(|waiter| !waiter.sender.is_closed());
-                if state.waiters.len() >= self.queue.value as usize {
-                    return Err(InvokeError::QueueFull(self.queue));
+        }
+        let pool = &*self.pool;
+        let receiver = {
+            let mut state = pool.state.lock();
+            if let Some(permit) = self.take(&mut state) {
+                return Ok(Grant::Permit(permit));
+            }
+            if state.waiters >= pool.queue.value as usize {
+                state.lines.values_mut().for_each(|line| line.retain(|waiter| !waiter.sender.is_closed()));
+                state.lines.retain(|_, line| !line.is_empty());
+                state.waiters = state.lines.values().map(VecDeque::len).sum();
+                if state.waiters >= pool.queue.value as usize {
+                    return Err(InvokeError::QueueFull(pool.queue));
                 }
             }
             let (sender, receiver) = oneshot::channel();
-            state.waiters.push_back(Waiter { shelf, sender });
-            self.waiting.store(state.waiters.len(), Ordering::Release);
+            let turn = state.next_turn;
+            state.next_turn += 1;
+            let waiter = Waiter { turn, account: Arc::clone(self), sender };
+            state.lines.entry(self.share.function).or_default().push_back(waiter);
+            state.waiters += 1;
+            pool.waiting.store(state.waiters, Ordering::Release);
             receiver
         };
-        let offer = match tokio::time::timeout(self.wait.value, receiver).await {
+        let in_line = InLine(pool);
+        self.make_room();
+        let wait = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            Some(left) if left < pool.wait.value => Bound { value: left, setting: "Prefer: wait" },
+            _ => pool.wait,
+        };
+        let offer = match tokio::time::timeout(wait.value, receiver).await {
             Ok(Ok(offer)) => offer,
-            Ok(Err(_)) | Err(_) => return Err(InvokeError::NoInstance(self.wait)),
+            Ok(Err(_)) | Err(_) => {
+                let full = if self.has_share_left() { pool.places } else { self.bound };
+                drop(in_line);
+                return Err(InvokeError::NoInstance { wait, full });
+            }
         };
         match offer.downcast::<Permit>() {
             Ok(permit) => Ok(Grant::Permit(*permit)),
             Err(offer) => match offer.downcast::<I>() {
                 Ok(instance) => Ok(Grant::Instance(*instance)),
-                Err(_) => Err(InvokeError::NoInstance(self.wait)),
+                Err(_) => Err(InvokeError::NoInstance { wait, full: pool.places }),
             },
         }
     }
 
-    /// Whether anybody waits. An idle instance is worth nothing then.
-    pub(super) fn has_waiters(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
+    /// Has idle instances ended for whoever came just now: as many as are missing, and none that would not help.
+    fn make_room(&self) {
+        if !self.has_share_left() {
+            self.pool.evict_one(Some(self.share.function));
+        }
+        for _ in 0..self.places {
+            let enough = self.pool.state.lock().missing() == 0;
+            if enough || !self.pool.evict_one(None) {
+                return;
+            }
+        }
     }
 
-    /// Offers an instance that became free to the first in line. It comes back where nobody waits; where the first in
-    /// line wants another function's, the caller should drop it, so that its place goes there.
-    pub(super) fn offer<I: Send + 'static>(&self, shelf: u64, instance: I) -> Offered<I> {
+    /// An instance was evicted and gives its places back as soon as it has ended: its permit says so then.
+    pub(super) fn expect(&self) {
+        self.pool.state.lock().coming += self.places;
+    }
+
+    /// It ended in another way than expected, and its permit says nothing.
+    pub(super) fn expect_no_more(&self) {
+        let mut state = self.pool.state.lock();
+        state.coming = state.coming.saturating_sub(self.places);
+    }
+
+    /// Offers an instance that became free to the first in line. It comes back where nobody could use it or its place;
+    /// where another deployment's turn is next, the caller should drop it, so that its place goes there.
+    pub(super) fn offer<I: Send + 'static>(&self, instance: I) -> Offered<I> {
         let mut instance = instance;
         loop {
             let waiter = {
-                let mut state = self.state.lock();
-                let next = state.waiters.front().map(|waiter| waiter.sender.is_closed() || waiter.shelf == shelf);
-                let waiter = match next {
-                    None => return Offered::Nobody(instance),
-                    Some(false) => return Offered::Other(instance),
-                    Some(true) => state.waiters.pop_front(),
+                let mut state = self.pool.state.lock();
+                let next = state.next().map(|(_, turn, _)| turn);
+                // A waiter of its own deployment needs no more of the share for it.
+                let own = state.lines.get(&self.share.function).and_then(VecDeque::front);
+                let own = own.map(|waiter| (waiter.turn, waiter.account.shelf == self.shelf));
+                let missing = state.missing() > 0;
+                let waiter = match own {
+                    Some((turn, true)) if !missing || next.is_none_or(|next| turn <= next) => {
+                        state.pop(self.share.function)
+                    }
+                    Some((_, false)) => return Offered::Other(instance),
+                    _ if missing => return Offered::Other(instance),
+                    _ => return Offered::Nobody(instance),
                 };
-                self.waiting.store(state.waiters.len(), Ordering::Release);
+                self.pool.waiting.store(state.waiters, Ordering::Release);
                 waiter
             };
-            let Some(waiter) = waiter.filter(|waiter| waiter.shelf == shelf) else { continue };
+            let Some(waiter) = waiter else { continue };
             match waiter.sender.send(Box::new(instance)) {
                 Ok(()) => return Offered::Taken,
                 Err(back) => match back.downcast::<I>() {
@@ -194,29 +440,10 @@ impl Pool {
         }
     }
 
-    fn give_back(self: &Arc<Self>) {
-        loop {
-            let waiter = {
-                let mut state = self.state.lock();
-                let waiter = state.waiters.pop_front();
-                self.waiting.store(state.waiters.len(), Ordering::Release);
-                match waiter {
-                    None => {
-                        state.free += 1;
-                        return;
-                    }
-                    Some(waiter) => waiter,
-                }
-            };
-            match waiter.sender.send(Box::new(Permit::of(self))) {
-                Ok(()) => return,
-                // It left. Its permit is ours still, and must not be given back by its own drop as well.
-                Err(back) => {
-                    if let Ok(permit) = back.downcast::<Permit>() {
-                        permit.disarm();
-                    }
-                }
-            }
+    fn give_back(&self, expected: bool) {
+        self.pool.state.lock().put_back(self, expected);
+        if self.pool.has_waiters() {
+            self.pool.hand_out();
         }
     }
 }

@@ -1,9 +1,10 @@
 //! One invocation while it runs: what its calls, its logs and its bounds are counted against.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
     time::Duration,
@@ -11,6 +12,7 @@ use std::{
 
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{InvokeError, limits::Limits, meter::nanos};
@@ -41,8 +43,9 @@ pub(super) struct Running {
     pub(super) hops: Hops,
     /// When its guest began to work, in [`nanos`].
     started: AtomicU64,
-    calls: AtomicU32,
-    open: AtomicU32,
+    calls: Mutex<Calls>,
+    /// Time on a processor, in nanoseconds, as far as it is known to be this invocation's.
+    computed: AtomicU64,
     cancelled: AtomicBool,
     token: OnceLock<CancellationToken>,
     wait_clock: OnceLock<Arc<WaitClock>>,
@@ -59,13 +62,29 @@ pub(super) struct Running {
     end_waker: AtomicWaker,
 }
 
+/// The calls of an invocation.
+#[derive(Default)]
+struct Calls {
+    made: u32,
+    /// Calls that wait for the heads of their answers.
+    open: u32,
+    /// Calls that wait for one of those, in the order in which they were made. The bound of all calls bounds them.
+    line: VecDeque<oneshot::Sender<OpenCall>>,
+}
+
+/// When a call may go to the door.
+pub(super) enum Turn {
+    /// At once.
+    Now(OpenCall),
+    /// When calls before it were answered.
+    Later(oneshot::Receiver<OpenCall>),
+}
+
 /// Why a call was not let to the door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallRefusal {
     /// The invocation made all its calls.
     Calls,
-    /// Too many calls are open.
-    Concurrent,
     /// The invocation is over.
     Over,
 }
@@ -79,8 +98,8 @@ impl Running {
             limits,
             hops,
             started: AtomicU64::new(nanos()),
-            calls: AtomicU32::new(0),
-            open: AtomicU32::new(0),
+            calls: Mutex::default(),
+            computed: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
             token: OnceLock::new(),
             wait_clock: OnceLock::new(),
@@ -111,21 +130,29 @@ impl Running {
         since.saturating_sub(self.waited())
     }
 
-    /// Counts a call against both bounds. The guard ends its being open.
-    pub(super) fn begin_call(self: &Arc<Self>) -> Result<OpenCall, CallRefusal> {
+    /// Counts a call, and says when its turn is.
+    pub(super) fn begin_call(self: &Arc<Self>) -> Result<Turn, CallRefusal> {
         if self.cancelled.load(Ordering::Acquire) {
             return Err(CallRefusal::Over);
         }
-        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limits.concurrent_calls.value {
-            self.open.fetch_sub(1, Ordering::AcqRel);
-            return Err(CallRefusal::Concurrent);
-        }
-        if self.calls.fetch_add(1, Ordering::AcqRel) >= self.limits.calls.value {
-            self.calls.fetch_sub(1, Ordering::AcqRel);
-            self.open.fetch_sub(1, Ordering::AcqRel);
+        let mut calls = self.calls.lock();
+        if calls.made >= self.limits.calls.value {
             return Err(CallRefusal::Calls);
         }
-        Ok(OpenCall(Arc::clone(self)))
+        calls.made += 1;
+        if calls.open < self.limits.concurrent_calls.value.max(1) {
+            calls.open += 1;
+            return Ok(Turn::Now(OpenCall(Some(Arc::clone(self)))));
+        }
+        let (sender, turn) = oneshot::channel();
+        calls.line.push_back(sender);
+        Ok(Turn::Later(turn))
+    }
+
+    /// It was seen to compute for this long. Returns the time in all.
+    pub(super) fn compute(&self, time: Duration) -> Duration {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.computed.fetch_add(nanos, Ordering::Relaxed).saturating_add(nanos))
     }
 
     /// Cancelled when nobody waits for the answer any more, or the invocation ended.
@@ -159,12 +186,14 @@ impl Running {
     pub(super) fn take_log_bytes(&self, wanted: usize) -> usize {
         let bound = self.limits.log_bytes.value;
         let before = self.log_bytes.fetch_add(wanted as u64, Ordering::Relaxed);
-        let granted = bound.saturating_sub(before).min(wanted as u64);
-        let cut = wanted as u64 - granted;
-        if cut > 0 {
-            self.log_cut.fetch_add(cut, Ordering::Relaxed);
+        bound.saturating_sub(before).min(wanted as u64) as usize
+    }
+
+    /// Bytes that it wrote beyond the log's bound were cut.
+    pub(super) fn cut_log(&self, bytes: usize) {
+        if bytes > 0 {
+            self.log_cut.fetch_add(bytes as u64, Ordering::Relaxed);
         }
-        granted as usize
     }
 
     /// Bytes of the log that were cut; asking forgets them.
@@ -239,11 +268,27 @@ impl Running {
     }
 }
 
-/// A call that is open until this is dropped.
-pub(super) struct OpenCall(Arc<Running>);
+/// A call that is open until this is dropped. The next in line goes then.
+pub(super) struct OpenCall(Option<Arc<Running>>);
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        let Some(running) = self.0.take() else { return };
+        loop {
+            let next = {
+                let mut calls = running.calls.lock();
+                let next = calls.line.pop_front();
+                if next.is_none() {
+                    calls.open -= 1;
+                }
+                next
+            };
+            let Some(next) = next else { return };
+            match next.send(OpenCall(Some(Arc::clone(&running)))) {
+                Ok(()) => return,
+                // It was given up meanwhile.
+                Err(mut unused) => unused.0 = None,
+            }
+        }
     }
 }

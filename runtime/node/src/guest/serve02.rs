@@ -31,7 +31,7 @@ use super::{
     answer::{Answer, Work},
     deployment::{Alive, Deployed},
     failure,
-    hogs::Migrating,
+    hogs::{FunctionKey, Migrating},
     hooks::to_guest,
     meter::{Meter, Metered},
     pool::{Grant, Offered, Permit, Shelf, older_than},
@@ -58,13 +58,14 @@ pub(super) struct Instance {
 
 /// Idle instances of one deployment, the latest used last.
 pub(super) struct Shelf02 {
+    function: FunctionKey,
     deployed: Weak<Deployed>,
     idle: Mutex<VecDeque<Box<Instance>>>,
 }
 
 impl Shelf02 {
     pub(super) fn new(deployed: &Arc<Deployed>) -> Arc<Self> {
-        Arc::new(Self { deployed: Arc::downgrade(deployed), idle: Mutex::default() })
+        Arc::new(Self { function: deployed.function_key, deployed: Arc::downgrade(deployed), idle: Mutex::default() })
     }
 
     fn take(&self) -> Option<Box<Instance>> {
@@ -77,6 +78,10 @@ impl Shelf02 {
 }
 
 impl Shelf for Shelf02 {
+    fn function(&self) -> FunctionKey {
+        self.function
+    }
+
     fn idle(&self) -> usize {
         self.idle.lock().len()
     }
@@ -122,7 +127,7 @@ pub(super) async fn invoke(
     request: Request<Body>,
     running: Arc<Running>,
 ) -> Result<Response<Body>, InvokeError> {
-    let (place, waited) = acquire(deployed, shelf).await?;
+    let (place, waited) = acquire(deployed, shelf, running.deadline).await?;
     running.start();
     running.trail.note(Note::Instance { reused: matches!(place, Place::Reused(_)), waited });
     let method = request.method().clone();
@@ -151,11 +156,11 @@ pub(super) async fn invoke(
         guest.advance(cx);
         Pin::new(&mut head).poll(cx)
     });
-    let head = watch::head(&deployed.timers, &running, answered).await?;
+    let head = watch::head(deployed, &running, answered).await?;
     let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
     let Some(work) = guest.work.take() else { return Ok(Answer::respond(response, &method, running, None)) };
     running.begin_stream();
-    let task = tokio::spawn(watch::stream(work, Arc::clone(&running), deployed.timers.clone()));
+    let task = tokio::spawn(watch::stream(work, Arc::clone(&running), Arc::clone(deployed)));
     let work = Task { handle: task.abort_handle(), running: Arc::clone(&running), armed: true };
     Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
 }
@@ -209,15 +214,19 @@ impl Drop for Task {
     }
 }
 
-async fn acquire(deployed: &Arc<Deployed>, shelf: &Arc<Shelf02>) -> Result<(Place, Duration), InvokeError> {
+async fn acquire(
+    deployed: &Arc<Deployed>,
+    shelf: &Arc<Shelf02>,
+    deadline: Option<Instant>,
+) -> Result<(Place, Duration), InvokeError> {
     if let Some(instance) = shelf.take() {
         return Ok((Place::Reused(instance), Duration::ZERO));
     }
-    if let Some(permit) = deployed.pool.try_permit() {
+    if let Some(permit) = deployed.account.try_permit() {
         return Ok((Place::Fresh(permit), Duration::ZERO));
     }
     let began = Instant::now();
-    let place = match deployed.pool.acquire::<Box<Instance>>(deployed.shelf_id).await? {
+    let place = match deployed.account.acquire::<Box<Instance>>(deadline).await? {
         Grant::Permit(permit) => Place::Fresh(permit),
         Grant::Instance(instance) => Place::Reused(instance),
     };
@@ -364,11 +373,11 @@ fn settle(
     };
     instance.idle_since = Instant::now();
     let deployed = Arc::clone(instance.alive.deployed());
-    if !deployed.pool.has_waiters() {
+    if !deployed.account.has_waiters() {
         shelf.put(instance);
         return;
     }
-    match deployed.pool.offer(deployed.shelf_id, instance) {
+    match deployed.account.offer(instance) {
         Offered::Taken => {}
         Offered::Nobody(instance) => shelf.put(instance),
         Offered::Other(instance) => drop(instance),

@@ -1,25 +1,26 @@
 //! What a guest's store holds.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use wasmtime::{
-    ResourceLimiter, Store, UpdateDeadline,
+    ResourceLimiter, Store, StoreContextMut, UpdateDeadline,
     component::{GuestTaskId, ResourceTable},
 };
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
+    InvokeError,
     deployment::Deployed,
-    engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES},
-    hogs::Hogs,
+    engine::{MEMORIES, TABLE_ELEMENTS, TABLES},
+    hogs::{FunctionKey, Hogs},
     hooks::Hooks,
     limits::{Bound, Limits},
     logs::{InstanceLogs, LogPipe},
     meter::Meter,
     running::Running,
 };
-use crate::observe::LogStream;
+use crate::observe::{LogStream, Note};
 
 /// Bytes that one host call may copy out of a guest.
 pub(super) const HOSTCALL_BYTES: usize = 8 << 20;
@@ -29,14 +30,14 @@ const RANDOM_BYTES: u64 = 64 << 10;
 pub(super) const BODY_CHUNK: usize = 64 << 10;
 /// A guest that computes for longer than this in one request needs a hog permit to go on. Starting a JavaScript engine
 /// takes up to 2 ms, and more where the machine is crowded: that must not be taken for a long computation.
-const HOG_AFTER: std::time::Duration = std::time::Duration::from_millis(5);
+const HOG_AFTER: Duration = Duration::from_millis(5);
 /// A poll younger than this goes on when the epoch moves: it has only just begun.
-const SLICE: std::time::Duration = std::time::Duration::from_micros(800);
+const SLICE: Duration = Duration::from_micros(800);
 
 /// A guest was ended because it used up its time on a processor.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the guest computed for longer than {:?} (setting {})", .0.value, .0.setting)]
-pub(super) struct CpuExhausted(pub(super) Bound<std::time::Duration>);
+pub(super) struct CpuExhausted(pub(super) Bound<Duration>);
 
 /// The data of a guest's store.
 pub(super) struct GuestState {
@@ -54,7 +55,7 @@ pub(super) struct GuestState {
 impl GuestState {
     /// A store for one instance of the deployment.
     pub(super) fn store(deployed: &Arc<Deployed>, meter: &Arc<Meter>) -> wasmtime::Result<Store<Self>> {
-        let logs = InstanceLogs::new(Arc::clone(&deployed.log_owner));
+        let logs = InstanceLogs::new(Arc::clone(&deployed.log_owner), deployed.limits.log_bytes.value);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(LogPipe::new(&logs, LogStream::Stdout))
             .stderr(LogPipe::new(&logs, LogStream::Stderr))
@@ -71,7 +72,12 @@ impl GuestState {
             table,
             hooks: Hooks::new(Arc::clone(deployed)),
             limits: Arc::clone(&deployed.limits),
-            memory: MemoryMeter { bound: deployed.limits.memory, used: 0, exhausted: false },
+            memory: MemoryMeter {
+                bound: deployed.limits.memory,
+                core_instances: deployed.limits.core_instances.value as usize,
+                used: 0,
+                exhausted: false,
+            },
             logs,
             tasks: HashMap::new(),
         };
@@ -82,7 +88,11 @@ impl GuestState {
         store.set_epoch_deadline(1);
         let (meter, hogs, function) = (Arc::clone(meter), Arc::clone(&deployed.hogs), deployed.function_key);
         let cpu = deployed.limits.cpu;
-        store.epoch_deadline_callback(move |_| tick(&meter, &hogs, function, cpu));
+        store.epoch_deadline_callback(move |mut context| {
+            let (used, slice) = meter.tick();
+            charge(&mut context, meter.charge(slice), cpu)?;
+            tick(&meter, &hogs, function, (used, slice), cpu)
+        });
         Ok(store)
     }
 
@@ -97,14 +107,39 @@ impl GuestState {
     }
 }
 
+/// The invocation that the guest works for just now. The call stack knows: its last entry is the task that the host
+/// began, under which the invocation was filed.
+pub(super) fn caller(store: &mut StoreContextMut<'_, GuestState>) -> wasmtime::Result<Option<Arc<Running>>> {
+    if store.data().tasks.is_empty() {
+        // A guest that exports 0.2 and imports 0.3 serves one request at a time: there nothing is filed.
+        return Ok(store.data().hooks.current.clone());
+    }
+    let task = store.async_call_stack()?.last();
+    Ok(task.and_then(|task| store.data().tasks.get(&task)).cloned())
+}
+
+/// On a shared instance each invocation has its own time, which the progress of others does not give back. Whoever runs
+/// when the epoch moves has used the time since it moved before: over many epochs that is so.
+fn charge(store: &mut StoreContextMut<'_, GuestState>, time: Duration, cpu: Bound<Duration>) -> wasmtime::Result<()> {
+    if store.data().tasks.is_empty() {
+        return Ok(());
+    }
+    let Some(running) = caller(store)?.filter(|running| running.compute(time) >= cpu.value) else { return Ok(()) };
+    let reason = InvokeError::Cpu(cpu);
+    store.data().logs.host(Some(&running), reason.to_string());
+    running.trail.note(Note::Guest(reason.to_string()));
+    running.fail(reason);
+    Err(wasmtime::Error::new(CpuExhausted(cpu)))
+}
+
 /// The epoch moved while the guest ran.
 fn tick(
     meter: &Arc<Meter>,
     hogs: &Arc<Hogs>,
-    function: u64,
-    cpu: Bound<std::time::Duration>,
+    function: FunctionKey,
+    (used, slice): (Duration, Duration),
+    cpu: Bound<Duration>,
 ) -> wasmtime::Result<UpdateDeadline> {
-    let (used, slice) = meter.tick();
     if used >= cpu.value {
         return Err(wasmtime::Error::new(CpuExhausted(cpu)));
     }
@@ -133,6 +168,7 @@ impl WasiHttpView for GuestState {
 /// Counts the linear memory of an instance and refuses what is beyond the bound.
 pub(super) struct MemoryMeter {
     bound: Bound<u64>,
+    core_instances: usize,
     used: u64,
     /// Whether it ever refused. Most guests die of it soon, and the reason must be named.
     pub(super) exhausted: bool,
@@ -166,7 +202,7 @@ impl ResourceLimiter for MemoryMeter {
     }
 
     fn instances(&self) -> usize {
-        CORE_INSTANCES as usize
+        self.core_instances
     }
 
     fn tables(&self) -> usize {

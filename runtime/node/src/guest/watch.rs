@@ -8,13 +8,12 @@ use std::{
 
 use tokio::sync::oneshot::error::RecvError;
 
-use super::{InvokeError, failure, hogs::Migrating, running::Running, timers::Timers};
-use crate::observe::Note;
+use super::{InvokeError, deployment::Deployed, failure, hogs::Migrating, running::Running};
 
 /// Waits for the head of the answer: within the wall time without the time at the gate, and the client's deadline.
 /// Nobody sends one any more when the guest's work is over.
 pub(super) async fn head<H>(
-    timers: &Timers,
+    deployed: &Deployed,
     running: &Arc<Running>,
     mut head: impl Future<Output = Result<H, RecvError>> + Unpin,
 ) -> Result<H, InvokeError> {
@@ -30,11 +29,10 @@ pub(super) async fn head<H>(
             None
         };
         if let Some(error) = expired {
-            running.trail.note(Note::Guest(error.to_string()));
-            running.fail(error.clone());
+            failure::overdue(deployed, running, error.clone());
             return Err(error);
         }
-        let sleep = pin!(timers.sleep(to_deadline.map_or(left, |deadline| deadline.min(left))));
+        let sleep = pin!(deployed.timers.sleep(to_deadline.map_or(left, |deadline| deadline.min(left))));
         tokio::select! {
             biased;
             head = &mut head => return head.map_err(|_| failure::of(running)),
@@ -44,16 +42,15 @@ pub(super) async fn head<H>(
 }
 
 /// Drives a guest's work to its end, or until its answer stands still or lasts too long.
-pub(super) async fn stream(mut work: Migrating, running: Arc<Running>, timers: Timers) {
+pub(super) async fn stream(mut work: Migrating, running: Arc<Running>, deployed: Arc<Deployed>) {
     loop {
-        let sleep = pin!(timers.sleep(next_look(&running)));
+        let sleep = pin!(deployed.timers.sleep(next_look(&running)));
         tokio::select! {
             biased;
             () = &mut work => return,
             () = sleep => {
                 if let Some(error) = overdue(&running) {
-                    running.trail.note(Note::Guest(error.to_string()));
-                    running.fail(error);
+                    failure::overdue(&deployed, &running, error);
                     // The work, and with it the instance, is dropped after the reason was said.
                     running.end();
                     return;

@@ -1,11 +1,18 @@
 //! The functions as they serve: an immutable table of routes, swapped whole when the registry changes.
 //!
 //! A request takes the version it will run from the table once and keeps it; a redeploy swaps the table and touches no
-//! request. The version before is held only by its open requests then, so its instances go with the last of them. A
-//! version is opened before the table that lets it serve is shown.
+//! request. The version before is held only by its open requests then, so its instances go with the last of them.
+//!
+//! Nothing is opened while a table is made, so no change waits for another's. Whoever changes a function opens the
+//! version that is to serve first ([`Functions::prepare`]), and it is in the table, open, from the moment the change is
+//! shown. Where nobody did, or it can't be opened, the version that served goes on until the new one is open.
+
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     future::Future,
     sync::{
         Arc,
@@ -15,11 +22,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use tokio::sync::{Mutex, OnceCell, watch};
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, watch};
 
-use super::route::name_below;
+pub use self::table::Table;
 use crate::{
-    cluster::registry::{Auth, FunctionRecord, RouteHost, RoutePattern, State, VersionNumber, VersionRecord},
+    cluster::registry::{Auth, FunctionRecord, State, VersionNumber, VersionRecord},
     ids::{FunctionName, TenantId},
     problem::Problem,
 };
@@ -49,18 +57,18 @@ pub struct Identity {
     used: Arc<AtomicBool>,
 }
 
-/// A version that is kept; opened when it is to serve, or by the first request that names it.
+/// A version that is kept; opened before it serves, or by the first request that names it.
 pub struct LiveVersion<D> {
     identity: Identity,
     deployment: OnceCell<D>,
 }
 
 impl<D> LiveVersion<D> {
-    fn new(function: &FunctionRecord, record: &Arc<VersionRecord>, used: Arc<AtomicBool>) -> Self {
-        let name_header = HeaderValue::from_str(function.name.as_str());
+    fn new(tenant: &TenantId, name: &FunctionName, record: &Arc<VersionRecord>, used: Arc<AtomicBool>) -> Self {
+        let name_header = HeaderValue::from_str(name.as_str());
         let identity = Identity {
-            tenant: function.tenant.clone(),
-            name: function.name.clone(),
+            tenant: tenant.clone(),
+            name: name.clone(),
             record: Arc::clone(record),
             name_header: name_header.unwrap_or(HeaderValue::from_static("")),
             version_header: HeaderValue::from(record.number),
@@ -72,6 +80,11 @@ impl<D> LiveVersion<D> {
     /// Which version it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.deployment.initialized()
     }
 
     /// The version, ready to run; opens it if nobody has yet.
@@ -102,6 +115,8 @@ impl<D> LiveVersion<D> {
 pub struct LiveFunction<D> {
     record: Arc<FunctionRecord>,
     versions: BTreeMap<VersionNumber, Arc<LiveVersion<D>>>,
+    /// What serves until the version that is to serve is open.
+    before: Option<Arc<LiveVersion<D>>>,
     used: Arc<AtomicBool>,
 }
 
@@ -111,9 +126,28 @@ impl<D> LiveFunction<D> {
         &self.record.name
     }
 
+    /// The registry's revision of its last change.
+    pub fn revision(&self) -> u64 {
+        self.record.revision
+    }
+
     /// The version that serves, or the one asked for.
     pub fn version(&self, number: Option<VersionNumber>) -> Option<&Arc<LiveVersion<D>>> {
-        self.versions.get(&number.or(self.record.active)?)
+        match (number, &self.before) {
+            (Some(number), _) => self.versions.get(&number),
+            (None, None) => self.active(),
+            (None, Some(before)) => self.active().filter(|active| active.is_open()).or(Some(before)),
+        }
+    }
+
+    /// The version that is to serve by the registry.
+    fn active(&self) -> Option<&Arc<LiveVersion<D>>> {
+        self.versions.get(&self.record.active?)
+    }
+
+    /// The version that is to serve, where it is not open yet.
+    pub fn awaited(&self) -> Option<&Arc<LiveVersion<D>>> {
+        self.active().filter(|active| !active.is_open())
     }
 
     /// Whether anyone may invoke the version. One asked for by its number is never more open than the one that serves:
@@ -129,93 +163,39 @@ impl<D> LiveFunction<D> {
     }
 }
 
-type Routed<D> = Vec<(RoutePattern, Arc<LiveFunction<D>>)>;
-
-/// Where each request goes.
-pub struct Table<D> {
-    revision: u64,
-    by_name: HashMap<FunctionName, Arc<LiveFunction<D>>>,
-    hosts: HashMap<Box<str>, Routed<D>>,
-    // Longest host first.
-    below: Routed<D>,
-    any_host: Routed<D>,
-}
-
-impl<D> Table<D> {
-    fn empty() -> Self {
-        Self { revision: 0, by_name: HashMap::new(), hosts: HashMap::new(), below: Vec::new(), any_host: Vec::new() }
-    }
-
-    /// The function of this name.
-    pub fn by_name(&self, name: &str) -> Option<&Arc<LiveFunction<D>>> {
-        // FunctionName borrows as str, so nothing is allocated.
-        self.by_name.get(name)
-    }
-
-    /// All of them.
-    pub fn functions(&self) -> impl Iterator<Item = &Arc<LiveFunction<D>>> {
-        self.by_name.values()
-    }
-
-    /// The function that a host names below the domain, where it does.
-    pub fn by_domain<'a>(&self, host: &'a str, domain: &str) -> Option<Result<&Arc<LiveFunction<D>>, &'a str>> {
-        let name = name_below(host, domain)?;
-        let found = self.by_name(name).or_else(|| self.by_name(&name.to_ascii_lowercase()));
-        Some(found.ok_or(name))
-    }
-
-    /// The function with the longest route for this host, if one is for this host.
-    pub fn by_host(&self, host: &str, path: &str) -> Option<&Arc<LiveFunction<D>>> {
-        if self.hosts.is_empty() && self.below.is_empty() {
-            return None;
-        }
-        if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return self.by_host(&host.to_ascii_lowercase(), path);
-        }
-        let exact = self.hosts.get(host).and_then(|routes| first(routes, path));
-        exact.or_else(|| {
-            let fits = |pattern: &RoutePattern| match &pattern.host {
-                RouteHost::Below(below) => {
-                    host.strip_suffix(&**below).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-                }
-                _ => false,
-            };
-            self.below.iter().find(|(pattern, _)| fits(pattern) && pattern.takes(path)).map(|(_, function)| function)
-        })
-    }
-
-    /// The function with the longest route for any host.
-    pub fn by_path(&self, path: &str) -> Option<&Arc<LiveFunction<D>>> {
-        first(&self.any_host, path)
-    }
-}
-
-fn first<'a, D>(routes: &'a Routed<D>, path: &str) -> Option<&'a Arc<LiveFunction<D>>> {
-    routes.iter().find(|(pattern, _)| pattern.takes(path)).map(|(_, function)| function)
-}
-
 /// The live functions of a node.
 pub struct Functions<O: Open> {
     opener: O,
     table: ArcSwap<Table<O::Deployment>>,
     one_at_a_time: Mutex<()>,
+    /// Open versions whose change is on its way to the table, one a change.
+    prepared: Mutex<Vec<Arc<LiveVersion<O::Deployment>>>>,
     shown: watch::Sender<u64>,
 }
 
-/// Whether versions that are to serve are opened before they are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
-    /// Yes: a redeploy must not slow the first request.
-    Before,
-    /// No: at the start, where the functions used lately are opened first and the others behind.
-    Later,
+/// A version that is open and about to be shown. Dropped, it is only if it is shown by then.
+pub struct Prepared<O: Open> {
+    functions: Arc<Functions<O>>,
+    version: Arc<LiveVersion<O::Deployment>>,
+}
+
+impl<O: Open> Drop for Prepared<O> {
+    fn drop(&mut self) {
+        self.functions.prepared.lock().retain(|version| !Arc::ptr_eq(version, &self.version));
+    }
 }
 
 impl<O: Open> Functions<O> {
     /// No functions yet.
     pub fn new(opener: O) -> Self {
         let (shown, _) = watch::channel(0);
-        Self { opener, table: ArcSwap::from_pointee(Table::empty()), one_at_a_time: Mutex::new(()), shown }
+        Self {
+            opener,
+            table: ArcSwap::from_pointee(Table::empty(0)),
+            one_at_a_time: Mutex::new(()),
+            prepared: Mutex::default(),
+            shown,
+        }
     }
 
     /// The table now.
@@ -228,27 +208,46 @@ impl<O: Open> Functions<O> {
         &self.opener
     }
 
-    /// Shows the registry's state: opens what is to serve, then swaps the table.
-    pub async fn show(&self, state: &State, opening: Opening) {
-        let _one = self.one_at_a_time.lock().await;
+    /// Opens a version that is to serve, before the registry is told. Hold what is returned until the change is shown.
+    ///
+    /// # Errors
+    /// When it can't be opened: then it should not serve.
+    pub async fn prepare(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        name: &FunctionName,
+        record: &Arc<VersionRecord>,
+    ) -> Result<Prepared<O>, Problem> {
+        let version = {
+            let table = self.table();
+            let function = table.by_name(name.as_str()).filter(|function| function.record.tenant == *tenant);
+            let kept = function.and_then(|function| function.versions.get(&record.number));
+            match kept.filter(|kept| kept.identity.record == *record) {
+                Some(kept) => Arc::clone(kept),
+                None => {
+                    let used = function.map(|function| Arc::clone(&function.used)).unwrap_or_default();
+                    Arc::new(LiveVersion::new(tenant, name, record, used))
+                }
+            }
+        };
+        version.open_ahead(&self.opener).await?;
+        self.prepared.lock().push(Arc::clone(&version));
+        Ok(Prepared { functions: Arc::clone(self), version })
+    }
+
+    /// Shows the registry's state. Shown again, it lets go of versions that served only until others were open.
+    pub fn show(&self, state: &State) {
+        let _one = self.one_at_a_time.lock();
         let old = self.table.load_full();
-        if state.revision <= old.revision && old.revision > 0 {
+        if state.revision < old.revision {
             return;
         }
-        let mut table = Table { revision: state.revision, ..Table::empty() };
+        let mut table = Table::empty(state.revision);
         // One tenant for now: names of another would need a host of their own.
         for function in state.functions.values().filter(|function| function.tenant == TenantId::default_tenant()) {
-            let live = self.live(function, old.by_name(function.name.as_str()));
-            if opening == Opening::Before
-                && let Some(version) = live.version(None)
-                && let Err(problem) = version.open_ahead(&self.opener).await
-            {
-                tracing::error!(function = %function.name, version = version.identity.record.number,
-                    why = problem.detail, "the version that is to serve can't be opened");
-            }
-            self.add(&mut table, live);
+            table.add(self.live(function, old.by_name(function.name.as_str())));
         }
-        sort(&mut table);
+        table.sort();
         self.table.store(Arc::new(table));
         self.shown.send_replace(state.revision);
     }
@@ -258,8 +257,8 @@ impl<O: Open> Functions<O> {
         self.shown.subscribe()
     }
 
-    /// The function with what is open of it. The version that served before is closed for newcomers: those who run it
-    /// hold it.
+    /// The function with what is open of it. The version that served before is closed for newcomers, unless it has to
+    /// serve on: those who run it hold it.
     fn live(
         &self,
         function: &Arc<FunctionRecord>,
@@ -267,182 +266,59 @@ impl<O: Open> Functions<O> {
     ) -> Arc<LiveFunction<O::Deployment>> {
         if let Some(old) = old
             && Arc::ptr_eq(&old.record, function)
+            && (old.before.is_none() || old.awaited().is_some())
         {
             return Arc::clone(old);
         }
-        let used = old.map_or_else(|| Arc::new(AtomicBool::new(false)), |old| Arc::clone(&old.used));
-        let retired = old.and_then(|old| old.record.active).filter(|before| function.active != Some(*before));
-        let kept = |number: &VersionNumber, record: &Arc<VersionRecord>| {
-            let before = old.and_then(|old| old.versions.get(number)).filter(|_| retired != Some(*number));
-            match before.filter(|before| Arc::ptr_eq(&before.identity.record, record)) {
-                Some(before) => Arc::clone(before),
-                None => Arc::new(LiveVersion::new(function, record, Arc::clone(&used))),
-            }
+        let served = old.and_then(|old| old.version(None)).filter(|served| served.is_open());
+        let active = function.active.and_then(|number| self.found(function, number, old));
+        let is_open = active.as_ref().is_some_and(|active| active.is_open());
+        let before = served
+            .filter(|served| function.active.is_some_and(|number| !is_open && served.identity.record.number != number));
+        let used = match (old, &active) {
+            (Some(old), _) => Arc::clone(&old.used),
+            (None, Some(active)) => Arc::clone(&active.identity.used),
+            (None, None) => Arc::default(),
         };
-        let versions = function.versions.iter().map(|(number, record)| (*number, kept(number, record))).collect();
-        Arc::new(LiveFunction { record: Arc::clone(function), versions, used: Arc::clone(&used) })
+        let versions = function.versions.iter().map(|(number, record)| {
+            let goes_on = function.active == Some(*number)
+                || before.is_some_and(|before| before.identity.record.number == *number);
+            let retired = !goes_on && old.is_some_and(|old| old.serves_by(*number));
+            let found = if retired { None } else { self.found(function, *number, old) };
+            let version = found.unwrap_or_else(|| {
+                Arc::new(LiveVersion::new(&function.tenant, &function.name, record, Arc::clone(&used)))
+            });
+            (*number, version)
+        });
+        let (versions, before) = (versions.collect(), before.cloned());
+        Arc::new(LiveFunction { record: Arc::clone(function), versions, before, used: Arc::clone(&used) })
     }
 
-    fn add(&self, table: &mut Table<O::Deployment>, live: Arc<LiveFunction<O::Deployment>>) {
-        let routes = live.record.active_version().map(|version| version.config.routes.clone()).unwrap_or_default();
-        for route in routes {
-            // A route that a later release wrote and we can't read is not served; it stays in storage.
-            let Ok(pattern) = RoutePattern::parse(&route) else { continue };
-            let list = match &pattern.host {
-                RouteHost::Any => &mut table.any_host,
-                RouteHost::Below(_) => &mut table.below,
-                RouteHost::Exact(host) => table.hosts.entry(host.clone()).or_default(),
-            };
-            list.push((pattern, Arc::clone(&live)));
+    /// A version of the function that is in the old table, or prepared for the new one.
+    fn found(
+        &self,
+        function: &FunctionRecord,
+        number: VersionNumber,
+        old: Option<&Arc<LiveFunction<O::Deployment>>>,
+    ) -> Option<Arc<LiveVersion<O::Deployment>>> {
+        let record = function.versions.get(&number)?;
+        let kept = old.and_then(|old| old.versions.get(&number));
+        if let Some(kept) = kept.filter(|kept| Arc::ptr_eq(&kept.identity.record, record)) {
+            return Some(Arc::clone(kept));
         }
-        table.by_name.insert(live.record.name.clone(), live);
+        let prepared = self.prepared.lock();
+        let of_it = |version: &&Arc<LiveVersion<_>>| {
+            let Identity { tenant, name, record: prepared, .. } = &version.identity;
+            *tenant == function.tenant && *name == function.name && prepared == record
+        };
+        prepared.iter().find(of_it).cloned()
     }
 }
 
-fn sort<D>(table: &mut Table<D>) {
-    let host = |pattern: &RoutePattern| match &pattern.host {
-        RouteHost::Below(below) => below.len(),
-        _ => 0,
-    };
-    // A path itself before all paths that begin with it.
-    let rank = |pattern: &RoutePattern| std::cmp::Reverse((host(pattern), pattern.path.len(), !pattern.open));
-    for list in table.hosts.values_mut().chain([&mut table.below, &mut table.any_host]) {
-        list.sort_by_key(|(pattern, _)| rank(pattern));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::{Weak, atomic::AtomicU64};
-
-    use super::*;
-    use crate::{
-        cluster::registry::{Command, FunctionConfig, World},
-        ids::Digest,
-    };
-
-    /// Opens by counting; a deployment is just something to hold.
-    #[derive(Default)]
-    struct Counting(AtomicU64);
-
-    impl Open for Counting {
-        type Deployment = Arc<u64>;
-
-        async fn open(&self, version: &Identity) -> Result<Arc<u64>, Problem> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Ok(Arc::new(version.record.number))
-        }
-    }
-
-    fn add(name: &str, routes: &[&str]) -> Command {
-        let routes = routes.iter().map(|route| (*route).to_owned()).collect();
-        add_configured(name, FunctionConfig { routes, ..FunctionConfig::default() })
-    }
-
-    fn add_configured(name: &str, config: FunctionConfig) -> Command {
-        let version = VersionRecord {
-            number: 0,
-            digest: Digest([1; 32]),
-            size: 1,
-            world: World::Http02,
-            reuse_safe: false,
-            config: Arc::new(config),
-            created_ms: 0,
-            message: None,
-        };
-        let (tenant, name) = (TenantId::default_tenant(), name.into());
-        Command::AddVersion { tenant, name, version, activate: true, if_revision: None, keep: 10 }
-    }
-
-    async fn held(functions: &Functions<Counting>, name: &str, version: Option<u64>) -> Option<Weak<u64>> {
-        let table = functions.table();
-        let version = Arc::clone(table.by_name(name)?.version(version)?);
-        Some(Arc::downgrade(version.deployment(functions.opener()).await.unwrap()))
-    }
-
-    #[tokio::test]
-    async fn a_redeploy_opens_the_new_version_first_and_nothing_but_its_requests_holds_the_old_one() {
-        let (functions, mut state) = (Functions::new(Counting::default()), State::default());
-        state.apply(add("f", &[])).unwrap();
-        functions.show(&state, Opening::Before).await;
-        assert_eq!(functions.opener().0.load(Ordering::Relaxed), 1);
-        let request = Arc::clone(functions.table().by_name("f").unwrap().version(None).unwrap());
-        let first = held(&functions, "f", None).await.unwrap();
-        state.apply(add("f", &[])).unwrap();
-        functions.show(&state, Opening::Before).await;
-        assert_eq!(*held(&functions, "f", None).await.unwrap().upgrade().unwrap(), 2);
-        assert!(first.upgrade().is_some(), "the open request still runs it");
-        drop(request);
-        assert!(first.upgrade().is_none(), "nothing else holds it");
-        assert!(held(&functions, "f", Some(1)).await.is_some(), "and it can be asked for by its number");
-    }
-
-    #[tokio::test]
-    async fn a_version_that_was_public_is_not_once_its_function_wants_tokens() {
-        let (functions, mut state) = (Functions::new(Counting::default()), State::default());
-        let with = |auth| add_configured("f", FunctionConfig { auth, ..FunctionConfig::default() });
-        for (auth, public) in [
-            (Auth::Public, [true, true, true]),
-            (Auth::Token, [false, false, false]),
-            (Auth::Public, [true, false, true]),
-        ] {
-            state.apply(with(auth)).unwrap();
-            functions.show(&state, Opening::Later).await;
-            let table = functions.table();
-            let function = table.by_name("f").unwrap();
-            let number = function.record.active.unwrap();
-            for (version, public) in [Some(1), Some(2.min(number)), None].into_iter().zip(public) {
-                assert_eq!(function.is_public(function.version(version).unwrap()), public, "{version:?} of {number}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_change_elsewhere_opens_nothing_again_and_a_deleted_function_is_let_go() {
-        let (functions, mut state) = (Functions::new(Counting::default()), State::default());
-        state.apply(add("f", &[])).unwrap();
-        state.apply(add("g", &[])).unwrap();
-        functions.show(&state, Opening::Before).await;
-        let first = held(&functions, "f", None).await.unwrap();
-        state.apply(add("g", &[])).unwrap();
-        functions.show(&state, Opening::Before).await;
-        assert_eq!(functions.opener().0.load(Ordering::Relaxed), 3);
-        let gone = Command::DeleteFunction { tenant: TenantId::default_tenant(), name: "f".into(), if_revision: None };
-        state.apply(gone).unwrap();
-        functions.show(&state, Opening::Before).await;
-        assert!(first.upgrade().is_none());
-        assert!(held(&functions, "f", None).await.is_none());
-    }
-
-    #[tokio::test]
-    async fn the_longest_route_of_the_nearest_host_wins() {
-        let (functions, mut state) = (Functions::new(Counting::default()), State::default());
-        for (name, routes) in [
-            ("all", &["api.example.com/*"][..]),
-            ("v1", &["api.example.com/v1/*"]),
-            ("exact", &["api.example.com/v1/me"]),
-            ("wild", &["*.example.com/*"]),
-            ("near", &["*.eu.example.com/*"]),
-            ("hooks", &["/hooks/*"]),
-        ] {
-            state.apply(add(name, routes)).unwrap();
-        }
-        functions.show(&state, Opening::Later).await;
-        assert_eq!(functions.opener().0.load(Ordering::Relaxed), 0, "opened later");
-        let table = functions.table();
-        for (host, path, name) in [
-            ("api.example.com", "/", Some("all")),
-            ("API.example.com", "/v1/x", Some("v1")),
-            ("api.example.com", "/v1/me", Some("exact")),
-            ("www.example.com", "/v1/me", Some("wild")),
-            ("a.eu.example.com", "/", Some("near")),
-            ("example.com", "/", None),
-            ("badexample.com", "/", None),
-        ] {
-            let found = table.by_host(host, path).map(|function| function.name().as_str());
-            assert_eq!(found, name, "{host}{path}");
-        }
-        assert_eq!(table.by_path("/hooks/a").map(|function| function.name().as_str()), Some("hooks"));
-        assert!(table.by_path("/other").is_none());
+impl<D> LiveFunction<D> {
+    /// Whether this version serves, or would if it were open.
+    fn serves_by(&self, number: VersionNumber) -> bool {
+        let before = self.before.as_ref().map(|before| before.identity.record.number);
+        self.record.active == Some(number) || before == Some(number)
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::{
-    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits},
-    control::{Admitted, Gate, Modules, Spooled},
+    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, VersionRecord},
+    control::{Admitted, Gate, Modules, Opened, Spooled, Versions},
     guest::GuestHost,
-    ids::TenantId,
+    ids::{FunctionName, TenantId},
+    ingress::{GuestOpener, live::Functions},
     outbound::{DestinationPage, Door},
     problem::Problem,
 };
@@ -20,6 +21,21 @@ impl Gate for Door {
 
     fn destinations(&self, tenant: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage {
         Self::destinations(self, tenant, after, limit)
+    }
+}
+
+/// The functions, as changes reach them.
+pub(super) struct Openings(pub(super) Arc<Functions<GuestOpener>>);
+
+impl Versions for Openings {
+    fn prepare(
+        &self,
+        tenant: TenantId,
+        name: FunctionName,
+        version: Arc<VersionRecord>,
+    ) -> BoxFuture<'static, Result<Opened, Problem>> {
+        let functions = Arc::clone(&self.0);
+        async move { Ok(Box::new(functions.prepare(&tenant, &name, &version).await?) as Opened) }.boxed()
     }
 }
 

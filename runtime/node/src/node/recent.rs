@@ -8,7 +8,7 @@ const KEPT: usize = 64;
 const FILE: &str = "recently-used";
 
 /// Functions by last use, the latest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Recent(Vec<String>);
 
 impl Recent {

@@ -13,7 +13,7 @@ use super::{
     first_token::{self, FirstToken},
     keep,
     metrics::Scrapes,
-    parts::Intake,
+    parts::{Intake, Openings},
     ready::Readiness,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     ingress::{
         GuestOpener, Ingress, Lingering, Senders,
         listener::{self, Handler, Peer, bind, serve},
-        live::{Functions, Opening},
+        live::Functions,
     },
     observe::Observe,
     outbound::Door,
@@ -161,7 +161,7 @@ impl Node {
         let allow_any_host = settings.guest.allow_any_host;
         let opener = GuestOpener::new(Arc::clone(&guests), Arc::clone(&observe), allow_any_host);
         let functions = Arc::new(Functions::new(opener));
-        functions.show(&registry.snapshot(), Opening::Later).await;
+        functions.show(&registry.snapshot());
 
         let data_socket = listen(settings.node.listen, "--listen")?;
         let control_socket = listen(settings.node.control_listen, "--control-listen")?;
@@ -195,6 +195,7 @@ impl Node {
             observe: Arc::clone(&observe),
             data: Arc::clone(&data),
             modules: intake,
+            versions: Arc::new(Openings(Arc::clone(&functions))),
             gate: Arc::new(door.clone()),
             readiness: Arc::clone(&readiness),
             data_url: format!("http://{data_addr}"),

@@ -46,7 +46,6 @@ kinds! {
 
     "Functions" {
         "outbound-calls" 429 "The invocation made as many outbound calls as it may"
-        "concurrent-calls" 429 "The invocation has as many outbound calls open as it may"
         "guest-trap" 500 "The guest trapped"
         "guest-exit" 500 "The guest ended its process"
         "guest-no-answer" 500 "The guest returned without an answer"
@@ -58,6 +57,7 @@ kinds! {
         "guest-fields" 500 "The guest wanted the host to hold more headers than it may"
         "guest-copy" 500 "The guest wanted more copied in one call than it may"
         "instance-wait" 503 "No instance became free in time; `Retry-After` is set"
+        "instance-pool" 503 "The engine has no room for more at the moment; `Retry-After` is set"
         "instance-queue" 503 "Too many requests wait for an instance; `Retry-After` is set"
         "instance-lost" 503 "Another request brought the shared instance down; a retry helps"
         "shutting-down" 503 "The node is going down; a retry reaches another or the next one"
@@ -102,6 +102,7 @@ kinds! {
         "body-too-large" 413 "The body is beyond `max_control_body`"
         "unsupported-media-type" 415 "The body is neither a module nor a form with one"
         "invalid-configuration" 422 "A configuration is wrong; `key` names the key"
+        "open-timeout" 503 "The version that is to serve did not open within `open_timeout`; nothing was changed"
         "registry-full" 507 "There are as many of these as the node keeps"
         "storage" 507 "The node's disk failed or is full; the change is not in force"
     }

@@ -139,6 +139,9 @@ pub struct ControlSettings {
     /// Time between two chunks of an uploaded module
     #[arg(long, env = "TIDEGATE_UPLOAD_IDLE", value_name = "DURATION", default_value = "30s")]
     pub upload_idle: Span,
+    /// Time that a deploy, a configuration or a rollback waits for its version to open; after it, nothing is changed
+    #[arg(long, env = "TIDEGATE_OPEN_TIMEOUT", value_name = "DURATION", default_value = "60s")]
+    pub open_timeout: Span,
     /// Deploys that are uploaded or compiled at once; more wait
     #[arg(long, env = "TIDEGATE_MAX_DEPLOYS", value_name = "COUNT", default_value_t = 4)]
     pub max_deploys: usize,
@@ -152,6 +155,12 @@ pub struct GuestSettings {
     /// Guest instances alive at once on this node
     #[arg(long, env = "TIDEGATE_MAX_INSTANCES", value_name = "COUNT", default_value_t = 1_000)]
     pub max_instances: u32,
+    /// Instances of one function alive at once, all versions together; one place at least is always others'
+    #[arg(long, env = "TIDEGATE_GUEST_INSTANCES", value_name = "COUNT", default_value_t = 800)]
+    pub guest_instances: u32,
+    /// Core instances in one instance: a component's modules, their adapters, and those of components in it
+    #[arg(long, env = "TIDEGATE_GUEST_CORE_INSTANCES", value_name = "COUNT", default_value_t = 1_000)]
+    pub guest_core_instances: u32,
     /// Time a request waits for an instance before it gets 503
     #[arg(long, env = "TIDEGATE_INSTANCE_WAIT", value_name = "DURATION", default_value = "5s")]
     pub instance_wait: Span,
@@ -185,7 +194,7 @@ pub struct GuestSettings {
     /// Outbound calls of one invocation
     #[arg(long, env = "TIDEGATE_GUEST_CALLS", value_name = "COUNT", default_value_t = 1_000)]
     pub guest_calls: u32,
-    /// Outbound calls of one invocation at once
+    /// Outbound calls of one invocation that wait for the heads of their answers at once; more wait in line
     #[arg(long, env = "TIDEGATE_GUEST_CONCURRENT_CALLS", value_name = "COUNT", default_value_t = 64)]
     pub guest_concurrent_calls: u32,
     /// Resources (requests, bodies, headers, streams) that one instance holds; each can cost the host `guest_fields`

@@ -23,9 +23,12 @@ names! {
     MAX_CONTROL_CONNECTIONS = "max_control_connections";
     MAX_DEPLOYS = "max_deploys";
     UPLOAD_IDLE = "upload_idle";
+    OPEN_TIMEOUT = "open_timeout";
     KEEP_VERSIONS = "keep_versions";
     DRAIN_TIMEOUT = "drain_timeout";
     MAX_INSTANCES = "max_instances";
+    GUEST_INSTANCES = "guest_instances";
+    GUEST_CORE_INSTANCES = "guest_core_instances";
     INSTANCE_WAIT = "instance_wait";
     INSTANCE_QUEUE = "instance_queue";
     GUEST_MEMORY = "guest_memory";

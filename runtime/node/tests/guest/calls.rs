@@ -79,22 +79,46 @@ async fn a_transport_failure_is_an_error_code_of_its_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_beyond_the_bounds_are_answered_429_and_never_reach_the_door() {
-    let sent = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&sent);
+async fn calls_at_once_beyond_the_bound_wait_in_line_and_all_are_answered() {
+    let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, highest) = (Arc::clone(&open), Arc::clone(&most));
     let host = Host::with_upstream(&[], move |_| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async {
-            // Longer than the guest takes to make the rest of its calls.
-            tokio::time::sleep(Duration::from_millis(300)).await;
+        let open = Open::new(&counted);
+        highest.fetch_max(counted.load(Ordering::SeqCst), Ordering::SeqCst);
+        Box::pin(async move {
+            let _open = open;
+            tokio::time::sleep(Duration::from_millis(30)).await;
             Ok(Response::new(body::full("ok")))
         })
     });
     let limits = FunctionLimits { concurrent_calls: Some(5), ..Default::default() };
+    // `/calls` waits for all heads and reads no body; `/many` is `Promise.all`.
+    for (guest, path, says) in [("misbehave", "/calls?n=20", "20 200\n"), ("probe-ts", "/many?n=100", "{\"200\":100}")]
+    {
+        most.store(0, Ordering::SeqCst);
+        let deployment = host.deploy_with(guest, FunctionConfig { limits: limits.clone(), ..Default::default() }).await;
+        let text = host.text(&deployment, &format!("{path}&url=http%3A%2F%2Fup.test%2F")).await;
+        assert_eq!((text.as_str(), most.load(Ordering::SeqCst)), (says, 5), "{guest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_takes_its_calls_in_line_along() {
+    let (host, open) = endless();
+    let limits = FunctionLimits { concurrent_calls: Some(2), ..Default::default() };
     let guest = host.deploy_with("misbehave", FunctionConfig { limits, ..Default::default() }).await;
-    let text = host.text(&guest, "/calls?n=20&url=http%3A%2F%2Fup.test%2F").await;
-    assert_eq!(text, "5 200\n15 429\n");
-    assert_eq!(sent.load(Ordering::SeqCst), 5);
+    let left = host.get(&guest, "/calls?n=20&url=http%3A%2F%2Fup.test%2F");
+    let watch = eventually("two calls are under way", || open.load(Ordering::SeqCst) == 2);
+    tokio::select! {
+        _ = left => panic!("it is never answered"),
+        () = watch => {}
+    }
+    eventually("all are gone", || open.load(Ordering::SeqCst) == 0 && guest.instances() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_beyond_the_bound_of_an_invocation_are_answered_429_and_never_reach_the_door() {
+    let host = Host::new(&[]);
     let limits = FunctionLimits { outbound_calls: Some(3), ..Default::default() };
     let guest = host.deploy_with("misbehave", FunctionConfig { limits, ..Default::default() }).await;
     let text = host.text(&guest, "/calls?n=10&url=http%3A%2F%2Fup.test%2F").await;

@@ -49,6 +49,8 @@ async fn the_wall_time_holds_for_guests_that_spin_and_for_guests_that_sleep() {
             eventually("its instance is gone", || slow.instances() == 0).await;
         }
         assert_eq!(Problem::from(host.get(&slow, "/sleep?ms=60000").await.unwrap_err()).status, 504);
+        let told = host.logs().iter().filter(|line| line.contains("within 200ms (setting limits.wall)")).count();
+        assert!(told >= 3, "{guest}: the function's log tells of it: {:?}", host.logs());
     }
 }
 
@@ -128,6 +130,32 @@ async fn an_answer_that_stands_still_or_never_ends_is_cut_with_its_reason() {
     let response = host.get(&long, "/stream?n=10000&ms=20").await.unwrap();
     let error = collect(response.into_body()).await.unwrap_err();
     assert!(error.to_string().contains("limits.stream_total"), "{error}");
+    for setting in ["limits.stream_idle", "limits.stream_total"] {
+        let told = || host.logs().iter().any(|line| line.contains(setting));
+        eventually("the function's log tells of it", told).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_progress_of_others_on_its_instance_gives_no_time_back_to_one_that_computes_now_and_then() {
+    let host = Host::new(&["--instance-reuse", "1000000"]);
+    let config = limits(|limits| {
+        limits.cpu = Some(Span(std::time::Duration::from_millis(300)));
+        limits.wall = Some(Span(std::time::Duration::from_secs(60)));
+    });
+    let shared = host.deploy_with("misbehave-p3", config).await;
+    let others = async {
+        loop {
+            // Those that meet its end are lost with it.
+            let _ = host.get(&shared, "/").await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let error = tokio::select! {
+        answer = host.get(&shared, "/work?ms=2") => answer.unwrap_err(),
+        () = others => unreachable!(),
+    };
+    assert!(matches!(error, InvokeError::Cpu(_)), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

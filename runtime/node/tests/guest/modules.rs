@@ -84,6 +84,80 @@ async fn compile_bombs_are_ended_by_the_bounds_of_their_process() {
     host.admit("hello-rust").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compilation_that_is_killed_or_stands_still_is_told_by_what_it_met() {
+    use std::os::unix::fs::PermissionsExt;
+    for (does, kind, setting, says) in [
+        ("kill -9 $$", "compile-limit", "compile_memory", "killed by the system"),
+        ("exec sleep 60", "compile-limit", "compile_cpu", "1s of time, ten times"),
+    ] {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let worker = dir.path().join("worker");
+        std::fs::write(&worker, format!("#!/bin/sh\n{does}\n")).unwrap();
+        std::fs::set_permissions(&worker, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let host = Host::with_compiler(dir, &["--compile-cpu", "100ms"], worker);
+        let error = host.admit_bytes(&component_around("")).await.unwrap_err();
+        let problem = Problem::from(error);
+        assert_eq!((problem.kind, problem.setting.as_deref()), (kind, Some(setting)), "{does}");
+        assert!(problem.detail.contains(says), "{does}: {}", problem.detail);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_bytes_again_heal_a_module_that_is_gone() {
+    let host = Host::new(&[]);
+    let info = host.admit("hello-rust").await;
+    let path = host.dir.path().join(format!("modules/{}.wasm", info.digest));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(host.admit("hello-rust").await, info);
+    assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(guest("hello-rust")).unwrap());
+}
+
+/// hello-rust with so many instances of an empty module beside its own.
+fn hello_with_parts(parts: usize) -> Vec<u8> {
+    let leb = |mut number: usize| {
+        let mut bytes = Vec::new();
+        while number > 0x7f {
+            bytes.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        bytes.push(number as u8);
+        bytes
+    };
+    let mut bytes = std::fs::read(guest("hello-rust")).unwrap();
+    let (mut depth, mut modules) = (0, 0);
+    for payload in wasmparser::Parser::new(0).parse_all(&bytes) {
+        match payload.unwrap() {
+            wasmparser::Payload::ModuleSection { .. } => {
+                modules += usize::from(depth == 0);
+                depth += 1;
+            }
+            wasmparser::Payload::ComponentSection { .. } => depth += 1,
+            wasmparser::Payload::End(_) => depth -= 1,
+            _ => {}
+        }
+    }
+    bytes.extend(b"\x01\x08\0asm\x01\0\0\0");
+    let instance = [vec![0], leb(modules), vec![0]].concat();
+    let instances = [leb(parts), instance.repeat(parts)].concat();
+    bytes.extend([vec![2], leb(instances.len()), instances].concat());
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_of_many_parts_is_taken_up_to_the_bound_and_beyond_it_told_which() {
+    let host = Host::new(&[]);
+    let info = host.admit_bytes(&hello_with_parts(500)).await.unwrap();
+    let hello = host.open("hello", info, FunctionConfig::default()).await.unwrap();
+    assert_eq!(host.text(&hello, "/").await, "Hello from Rust\n");
+    let host = Host::new(&["--guest-core-instances", "100"]);
+    for _ in 0..2 {
+        let problem = Problem::from(host.admit_bytes(&hello_with_parts(100)).await.unwrap_err());
+        assert_eq!((problem.kind, problem.setting.as_deref()), ("needs-more", Some("guest_core_instances")));
+        assert_eq!((problem.limit.as_deref(), problem.value.as_deref()), (Some("core instances"), Some("100")));
+    }
+}
+
 /// A handler in a component, around a core module's text.
 fn component_around(module: &str) -> Vec<u8> {
     let text = format!(

@@ -4,11 +4,11 @@ use http::Request;
 use http_body_util::{BodyExt, StreamBody};
 use tidegate::{
     body::{self, BodyError},
-    cluster::registry::{FunctionConfig, Isolation},
+    cluster::registry::{FunctionConfig, FunctionLimits, Isolation},
     guest::InvokeError,
 };
 
-use crate::support::{Host, collect, eventually, request};
+use crate::support::{Host, collect, eventually, invocation, request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_02_guest_answers_with_its_settings() {
@@ -188,13 +188,55 @@ async fn reused_instances_are_retired_by_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_instances_go_when_another_function_needs_their_place() {
-    let host = Host::new(&["--max-instances", "2"]);
-    let (one, other) = (host.deploy_reused("misbehave").await, host.deploy_reused("hello-rust").await);
+    let host = Host::new(&["--max-instances", "3"]);
+    let (one, two, other) = (
+        host.deploy_reused("misbehave").await,
+        host.deploy_reused("probe-ts").await,
+        host.deploy_reused("hello-rust").await,
+    );
     let both = futures::future::join(host.get(&one, "/sleep?ms=100"), host.get(&one, "/sleep?ms=100")).await;
     assert!(both.0.is_ok() && both.1.is_ok());
-    eventually("both instances are idle", || one.instances() == 2).await;
+    host.text(&two, "/count").await;
+    eventually("all are idle", || (one.instances(), two.instances()) == (2, 1)).await;
     host.text(&other, "/").await;
-    assert_eq!((one.instances(), other.instances()), (1, 1));
+    assert_eq!((one.instances(), two.instances(), other.instances()), (1, 1, 1), "of who held most");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_function_never_holds_the_last_place_and_its_own_bound_is_named() {
+    let host = Host::new(&["--max-instances", "8", "--instance-wait", "200ms"]);
+    let limits = FunctionLimits { instances: Some(2), ..Default::default() };
+    let bounded = host.deploy_with("misbehave", FunctionConfig { limits, ..Default::default() }).await;
+    let sleeps = (0..3).map(|_| host.get(&bounded, "/sleep?ms=1000"));
+    let refused: Vec<_> = futures::future::join_all(sleeps).await.into_iter().filter_map(Result::err).collect();
+    let [error] = &refused[..] else { panic!("{refused:?}") };
+    assert!(error.to_string().contains("all 2 are taken (setting limits.instances)"), "{error}");
+    let greedy = host.deploy("hello-rust").await;
+    assert_eq!((greedy.limits().instances.value, greedy.limits().instances.setting), (7, "max_instances"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_s_deadline_bounds_the_wait_for_an_instance() {
+    let host = Host::new(&["--max-instances", "1", "--instance-wait", "60s"]);
+    for guest in ["misbehave", "probe-p3"] {
+        let config = FunctionConfig { isolation: Some(Isolation::Request), ..Default::default() };
+        let deployment = host.deploy_with(guest, config).await;
+        let mut waits = invocation(&deployment);
+        let busy = host.get(&deployment, "/sleep?ms=60000");
+        let refused = async {
+            eventually("the place is taken", || deployment.instances() == 1).await;
+            waits.deadline = Some(std::time::Instant::now() + std::time::Duration::from_millis(100));
+            host.host.invoke(&deployment, request("/"), waits).await
+        };
+        let error = tokio::select! {
+            _ = busy => panic!("it sleeps"),
+            refused = refused => refused.unwrap_err(),
+        };
+        let problem = tidegate::problem::Problem::from(error);
+        assert_eq!((problem.status.as_u16(), problem.setting.as_deref()), (503, Some("Prefer: wait")), "{guest}");
+        assert!(problem.retry_after.is_some());
+        eventually("the place is free", || deployment.instances() == 0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

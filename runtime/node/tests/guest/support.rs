@@ -97,6 +97,16 @@ impl Host {
         Self::start(dir, &settings, observe, Arc::new(FakeDoor(Box::new(upstream))))
     }
 
+    /// With another program in the place of the compile worker.
+    pub(crate) fn with_compiler(dir: Arc<tempfile::TempDir>, flags: &[&str], program: PathBuf) -> Self {
+        let settings = settings(flags);
+        let observe = Observe::new(&settings.observe);
+        let egress = Arc::new(FakeDoor(Box::new(|_| Box::pin(async { Ok(Response::new(body::empty())) }))));
+        let (guest, to_observe) = (&settings.guest, Arc::clone(&observe));
+        let host = GuestHost::start_with_compiler(guest, dir.path(), egress, to_observe, program).unwrap();
+        Self { host, observe, dir }
+    }
+
     fn start(dir: Arc<tempfile::TempDir>, settings: &Settings, observe: Arc<Observe>, egress: Arc<dyn Egress>) -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_tidegate"));
         let host =

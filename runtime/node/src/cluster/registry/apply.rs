@@ -8,6 +8,9 @@ use super::state::{
 };
 use crate::ids::{DestinationName, Digest, FunctionName, TenantId};
 
+/// Deleted functions whose highest version number is remembered one by one (no setting: beyond it numbers only skip).
+const NUMBERS: usize = 10_000;
+
 /// What a command did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Applied {
@@ -28,7 +31,16 @@ pub enum Change {
         added: Option<VersionNumber>,
     },
     /// A function is gone.
-    FunctionGone(TenantId, FunctionName),
+    FunctionGone {
+        /// Whose it was.
+        tenant: TenantId,
+        /// Its name.
+        name: FunctionName,
+        /// The highest number that its versions had: none after it gets that again.
+        highest: VersionNumber,
+        /// Another that was deleted earlier, and whose highest number is remembered only together with others'.
+        forgotten: Option<(TenantId, FunctionName)>,
+    },
     /// A destination was made or changed.
     Destination {
         /// As it is now.
@@ -61,8 +73,10 @@ impl State {
                 let key = (tenant, name);
                 let function = self.functions.get(&key).ok_or_else(|| not_found("function", key.1.as_str()))?;
                 check_revision(key.1.as_str(), function.revision, if_revision)?;
+                let highest = self.next_number(&key.0, &key.1) - 1;
                 self.functions.remove(&key);
-                Some(Change::FunctionGone(key.0, key.1))
+                let forgotten = self.remember_number(&key, highest);
+                Some(Change::FunctionGone { tenant: key.0, name: key.1, highest, forgotten })
             }
             Command::PutDestination { tenant, name, config, if_revision } => {
                 let key = (tenant, name);
@@ -133,6 +147,35 @@ impl State {
         self.tokens.insert(token.id.clone(), token);
     }
 
+    /// The number that the next version of this function gets. Numbers are never used twice, not even where a function
+    /// was deleted and made again: `name@number` in somebody's URL or log means one version for ever.
+    pub fn next_number(&self, tenant: &TenantId, name: &FunctionName) -> VersionNumber {
+        let key = (tenant.clone(), name.clone());
+        // The newest version is never dropped, so its number plus one was never used.
+        let newest = self.functions.get(&key).and_then(|function| function.versions.last_key_value());
+        let highest = newest.map(|(number, _)| *number).or_else(|| self.numbers.get(&key).copied());
+        highest.unwrap_or(self.forgotten_number) + 1
+    }
+
+    /// Remembers a deleted function's highest number. Of too many, the one with the lowest is remembered only as part of
+    /// the highest of all that were forgotten, from which functions that nothing is known of count on.
+    fn remember_number(
+        &mut self,
+        key: &(TenantId, FunctionName),
+        highest: VersionNumber,
+    ) -> Option<(TenantId, FunctionName)> {
+        let numbers = Arc::make_mut(&mut self.numbers);
+        numbers.insert(key.clone(), highest);
+        if numbers.len() <= NUMBERS {
+            return None;
+        }
+        let (lowest, number) = numbers.iter().min_by_key(|(_, number)| **number)?;
+        let (lowest, number) = (lowest.clone(), *number);
+        numbers.remove(&lowest);
+        self.forgotten_number = self.forgotten_number.max(number);
+        Some(lowest)
+    }
+
     fn add_version(
         &mut self,
         tenant: TenantId,
@@ -149,8 +192,7 @@ impl State {
             self.check_routes(&key, &version)?;
         }
         let mut versions: BTreeMap<_, _> = old.map(|old| old.versions.clone()).unwrap_or_default();
-        // The newest version is never dropped, so its number plus one was never used.
-        let number = versions.last_key_value().map_or(1, |(newest, _)| newest + 1);
+        let number = self.next_number(&key.0, &key.1);
         version.number = number;
         versions.insert(number, Arc::new(version));
         let active = if activate { Some(number) } else { old.and_then(|old| old.active) };
@@ -178,11 +220,7 @@ impl State {
         check_revision(key.1.as_str(), old.revision, if_revision)?;
         let number = match version {
             Some(number) => number,
-            None => {
-                let before = old.active.unwrap_or(VersionNumber::MAX);
-                let older = old.versions.range(..before).next_back().map(|(number, _)| *number);
-                older.ok_or_else(|| Rejection::NoOlderVersion { name: key.1.to_string() })?
-            }
+            None => old.version_before().ok_or_else(|| Rejection::NoOlderVersion { name: key.1.to_string() })?,
         };
         let wanted = old.versions.get(&number).ok_or_else(|| not_found("version", &format!("{}@{number}", key.1)))?;
         if old.active == Some(number) {
@@ -335,6 +373,28 @@ mod tests {
         let revision = state.revision;
         let applied = state.apply(activate(Some(1))).unwrap();
         assert_eq!(applied, Applied { revision, change: None }, "already active: nothing changes");
+    }
+
+    #[test]
+    fn a_number_is_never_used_twice_not_even_by_a_function_that_was_deleted_and_made_again() {
+        let mut state = State::default();
+        let delete = |name: &str| Command::DeleteFunction { tenant: "t".into(), name: name.into(), if_revision: None };
+        for _ in 0..3 {
+            state.apply(add("f", true, 10)).unwrap();
+        }
+        let gone = state.apply(delete("f")).unwrap().change;
+        assert!(matches!(gone, Some(Change::FunctionGone { highest: 3, forgotten: None, .. })), "{gone:?}");
+        state.apply(add("f", true, 10)).unwrap();
+        assert_eq!(shape(&state), (Some(4), vec![4]));
+        state.apply(delete("f")).unwrap();
+        // Far more are deleted than are remembered one by one.
+        state.numbers = Arc::new((0..NUMBERS).map(|n| (("t".into(), format!("old-{n}").into()), 9)).collect());
+        state.apply(add("g", true, 10)).unwrap();
+        let gone = state.apply(delete("g")).unwrap().change;
+        let forgotten = Some(("t".into(), "g".into()));
+        assert!(matches!(&gone, Some(Change::FunctionGone { forgotten: f, .. }) if *f == forgotten), "{gone:?}");
+        assert_eq!((state.numbers.len(), state.next_number(&"t".into(), &"g".into())), (NUMBERS, 2));
+        assert_eq!(state.next_number(&"t".into(), &"old-7".into()), 10);
     }
 
     #[test]

@@ -45,9 +45,12 @@ pub struct FunctionLimits {
     /// Outbound calls of one invocation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outbound_calls: Option<u32>,
-    /// Outbound calls of one invocation at once.
+    /// Outbound calls of one invocation that wait for the heads of their answers at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrent_calls: Option<u32>,
+    /// Instances at once, all versions together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<u32>,
     /// Time between two chunks of a streamed answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_idle: Option<Span>,

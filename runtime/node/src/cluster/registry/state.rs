@@ -68,6 +68,12 @@ impl FunctionRecord {
     pub fn active_version(&self) -> Option<&Arc<VersionRecord>> {
         self.active.and_then(|number| self.versions.get(&number))
     }
+
+    /// The newest version that is older than the one that serves; the newest of all where none serves.
+    pub fn version_before(&self) -> Option<VersionNumber> {
+        let before = self.active.unwrap_or(VersionNumber::MAX);
+        self.versions.range(..before).next_back().map(|(number, _)| *number)
+    }
 }
 
 /// A configured destination.
@@ -277,6 +283,10 @@ pub struct State {
     pub tokens: BTreeMap<String, Arc<TokenRecord>>,
     /// The same tokens by hash.
     pub(super) tokens_by_hash: HashMap<Digest, Arc<TokenRecord>>,
+    /// The highest number that a deleted function's versions had, for those deleted last.
+    pub(super) numbers: Arc<BTreeMap<(TenantId, FunctionName), VersionNumber>>,
+    /// The same for all that are in `numbers` no more.
+    pub(super) forgotten_number: VersionNumber,
     /// Rises with every command that changed something.
     pub revision: u64,
 }

@@ -29,6 +29,7 @@ use crate::ids::TenantId;
 const FUNCTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("functions");
 const DESTINATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("destinations");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// Layout of the tables. A file with another number was written by a release that this one can't read.
@@ -178,7 +179,7 @@ impl Registry {
         let applied = inner.bounds.check(&next, &command).and_then(|()| Ok(next.apply(command)?));
         if let Ok(Applied { change: Some(change), .. }) = &applied {
             // On an error the file stays closed.
-            store(&database, change, next.revision)?;
+            store(&database, change, &next)?;
             inner.show(next);
         }
         *open = Some(database);
@@ -264,7 +265,21 @@ fn load(database: &Database) -> Result<State, RegistryError> {
         FORMAT => {}
         found => return Err(RegistryError::Format { found }),
     }
-    let mut state = State { revision: number("revision")?, ..State::default() };
+    let (revision, forgotten_number) = (number("revision")?, number("forgotten_number")?);
+    let mut state = State { revision, forgotten_number, ..State::default() };
+    match read.open_table(NUMBERS) {
+        Ok(numbers) => {
+            for entry in numbers.iter()? {
+                let (key, highest) = entry?;
+                if let Some((tenant, name)) = key.value().split_once('\0') {
+                    Arc::make_mut(&mut state.numbers).insert((tenant.into(), name.into()), highest.value());
+                }
+            }
+        }
+        // Made with the first deletion.
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     for (_, function) in records::<FunctionRecord>(&read, FUNCTIONS, "function")? {
         state.functions.insert((function.tenant.clone(), function.name.clone()), Arc::new(function));
     }
@@ -294,7 +309,7 @@ fn records<T: DeserializeOwned>(
     Ok(found)
 }
 
-fn store(database: &Database, change: &Change, revision: u64) -> Result<(), RegistryError> {
+fn store(database: &Database, change: &Change, state: &State) -> Result<(), RegistryError> {
     let mut write = database.begin_write()?;
     write.set_durability(Durability::Immediate)?;
     // The values come from outside: with one phase a crash at a chosen moment would rest on a checksum alone.
@@ -305,8 +320,14 @@ fn store(database: &Database, change: &Change, revision: u64) -> Result<(), Regi
                 let key = key(&function.tenant, function.name.as_str());
                 write.open_table(FUNCTIONS)?.insert(key.as_str(), json("function", &key, &**function)?.as_slice())?;
             }
-            Change::FunctionGone(tenant, name) => {
-                write.open_table(FUNCTIONS)?.remove(key(tenant, name.as_str()).as_str())?;
+            Change::FunctionGone { tenant, name, highest, forgotten } => {
+                let key_of = key(tenant, name.as_str());
+                write.open_table(FUNCTIONS)?.remove(key_of.as_str())?;
+                let mut numbers = write.open_table(NUMBERS)?;
+                numbers.insert(key_of.as_str(), highest)?;
+                if let Some((tenant, name)) = forgotten {
+                    numbers.remove(key(tenant, name.as_str()).as_str())?;
+                }
             }
             Change::Destination { destination, .. } => {
                 let key = key(&destination.tenant, destination.name.as_str());
@@ -324,7 +345,9 @@ fn store(database: &Database, change: &Change, revision: u64) -> Result<(), Regi
                 write.open_table(TOKENS)?.remove(id.as_str())?;
             }
         }
-        write.open_table(META)?.insert("revision", revision)?;
+        let mut meta = write.open_table(META)?;
+        meta.insert("revision", state.revision)?;
+        meta.insert("forgotten_number", state.forgotten_number)?;
     }
     write.commit()?;
     Ok(())
@@ -370,6 +393,21 @@ mod tests {
             if_revision: None,
             keep: 3,
         }
+    }
+
+    #[test]
+    fn numbers_of_a_deleted_function_are_remembered_beyond_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.redb");
+        let registry = Registry::open(&path, BOUNDS).unwrap();
+        registry.write_blocking(add_version(FunctionConfig::default())).unwrap();
+        registry.write_blocking(add_version(FunctionConfig::default())).unwrap();
+        let gone = Command::DeleteFunction { tenant: "t".into(), name: "f".into(), if_revision: None };
+        registry.write_blocking(gone).unwrap();
+        drop(registry);
+        let registry = Registry::open(&path, BOUNDS).unwrap();
+        registry.write_blocking(add_version(FunctionConfig::default())).unwrap();
+        assert_eq!(registry.state().functions[&("t".into(), "f".into())].active, Some(3));
     }
 
     #[test]

@@ -19,8 +19,17 @@ use crate::{
 
 const FUNCTION_KEYS: &[&str] =
     &["env", "secrets", "allowed_hosts", "auth", "async", "isolation", "limits", "policy", "routes"];
-const LIMIT_KEYS: &[&str] =
-    &["memory", "wall", "cpu", "outbound_calls", "concurrent_calls", "stream_idle", "stream_total", "log_bytes"];
+const LIMIT_KEYS: &[&str] = &[
+    "memory",
+    "wall",
+    "cpu",
+    "outbound_calls",
+    "concurrent_calls",
+    "instances",
+    "stream_idle",
+    "stream_total",
+    "log_bytes",
+];
 const DESTINATION_KEYS: &[&str] =
     &["match", "profile", "split_by", "limits", "max_concurrency", "repeatable", "policy"];
 
@@ -32,6 +41,7 @@ pub struct Ceilings {
     cpu: Span,
     calls: u32,
     concurrent_calls: u32,
+    instances: u32,
     stream_idle: Span,
     stream_total: Span,
     log_bytes: Size,
@@ -45,6 +55,7 @@ impl From<&GuestSettings> for Ceilings {
             cpu: settings.max_guest_cpu,
             calls: settings.guest_calls,
             concurrent_calls: settings.guest_concurrent_calls,
+            instances: settings.guest_instances,
             stream_idle: settings.guest_stream_idle,
             stream_total: settings.guest_stream_total,
             log_bytes: settings.guest_log_bytes,
@@ -74,6 +85,12 @@ pub fn parse_function(value: Value, ceilings: &Ceilings) -> Result<FunctionConfi
     }
     if let Some((name, _)) = config.env.iter().find(|(_, value)| value.contains('\0')) {
         return wrong(&format!("env.{name}"), "a value can't hold a NUL character");
+    }
+    if config.respond_async {
+        return wrong(
+            "async",
+            "answers can't be fetched later yet: this release does not offer respond-async; leave it out",
+        );
     }
     if let Some(name) = config.secrets.first() {
         return wrong(
@@ -195,6 +212,7 @@ fn within(limits: &FunctionLimits, ceilings: &Ceilings) -> Result<(), ConfigErro
     // A function may well be one that calls nobody.
     check("outbound_calls", limits.outbound_calls.filter(|calls| *calls > 0), ceilings.calls, names::GUEST_CALLS)?;
     check("concurrent_calls", limits.concurrent_calls, ceilings.concurrent_calls, names::GUEST_CONCURRENT_CALLS)?;
+    check("instances", limits.instances, ceilings.instances, names::GUEST_INSTANCES)?;
     check("stream_idle", limits.stream_idle, ceilings.stream_idle, names::GUEST_STREAM_IDLE)?;
     check("stream_total", limits.stream_total, ceilings.stream_total, names::GUEST_STREAM_TOTAL)?;
     check("log_bytes", limits.log_bytes.filter(|size| size.get() > 0), ceilings.log_bytes, names::GUEST_LOG_BYTES)
@@ -218,8 +236,8 @@ mod tests {
     fn the_example_of_the_manual_is_read_whole() {
         let config = parse_function(
             json!({"env": {"BASE_URL": "https://api.openai.com/v1"}, "allowed_hosts": ["api.openai.com"],
-                "auth": "public", "async": true, "isolation": "function", "routes": ["API.example.com/*"],
-                "limits": {"memory": "256MiB", "wall": "30s", "cpu": "5s", "outbound_calls": 1000, "concurrent_calls": 8,
+                "auth": "public", "async": false, "isolation": "function", "routes": ["API.example.com/*"],
+                "limits": {"memory": "256MiB", "wall": "30s", "cpu": "5s", "outbound_calls": 1000, "concurrent_calls": 8, "instances": 10,
                 "stream_idle": "1m", "stream_total": "10m", "log_bytes": "64KiB"}, "policy": {"deadline": "60s", "retries": 3}}),
             &ceilings(),
         )
@@ -243,6 +261,7 @@ mod tests {
             (json!({"limits": {"outbound_calls": 5000}}), "limits.outbound_calls", "(setting guest_calls)"),
             (json!({"limits": []}), "limits", "must be an object"),
             (json!({"auth": "everyone"}), "auth", "unknown variant"),
+            (json!({"async": true}), "async", "does not offer respond-async"),
             (json!({"env": {"1A": ""}}), "env.1A", "letters, digits and _"),
             (json!({"env": {"A": 1}}), "env", "expected a string"),
             (json!({"secrets": ["KEY"]}), "secrets", "there is no secret `KEY`"),

@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_core::units::{Size, Span};
 
+use super::compile_worker;
 use crate::{ids::Digest, problem::Problem, settings::names};
 
 /// What the compile worker found wrong with a module. Crosses from its process to the node's.
@@ -76,15 +77,24 @@ pub enum ModuleError {
     #[error(transparent)]
     Flaw(#[from] Flaw),
     /// Its compilation took more than it may.
-    #[error("compiling the module took more than {value} of {limit} (setting {setting})")]
+    #[error("compiling the module took more than {value} of {limit}{note} (setting {setting})")]
     CompileLimit {
-        /// `cpu` or `memory`.
+        /// `cpu`, `time` or `memory`.
         limit: &'static str,
         /// The bound.
         value: String,
+        /// How it comes from its setting.
+        note: &'static str,
         /// Its setting.
         setting: &'static str,
     },
+    /// Its compilation was killed, and by none of its bounds.
+    #[error(
+        "the compilation was killed by the system, as it does when the machine or its container runs out of memory: give \
+         it more, or let a compilation have less than {} (setting {})",
+        .0, names::COMPILE_MEMORY
+    )]
+    CompileKilled(Size),
     /// The compiler failed otherwise.
     #[error("the module can't be compiled: {0}")]
     Compile(Arc<str>),
@@ -103,11 +113,17 @@ pub enum ModuleError {
 
 impl ModuleError {
     pub(super) fn cpu(limit: Duration) -> Self {
-        Self::CompileLimit { limit: "cpu", value: Span(limit).to_string(), setting: names::COMPILE_CPU }
+        Self::CompileLimit { limit: "cpu", value: Span(limit).to_string(), note: "", setting: names::COMPILE_CPU }
+    }
+
+    /// Of the clock on the wall, which goes on while the machine computes other things.
+    pub(super) fn wall(cpu: Duration) -> Self {
+        let (value, note) = (Span(compile_worker::wall(cpu)).to_string(), ", ten times its processor time");
+        Self::CompileLimit { limit: "time", value, note, setting: names::COMPILE_CPU }
     }
 
     pub(super) fn memory(limit: Size) -> Self {
-        Self::CompileLimit { limit: "memory", value: limit.to_string(), setting: names::COMPILE_MEMORY }
+        Self::CompileLimit { limit: "memory", value: limit.to_string(), note: "", setting: names::COMPILE_MEMORY }
     }
 
     pub(super) fn system(what: impl Into<Arc<str>>) -> impl FnOnce(std::io::Error) -> Self {
@@ -138,7 +154,12 @@ impl From<ModuleError> for Problem {
             ModuleError::Flaw(Flaw::NeedsMore { what, limit, setting, .. }) => {
                 bad("needs-more", "The component needs more than it may have").bound(what, limit, setting)
             }
-            ModuleError::CompileLimit { limit, value, setting } => bad(
+            ModuleError::CompileKilled(limit) => bad("compile-limit", "The module takes too much to compile").bound(
+                "compile-memory",
+                limit,
+                names::COMPILE_MEMORY,
+            ),
+            ModuleError::CompileLimit { limit, value, setting, .. } => bad(
                 "compile-limit",
                 "The module takes too much to compile",
             )

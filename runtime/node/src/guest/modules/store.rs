@@ -1,12 +1,15 @@
 //! Modules by their digest, and their compiled forms by digest and engine.
 //!
 //! ```text
-//! DATA/modules/HEX.wasm            as uploaded
-//! DATA/artifacts/HEX-ENGINE.cwasm  compiled and sealed, mapped to run
-//! DATA/artifact-key                what seals them, 0600
+//! DATA/modules/HEX.wasm                   as uploaded
+//! DATA/artifacts/HEX-FLAVOR-ENGINE.cwasm  compiled and sealed, mapped to run
+//! DATA/artifact-key                       what seals them, 0600
 //! ```
 //! Files appear whole, by rename, and are never written to again: a node that is killed at any point leaves either the
 //! file or nothing, and a mapped artifact can't change under a running guest.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,9 +39,10 @@ use crate::{
     guest::{
         engine::{Engines, Flavor, Hosted},
         limits::Bound,
+        pool,
     },
     ids::{Digest, TenantId},
-    settings::GuestSettings,
+    settings::{GuestSettings, names},
 };
 
 /// What a compile worker may say on its two streams.
@@ -99,8 +103,8 @@ impl ModuleStore {
         self.modules.join(format!("{digest}.wasm"))
     }
 
-    fn artifact_path(&self, digest: Digest, hosted: &Hosted) -> PathBuf {
-        self.artifacts.join(format!("{digest}-{}.cwasm", hosted.tag))
+    fn artifact_path(&self, digest: Digest, flavor: Flavor, hosted: &Hosted) -> PathBuf {
+        self.artifacts.join(format!("{digest}-{}-{}.cwasm", flavor.name(), hosted.tag))
     }
 
     fn engine(&self, flavor: Flavor) -> Result<&Hosted, ModuleError> {
@@ -113,6 +117,7 @@ impl ModuleStore {
         tenant: &TenantId,
         upload: &Path,
         memory: Bound<u64>,
+        places: Bound<u32>,
     ) -> Result<ModuleInfo, ModuleError> {
         let upload = upload.to_owned();
         let this = Arc::clone(self);
@@ -120,9 +125,11 @@ impl ModuleStore {
         let (digest, size) = blocking(move || this.measure(&path)).await?;
         // The same bytes were compiled before: only what this deployer may use is new.
         if let Some((_, component)) = self.load(digest).await? {
-            compile_worker::needs(&component, memory.value, memory.setting)?;
-            let path = self.module_path(digest);
+            fits(&component, memory, places)?;
+            let (this, path) = (Arc::clone(self), self.module_path(digest));
             let findings = blocking(move || {
+                // An artifact may have outlived its module.
+                this.keep(&upload, digest)?;
                 let bytes = std::fs::read(&path).map_err(ModuleError::system("can't read a module"))?;
                 let (component, _) = compile_worker::as_component(bytes)?;
                 Ok(inspect::component(&component)?)
@@ -138,7 +145,8 @@ impl ModuleStore {
         let this = Arc::clone(self);
         blocking(move || this.keep(&upload, digest)).await?;
         // Whatever the pool would refuse, it refuses now.
-        self.load(digest).await?.ok_or(ModuleError::Missing(digest))?;
+        let (_, component) = self.load(digest).await?.ok_or(ModuleError::Missing(digest))?;
+        fits(&component, memory, places)?;
         Ok(ModuleInfo { digest, size, world, reuse_safe })
     }
 
@@ -148,9 +156,10 @@ impl ModuleStore {
         tenant: &TenantId,
         digest: Digest,
         memory: Bound<u64>,
+        places: Bound<u32>,
     ) -> Result<(Hosted, Component), ModuleError> {
         if let Some((flavor, component)) = self.load(digest).await? {
-            compile_worker::needs(&component, memory.value, memory.setting)?;
+            fits(&component, memory, places)?;
             return Ok((self.engine(flavor)?.clone(), component));
         }
         let path = self.module_path(digest);
@@ -164,22 +173,29 @@ impl ModuleStore {
             Report::Failed(why) => return Err(ModuleError::Compile(why.into())),
         }
         let (flavor, component) = self.load(digest).await?.ok_or(ModuleError::Missing(digest))?;
+        fits(&component, memory, places)?;
         Ok((self.engine(flavor)?.clone(), component))
     }
 
     /// Removes modules that no version names, and artifacts that no module or no engine of this release needs.
     pub(in crate::guest) fn collect(&self, keep: &HashSet<Digest>) {
         let digest_of = |name: &str| name.get(..64).and_then(|hex| hex.parse::<Digest>().ok());
-        let tags: Vec<_> =
-            Flavor::ALL.into_iter().filter_map(|flavor| Some(Arc::clone(&self.engine(flavor).ok()?.tag))).collect();
+        // Of an engine that no guest needed yet, it is not known which artifacts it takes.
+        let needed = |name: &str| {
+            Flavor::ALL.into_iter().any(|flavor| {
+                name.contains(&format!("-{}-", flavor.name()))
+                    && self.engines.if_made(flavor).is_none_or(|hosted| name.contains(&*hosted.tag))
+            })
+        };
         for (dir, tagged) in [(&self.modules, false), (&self.artifacts, true)] {
             let Ok(entries) = std::fs::read_dir(dir) else { continue };
             for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let Some(digest) = digest_of(&name) else { continue };
-                if !keep.contains(&digest) || (tagged && !tags.iter().any(|tag| name.contains(&**tag))) {
+                if !keep.contains(&digest) || (tagged && !needed(&name)) {
                     // Still mapped artifacts stay readable until they are unmapped.
                     let _ = std::fs::remove_file(entry.path());
+                    self.verified.lock().remove(&entry.path());
                 }
             }
         }
@@ -229,6 +245,9 @@ impl ModuleStore {
         let this = Arc::clone(self);
         blocking(move || {
             for flavor in Flavor::ALL {
+                if this.engines.if_made(flavor).is_none() && !this.has_artifact(digest, flavor) {
+                    continue;
+                }
                 if let Some(component) = this.load_for(digest, flavor)? {
                     return Ok(Some((flavor, component)));
                 }
@@ -238,9 +257,16 @@ impl ModuleStore {
         .await
     }
 
+    /// Whether there is an artifact of any engine of this flavor.
+    fn has_artifact(&self, digest: Digest, flavor: Flavor) -> bool {
+        let prefix = format!("{digest}-{}-", flavor.name());
+        let entries = std::fs::read_dir(&self.artifacts).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+    }
+
     fn load_for(&self, digest: Digest, flavor: Flavor) -> Result<Option<Component>, ModuleError> {
         let hosted = self.engine(flavor)?;
-        let path = self.artifact_path(digest, hosted);
+        let path = self.artifact_path(digest, flavor, hosted);
         if !path.exists() {
             return Ok(None);
         }
@@ -249,7 +275,7 @@ impl ModuleStore {
             let genuine = self.key.verify(&path).map_err(ModuleError::system("can't read an artifact"))?;
             if !genuine {
                 tracing::warn!(%digest, "an artifact does not carry this node's seal: compiling it anew");
-                std::fs::remove_file(&path).map_err(ModuleError::system("can't remove an artifact"))?;
+                self.discard(&path)?;
                 return Ok(None);
             }
             self.verified.lock().insert(path.clone());
@@ -265,11 +291,19 @@ impl ModuleStore {
                 Ok(Some(component))
             }
             Err(error) => {
+                if let Some(flaw) = beyond_the_pool(&format!("{error:#}")) {
+                    return Err(flaw.into());
+                }
                 tracing::warn!(%digest, error = format!("{error:#}"), "an artifact does not load: compiling it anew");
-                std::fs::remove_file(&path).map_err(ModuleError::system("can't remove an artifact"))?;
+                self.discard(&path)?;
                 Ok(None)
             }
         }
+    }
+
+    fn discard(&self, artifact: &Path) -> Result<(), ModuleError> {
+        self.verified.lock().remove(artifact);
+        std::fs::remove_file(artifact).map_err(ModuleError::system("can't remove an artifact"))
     }
 
     /// Runs the compile worker over `module`, one at a time for a tenant, and keeps what it makes.
@@ -327,7 +361,7 @@ impl ModuleStore {
             (child.wait().await, report, errors)
         })
         .await;
-        let Ok((status, report, errors)) = finished else { return Err(ModuleError::cpu(self.cpu)) };
+        let Ok((status, report, errors)) = finished else { return Err(ModuleError::wall(self.cpu)) };
         let status = status.map_err(system())?;
         if !status.success() {
             return Err(self.killed(status, &errors));
@@ -339,7 +373,7 @@ impl ModuleStore {
             let flavor = if concurrent { Flavor::Concurrent } else { Flavor::Plain };
             blocking(move || {
                 let io = || ModuleError::system("can't keep an artifact");
-                let path = this.artifact_path(digest, this.engine(flavor)?);
+                let path = this.artifact_path(digest, flavor, this.engine(flavor)?);
                 this.key.seal(output.path()).map_err(io())?;
                 publish(output, &path).map_err(io())?;
                 this.verified.lock().insert(path);
@@ -358,7 +392,9 @@ impl ModuleStore {
             .iter()
             .any(|sign| errors.contains(sign));
         match status.signal() {
-            Some(24 | 9) => ModuleError::cpu(self.cpu),
+            Some(24) => ModuleError::cpu(self.cpu),
+            // Of our bounds none kills: a worker that computes for too long gets the signal above first.
+            Some(9) => ModuleError::CompileKilled(self.memory),
             Some(6 | 11) if out_of_memory || errors.is_empty() => ModuleError::memory(self.memory),
             _ if out_of_memory => ModuleError::memory(self.memory),
             _ => {
@@ -367,6 +403,39 @@ impl ModuleStore {
             }
         }
     }
+}
+
+/// What a version may have, against what its component needs.
+fn fits(component: &Component, memory: Bound<u64>, places: Bound<u32>) -> Result<(), ModuleError> {
+    compile_worker::needs(component, memory.value, memory.setting)?;
+    let needs = pool::places(component);
+    if needs > places.value {
+        return Err(Flaw::NeedsMore {
+            what: "the instance pool's places".into(),
+            needs: needs.to_string(),
+            limit: places.value.to_string(),
+            setting: places.setting.into(),
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// What the engine's pool has no room for, however often it is compiled. Wasmtime says so in words only.
+fn beyond_the_pool(error: &str) -> Option<Flaw> {
+    if !error.contains("pooling allocator") {
+        return None;
+    }
+    let number =
+        |text: &str| text.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty()).map(str::to_owned);
+    let (before, after) = error.split_once(" core module instances").unwrap_or((error, ""));
+    let counted = before.rsplit_once("contains ").and_then(|(_, text)| number(text)).zip(number(after));
+    Some(match counted {
+        Some((needs, limit)) => {
+            Flaw::NeedsMore { what: "core instances".into(), needs, limit, setting: names::GUEST_CORE_INSTANCES.into() }
+        }
+        None => Flaw::Invalid { why: format!("the component is too big for this release: {error}") },
+    })
 }
 
 async fn read_some(stream: Option<impl tokio::io::AsyncRead + Unpin>) -> Vec<u8> {

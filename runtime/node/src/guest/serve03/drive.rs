@@ -34,7 +34,6 @@ pub(super) struct Live {
     pub(super) store: wasmtime::Store<GuestState>,
     #[allow(dead_code, reason = "held for its drop")]
     pub(super) alive: Alive,
-    #[allow(dead_code, reason = "held for its drop")]
     pub(super) permit: Permit,
 }
 
@@ -66,6 +65,9 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
     impl Drop for Close {
         fn drop(&mut self) {
             self.0.retired.store(true, Ordering::Release);
+            if self.0.ended() {
+                self.0.deployed.account.expect_no_more();
+            }
             if let Some(shelf) = self.1.upgrade() {
                 shelf.remove(&self.0);
             }
@@ -117,13 +119,16 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
         let reason = failure::reason(live.store.data(), &error);
         live.store.data().logs.host(None, failure::account(&reason.to_string(), &error));
         *shared.failure.lock() = Some(reason.clone());
-        for Filed { running, .. } in &left {
+        // Whoever used up its own time has been told so by now.
+        let known = left.iter().any(|filed| filed.running.failure().is_some());
+        for Filed { running, .. } in left.iter().filter(|filed| filed.running.failure().is_none()) {
             running.trail.note(Note::Guest(reason.to_string()));
             running.fail(match &reason {
                 // With company it can't be told whose fault a trap is.
                 InvokeError::Trap(_) | InvokeError::Exit(_) if left.len() > 1 => {
                     InvokeError::Neighbour(reason.to_string().into())
                 }
+                InvokeError::Cpu(_) if known => InvokeError::Neighbour(reason.to_string().into()),
                 reason => reason.clone(),
             });
         }
@@ -132,6 +137,9 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
         running.fail(InvokeError::NoAnswer);
         live.store.data().logs.finish(running);
         running.cancel();
+    }
+    if shared.ended() {
+        live.permit.was_expected();
     }
     drop(close);
     drop(live);
@@ -205,6 +213,7 @@ async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared:
         let state = store.data_mut();
         unfile(state, shared, FILED);
         state.tasks.insert(call.task(), Arc::clone(&running));
+        state.logs.join(&running);
         let mut filed = shared.filed.lock();
         // Ids are used again once their task is gone for good: no call of the guest can belong to that one any more.
         filed.iter_mut().filter(|filed| filed.task == Some(call.task())).for_each(|filed| filed.task = None);

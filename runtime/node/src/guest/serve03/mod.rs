@@ -55,7 +55,7 @@ pub(super) async fn invoke(
     let work = Watched { running: Arc::clone(&running), slot: Some(slot) };
     let request = request.map(|body| body.map_err(to_guest).boxed_unsync());
     shared.send(Job { request, running: Arc::clone(&running), head: sender });
-    let response = match watch::head(&deployed.timers, &running, head).await {
+    let response = match watch::head(deployed, &running, head).await {
         Ok(head) => head?,
         // It never came to a call: the instance ended first.
         Err(InvokeError::NoAnswer) if running.failure().is_none() => return Err(shared.lost()),
@@ -80,9 +80,9 @@ async fn acquire(
         return Ok(slot);
     }
     let began = Instant::now();
-    let permit = match deployed.pool.try_permit() {
+    let permit = match deployed.account.try_permit() {
         Some(permit) => permit,
-        None => match deployed.pool.acquire::<Slot>(deployed.shelf_id).await? {
+        None => match deployed.account.acquire::<Slot>(running.deadline).await? {
             Grant::Permit(permit) => permit,
             Grant::Instance(mut slot) => {
                 slot.offered = true;

@@ -21,12 +21,13 @@ use crate::{
     guest::{
         InvokeError,
         deployment::Deployed,
+        failure,
+        hogs::FunctionKey,
         meter::{Meter, nanos},
         pool::{Offered, Shelf},
         running::Running,
         watch,
     },
-    observe::Note,
 };
 
 pub(super) type Head = Result<Response<WasiBody>, InvokeError>;
@@ -65,6 +66,16 @@ pub(super) struct Shared {
     /// Invocations that calls of the guest may belong to.
     pub(super) filed: Mutex<Vec<Filed>>,
     pub(super) failure: Mutex<Option<InvokeError>>,
+    eviction: Mutex<Eviction>,
+}
+
+/// Whether somebody was promised the instance's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Eviction {
+    No,
+    Expected,
+    /// Its place is on its way already, or back.
+    Ended,
 }
 
 /// An invocation under the task that the component model knows it by.
@@ -89,7 +100,7 @@ impl Drop for Slot {
         }
         if shared.retired.load(Ordering::Acquire) {
             shared.wake.wake();
-        } else if self.offered && shared.deployed.pool.has_waiters() {
+        } else if self.offered && shared.deployed.account.has_waiters() {
             shared.offer();
         }
     }
@@ -114,6 +125,7 @@ impl Shared {
             abandoned: Mutex::default(),
             filed: Mutex::default(),
             failure: Mutex::new(None),
+            eviction: Mutex::new(Eviction::No),
         });
         let slot = Slot { shared: Arc::clone(&shared), offered: true };
         (shared, slot)
@@ -148,11 +160,11 @@ impl Shared {
     /// Offers a place to whoever is first in line.
     fn offer(self: &Arc<Self>) {
         let Some(slot) = self.try_slot() else { return };
-        if let Offered::Other(slot) = self.deployed.pool.offer(self.deployed.shelf_id, slot) {
+        if let Offered::Other(slot) = self.deployed.account.offer(slot) {
             drop(slot);
             // Somebody else's function needs the place more than nobody's request does.
             if self.is_idle() {
-                self.retire();
+                self.evict();
             }
         }
     }
@@ -165,6 +177,26 @@ impl Shared {
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         self.wake.wake();
+    }
+
+    /// Ends the instance if it serves nobody; whoever waits for a place counts on it then. False if it serves somebody.
+    fn evict(&self) -> bool {
+        self.retired.store(true, Ordering::Release);
+        let idle = self.is_idle();
+        if idle {
+            let mut eviction = self.eviction.lock();
+            if *eviction == Eviction::No {
+                self.deployed.account.expect();
+                *eviction = Eviction::Expected;
+            }
+        }
+        self.wake.wake();
+        idle
+    }
+
+    /// The instance has ended. Says whether somebody counts on its place.
+    pub(super) fn ended(&self) -> bool {
+        std::mem::replace(&mut *self.eviction.lock(), Eviction::Ended) == Eviction::Expected
     }
 
     pub(super) fn kill(&self) {
@@ -208,10 +240,9 @@ impl Shared {
             let Some(error) = watch::overdue(running) else { continue };
             running.cancel();
             if !running.is_answered() {
-                running.trail.note(Note::Guest(error.to_string()));
-                running.fail(error);
                 stuck += 1;
             }
+            failure::overdue(&self.deployed, running, error);
             running.end();
         }
         if stuck > 0 {
@@ -225,12 +256,13 @@ impl Shared {
 
 /// The instances of one deployment.
 pub(in crate::guest) struct Shelf03 {
+    function: FunctionKey,
     pub(super) instances: Mutex<Vec<Arc<Shared>>>,
 }
 
 impl Shelf03 {
-    pub(in crate::guest) fn new() -> Arc<Self> {
-        Arc::new(Self { instances: Mutex::default() })
+    pub(in crate::guest) fn new(function: FunctionKey) -> Arc<Self> {
+        Arc::new(Self { function, instances: Mutex::default() })
     }
 
     /// A place in an instance that rests, else in the one that was made last.
@@ -255,8 +287,13 @@ impl Drop for Shelf03 {
 }
 
 impl Shelf for Shelf03 {
+    fn function(&self) -> FunctionKey {
+        self.function
+    }
+
     fn idle(&self) -> usize {
-        self.instances.lock().iter().filter(|shared| shared.is_idle()).count()
+        let rests = |shared: &&Arc<Shared>| shared.is_idle() && !shared.retired.load(Ordering::Acquire);
+        self.instances.lock().iter().filter(rests).count()
     }
 
     fn instances(&self) -> usize {
@@ -264,16 +301,15 @@ impl Shelf for Shelf03 {
     }
 
     fn evict(&self) -> bool {
-        let instances = self.instances.lock();
-        let oldest = instances
+        let instances = self.instances.lock().clone();
+        let mut idle: Vec<_> = instances
             .iter()
             .filter(|shared| !shared.retired.load(Ordering::Acquire))
             .filter_map(|shared| Some((shared.idle_for()?, shared)))
-            .max_by_key(|(idle, _)| *idle);
-        if let Some((_, shared)) = oldest {
-            shared.retire();
-        }
-        oldest.is_some()
+            .collect();
+        idle.sort_by_key(|(idle, _)| std::cmp::Reverse(*idle));
+        // One that somebody has just come to serves on, and counts for nothing.
+        idle.iter().any(|(_, shared)| shared.evict())
     }
 
     fn sweep(&self, idle: Duration, age: Duration) {

@@ -1,0 +1,57 @@
+//! The store without a compiler: what it looks at, what it keeps, what it makes of words.
+
+use clap::{Args, FromArgMatches};
+
+use super::*;
+use crate::settings::Settings;
+
+fn store(dir: &Path) -> (Arc<ModuleStore>, Arc<Engines>) {
+    let command = Settings::augment_args(clap::Command::new("serve"));
+    let matches = command.try_get_matches_from(["serve", "--max-instances", "4"]).unwrap();
+    let settings = Settings::from_arg_matches(&matches).unwrap().guest;
+    let engines = Engines::start(&settings).unwrap();
+    (Arc::new(ModuleStore::open(&settings, dir, &engines, "/nowhere".into()).unwrap()), engines)
+}
+
+#[tokio::test]
+async fn the_engine_of_03_guests_is_made_for_an_artifact_of_its_own_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, engines) = store(dir.path());
+    let (plain, concurrent) = (Digest([1; 32]), Digest([2; 32]));
+    let names = [format!("{plain}-plain-old.cwasm"), format!("{concurrent}-concurrent-old.cwasm")];
+    let write = || names.iter().for_each(|name| std::fs::write(store.artifacts.join(name), "old").unwrap());
+    write();
+    assert!(store.load(plain).await.unwrap().is_none());
+    store.collect(&[plain, concurrent].into());
+    assert!(engines.if_made(Flavor::Concurrent).is_none(), "nothing needs it");
+    assert!(!store.artifacts.join(&names[0]).exists(), "no engine takes it any more");
+    assert!(store.artifacts.join(&names[1]).exists(), "which the other engine takes is not known yet");
+    assert!(store.load(concurrent).await.unwrap().is_none());
+    assert!(engines.if_made(Flavor::Concurrent).is_some());
+    store.collect(&[concurrent].into());
+    assert!(!store.artifacts.join(&names[1]).exists());
+}
+
+#[test]
+fn what_was_verified_is_forgotten_with_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, engines) = store(dir.path());
+    let path = store.artifact_path(Digest([1; 32]), Flavor::Plain, engines.get(Flavor::Plain).unwrap());
+    std::fs::write(&path, "artifact").unwrap();
+    store.verified.lock().insert(path.clone());
+    store.collect(&[Digest([1; 32])].into());
+    assert!(path.exists() && store.verified.lock().contains(&path));
+    store.collect(&HashSet::new());
+    assert!(!path.exists() && store.verified.lock().is_empty());
+}
+
+#[test]
+fn what_the_pool_has_no_room_for_is_told_apart_from_what_does_not_load() {
+    let many = "The component transitively contains 2001 core module instances, which exceeds the configured maximum of \
+        1000 in the pooling allocator";
+    let Some(Flaw::NeedsMore { needs, limit, setting, .. }) = beyond_the_pool(many) else { panic!() };
+    assert_eq!((needs.as_str(), limit.as_str(), setting.as_str()), ("2001", "1000", "guest_core_instances"));
+    let big = "module instance size does not fit in pooling allocator requirements: 9 is too much";
+    assert!(matches!(beyond_the_pool(big), Some(Flaw::Invalid { .. })));
+    assert_eq!(beyond_the_pool("Module was compiled with incompatible settings"), None);
+}
