@@ -4,7 +4,7 @@
 //! never processed (a refusal, or nothing left this node) goes back at no cost; only what may have been processed costs
 //! an attempt and a piece of the retry budget, and only where the request may be repeated.
 
-use crate::{policy::Effective, signal::Signal, time::Time};
+use crate::{policy::Effective, signal::Signal, time::Time, units::Rounded};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
@@ -81,7 +81,7 @@ pub enum Class {
     Accepted,
     /// Not now: 429, or 503 and 529 that name a wait.
     Refused,
-    /// No waiting helps, says the destination's profile.
+    /// No waiting helps, says the destination: out of credit.
     Denied,
     /// A gateway in between, or the service as a whole, does not serve: 502, 503, 504, 529, Cloudflare's 520 to 527 and
     /// 530 (its origin can't be reached, or answers nonsense), transport failures.
@@ -138,7 +138,7 @@ pub struct Facts {
 pub enum Reason {
     /// Nothing to repeat: it succeeded, or failed by its own fault.
     Final,
-    /// The destination's profile knows that no waiting helps.
+    /// The destination says that no waiting helps.
     LastWord,
     /// The upstream said `x-should-retry: false`.
     UpstreamSaysNo,
@@ -179,7 +179,7 @@ impl fmt::Display for Reason {
             Reason::AttemptsSpent { retries } => write!(f, "all {retries} retries are spent"),
             Reason::BudgetSpent => f.write_str("the destination's retry budget is spent"),
             Reason::NoTime { could_start_in } => {
-                write!(f, "the next attempt could start in {}, after the deadline", crate::units::Span(*could_start_in))
+                write!(f, "the next attempt could start in {}, after the deadline", Rounded(*could_start_in))
             }
             Reason::Released => f.write_str("given up before"),
         }
