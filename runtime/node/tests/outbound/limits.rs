@@ -38,6 +38,61 @@ async fn a_429_is_put_back_and_costs_no_attempt() {
     assert_eq!(upstream.connections(), 1, "the refusal's connection is used again");
 }
 
+/// An upstream that refuses its first request with this body, in two pieces, and answers the others.
+async fn refusing_once(media: &'static str, body: String) -> Upstream {
+    let count = AtomicUsize::new(0);
+    Upstream::start(move |_| {
+        let (first, body) = (count.fetch_add(1, Ordering::SeqCst) == 0, body.clone());
+        async move {
+            if !first {
+                return text(200, "done");
+            }
+            let (sender, stream) = channel_body();
+            tokio::spawn(async move {
+                let (head, tail) = body.split_at(body.len() / 2);
+                for part in [head, tail] {
+                    sender.send(bytes::Bytes::copy_from_slice(part.as_bytes())).await.unwrap();
+                }
+            });
+            let refusal = http::Response::builder().status(429).header("retry-after", "1").header("content-type", media);
+            refusal.body(stream).unwrap()
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_429_for_want_of_credit_is_passed_on_at_once_whole_and_pauses_nobody() {
+    let body = r#"{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}"#;
+    for media in ["application/json", "application/problem+json; charset=utf-8"] {
+        let upstream = refusing_once(media, body.to_owned()).await;
+        let gate = Gate::new(&[]);
+        let begin = Instant::now();
+        let (answer, told) = gate.told(post(&upstream.url("/"), "x")).await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 429);
+        assert_eq!(read(answer).await, body);
+        assert!(told.iter().any(|line| line.contains("no waiting helps")), "{told:?}");
+        assert_eq!(gate.get(&upstream.url("/")).await.unwrap().status(), 200);
+        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_429_that_says_it_otherwise_is_waited_for() {
+    let spent = r#"{"error": {"code": "insufficient_quota"}}"#;
+    for (media, body) in [
+        ("application/json", r#"{"error": {"code": "rate_limit_exceeded"}}"#.to_owned()),
+        ("text/plain", spent.to_owned()),
+        ("application/json", format!("{spent}{}", " ".repeat(17 << 10))),
+    ] {
+        let upstream = refusing_once(media, body).await;
+        let gate = Gate::new(&[]);
+        assert_eq!(read(gate.send(post(&upstream.url("/"), "x")).await.unwrap()).await, "done");
+        assert_eq!(upstream.requests(), 2);
+    }
+}
+
 #[tokio::test]
 async fn a_pause_holds_everyone_and_ends_with_one_probe() {
     let upstream = Upstream::start({

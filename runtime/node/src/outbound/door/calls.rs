@@ -6,9 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use tidegate_core::{
-    Attempt, Effective, Outcome, Ticket, Time, Verdict,
+    Attempt, Effective, Outcome, Ticket, Time, Verdict, credit,
     repeat::{Class, Reason},
     signal,
 };
@@ -27,6 +27,11 @@ use crate::{
     },
     problem::Problem,
 };
+
+/// How much of a refusal's body is looked at, bytes.
+const REFUSAL: usize = 16 << 10;
+/// For how long its body is waited for. Mostly it came along with the head.
+const REFUSAL_TIME: Duration = Duration::from_millis(250);
 
 /// A call on its way.
 pub(super) struct Call<'a> {
@@ -163,11 +168,12 @@ impl Call<'_> {
     async fn after(&mut self, attempted: Attempted, admission: Admission, spent: u32) -> Next {
         let attempt = self.ending.attempts;
         let (outcome, came) = match attempted {
-            Attempted::Answer(response, first_byte) => {
+            Attempted::Answer(mut response, first_byte) => {
                 let status = response.status().as_u16();
                 self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
                 let max_pause = self.door.settings.max_pause.get();
-                let signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
+                let mut signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
+                signal.last_word = is_exhausted(&mut response).await;
                 (Outcome::Answer { status, signal }, Ok(response))
             }
             Attempted::Failed(failure, error) => {
@@ -241,4 +247,19 @@ impl Call<'_> {
         parts.extensions.clear();
         Response::from_parts(parts, body)
     }
+}
+
+/// Whether a refusal says in its body that no waiting helps.
+async fn is_exhausted(response: &mut Response<Streaming>) -> bool {
+    if response.status() != StatusCode::TOO_MANY_REQUESTS || !is_json(response.headers()) {
+        return false;
+    }
+    let body = response.body_mut().peek(REFUSAL, REFUSAL_TIME).await;
+    body.is_some_and(|body| credit::is_exhausted(&body))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media == "application/json" || media.ends_with("+json")
 }
