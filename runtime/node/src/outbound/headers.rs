@@ -143,8 +143,10 @@ pub(crate) fn outgoing(headers: &mut HeaderMap, trace: HeaderValue, hops: u8) {
 
 /// What the request says about itself to the gate.
 pub(crate) struct Stated {
-    /// Its own policy, its stated patience included.
+    /// Its own policy; its patience is the deadline of one that states none.
     pub(crate) policy: Option<policy::Policy>,
+    /// How long the client says that it waits.
+    pub(crate) patience: Option<Duration>,
     /// The length of its body.
     pub(crate) length: Option<u64>,
 }
@@ -164,13 +166,11 @@ pub(crate) fn stated(headers: &HeaderMap) -> Result<Stated, (HeaderName, String)
             .map_err(|error| (name, error.to_string()))?;
         policy = Some(stated);
     }
-    if policy.as_ref().is_none_or(|policy| policy.deadline.is_none())
-        && let Some(patience) = patience(headers)
-    {
-        let span = tidegate_core::units::Span(patience.min(policy::Policy::MAX_DEADLINE));
-        policy.get_or_insert_default().deadline = Some(span);
+    let patience = patience(headers).map(|patience| patience.min(policy::Policy::MAX_DEADLINE));
+    if let Some(patience) = patience {
+        policy.get_or_insert_default().deadline.get_or_insert(patience.into());
     }
-    Ok(Stated { policy, length: length(headers).map_err(|why| (header::CONTENT_LENGTH, why))? })
+    Ok(Stated { policy, patience, length: length(headers).map_err(|why| (header::CONTENT_LENGTH, why))? })
 }
 
 /// How long the client says it waits: `Prefer: wait=10` (RFC 7240), or the time-out that the OpenAI and Anthropic
@@ -284,9 +284,11 @@ mod tests {
             (&[("prefer", "wait")], None),
             (&[], None),
         ] {
-            let policy = stated(&map(headers)).ok().and_then(|stated| stated.policy);
-            let deadline = policy.and_then(|policy| policy.deadline).map(|span| span.0.as_secs_f64());
+            let stated = stated(&map(headers)).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+            let deadline = stated.policy.and_then(|policy| policy.deadline).map(|span| span.0.as_secs_f64());
             assert_eq!(deadline, seconds, "{headers:?}");
+            let waits = headers.iter().any(|(_, value)| *value == "wait=10");
+            assert!(!waits || stated.patience == Some(Duration::from_secs(10)), "{headers:?}");
         }
     }
 

@@ -44,9 +44,16 @@ pub(super) struct Call<'a> {
     pub(super) deadline: Time,
     pub(super) head: Head,
     pub(super) timeouts: CallTimeouts,
+    pub(super) first_byte: FirstByte,
     pub(super) kept: KeptBody,
     pub(super) wait_clock: Option<Arc<WaitClock>>,
     pub(super) ending: Ending<'a>,
+}
+
+/// How long the head of an answer is waited for, and which setting says so.
+pub(super) struct FirstByte {
+    pub(super) time: Duration,
+    pub(super) setting: &'static str,
 }
 
 /// The head of the request, as it leaves.
@@ -158,7 +165,7 @@ impl Call<'_> {
         }
     }
 
-    /// An attempt leaves.
+    /// An attempt leaves the node.
     pub(super) fn departed(&mut self) {
         self.ending.attempts += 1;
         self.door.observe.metrics.attempts.inc();
@@ -183,7 +190,10 @@ impl Call<'_> {
             Attempted::Denied(denied) => return Next::End(End::Refused(Box::new(denied.into()))),
             Attempted::Own(error) => return Next::End(End::Failed(error)),
             Attempted::DeadlinePassed => {
-                let problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
+                let mut problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
+                if attempt > 0 && !self.repeatable {
+                    problem = problem.final_answer();
+                }
                 return Next::End(End::Refused(problem.into()));
             }
             Attempted::PutBack(ticket) => {
