@@ -29,8 +29,9 @@ pub use destinations::{CompiledDestination, DestinationPage, DestinationState, P
 pub use door::{Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
 pub use headers::{HOP, Hops};
-pub(crate) use headers::{strip_connection, trailer_names};
+pub(crate) use headers::{Preferences, strip_connection, trailer_names};
 pub use origin::{Authority, Origin, Scheme};
+pub(crate) use pool::system_roots;
 pub use pool::{Resolve, SystemResolver};
 pub(crate) use redirect::Mount;
 pub use to::{Routed, ToError};
