@@ -426,6 +426,8 @@ impl Guard {
         self.cuts = self.cuts.wrapping_add(1);
         self.cut_at = now;
         self.calm = 0;
+        // What was thought of the pause before says nothing about this one.
+        self.doubt = None;
     }
 
     /// Half of the backoff is random: never nothing, never in step with other nodes.

@@ -277,6 +277,21 @@ fn only_a_pause_that_a_header_made_long_is_tried_before_its_end() {
 }
 
 #[test]
+fn doubts_about_a_pause_end_with_it() {
+    let mut gate = Gate::new(Settings::default());
+    let permit = gate.sent();
+    gate.report(permit, refused(Some(SEC * 60)));
+    // Nobody called until it was over.
+    gate.now += SEC * 61;
+    let probe = gate.sent();
+    let Verdict::PutBack(ticket) = gate.report(probe, refused(Some(SEC))) else { panic!() };
+    let begin = gate.now;
+    gate.again(SEC * 60, ticket);
+    let [Effect::Admit { .. }] = gate.next()[..] else { panic!() };
+    assert_eq!(gate.now.since(begin), SEC);
+}
+
+#[test]
 fn a_probe_given_up_before_the_end_of_a_long_pause_leaves_its_place_to_the_next() {
     let mut gate = Gate::new(Settings::default());
     let permit = gate.sent();
