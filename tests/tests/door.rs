@@ -235,3 +235,37 @@ async fn what_leaves_at_to_is_the_callers_request_and_nothing_of_ours() {
     assert_eq!(seen.headers["host"], upstream.address());
     assert!(seen.headers.keys().all(|name| !name.as_str().starts_with("tidegate")), "{:?}", seen.headers);
 }
+
+#[tokio::test]
+async fn who_follows_a_redirect_of_the_upstream_stays_on_the_gate() {
+    let upstream = Upstream::scripted(|request| async move {
+        let host = request.headers()["host"].to_str().unwrap();
+        let location = match request.uri().path() {
+            "/absolute" => format!("http://{host}/there?a=%2f"),
+            "/path" => "/there".to_owned(),
+            "/near" => "there".to_owned(),
+            "/elsewhere" => "https://elsewhere.example/there".to_owned(),
+            _ => return text(200, "arrived"),
+        };
+        let mut answer = text(302, "");
+        answer.headers_mut().insert("location", location.parse().unwrap());
+        answer
+    })
+    .await;
+    let gate = Gate::serve().start().await;
+    gate.destination("up", json!({"match": upstream.url("")})).await;
+    for mount in [format!("/to/{}", upstream.url("")), "/to/up".to_owned()] {
+        for (path, expected) in [
+            ("/absolute", format!("{mount}/there?a=%2f")),
+            ("/path", format!("{mount}/there")),
+            ("/near", "there".to_owned()),
+            ("/elsewhere", "https://elsewhere.example/there".to_owned()),
+        ] {
+            let answer = gate.get(&format!("{mount}{path}")).await;
+            assert_eq!((answer.status.as_u16(), answer.header("location")), (302, expected.as_str()), "{mount}{path}");
+            if expected.starts_with('/') {
+                assert_eq!(gate.get(&expected).await.text(), "arrived");
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ mod view;
 use crate::{
     budget::Spent,
     calls::{Call, Calls, Entry, NewCall, Permit, Phase, Place, Ticket},
-    guard::Guard,
+    guard::{Guard, Said},
     limit::Cost,
     pace::{Charge, Paces, Units},
     queue::Queue,
@@ -132,12 +132,10 @@ impl Actor {
 
     /// When a call could leave at the earliest behind `ahead`, whatever else happens, and what says so.
     fn earliest(&self, ahead: Units, cost: Cost, now: Time) -> (Time, Waiting) {
-        let paused = self.guard.paused_until(now);
-        let from = paused.map_or(now, |(until, _)| until);
-        match (self.paces.when(&self.config.limits, from, ahead, cost), paused) {
-            (Some((at, limit)), None) if at > now => (at, Waiting::Limit(*limit)),
-            (Some((at, limit)), Some((until, _))) if at > until => (at, Waiting::Limit(*limit)),
-            (_, Some((until, cause))) => (until, Waiting::Paused { left: until.since(now), cause }),
+        let from = self.guard.resumes(now);
+        match (self.paces.when(&self.config.limits, from, ahead, cost), self.guard.paused_until(now)) {
+            (Some((at, limit)), _) if at > from => (at, Waiting::Limit(*limit)),
+            (_, Some((until, cause))) => (from, Waiting::Paused { left: until.since(now), cause }),
             _ => (now, Waiting::Turn),
         }
     }
@@ -217,6 +215,7 @@ impl Actor {
         let call = cx.calls.insert(entry.clone());
         let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::default(), why: held.1 }));
         busy.queue.insert(call, &entry, now);
+        self.guard.waits(busy.queue.len());
         self.wake = self.wake.min(busy.queue.next_event());
         if first {
             self.wake = self.wake.min(held.0);
@@ -339,7 +338,7 @@ impl Actor {
     /// A pause or a limit grew: refuses at once what can't start before its deadline any more.
     fn recheck(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
-        let resumes = self.guard.paused_until(now).map_or(Time::ZERO, |(until, _)| until);
+        let resumes = self.guard.paused_until(now).map_or(Time::ZERO, |_| self.guard.resumes(now));
         while let Some(call) = self.busy.as_ref().and_then(|busy| busy.queue.expiring(resumes)) {
             let Some(entry) = cx.calls.get(call) else { break };
             let (could, why) = self.earliest(Units::default(), entry.cost, now);
@@ -448,15 +447,17 @@ impl Actor {
                 }
                 owns_refusal = ticket.refusals >= OWNED_AFTER;
                 if ticket.refusals >= ALONE_AFTER && self.guard.is_open() {
-                    self.guard.forgotten(call, now);
+                    self.guard.forgotten(call);
                 } else {
                     let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
-                    self.guard.refused(call, left, cause, wait, cx.random, now);
+                    let said = Said { left, cause, wait, waiting: self.busy.is_some() };
+                    self.guard.refused(call, said, cx.random, now);
                 }
                 if ticket.tries > 1 {
                     // Others go first for a while: if they pass, the refusal is this call's own.
                     let aside = ASIDE.saturating_mul(1 << u32::from(ticket.tries - 2).min(4));
-                    ticket.not_before = self.guard.resumes(now).max(now + wait.unwrap_or_default()) + aside;
+                    let wait = wait.map(Guard::believed).unwrap_or_default();
+                    ticket.not_before = self.guard.resumes(now).max(now + wait) + aside;
                 }
             }
             (Class::Down, _) => {
@@ -529,11 +530,11 @@ impl Actor {
             }
             Phase::Admitted => {
                 self.paces.refund(&self.config.limits, entry.cost, entry.charge, cx.now);
-                self.guard.forgotten(call, cx.now);
+                self.guard.forgotten(call);
             }
             Phase::Departed => {
                 self.counts.cancelled += 1;
-                self.guard.forgotten(call, cx.now);
+                self.guard.forgotten(call);
             }
             Phase::Reported => {}
         }

@@ -4,14 +4,20 @@
 //! while nothing is refused, by time (answers of language models take long) or by evidence (fast answers), until it is
 //! open. A refusal *cuts*: the destination pauses for as long as it said, or by a growing backoff; what departed before
 //! the cut does not cut again. A pause ends with one probe; when it passes, the window starts small again and departures
-//! are paced by what was learned.
+//! are paced by what was learned. A long pause for which only a header speaks is tried before its end, see [`doubt`].
 //!
 //! What can be learned. Between two refusals the destination accepted `n` requests in `d`; whatever burst it allows, it
 //! was empty at both ends, so `n/d` is at most its limit (`floor`; less when a pause was longer than needed). And it
 //! refused while we sent at some pace, so its limit is below that pace (`ceiling`). The pace starts at the floor, grows
 //! quickly to somewhat below the ceiling, then slowly; each cut narrows the two. When they meet, or two floors in a row
 //! agree within 20 %, the pace is held at 0.97 of what was accepted, and tried 3 % higher for a second now and then.
+//!
+//! What can't. Where nobody pressed (a few requests at once, nothing waiting), a refusal after few accepted requests,
+//! or after many at once, may be an accident, such as somebody else's use of the same quota: nothing is learned from it unless another follows
+//! before [`CALM`] requests have passed. Of many accepted ones the pace is what it was while they were sent: the pause
+//! after them does not count. Nor does an outage.
 
+mod doubt;
 mod learned;
 
 use crate::{
@@ -19,6 +25,7 @@ use crate::{
     refusal::{Cause, Waiting},
     time::Time,
 };
+use doubt::Doubt;
 use learned::Learned;
 use std::time::Duration;
 
@@ -49,13 +56,38 @@ pub const LIVED: Duration = Duration::from_secs(600);
 const QUIET: Duration = Duration::from_secs(1);
 /// Requests that pass between two refusals after which the backoff begins anew.
 const CALM: u32 = 8;
+/// Calls that wait at once although nobody presses: a few senders that call one by one, all held by a pause.
+const FEW: usize = 3;
+/// What was accepted at once is taken for at least this long a time: most limits allow about a second's worth.
+const AT_LEAST: Duration = Duration::from_secs(1);
 const OPEN: u32 = u32::MAX;
+
+/// What a refusal says, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said {
+    /// When the refused call departed.
+    pub(crate) left: Time,
+    pub(crate) cause: Cause,
+    /// How long to wait, where it names that.
+    pub(crate) wait: Option<Duration>,
+    /// Whether other calls wait at the gate.
+    pub(crate) waiting: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     Open,
-    Paused { until: Time, cause: Cause },
-    Probing { call: Call, passes: Time, cause: Cause },
+    Paused {
+        until: Time,
+        cause: Cause,
+    },
+    /// `until`: the end of the pause, ahead of which the probe may have left.
+    Probing {
+        call: Call,
+        passes: Time,
+        until: Time,
+        cause: Cause,
+    },
 }
 
 /// What a partition knows about its destination beyond the configured limits.
@@ -77,15 +109,22 @@ pub(crate) struct Guard {
     cuts: u32,
     /// When the last cut was made; what departed before belongs to it.
     cut_at: Time,
+    /// Probes of a long pause.
+    doubt: Option<Box<Doubt>>,
     /// The end of the pause as the destination named it; without a word of it, the last refusal.
     told: Time,
-    /// Start of the busy period, departures since the last cut, and the last departure.
+    /// Start of the busy period, or of the part of it that can be learned from; departures since the last cut, and the
+    /// last departure.
     began: Time,
     departures: u32,
     last_departure: Time,
     /// Departures before the last cut that were not refused, so far; to be learned from when the pause ends.
     cut_accepted: u32,
     unlearned: bool,
+    /// Whether there was more demand at the last cut, or since, than a few senders make one by one.
+    pressed: bool,
+    /// The last cut was taken for an accident.
+    spared: bool,
     last_accepted: Time,
     /// Accepted so far, wrapping.
     passed: u32,
@@ -109,12 +148,15 @@ impl Default for Guard {
             streak: 0,
             cuts: 0,
             cut_at: Time::ZERO,
+            doubt: None,
             told: Time::ZERO,
             began: Time::ZERO,
             departures: 0,
             last_departure: Time::ZERO,
             cut_accepted: 0,
             unlearned: false,
+            pressed: false,
+            spared: false,
             last_accepted: Time::ZERO,
             passed: 0,
             refusal_rtt: Duration::ZERO,
@@ -136,8 +178,8 @@ impl Guard {
     pub(crate) fn hold(&mut self, now: Time) -> Option<(Time, Waiting)> {
         match self.phase {
             Phase::Open => {}
-            Phase::Paused { until, cause } if now < until => {
-                return Some((until, Waiting::Paused { left: until.since(now), cause }));
+            Phase::Paused { until, cause } if now < self.opens(until) => {
+                return Some((self.opens(until), Waiting::Paused { left: until.since(now), cause }));
             }
             // The next call is the probe; it is held by nothing else here.
             Phase::Paused { .. } => return None,
@@ -185,8 +227,8 @@ impl Guard {
         self.unanswered += 1;
         self.departures = self.departures.saturating_add(1);
         self.last_departure = now;
-        if let Phase::Paused { cause, .. } = self.phase {
-            self.phase = Phase::Probing { call, passes: Time::NEVER, cause };
+        if let Phase::Paused { until, cause } = self.phase {
+            self.phase = Phase::Probing { call, passes: Time::NEVER, until, cause };
         }
         if let Some(learned) = &mut self.learned {
             learned.launch(now, self.refusal_rtt);
@@ -197,10 +239,11 @@ impl Guard {
     /// refused before.
     pub(crate) fn departed(&mut self, call: Call, now: Time) -> Option<Time> {
         match &mut self.phase {
-            Phase::Probing { call: probe, passes, .. } if *probe == call => {
+            Phase::Probing { call: probe, passes, until, .. } if *probe == call => {
                 // A refusal or failure arrives fast even where answers take long: neither in this time is a pass. Where
-                // failures are timeouts, this takes a multiple of them: the probe has to answer.
-                *passes = now + DOUBLING.max(self.refusal_rtt * 4);
+                // failures are timeouts, this takes a multiple of them: the probe has to answer. Before the end of the
+                // pause nothing but an answer is a pass.
+                *passes = (now + DOUBLING.max(self.refusal_rtt * 4)).max(*until);
                 Some(*passes)
             }
             _ => None,
@@ -246,6 +289,7 @@ impl Guard {
         self.calm = self.calm.saturating_add(1);
         if self.calm >= CALM {
             self.exponent = 0;
+            self.spared = false;
         }
         self.fresh = self.fresh.saturating_add(1);
         if self.window != OPEN && self.fresh >= self.window.saturating_mul(EVIDENCE) {
@@ -254,13 +298,18 @@ impl Guard {
         }
     }
 
+    /// Another call waits, and so many do now.
+    pub(crate) fn waits(&mut self, waiting: usize) {
+        self.pressed |= waiting > FEW;
+    }
+
     /// The call ended without telling anything: given up, or failed by its own fault.
-    pub(crate) fn forgotten(&mut self, call: Call, now: Time) {
+    pub(crate) fn forgotten(&mut self, call: Call) {
         self.answered();
-        if let Phase::Probing { call: probe, cause, .. } = self.phase
+        if let Phase::Probing { call: probe, until, cause, .. } = self.phase
             && probe == call
         {
-            self.phase = Phase::Paused { until: now, cause };
+            self.phase = Phase::Paused { until, cause };
         }
     }
 
@@ -273,28 +322,28 @@ impl Guard {
         }
     }
 
-    /// A refusal of a call that departed at `left`. Returns whether it made a new cut.
-    pub(crate) fn refused(
-        &mut self,
-        call: Call,
-        left: Time,
-        cause: Cause,
-        wait: Option<Duration>,
-        random: &mut fastrand::Rng,
-        now: Time,
-    ) -> bool {
+    /// A refusal of a call.
+    pub(crate) fn refused(&mut self, call: Call, said: Said, random: &mut fastrand::Rng, now: Time) {
+        let Said { left, cause, wait, waiting } = said;
         self.answered();
         self.streak = 0;
         self.heard(left, now);
         let probe = self.is_probe(call);
         let stale = left < self.cut_at && !probe;
         self.told = self.told.max(now + wait.unwrap_or_default());
-        if stale {
-            self.cut_accepted = self.cut_accepted.saturating_sub(1);
-            if let Some(wait) = wait {
-                self.pause(now + wait, cause);
+        let early = self.is_early(call, now);
+        if early || stale {
+            // The same pause, if perhaps a longer one.
+            if early {
+                self.departures = self.departures.saturating_sub(1);
+                self.early_failed(true, random, now);
+            } else {
+                self.cut_accepted = self.cut_accepted.saturating_sub(1);
             }
-            return false;
+            if let Some(wait) = wait {
+                self.pause(now + wait, cause, random, now);
+            }
+            return;
         }
         if probe {
             // The same shortage: nothing new to learn from, but what departed meanwhile belongs to it.
@@ -307,14 +356,24 @@ impl Guard {
                 self.exponent = 0;
             }
             self.unlearned = true;
+            self.pressed = waiting || self.unanswered > RAMP_WINDOW;
             if let Some(learned) = &mut self.learned {
                 learned.cut(self.cut_at, left);
             }
         }
         self.cut(now);
         let until = now + wait.unwrap_or_else(|| self.backoff(LONGEST_BACKOFF, random));
-        self.pause(until, cause);
-        true
+        self.pause(until, cause, random, now);
+    }
+
+    /// A probe that left before the end of the pause did not pass: the pause goes on.
+    fn early_failed(&mut self, refused: bool, random: &mut fastrand::Rng, now: Time) {
+        if let Phase::Probing { until, cause, .. } = self.phase {
+            self.phase = Phase::Paused { until, cause };
+        }
+        if let Some(doubt) = &mut self.doubt {
+            doubt.failed(refused, random, now);
+        }
     }
 
     /// A failure of the destination as a whole. Returns whether it counts as down from here.
@@ -330,16 +389,18 @@ impl Guard {
         self.heard(left, now);
         self.streak = self.streak.saturating_add(1);
         let cause = Cause::Down { status };
-        if self.is_probe(call) {
+        if self.is_early(call, now) {
+            self.early_failed(false, random, now);
+        } else if self.is_probe(call) {
             self.cut(now);
             let until = now + self.backoff(LONGEST_DOWN, random);
             self.phase = Phase::Open;
-            self.pause(until, cause);
+            self.pause(until, cause, random, now);
         } else if self.streak >= DOWN_AFTER && self.lived(now) && left >= self.cut_at {
             self.departures = 0;
             self.cut(now);
             let until = now + self.backoff(LONGEST_DOWN, random);
-            self.pause(until, cause);
+            self.pause(until, cause, random, now);
         }
         self.is_down()
     }
@@ -365,6 +426,8 @@ impl Guard {
         self.cuts = self.cuts.wrapping_add(1);
         self.cut_at = now;
         self.calm = 0;
+        // What was thought of the pause before says nothing about this one.
+        self.doubt = None;
     }
 
     /// Half of the backoff is random: never nothing, never in step with other nodes.
@@ -376,42 +439,93 @@ impl Guard {
     }
 
     /// Pauses until `until`; a pause is extended, never shortened by a later word.
-    fn pause(&mut self, until: Time, cause: Cause) {
-        self.phase = match self.phase {
-            Phase::Paused { until: other, cause } if other >= until => Phase::Paused { until: other, cause },
-            _ => Phase::Paused { until, cause },
-        };
+    fn pause(&mut self, until: Time, cause: Cause, random: &mut fastrand::Rng, now: Time) {
+        match &mut self.phase {
+            Phase::Paused { until: other, .. } if *other >= until => {}
+            // A probe is out before the end, which moves.
+            Phase::Probing { until: other, passes, .. } if *other > now => {
+                *other = until.max(*other);
+                *passes = until.max(*passes);
+            }
+            _ => self.phase = Phase::Paused { until, cause },
+        }
+        match self.phase {
+            Phase::Paused { until, cause: Cause::Refused { by: Some(_), .. } } if self.doubt.is_none() => {
+                self.doubt = Doubt::of(until.since(now), random, now).map(Box::new);
+            }
+            Phase::Paused { cause: Cause::Refused { by: None, .. } | Cause::Down { .. }, .. } => self.doubt = None,
+            _ => {}
+        }
     }
 
     /// The probe passed: learn from the cut, start small.
     fn resume(&mut self, now: Time) {
-        self.phase = Phase::Open;
+        let Phase::Probing { until, cause, .. } = std::mem::replace(&mut self.phase, Phase::Open) else { return };
+        if now < until {
+            // It did not mean what it said.
+            self.told = now;
+        }
+        self.doubt = None;
         self.window = RAMP_WINDOW;
         self.grown = now;
         self.fresh = 0;
         self.streak = 0;
         if std::mem::take(&mut self.unlearned) {
-            let learned = self.learned.get_or_insert_with(Box::default);
-            learned.learn(self.cut_accepted, self.told.since(self.began), self.cut_at, now);
+            self.learn(now);
+        }
+        if let Cause::Down { .. } = cause {
+            // Neither what an outage let pass nor its length says anything about a limit.
+            self.began = now;
+            if let Some(learned) = &mut self.learned {
+                learned.quiet();
+            }
         }
     }
 
-    /// The end of the pause; in the past when there is none.
+    fn learn(&mut self, now: Time) {
+        let (accepted, alone) = (self.cut_accepted, self.cut_at.since(self.began));
+        let thin = accepted < CALM || alone < AT_LEAST;
+        if !self.pressed && thin && !std::mem::replace(&mut self.spared, true) {
+            // Should another follow, it is counted from this one on, as between any two.
+            self.began = self.cut_at;
+            return;
+        }
+        let busy = if self.pressed { self.told.since(self.began).max(AT_LEAST) } else { alone };
+        self.learned.get_or_insert_default().learn(accepted, busy, self.cut_at, now);
+    }
+
+    /// The end of the pause, where there is one.
     pub(crate) fn paused_until(&self, now: Time) -> Option<(Time, Cause)> {
         match self.phase {
-            Phase::Paused { until, cause } if until > now => Some((until, cause)),
+            Phase::Paused { until, cause } | Phase::Probing { until, cause, .. } if until > now => Some((until, cause)),
             _ => None,
         }
     }
 
     /// When the next call may leave as far as pauses go.
     pub(crate) fn resumes(&self, now: Time) -> Time {
-        self.paused_until(now).map_or(now, |(until, _)| until)
+        let until = self.paused_until(now).map_or(now, |(until, _)| until);
+        self.doubt.as_ref().map_or(until, |doubt| doubt.resumes(until)).max(now)
+    }
+
+    /// When the next probe of a pause until `until` may leave.
+    fn opens(&self, until: Time) -> Time {
+        self.doubt.as_ref().map_or(until, |doubt| doubt.next().min(until))
+    }
+
+    /// Whether a call is a probe that left before the end of a pause which lasts.
+    fn is_early(&self, call: Call, now: Time) -> bool {
+        matches!(self.phase, Phase::Probing { call: probe, until, .. } if probe == call && now < until)
+    }
+
+    /// How long a call that stands back for a wait named to it does so.
+    pub(crate) fn believed(wait: Duration) -> Duration {
+        doubt::believed(wait)
     }
 
     /// Whether the next call to leave is the probe after a pause.
     pub(crate) fn probe_next(&self, now: Time) -> bool {
-        matches!(self.phase, Phase::Paused { until, .. } if until <= now)
+        matches!(self.phase, Phase::Paused { until, .. } if self.opens(until) <= now)
     }
 
     /// How long `ahead` more departures take at the learned pace, when there is one.

@@ -7,13 +7,14 @@
 //! - [`shard::Shard`] is what a host talks to: many destinations by key, one exact timer, admissions, outcomes.
 //! - `actor` is one partition of a destination: queue, pace, slots, guard, budget.
 //! - [`pace`] keeps configured limits, [`guard`] finds the limits nobody configured, [`budget`] bounds retries.
-//! - [`signal`] reads what answers say, [`repeat`] decides what happens after an attempt.
+//! - [`signal`] reads what answers say, [`credit`] whether a refusal is final, [`repeat`] decides what happens after an attempt.
 //! - [`policy`], [`limit`] and [`units`] are the shapes people write.
 //! - [`refusal`] says why something waits or was refused.
 
 mod actor;
 pub mod budget;
 pub mod calls;
+pub mod credit;
 pub mod guard;
 pub mod limit;
 pub mod pace;

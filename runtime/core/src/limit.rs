@@ -1,8 +1,9 @@
-//! Limits as they are configured: `{"unit": "requests", "quota": 500, "per": "1m", "burst": 20}`.
+//! Limits as they are configured: `{"unit": "requests", "quota": 500, "per": "1m", "burst": 20}`, on a command line
+//! `500/1m+20`.
 
 use crate::units::Span;
 use serde::{Deserialize, Serialize};
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// What a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -40,54 +41,49 @@ pub struct Limit {
     pub burst: Option<u64>,
 }
 
-/// Why a limit is no limit.
+/// Why a limit is no limit: which field, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LimitError {
-    /// `quota` is zero.
-    #[error("limits[{index}].quota: must be at least 1 (to stop a destination, pause it)")]
-    NoQuota {
-        /// Which limit of the list.
-        index: usize,
-    },
+#[error("{key}: {problem}")]
+pub struct LimitError {
+    /// The field, such as `limits[0].quota`.
+    pub key: String,
+    /// What is wrong with it.
+    pub problem: LimitProblem,
+}
+
+/// What is wrong with a limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitProblem {
+    /// It is zero.
+    #[error("must be at least 1 (to stop a destination, pause it)")]
+    Zero,
     /// `per` is outside 1 ms to 366 days.
-    #[error("limits[{index}].per: {per} is outside 1ms to 366d")]
-    BadPeriod {
-        /// Which limit of the list.
-        index: usize,
-        /// The period as given.
-        per: Span,
-    },
+    #[error("{0} is outside 1ms to 366d")]
+    BadPeriod(Span),
     /// `burst` is zero or more than `quota`.
-    #[error("limits[{index}].burst: {burst} must be between 1 and the quota of {quota}")]
+    #[error("{burst} must be between 1 and the quota of {quota}")]
     BadBurst {
-        /// Which limit of the list.
-        index: usize,
         /// The burst as given.
         burst: u64,
         /// The limit's quota.
         quota: u64,
     },
     /// More units in a period than the arithmetic of nanoseconds can pace.
-    #[error("limits[{index}].quota: {quota} per {per} is more than one a nanosecond")]
+    #[error("{quota} per {per} is more than one a nanosecond")]
     TooFast {
-        /// Which limit of the list.
-        index: usize,
         /// The quota as given.
         quota: u64,
         /// The period as given.
         per: Span,
     },
     /// More limits than one destination may have.
-    #[error("limits: {given} are too many, a destination has at most {max}")]
+    #[error("{given} are too many, a destination has at most {max}")]
     TooMany {
         /// How many were given.
         given: usize,
         /// [`Limit::MAX_PER_DESTINATION`].
         max: usize,
     },
-    /// `max_concurrency` is zero.
-    #[error("max_concurrency: must be at least 1 (to stop a destination, pause it)")]
-    NoConcurrency,
 }
 
 impl Limit {
@@ -111,21 +107,54 @@ impl Limit {
     /// # Errors
     /// Says which field of which limit is wrong and what would be right.
     pub fn validate(&self, index: usize) -> Result<(), LimitError> {
-        if self.quota == 0 {
-            return Err(LimitError::NoQuota { index });
+        let wrong = |field: &str, problem| Err(LimitError { key: format!("limits[{index}].{field}"), problem });
+        let (quota, per) = (self.quota, self.per);
+        if quota == 0 {
+            return wrong("quota", LimitProblem::Zero);
         }
-        if self.per.0 < Duration::from_millis(1) || self.per.0 > Duration::from_secs(366 * 86_400) {
-            return Err(LimitError::BadPeriod { index, per: self.per });
+        if per.0 < Duration::from_millis(1) || per.0 > Duration::from_secs(366 * 86_400) {
+            return wrong("per", LimitProblem::BadPeriod(per));
         }
         if let Some(burst) = self.burst
-            && (burst == 0 || burst > self.quota)
+            && (burst == 0 || burst > quota)
         {
-            return Err(LimitError::BadBurst { index, burst, quota: self.quota });
+            return wrong("burst", LimitProblem::BadBurst { burst, quota });
         }
-        if u128::from(self.quota) > self.per.0.as_nanos() {
-            return Err(LimitError::TooFast { index, quota: self.quota, per: self.per });
+        if u128::from(quota) > per.0.as_nanos() {
+            return wrong("quota", LimitProblem::TooFast { quota, per });
         }
         Ok(())
+    }
+}
+
+/// A text that is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no limit: write it as QUOTA/PERIOD, such as 10/s, 500/1m, 90000/1m:tokens or 500/1m+20")]
+pub struct NotALimit(String);
+
+/// `QUOTA/PERIOD`, then `:UNIT` if it is not requests, then `+BURST` if wanted. `10/s` reads as `10/1s`.
+impl FromStr for Limit {
+    type Err = NotALimit;
+
+    fn from_str(text: &str) -> Result<Limit, NotALimit> {
+        let read = || {
+            let (rest, burst) = match text.split_once('+') {
+                Some((rest, burst)) => (rest, Some(burst.trim().parse().ok()?)),
+                None => (text, None),
+            };
+            let (rest, unit) = match rest.split_once(':') {
+                None => (rest, Unit::Requests),
+                Some((rest, "requests")) => (rest, Unit::Requests),
+                Some((rest, "tokens")) => (rest, Unit::Tokens),
+                Some(_) => return None,
+            };
+            let (quota, per) = rest.split_once('/')?;
+            let (quota, per) = (quota.trim().parse().ok()?, per.trim());
+            let one = if per.starts_with(|first: char| first.is_ascii_digit()) { "" } else { "1" };
+            let per: Span = format!("{one}{per}").parse().ok()?;
+            (quota > 0 && !per.0.is_zero()).then_some(Limit { unit, quota, per, burst })
+        };
+        read().ok_or_else(|| NotALimit(text.to_owned()))
     }
 }
 
@@ -189,6 +218,28 @@ mod tests {
         assert_eq!(limit(r#"{"quota": 10, "per": "1s"}"#).unwrap().burst(), 1);
         assert_eq!(read.to_string(), "500 requests per 1m");
         assert_eq!(Limit::requests(10, Duration::from_secs(1)).to_string(), "10/s");
+    }
+
+    #[test]
+    fn a_limit_is_read_as_people_write_it() {
+        let limit = |unit, quota, secs, burst| Limit { unit, quota, per: Duration::from_secs(secs).into(), burst };
+        for (text, read) in [
+            ("10/s", limit(Unit::Requests, 10, 1, None)),
+            ("500/1m", limit(Unit::Requests, 500, 60, None)),
+            ("500 / m", limit(Unit::Requests, 500, 60, None)),
+            ("500/1m:requests", limit(Unit::Requests, 500, 60, None)),
+            ("90000/1m:tokens", limit(Unit::Tokens, 90_000, 60, None)),
+            ("500/1m+20", limit(Unit::Requests, 500, 60, Some(20))),
+            ("9/1m30s:tokens+2", limit(Unit::Tokens, 9, 90, Some(2))),
+        ] {
+            assert_eq!(text.parse(), Ok(read), "{text}");
+        }
+        for text in
+            ["", "10", "/s", "0/s", "-1/s", "10/0s", "10/1w", "10/s:", "10/s:bytes", "10/s+x", "x/s", "10/s+2:tokens"]
+        {
+            let error = text.parse::<Limit>().unwrap_err().to_string();
+            assert!(error.contains("500/1m+20"), "{text}: {error}");
+        }
     }
 
     #[test]

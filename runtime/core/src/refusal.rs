@@ -3,7 +3,7 @@
 use crate::{
     limit::{Limit, Unit},
     signal::Source,
-    units::{Size, Span},
+    units::{Rounded, Size},
 };
 use std::{fmt, time::Duration};
 
@@ -77,7 +77,7 @@ impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Waiting::Limit(limit) => write!(f, "for {limit}"),
-            Waiting::Paused { left, cause } => write!(f, "paused for {} {cause}", Short(*left)),
+            Waiting::Paused { left, cause } => write!(f, "paused for {} {cause}", Rounded(*left)),
             Waiting::Probe(cause) => write!(f, "for the probe after a pause {cause}"),
             Waiting::Slots { max } => write!(f, "for one of {max} slots (max_concurrency)"),
             Waiting::Guard { window } => {
@@ -85,23 +85,7 @@ impl fmt::Display for Waiting {
             }
             Waiting::Learned { millis } => write!(f, "for the learned {}/s", *millis as f64 / 1000.0),
             Waiting::Turn => f.write_str("for its turn"),
-            Waiting::Backoff { left } => write!(f, "{} before its next attempt", Short(*left)),
-        }
-    }
-}
-
-/// A duration to three significant parts, for people: `1.25 s`, `80 ms`, `2m5s`.
-struct Short(Duration);
-
-impl fmt::Display for Short {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secs = self.0.as_secs_f64();
-        if secs < 1.0 {
-            write!(f, "{:.0} ms", secs * 1e3)
-        } else if secs < 60.0 {
-            write!(f, "{} s", (secs * 100.0).round() / 100.0)
-        } else {
-            write!(f, "{}", Span(Duration::from_secs(secs as u64)))
+            Waiting::Backoff { left } => write!(f, "{} before its next attempt", Rounded(*left)),
         }
     }
 }
@@ -129,7 +113,7 @@ pub enum Refusal {
         limit: u64,
     },
     /// It could not start before its deadline.
-    #[error("could start in {} at the earliest ({why}), its deadline is in {}", Short(*could_start_in), Short(*left))]
+    #[error("could start in {} at the earliest ({why}), its deadline is in {}", Rounded(*could_start_in), Rounded(*left))]
     DeadlineUnreachable {
         /// How long until a call could start: its `Retry-After`.
         could_start_in: Duration,
@@ -139,7 +123,7 @@ pub enum Refusal {
         why: Waiting,
     },
     /// Its deadline passed while it waited.
-    #[error("its deadline passed after it waited {} ({why})", Short(*waited))]
+    #[error("its deadline passed after it waited {} ({why})", Rounded(*waited))]
     DeadlinePassed {
         /// How long it waited.
         waited: Duration,
@@ -192,8 +176,8 @@ impl Refusal {
         match self {
             Refusal::QueueFull { limit, .. } => limit.to_string(),
             Refusal::QueueBytes { limit, .. } => Size(*limit).to_string(),
-            Refusal::DeadlineUnreachable { left, .. } => Short(*left).to_string(),
-            Refusal::DeadlinePassed { waited, .. } => Short(*waited).to_string(),
+            Refusal::DeadlineUnreachable { left, .. } => Rounded(*left).to_string(),
+            Refusal::DeadlinePassed { waited, .. } => Rounded(*waited).to_string(),
             Refusal::CostTooLarge { quota, unit, .. } => format!("{quota} {unit}"),
             Refusal::TooManyDestinations { limit } => limit.to_string(),
         }
@@ -239,7 +223,7 @@ mod tests {
         };
         assert_eq!(
             refusal.to_string(),
-            "could start in 1m30s at the earliest (paused for 1m30s by Retry-After of a 429), its deadline is in 500 ms"
+            "could start in 1m 30s at the earliest (paused for 1m 30s by Retry-After of a 429), its deadline is in 500 ms"
         );
         assert_eq!((refusal.kind(), refusal.setting()), ("deadline-unreachable", "policy.deadline"));
     }

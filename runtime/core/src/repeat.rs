@@ -4,7 +4,7 @@
 //! never processed (a refusal, or nothing left this node) goes back at no cost; only what may have been processed costs
 //! an attempt and a piece of the retry budget, and only where the request may be repeated.
 
-use crate::{policy::Effective, signal::Signal, time::Time};
+use crate::{policy::Effective, signal::Signal, time::Time, units::Rounded};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
@@ -40,6 +40,8 @@ impl Repeatable {
 pub enum Failure {
     /// Resolving, connecting or the TLS handshake failed.
     Connect,
+    /// It failed in a way that no repetition changes: there is no such name, or nobody vouches for the certificate.
+    Hopeless,
     /// The connection broke before a complete answer head.
     Broken,
     /// No answer head within the attempt's time.
@@ -53,6 +55,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Failure::Connect => "could not connect",
+            Failure::Hopeless => "can't be connected to",
             Failure::Broken => "connection broke before the answer",
             Failure::TimedOut => "no answer in time",
             Failure::Unprocessed => "refused before it was processed",
@@ -81,12 +84,13 @@ pub enum Class {
     Accepted,
     /// Not now: 429, or 503 and 529 that name a wait.
     Refused,
-    /// No waiting helps, says the destination's profile.
+    /// No waiting helps, says the destination: out of credit.
     Denied,
     /// A gateway in between, or the service as a whole, does not serve: 502, 503, 504, 529, Cloudflare's 520 to 527 and
     /// 530 (its origin can't be reached, or answers nonsense), transport failures.
     Down,
-    /// 408 and all other server errors: this request failed, the destination lives.
+    /// 408 and all other server errors: this request failed, the destination lives. Also what no wait would change about a
+    /// destination that can't be connected to.
     Faulty,
 }
 
@@ -100,6 +104,7 @@ impl Outcome {
             Outcome::Answer { status: 502..=504 | 520..=527 | 529 | 530, .. } => Class::Down,
             Outcome::Answer { status: 408 | 500..600, .. } => Class::Faulty,
             Outcome::Answer { .. } => Class::Accepted,
+            Outcome::Failed(Failure::Hopeless) => Class::Faulty,
             Outcome::Failed(_) => Class::Down,
         }
     }
@@ -138,8 +143,10 @@ pub struct Facts {
 pub enum Reason {
     /// Nothing to repeat: it succeeded, or failed by its own fault.
     Final,
-    /// The destination's profile knows that no waiting helps.
+    /// The destination says that no waiting helps.
     LastWord,
+    /// It can't be connected to, whenever that is tried.
+    Hopeless,
     /// The upstream said `x-should-retry: false`.
     UpstreamSaysNo,
     /// Refused again and again while others of its destination passed.
@@ -171,6 +178,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::Final => f.write_str("final"),
             Reason::LastWord => f.write_str("no waiting helps, says the destination"),
+            Reason::Hopeless => f.write_str("no repetition changes it"),
             Reason::UpstreamSaysNo => f.write_str("x-should-retry: false"),
             Reason::OwnRefusal => f.write_str("refused again while others passed"),
             Reason::NotRepeatable => f.write_str("may have been processed and must not be repeated (repeatable)"),
@@ -179,7 +187,7 @@ impl fmt::Display for Reason {
             Reason::AttemptsSpent { retries } => write!(f, "all {retries} retries are spent"),
             Reason::BudgetSpent => f.write_str("the destination's retry budget is spent"),
             Reason::NoTime { could_start_in } => {
-                write!(f, "the next attempt could start in {}, after the deadline", crate::units::Span(*could_start_in))
+                write!(f, "the next attempt could start in {}, after the deadline", Rounded(*could_start_in))
             }
             Reason::Released => f.write_str("given up before"),
         }
@@ -231,6 +239,7 @@ pub fn after(
     };
     match class {
         Class::Denied => return Decision::Return(Reason::LastWord),
+        _ if *outcome == Outcome::Failed(Failure::Hopeless) => return Decision::Return(Reason::Hopeless),
         // No such status is listed unless a policy lists it.
         Class::Accepted if should_retry != Some(true) && !listed => return Decision::Return(Reason::Final),
         _ if should_retry == Some(false) => return Decision::Return(Reason::UpstreamSaysNo),
@@ -397,6 +406,7 @@ mod tests {
                 Case { departed: false, repeatable: false, replayable: false, ..case(failed(Failure::Connect)) },
                 retry,
             ),
+            ("hopeless", Case { departed: false, ..case(failed(Failure::Hopeless)) }, back(Reason::Hopeless)),
             ("broken, POST", Case { repeatable: false, ..case(failed(Failure::Broken)) }, back(Reason::NotRepeatable)),
             ("unprocessed, POST", Case { repeatable: false, ..case(failed(Failure::Unprocessed)) }, retry),
             (

@@ -12,7 +12,7 @@ use crate::{
     actor::{Actor, Context},
     budget::Budget,
     calls::{Call, Calls, NewCall, Permit, Ticket},
-    limit::{Limit, LimitError},
+    limit::{Limit, LimitError, LimitProblem},
     pace::Limits,
     queue::Bounds,
     refusal::{Refusal, Waiting},
@@ -89,7 +89,10 @@ impl Config {
             limits: Limits::new(&settings.limits)?,
             max_concurrency: match settings.max_concurrency {
                 None => None,
-                Some(max) => Some(NonZeroU32::new(max).ok_or(LimitError::NoConcurrency)?),
+                Some(max) => Some(
+                    NonZeroU32::new(max)
+                        .ok_or_else(|| LimitError { key: "max_concurrency".into(), problem: LimitProblem::Zero })?,
+                ),
             },
             queue: settings.queue,
             retry_budget: settings.retry_budget,

@@ -34,7 +34,7 @@ pub struct Signal {
     pub wait: Option<(Duration, Source)>,
     /// `x-should-retry` of an error: the upstream's own word on whether a retry can help.
     pub should_retry: Option<bool>,
-    /// A profile knows that no waiting helps: out of credit, spend limit. Passed through at once, no pause.
+    /// The answer's body says that no waiting helps, see [`crate::credit`]. Passed through at once, no pause.
     pub last_word: bool,
 }
 

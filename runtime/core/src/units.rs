@@ -12,6 +12,11 @@ use std::{fmt, str::FromStr, time::Duration};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Span(pub Duration);
 
+/// Prints a duration as people say it: `80 ms`, `1.25 s`, `9m 27s`, `2h 5m`. Rounded to one unit below its largest, so it
+/// is not read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rounded(pub Duration);
+
 /// A number of bytes written as text (`"64MiB"`, `"1GiB"`, `"10kB"`, `"123"`) or as a plain number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Size(pub u64);
@@ -175,6 +180,32 @@ impl fmt::Display for Span {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_secs_f64() * 1e3;
+        if millis.round() < 1e3 {
+            return write!(f, "{millis:.0} ms");
+        }
+        let hundredths = (millis / 10.0).round();
+        if hundredths < 6e3 {
+            return write!(f, "{} s", hundredths / 100.0);
+        }
+        let mut count = (millis / 1e3).round() as u64;
+        let (mut large, mut small, mut ratio) = ("m", "s", 60);
+        for (larger, next) in [("h", 60), ("d", 24)] {
+            if count < ratio * next {
+                break;
+            }
+            count = (count + ratio / 2) / ratio;
+            (large, small, ratio) = (larger, large, next);
+        }
+        match count % ratio {
+            0 => write!(f, "{}{large}", count / ratio),
+            rest => write!(f, "{}{large} {rest}{small}", count / ratio),
+        }
     }
 }
 
@@ -348,6 +379,32 @@ mod tests {
         assert!(number.contains("text with a unit"), "{number}");
         assert_eq!(serde_json::from_str::<Size>("4096").unwrap(), Size(4096));
         assert!(serde_json::from_str::<Size>("-1").is_err());
+    }
+
+    #[test]
+    fn a_rounded_duration_has_two_units_at_most() {
+        let (s, m, h, d) = (1_000, 60_000, 3_600_000, 86_400_000);
+        for (millis, text) in [
+            (0, "0 ms"),
+            (80, "80 ms"),
+            (999, "999 ms"),
+            (s, "1 s"),
+            (1_254, "1.25 s"),
+            (11_800, "11.8 s"),
+            (59_994, "59.99 s"),
+            (59_996, "1m"),
+            (90 * s, "1m 30s"),
+            (9 * m + 26 * s + 603, "9m 27s"),
+            (10 * m, "10m"),
+            (59 * m + 59 * s, "59m 59s"),
+            (h, "1h"),
+            (2 * h + 5 * m + 29 * s, "2h 5m"),
+            (23 * h + 59 * m, "23h 59m"),
+            (d + 3 * h + 31 * m, "1d 4h"),
+            (400 * d, "400d"),
+        ] {
+            assert_eq!(Rounded(Duration::from_millis(millis)).to_string(), text, "{millis}");
+        }
     }
 
     proptest! {

@@ -81,6 +81,24 @@ fn a_hundred_calls_at_once_find_an_unknown_limit() {
 }
 
 #[test]
+fn a_hundred_calls_that_come_within_a_second_find_an_unknown_limit_too() {
+    // The first are answered before the next ones come: until the first refusal it looks as if one sender called.
+    for says in [Says::Seconds, Says::Exactly, Says::Nothing] {
+        for (name, law) in laws_of_ten_a_second() {
+            for gap in [1, 3, 10] {
+                let mut world = World::new(5, Upstream::new(law.clone(), says), &Settings::default());
+                world.clients(100, MS * gap);
+                world.run_out();
+                let share = world.refused_share();
+                println!("{says:?}, {name}, one every {gap} ms: {:.1} % refused", share * 100.0);
+                assert_eq!(world.succeeded(), 100);
+                assert!(share < 0.15, "{says:?} {name} {gap}: {share}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_configured_limit_is_never_refused_and_nothing_waits_longer_than_the_pace_explains() {
     for (name, law) in laws_of_ten_a_second() {
         let upstream = Upstream::new(law, Says::Seconds).serving(MS, MS * 200);
@@ -98,6 +116,89 @@ fn a_configured_limit_is_never_refused_and_nothing_waits_longer_than_the_pace_ex
             assert!(waited <= explained, "{name}: call {n} took {waited} s");
         }
     }
+}
+
+#[test]
+fn no_lie_about_the_wait_costs_a_call() {
+    let mut longest = Duration::ZERO;
+    for seed in 0..20 {
+        let upstream = Upstream::new(Law::Bucket { rate: 10.0, burst: 10.0 }, Says::Lies).serving(MS * 20, MS * 20);
+        let mut world = World::new(seed, upstream, &Settings::default());
+        world.deadline = SEC * 60;
+        world.clients(100, Duration::from_micros(30));
+        world.run_out();
+        assert_eq!(world.succeeded(), 100, "seed {seed}");
+        longest = longest.max(world.took());
+    }
+    println!("a hundred calls past lies: at most {longest:?}");
+}
+
+/// A few that call one after the other, and one refusal out of nowhere: what passes a second, from one second after its
+/// pause on, over five.
+fn after_an_accident(agents: usize, number: usize, wait: Duration) -> f64 {
+    let mut upstream = Upstream::new(Law::Unlimited, Says::Seconds).serving(MS * 50, MS * 50).refusing(MS * 20);
+    upstream.accident = Some((number, wait));
+    let mut world = World::new(5, upstream, &Settings::default());
+    world.until = START + SEC * 120;
+    world.clients(agents, MS * 7);
+    world.run_out();
+    assert_eq!(world.succeeded(), world.calls.len());
+    let refused = world.seen.iter().find(|(_, ok)| !ok).unwrap().0.since(START);
+    let from = refused + wait + SEC;
+    world.accepted_between(from, from + SEC * 5) as f64 / 5.0
+}
+
+#[test]
+fn one_refusal_out_of_nowhere_slows_nobody_down_who_calls_one_by_one() {
+    for agents in [1, 2, 3] {
+        for (number, wait) in [(1, SEC), (5, SEC), (12, SEC), (50, SEC), (300, SEC), (300, SEC * 12)] {
+            let pace = after_an_accident(agents, number, wait);
+            let own = agents as f64 * 1000.0 / 51.4;
+            println!("{agents} one by one, request {number} refused for {wait:?}: {pace:.1}/s of {own:.1}/s");
+            assert!(pace > own * 0.9, "{agents} agents, request {number}, {wait:?}: {pace} of {own}");
+        }
+    }
+}
+
+#[test]
+fn who_calls_one_by_one_learns_a_limit_that_is_there() {
+    for (law, says, most) in [
+        (Law::Bucket { rate: 5.0, burst: 5.0 }, Says::Seconds, 0.1),
+        (Law::Bucket { rate: 5.0, burst: 1.0 }, Says::Seconds, 0.1),
+        // Of few requests a few are many.
+        (Law::Bucket { rate: 1.0, burst: 1.0 }, Says::Seconds, 0.25),
+        (Law::Sliding { quota: 5, per: SEC }, Says::Seconds, 0.1),
+        (Law::Bucket { rate: 5.0, burst: 5.0 }, Says::Nothing, 0.1),
+        (Law::Bucket { rate: 5.0, burst: 1.0 }, Says::Nothing, 0.1),
+        (Law::Sliding { quota: 5, per: SEC }, Says::Nothing, 0.1),
+    ] {
+        let mut world = World::new(5, Upstream::new(law.clone(), says).serving(MS * 50, MS * 50), &Settings::default());
+        world.until = START + SEC * 240;
+        world.clients(1, MS);
+        world.run_out();
+        let share = |from, to| {
+            let (accepted, seen) = (world.accepted_between(from, to), world.seen_between(from, to));
+            (seen - accepted) as f64 / seen as f64
+        };
+        let (first, later) = (share(Duration::ZERO, SEC * 60), share(SEC * 60, SEC * 240));
+        println!("{law:?} {says:?}: {:.1} % refused in the first minute, then {:.1} %", first * 100.0, later * 100.0);
+        assert!(first < most && later < 0.04, "{law:?} {says:?}: {first}, {later}");
+    }
+}
+
+#[test]
+fn an_outage_before_a_refusal_is_no_time_in_which_little_was_accepted() {
+    let mut upstream = Upstream::new(Law::Unlimited, Says::Seconds).serving(MS * 50, MS * 50).refusing(MS);
+    upstream = upstream.outage(SEC * 5, SEC * 65, false);
+    let mut world = World::new(5, upstream, &Settings::default());
+    world.until = START + SEC * 90;
+    world.clients(20, MS);
+    world.run(START + SEC * 66);
+    world.upstream.accident = Some((world.seen.len() + 100, SEC));
+    world.run_out();
+    let passed = world.accepted_between(SEC * 75, SEC * 80) as f64 / 5.0;
+    println!("20 clients after an outage and an accident: {passed}/s");
+    assert!(passed > 50.0, "{passed}");
 }
 
 fn closed(law: Law, says: Says, service: (u32, u32), secs: u32, outage: Option<(u32, u32, bool)>) -> World {

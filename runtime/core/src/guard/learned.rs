@@ -10,8 +10,6 @@ const FASTEST: f64 = 2.0;
 const SLOW: f64 = 0.01;
 const SLOWEST: f64 = 0.003;
 const IMPATIENCE: f64 = 4.0;
-/// What was accepted at once is taken for at least this long a time: most limits allow about a second's worth.
-const AT_LEAST: f64 = 1.0;
 /// Where fast growth ends, as a part of the pace that was refused, at most.
 const NEAR: f64 = 0.95;
 /// Held part of what was accepted.
@@ -181,10 +179,10 @@ impl Learned {
     /// The pause ended: `accepted` departures since the cut before, or in `busy` where there was none.
     pub(super) fn learn(&mut self, accepted: u32, busy: Duration, cut_at: Time, now: Time) {
         let seconds = match self.previous {
-            Some(before) => cut_at.since(before).as_secs_f64().max(0.001),
-            None => busy.as_secs_f64().max(AT_LEAST),
+            Some(before) => cut_at.since(before),
+            None => busy,
         };
-        let floor = f64::from(accepted.max(1)) / seconds;
+        let floor = f64::from(accepted.max(1)) / seconds.as_secs_f64().max(0.001);
         self.previous = Some(cut_at);
         self.floor = floor;
         if let (Some(held), Trial::Until(_)) = (self.held, self.trial) {

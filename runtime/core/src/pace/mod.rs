@@ -8,7 +8,7 @@ pub mod gcra;
 pub mod window;
 
 use crate::{
-    limit::{Cost, Limit, LimitError, Unit},
+    limit::{Cost, Limit, LimitError, LimitProblem, Unit},
     time::{Time, nanos},
 };
 use gcra::{Gcra, Rate};
@@ -33,7 +33,8 @@ impl Limits {
     /// The first limit that is none, with the field that makes it so.
     pub fn new(limits: &[Limit]) -> Result<Limits, LimitError> {
         if limits.len() > Limit::MAX_PER_DESTINATION {
-            return Err(LimitError::TooMany { given: limits.len(), max: Limit::MAX_PER_DESTINATION });
+            let problem = LimitProblem::TooMany { given: limits.len(), max: Limit::MAX_PER_DESTINATION };
+            return Err(LimitError { key: "limits".into(), problem });
         }
         let mut compiled = SmallVec::new();
         for (index, limit) in limits.iter().enumerate() {

@@ -5,7 +5,7 @@
 //! [`Effective::of`] lays them over each other: defaults < profile < destination < function < request.
 //!
 //! `reroute_on`, `regions`, `regions_only`, `mode`, `hedge_after` and `priority` are parsed, checked and kept; they
-//! have no effect while a destination has one endpoint in one region.
+//! have no effect while a destination has one endpoint in one region, and [`Policy::without_effect`] says so.
 
 pub mod header;
 mod on;
@@ -150,6 +150,21 @@ impl Policy {
         Ok(())
     }
 
+    /// The fields that it states in vain: kept for the day on which a destination has several endpoints or regions.
+    pub fn without_effect(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [
+            ("reroute_on", self.reroute_on.is_some()),
+            ("regions", self.regions.is_some()),
+            ("regions_only", self.regions_only == Some(true)),
+            // One endpoint is all there is to fail over to.
+            ("mode", self.mode.is_some_and(|mode| mode != Mode::Failover)),
+            ("hedge_after", self.hedge_after.is_some()),
+            ("priority", self.priority.is_some_and(|priority| priority != 0)),
+        ]
+        .into_iter()
+        .filter_map(|(name, stated)| stated.then_some(name))
+    }
+
     /// This policy laid over `below`: what it does not state is taken from there.
     pub fn over(&self, below: &Policy) -> Policy {
         let top = self.clone();
@@ -292,6 +307,23 @@ mod tests {
         ] {
             let error = json(text);
             assert!(error.contains(names), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_stated_in_vain_is_told() {
+        for (policy, vain) in [
+            ("", &[][..]),
+            ("deadline=20, retries=1, tokens=5, retry_on=503, attempt_timeout=3, idempotency_key=a", &[]),
+            ("mode=failover, priority=0, regions_only=?0", &[]),
+            ("mode=race, hedge_after=1", &["mode", "hedge_after"]),
+            (
+                "priority=5, reroute_on=503, regions=iad, regions_only",
+                &["reroute_on", "regions", "regions_only", "priority"],
+            ),
+        ] {
+            let vain_ones: Vec<_> = header::parse(policy).unwrap().without_effect().collect();
+            assert_eq!(vain_ones, vain, "{policy}");
         }
     }
 

@@ -39,6 +39,8 @@ pub enum Says {
     Seconds,
     /// The exact wait.
     Exactly,
+    /// A millisecond, ten minutes or nothing, by chance.
+    Lies,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +57,8 @@ pub struct Upstream {
     pub outage: Option<(Time, Time, bool)>,
     /// This call is always refused.
     pub poison: Option<usize>,
+    /// The request of this number is refused for a time that has nothing to do with the law.
+    pub accident: Option<(usize, Duration)>,
     tokens: f64,
     last: Time,
     window: u64,
@@ -74,6 +78,7 @@ impl Upstream {
             refusing: Duration::ZERO,
             outage: None,
             poison: None,
+            accident: None,
             tokens,
             last: START,
             window: 0,
@@ -332,8 +337,11 @@ impl World {
                     self.asked_while_out += 1;
                     (MS, if silent { Outcome::Failed(Failure::Broken) } else { answer(503) })
                 } else {
-                    let taken =
-                        if self.upstream.poison == Some(call) { Err(SEC) } else { self.upstream.take(self.now) };
+                    let taken = match self.upstream.accident {
+                        _ if self.upstream.poison == Some(call) => Err(SEC),
+                        Some((number, wait)) if self.seen.len() == number => Err(wait),
+                        _ => self.upstream.take(self.now),
+                    };
                     self.seen.push((self.now, taken.is_ok()));
                     match taken {
                         Ok(()) => {
@@ -346,6 +354,8 @@ impl World {
                                 Says::Nothing => None,
                                 Says::Seconds => Some(Duration::from_secs(wait.as_secs_f64().ceil().max(1.0) as u64)),
                                 Says::Exactly => Some(wait.max(MS)),
+                                Says::Lies => [Some(MS), Some(SEC * 600), Some(SEC * 600), None, None, None, None]
+                                    [self.random.usize(0..7)],
                             };
                             let signal = Signal { wait: wait.map(|w| (w, Source::RetryAfter)), ..Signal::default() };
                             (self.upstream.refusing, Outcome::Answer { status: 429, signal })

@@ -21,7 +21,9 @@ use super::{
     set,
 };
 use crate::{
-    cluster::registry::{Change, Command, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
+    cluster::registry::{
+        Change, Command, DestinationRecord, Rejection, Scope, parse_destination, policy_warnings, validate_name,
+    },
     ids::DestinationName,
     outbound::DestinationState,
     problem::Problem,
@@ -103,7 +105,9 @@ pub(super) async fn put(
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, [etag::tag(destination.revision)], Json(shown(&destination))).into_response())
+    let mut answer = shown(&destination);
+    set(&mut answer, "warnings", json!(policy_warnings(&destination.config.policy)));
+    Ok((status, [etag::tag(destination.revision)], Json(answer)).into_response())
 }
 
 pub(super) async fn delete(

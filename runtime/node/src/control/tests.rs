@@ -388,6 +388,13 @@ async fn destinations_are_configured_shown_with_their_live_state_and_removed() {
     assert_eq!((put.status, put.etag()), (StatusCode::CREATED, "\"2\""), "{}", put.body);
     let change = r#"{"match": "https://api.openai.com", "max_concurrency": 4}"#;
     assert_eq!(api.ask("PUT /v1/destinations/openai", &[], change).await.status, StatusCode::OK);
+    assert_eq!(put.body["warnings"].as_array().map(Vec::len), Some(0));
+    let vain =
+        r#"{"match": "https://vain.example", "policy": {"mode": "hedge", "regions": ["iad"], "deadline": "1m"}}"#;
+    let vain = api.ask("PUT /v1/destinations/vain", &[], vain).await;
+    let warnings = vain.body["warnings"].as_array().unwrap();
+    assert!(warnings.len() == 2 && warnings[1].as_str().unwrap().starts_with("policy.mode "), "{warnings:?}");
+    assert_eq!(api.ask("DELETE /v1/destinations/vain", &[], "").await.status, StatusCode::NO_CONTENT);
     let shown = api.ask("GET /v1/destinations/openai", &[], Body::empty()).await;
     assert_eq!(shown.body["config"]["max_concurrency"], 4);
     assert_eq!(

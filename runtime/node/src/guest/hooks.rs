@@ -218,10 +218,13 @@ fn to_code(error: TransportError) -> ErrorCode {
         TransportError::Dns { why, .. } => ErrorCode::DnsError(DnsErrorPayload { rcode: Some(why), info_code: None }),
         TransportError::Connect { .. } => ErrorCode::ConnectionRefused,
         TransportError::ConnectTimeout { .. } => ErrorCode::ConnectionTimeout,
-        TransportError::Tls { why, .. } if why.contains("certificate") => ErrorCode::TlsCertificateError,
+        TransportError::Tls { certificate: true, .. } => ErrorCode::TlsCertificateError,
         TransportError::Tls { .. } => ErrorCode::TlsProtocolError,
         TransportError::FirstByteTimeout { .. } => ErrorCode::ConnectionReadTimeout,
         TransportError::Closed { .. } => ErrorCode::ConnectionTerminated,
+        TransportError::HeadTooLarge { bytes, .. } => {
+            ErrorCode::HttpResponseHeaderSectionSize(u32::try_from(bytes.get()).ok())
+        }
         TransportError::Protocol { .. } => ErrorCode::HttpProtocolError,
         error @ TransportError::RequestBody { .. } => ErrorCode::InternalError(Some(error.to_string())),
         TransportError::BadRequest { .. } => ErrorCode::HttpRequestUriInvalid,

@@ -1,9 +1,6 @@
 //! One invocation: who asks, what the guest gets to see, what is said about it afterwards.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, uri::Authority};
 
@@ -23,7 +20,7 @@ use crate::{
     guest::Invocation,
     ids::TraceContext,
     observe::{Subject, Trail},
-    outbound::strip_connection,
+    outbound::{Preferences, strip_connection},
     problem::Problem,
 };
 
@@ -100,33 +97,18 @@ fn authorize(credentials: &Credentials, name: &str) -> Result<(), Problem> {
     }
 }
 
-/// What the client prefers (RFC 7240): how long it waits, and whether it wants to.
+/// How long the client waits, and whether it wants to (RFC 7240).
 ///
 /// # Errors
 /// 501 where it wants to come back for the answer.
 pub(super) fn preferences(headers: &HeaderMap) -> Result<Option<Instant>, Problem> {
-    let mut deadline = None;
-    for value in headers.get_all("prefer") {
-        for preference in value.to_str().unwrap_or_default().split([',', ';']) {
-            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
-            match name.trim() {
-                name if name.eq_ignore_ascii_case("respond-async") => {
-                    let detail =
-                        "`Prefer: respond-async` is not offered by this release; ask again without it and wait";
-                    let title = "Answers can't be fetched later yet";
-                    return Err(
-                        Problem::new(StatusCode::NOT_IMPLEMENTED, "no-respond-async", title, detail).final_answer()
-                    );
-                }
-                name if name.eq_ignore_ascii_case("wait") => {
-                    let seconds: Option<u32> = value.trim().trim_matches('"').parse().ok();
-                    deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
-                }
-                _ => {}
-            }
-        }
+    let Preferences { respond_async, wait } = Preferences::of(headers);
+    if respond_async {
+        let detail = "`Prefer: respond-async` is not offered by this release; ask again without it and wait";
+        let title = "Answers can't be fetched later yet";
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "no-respond-async", title, detail).final_answer());
     }
-    Ok(deadline)
+    Ok(wait.map(|wait| Instant::now() + wait))
 }
 
 #[cfg(test)]
@@ -134,19 +116,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn preferences_are_read_from_any_of_their_forms() {
+    fn a_client_waits_as_long_as_it_says_and_can_not_come_back() {
         let of = |text: &'static str| {
             preferences(&HeaderMap::from_iter([(
                 http::HeaderName::from_static("prefer"),
                 HeaderValue::from_static(text),
             )]))
         };
-        let waits =
-            |text| of(text).unwrap().map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64().ceil());
-        assert_eq!(waits("wait=10"), Some(10.0));
-        assert_eq!(waits("handling=lenient, Wait=\"3\""), Some(3.0));
-        assert_eq!(waits("wait=soon"), None);
-        assert_eq!(of("Respond-Async, wait=10").unwrap_err().status, StatusCode::NOT_IMPLEMENTED);
-        assert_eq!(of("return=minimal; respond-async").unwrap_err().status, StatusCode::NOT_IMPLEMENTED);
+        let wait = of("wait=10").unwrap().unwrap().saturating_duration_since(Instant::now());
+        assert_eq!(wait.as_secs_f64().ceil(), 10.0);
+        assert_eq!(of("return=minimal").unwrap(), None);
+        assert_eq!(of("respond-async, wait=10").unwrap_err().status, StatusCode::NOT_IMPLEMENTED);
     }
 }

@@ -5,7 +5,7 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use http::{
-    HeaderMap, HeaderName, Request, Response, StatusCode, header,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header,
     uri::{Authority, PathAndQuery},
 };
 use parking_lot::Mutex;
@@ -26,7 +26,7 @@ use crate::{
     control::auth::{Caller, unauthorized},
     ids::{TenantId, TraceContext},
     observe::{Subject, Trail},
-    outbound::{CallTimeouts, OutboundCall, Sender, SenderKind},
+    outbound::{CallTimeouts, Mount, OutboundCall, Sender, SenderKind},
     problem::Problem,
 };
 
@@ -64,6 +64,7 @@ impl Ingress {
         let tenant = caller.as_ref().map_or_else(TenantId::default_tenant, |caller| caller.tenant().clone());
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/to/"));
         let routed = self.door.route(&tenant, &path)?;
+        let mount = Mount::new(path, routed.uri.clone(), routed.origin);
         if let Some(caller) = &caller {
             caller.require(Scope::To(routed.destination))?;
         }
@@ -85,6 +86,12 @@ impl Ingress {
             Err(_) if exceeded.get() => too_large(self.max_body).trail(trail.id()).into_response(),
             Err(error) => Problem::from(error).trail(trail.id()).into_response(),
         };
+        if let Some(location) = answer.headers().get(header::LOCATION)
+            && let Some(own) = location.to_str().ok().and_then(|location| mount.location(location))
+            && let Ok(own) = HeaderValue::try_from(own)
+        {
+            answer.headers_mut().insert(header::LOCATION, own);
+        }
         decorate(answer.headers_mut(), None, &self.region, &trail);
         record.answered(answer.status());
         Ok(answer)
@@ -151,8 +158,6 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use http::Request;
+use tidegate_core::units::Size;
 
 use super::{HostPatterns, WaitClock};
 use crate::{
     body::Body,
     ids::{FunctionName, TenantId, TraceContext},
     observe::Trail,
+    settings::names,
 };
 
 /// One outbound request as its sender made it.
@@ -79,6 +81,8 @@ pub enum TransportError {
         host: String,
         /// What the resolver said.
         why: String,
+        /// Whether there is no such name, and not just nobody to ask.
+        lasting: bool,
     },
     /// No connection.
     #[error("can't connect to {host}: {why}")]
@@ -105,6 +109,8 @@ pub enum TransportError {
         host: String,
         /// What failed.
         why: String,
+        /// Whether it is the certificate that is wrong.
+        certificate: bool,
     },
     /// No head in time.
     #[error("no answer from {host} within {limit:?} (setting {setting})")]
@@ -115,6 +121,22 @@ pub enum TransportError {
         limit: Duration,
         /// The setting.
         setting: &'static str,
+        /// Whether the request may be sent again although the upstream may have processed it.
+        repeatable: bool,
+    },
+    /// The head of the answer is beyond what is taken.
+    #[error(
+        "the head of {host}'s answer has more than {headers} headers (setting {}) or more than {bytes} (setting {})",
+        names::MAX_ANSWER_HEADERS,
+        names::MAX_ANSWER_HEAD
+    )]
+    HeadTooLarge {
+        /// Host and port.
+        host: String,
+        /// Headers that are taken.
+        headers: usize,
+        /// Size that is taken.
+        bytes: Size,
     },
     /// The connection broke before the head of the answer.
     #[error("{host} closed the connection: {why}")]

@@ -143,8 +143,10 @@ pub(crate) fn outgoing(headers: &mut HeaderMap, trace: HeaderValue, hops: u8) {
 
 /// What the request says about itself to the gate.
 pub(crate) struct Stated {
-    /// Its own policy, its stated patience included.
+    /// Its own policy; its patience is the deadline of one that states none.
     pub(crate) policy: Option<policy::Policy>,
+    /// How long the client says that it waits.
+    pub(crate) patience: Option<Duration>,
     /// The length of its body.
     pub(crate) length: Option<u64>,
 }
@@ -164,31 +166,51 @@ pub(crate) fn stated(headers: &HeaderMap) -> Result<Stated, (HeaderName, String)
             .map_err(|error| (name, error.to_string()))?;
         policy = Some(stated);
     }
-    if policy.as_ref().is_none_or(|policy| policy.deadline.is_none())
-        && let Some(patience) = patience(headers)
-    {
-        let span = tidegate_core::units::Span(patience.min(policy::Policy::MAX_DEADLINE));
-        policy.get_or_insert_default().deadline = Some(span);
+    let patience = patience(headers).map(|patience| patience.min(policy::Policy::MAX_DEADLINE));
+    if let Some(patience) = patience {
+        policy.get_or_insert_default().deadline.get_or_insert(patience.into());
     }
-    Ok(Stated { policy, length: length(headers).map_err(|why| (header::CONTENT_LENGTH, why))? })
+    Ok(Stated { policy, patience, length: length(headers).map_err(|why| (header::CONTENT_LENGTH, why))? })
 }
 
-/// How long the client says it waits: `Prefer: wait=10` (RFC 7240), or the time-out that the OpenAI and Anthropic
-/// clients state in `x-stainless-read-timeout` (Python) and `x-stainless-timeout` (JavaScript), in seconds.
+/// What a client prefers (RFC 7240).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Preferences {
+    /// It wants to come back for the answer.
+    pub(crate) respond_async: bool,
+    /// How long it waits.
+    pub(crate) wait: Option<Duration>,
+}
+
+impl Preferences {
+    /// Those that the request states.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let texts = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        let mut preferences = Self::default();
+        for preference in texts.flat_map(|text| text.split([',', ';'])) {
+            let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+            let name = name.trim();
+            preferences.respond_async |= name.eq_ignore_ascii_case("respond-async");
+            if name.eq_ignore_ascii_case("wait") {
+                preferences.wait = preferences.wait.or_else(|| seconds(value.trim().trim_matches('"')));
+            }
+        }
+        preferences
+    }
+}
+
+/// How long the client says it waits: `Prefer: wait=10`, or the time-out that the OpenAI and Anthropic clients state in
+/// `x-stainless-read-timeout` (Python) and `x-stainless-timeout` (JavaScript), in seconds.
 fn patience(headers: &HeaderMap) -> Option<Duration> {
-    let prefer = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    let waits = prefer.flat_map(|text| text.split([',', ';'])).filter_map(|preference| {
-        let (name, value) = preference.trim().split_once('=')?;
-        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').to_owned())
-    });
-    let stainless = ["x-stainless-read-timeout", "x-stainless-timeout"]
-        .into_iter()
-        .filter_map(|name| headers.get(name)?.to_str().ok().map(str::to_owned));
-    waits
-        .chain(stainless)
-        .filter_map(|text| text.parse::<f64>().ok())
-        .find(|seconds| (0.001..1e6).contains(seconds))
-        .map(Duration::from_secs_f64)
+    Preferences::of(headers).wait.or_else(|| {
+        let stainless = ["x-stainless-read-timeout", "x-stainless-timeout"];
+        stainless.into_iter().find_map(|name| seconds(headers.get(name)?.to_str().ok()?))
+    })
+}
+
+/// A number of seconds that somebody may wait.
+fn seconds(text: &str) -> Option<Duration> {
+    text.parse().ok().filter(|seconds| (0.001..1e6).contains(seconds)).map(Duration::from_secs_f64)
 }
 
 /// The one length that all `content-length` lines agree on.
@@ -284,9 +306,26 @@ mod tests {
             (&[("prefer", "wait")], None),
             (&[], None),
         ] {
-            let policy = stated(&map(headers)).ok().and_then(|stated| stated.policy);
-            let deadline = policy.and_then(|policy| policy.deadline).map(|span| span.0.as_secs_f64());
+            let stated = stated(&map(headers)).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+            let deadline = stated.policy.and_then(|policy| policy.deadline).map(|span| span.0.as_secs_f64());
             assert_eq!(deadline, seconds, "{headers:?}");
+            let waits = headers.iter().any(|(_, value)| *value == "wait=10");
+            assert!(!waits || stated.patience == Some(Duration::from_secs(10)), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn preferences_are_read_from_any_of_their_forms() {
+        let of = |text| Preferences::of(&map(&[("prefer", "handling=lenient"), ("prefer", text)]));
+        for (text, respond_async, wait) in [
+            ("wait=10", false, Some(10)),
+            ("return=minimal, Wait=\"3\"", false, Some(3)),
+            ("wait=soon", false, None),
+            ("wait", false, None),
+            ("Respond-Async, wait=10", true, Some(10)),
+            ("return=minimal; respond-async", true, None),
+        ] {
+            assert_eq!(of(text), Preferences { respond_async, wait: wait.map(Duration::from_secs) }, "{text}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! A call passes, in this order: `origin` (what is dialled, in one normal form), `guard` (allowed hosts), `headers`
 //! (what ends at the gate), `body` (taken into the door's own buffer), `destinations` (which actor, which policy),
 //! `shards` (when it may go), `pool` (a connection to an address that the guard lets pass), and `door` is the loop
-//! around them. `to` reads the paths of `/to`.
+//! around them. `to` reads the paths of `/to`, `redirect` keeps who follows a `Location` on them.
 
 mod body;
 mod call;
@@ -16,6 +16,7 @@ mod guard;
 mod headers;
 mod origin;
 mod pool;
+mod redirect;
 mod refuse;
 mod shards;
 #[cfg(test)]
@@ -28,8 +29,10 @@ pub use destinations::{CompiledDestination, DestinationPage, DestinationState, P
 pub use door::{Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
 pub use headers::{HOP, Hops};
-pub(crate) use headers::{strip_connection, trailer_names};
+pub(crate) use headers::{Preferences, strip_connection, trailer_names};
 pub use origin::{Authority, Origin, Scheme};
+pub(crate) use pool::system_roots;
 pub use pool::{Resolve, SystemResolver};
+pub(crate) use redirect::Mount;
 pub use to::{Routed, ToError};
 pub use wait_clock::{WaitClock, WaitGuard};

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -40,8 +40,8 @@ impl Scheme {
     }
 }
 
-/// Scheme, host and port of an upstream. The host is in lower case and has no trailing dot; an IPv6 address stands
-/// without brackets, in its shortest form.
+/// Scheme, host and port of an upstream. The host is in lower case and has no trailing dot; an address stands in its one
+/// usual form, an IPv6 address without brackets.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// How it is spoken to.
@@ -105,6 +105,14 @@ impl Origin {
         if host.is_empty() || host.ends_with('.') || host.starts_with('.') || host.len() > 253 {
             return Err(format!("the host `{raw}` is no name and no address"));
         }
+        if is_numeric(host) {
+            // `127.1`, `0x7f.1`, `2130706433`: what ends with a number is an address in some spelling, or nothing at all.
+            return match (host.parse::<Ipv4Addr>(), url::Host::parse(host)) {
+                (Ok(_), _) => Ok(host.into()),
+                (_, Ok(url::Host::Ipv4(address))) => Ok(address.to_string().into()),
+                _ => Err(format!("`{raw}` is no IPv4 address, and no name ends with a number")),
+            };
+        }
         if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Ok(host.to_ascii_lowercase().into())
         } else {
@@ -112,8 +120,7 @@ impl Origin {
         }
     }
 
-    /// The address, where the host is one in its usual form. Unusual forms (`0x7f.1`) are names to us: the resolver
-    /// reads them, and what it makes of them is checked.
+    /// The address, where the host is one.
     pub fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
@@ -129,6 +136,17 @@ impl Origin {
             return HeaderValue::from_str(&self.host).ok();
         }
         HeaderValue::from_str(&self.authority().to_string()).ok()
+    }
+}
+
+/// Whether the last label of a host is a number, decimal, octal or hexadecimal, so that no name is meant (WHATWG URL,
+/// "ends in a number").
+fn is_numeric(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    match hexadecimal {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => last.bytes().all(|byte| byte.is_ascii_digit()),
     }
 }
 
@@ -179,6 +197,16 @@ mod tests {
             ("http://[0:0::1]:8080/", "http://[::1]:8080"),
             ("http://[::ffff:7f00:1]/", "http://[::ffff:127.0.0.1]"),
             ("http://127.0.0.1/", "http://127.0.0.1"),
+            ("http://127.0.0.1./", "http://127.0.0.1"),
+            ("http://127.1/", "http://127.0.0.1"),
+            ("http://0x7f.1:8080/", "http://127.0.0.1:8080"),
+            ("http://0X7F000001/", "http://127.0.0.1"),
+            ("http://2130706433/", "http://127.0.0.1"),
+            ("http://017700000001/", "http://127.0.0.1"),
+            ("http://0177.0.0.1/", "http://127.0.0.1"),
+            ("http://0/", "http://0.0.0.0"),
+            ("http://1.example/", "http://1.example"),
+            ("http://a.0xg/", "http://a.0xg"),
         ] {
             assert_eq!(origin(text).as_deref(), Ok(normal), "{text}");
         }
@@ -199,6 +227,11 @@ mod tests {
             "a:80",
             "http://[fe80::1%25eth0]/",
             "http://%31%32%37.0.0.1/",
+            "http://256.1.1.1/",
+            "http://1.2.3.4.5/",
+            "http://127.0.0.09/",
+            "http://4294967296/",
+            "http://a.1/",
         ] {
             assert!(origin(text).is_err(), "{text}: {:?}", origin(text));
         }

@@ -83,6 +83,12 @@ impl From<TransportError> for Problem {
             E::Closed { .. } => {
                 (StatusCode::BAD_GATEWAY, "closed", "The connection was closed", "connection_terminated")
             }
+            E::HeadTooLarge { .. } => (
+                StatusCode::BAD_GATEWAY,
+                "head-too-large",
+                "The answer's head is too large",
+                "http_response_header_section_size",
+            ),
             E::Protocol { .. } => (StatusCode::BAD_GATEWAY, "protocol", "The answer is no HTTP", "http_protocol_error"),
             E::RequestBody { .. } => {
                 (StatusCode::BAD_REQUEST, "request-body", "The request body failed", "http_request_error")
@@ -94,9 +100,19 @@ impl From<TransportError> for Problem {
         let problem = Problem::new(status, kind, title, error.to_string()).proxy_error(code);
         match &error {
             E::ConnectTimeout { limit, setting, .. } => problem.bound("time to connect", Span(*limit), *setting),
-            E::FirstByteTimeout { limit, setting, .. } => {
-                problem.bound("time to the head of the answer", Span(*limit), *setting)
+            E::FirstByteTimeout { limit, setting, repeatable, .. } => {
+                let problem = problem.bound("time to the head of the answer", Span(*limit), *setting);
+                // It may have been processed: not even a client should send it again by itself.
+                if *repeatable { problem } else { problem.final_answer() }
             }
+            E::HeadTooLarge { headers, bytes, .. } => problem
+                .bound(
+                    "headers and size of an answer's head",
+                    format!("{headers}, {bytes}"),
+                    format!("{}, {}", names::MAX_ANSWER_HEADERS, names::MAX_ANSWER_HEAD),
+                )
+                .final_answer(),
+            E::Dns { lasting: true, .. } | E::Tls { certificate: true, .. } => problem.final_answer(),
             E::RequestBody { .. } | E::BadRequest { .. } => problem.final_answer(),
             _ => problem,
         }

@@ -84,6 +84,7 @@ kinds! {
         "connect" 502 "No connection to the upstream"
         "tls" 502 "TLS with the upstream failed"
         "closed" 502 "The upstream closed the connection before it answered"
+        "head-too-large" 502 "The head of the upstream's answer is beyond `max_answer_headers` or `max_answer_head`"
         "protocol" 502 "What the upstream sent is no HTTP"
         "too-many-destinations" 503 "The node remembers as many busy destinations as it may"
         "connect-timeout" 504 "No connection to the upstream in time"

@@ -76,7 +76,8 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
             compile_memory, keep_versions,
         }
         outbound {
-            call_deadline, connect_timeout, first_byte_timeout, body_idle_timeout, attempts, replay_body, replay_memory,
+            call_deadline, connect_timeout, first_byte_timeout, patient_first_byte_timeout, body_idle_timeout,
+            max_answer_headers, max_answer_head, attempts, replay_body, replay_memory,
             queue_calls, queue_bytes, max_pause, max_actors, connection_idle, max_idle_connections,
         }
         observe { trail_bytes, log_bytes, feed_lines }

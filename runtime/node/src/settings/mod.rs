@@ -257,9 +257,18 @@ pub struct OutboundSettings {
     /// Time of one attempt to the head of the answer
     #[arg(long, env = "TIDEGATE_FIRST_BYTE_TIMEOUT", value_name = "DURATION", default_value = "60s")]
     pub first_byte_timeout: Span,
+    /// The same at most where the client says that it waits longer and no policy says how long
+    #[arg(long, env = "TIDEGATE_PATIENT_FIRST_BYTE_TIMEOUT", value_name = "DURATION", default_value = "5m")]
+    pub patient_first_byte_timeout: Span,
     /// Time between two chunks of an answer's body
     #[arg(long, env = "TIDEGATE_BODY_IDLE_TIMEOUT", value_name = "DURATION", default_value = "60s")]
     pub body_idle_timeout: Span,
+    /// Headers in the head of an answer
+    #[arg(long, env = "TIDEGATE_MAX_ANSWER_HEADERS", value_name = "COUNT", default_value_t = 100)]
+    pub max_answer_headers: usize,
+    /// Largest head of an answer; 8KiB at least
+    #[arg(long, env = "TIDEGATE_MAX_ANSWER_HEAD", value_name = "SIZE", default_value = "400KiB")]
+    pub max_answer_head: Size,
     /// Attempts of a call at most, waiting for a limit not counted
     #[arg(long, env = "TIDEGATE_ATTEMPTS", value_name = "COUNT", default_value_t = 4)]
     pub attempts: u32,

@@ -51,6 +51,9 @@ names! {
     CALL_DEADLINE = "call_deadline";
     CONNECT_TIMEOUT = "connect_timeout";
     FIRST_BYTE_TIMEOUT = "first_byte_timeout";
+    PATIENT_FIRST_BYTE_TIMEOUT = "patient_first_byte_timeout";
+    MAX_ANSWER_HEADERS = "max_answer_headers";
+    MAX_ANSWER_HEAD = "max_answer_head";
     BODY_IDLE_TIMEOUT = "body_idle_timeout";
     ATTEMPTS = "attempts";
     REPLAY_BODY = "replay_body";

@@ -62,8 +62,8 @@ async fn a_transport_failure_is_an_error_code_of_its_kind() {
         let host = call.request.uri().host().unwrap_or_default().to_owned();
         Box::pin(async move {
             Err(match host.as_str() {
-                "dns.test" => TransportError::Dns { host, why: "no such name".into() },
-                "tls.test" => TransportError::Tls { host, why: "bad certificate".into() },
+                "dns.test" => TransportError::Dns { host, why: "no such name".into(), lasting: true },
+                "tls.test" => TransportError::Tls { host, why: "expired".into(), certificate: true },
                 _ => TransportError::Connect { host, why: "refused".into() },
             })
         })

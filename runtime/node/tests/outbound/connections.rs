@@ -297,9 +297,76 @@ async fn a_head_without_end_is_cut_by_its_size_and_a_slow_one_by_its_time() {
     .await;
     let gate = Gate::new(&["--attempts=1", "--first-byte-timeout=500ms"]);
     let error = gate.get(&endless).await.unwrap_err();
-    assert!(matches!(error, TransportError::Protocol { .. }), "{error:?}");
+    assert!(matches!(error, TransportError::HeadTooLarge { .. }), "{error:?}");
     let error = gate.get(&slow).await.unwrap_err();
     assert!(matches!(error, TransportError::FirstByteTimeout { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_answer_may_have_as_many_headers_as_the_setting_says_and_the_error_names_it() {
+    let many = || {
+        raw(|mut stream| async move {
+            let headers: String = (0..150).map(|number| format!("x-{number}: y\r\n")).collect();
+            let head = format!("HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+        })
+    };
+    let error = Gate::new(&["--attempts=1"]).get(&many().await).await.unwrap_err();
+    let problem = tidegate::problem::Problem::from(error);
+    assert_eq!((problem.kind, problem.status.as_u16()), ("head-too-large", 502));
+    assert_eq!(problem.setting.as_deref(), Some("max_answer_headers, max_answer_head"));
+    assert_eq!(problem.value.as_deref(), Some("100, 400KiB"));
+    let gate = Gate::new(&["--attempts=1", "--max-answer-headers=151"]);
+    assert_eq!(gate.get(&many().await).await.unwrap().headers().len(), 151);
+}
+
+#[tokio::test]
+async fn a_head_may_be_as_large_as_the_setting_says() {
+    let large = || {
+        raw(|mut stream| async move {
+            let value = "a".repeat(20 << 10);
+            let head = format!("HTTP/1.1 200 OK\r\nx: {value}\r\ncontent-length: 0\r\n\r\n");
+            // Whoever has seen enough closes.
+            let _ = stream.write_all(head.as_bytes()).await;
+        })
+    };
+    let gate = Gate::new(&["--attempts=1", "--max-answer-head=16KiB"]);
+    let error = gate.get(&large().await).await.unwrap_err();
+    assert!(matches!(error, TransportError::HeadTooLarge { .. }), "{error:?}");
+    assert_eq!(Gate::new(&[]).get(&large().await).await.unwrap().status(), 200);
+}
+
+/// A resolver that knows no name, and counts who asks.
+struct Nobody(Arc<AtomicUsize>, std::io::ErrorKind);
+
+impl tidegate::outbound::Resolve for Nobody {
+    fn resolve(&self, _: Arc<str>) -> futures::future::BoxFuture<'static, std::io::Result<Vec<std::net::IpAddr>>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let kind = self.1;
+        Box::pin(async move { Err(kind.into()) })
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_is_asked_for_once_and_a_deaf_resolver_again() {
+    for (kind, asked) in [(std::io::ErrorKind::NotFound, 1), (std::io::ErrorKind::TimedOut, 4)] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let parts = tidegate::outbound::DoorParts {
+            resolver: Arc::new(Nobody(Arc::clone(&count), kind)),
+            ..Default::default()
+        };
+        let gate = Gate::with(&[], parts);
+        let mut feed = gate.observe.feed.subscribe();
+        let (answer, told) = gate.told(get("http://nowhere.example/")).await;
+        let error = answer.unwrap_err();
+        assert!(matches!(error, TransportError::Dns { lasting, .. } if lasting == (asked == 1)), "{error:?}");
+        assert_eq!(count.load(Ordering::SeqCst), asked, "{told:?}");
+        let shown = std::iter::from_fn(|| feed.try_recv().ok()).find_map(|event| match event {
+            tidegate::observe::FeedEvent::Call(line) => Some(line.attempts as usize),
+            _ => None,
+        });
+        assert_eq!(shown, Some(asked));
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
 use http::Request;
 use http_body_util::BodyExt;
 use serde_json::json;
-use tidegate::body;
+use tidegate::{body, outbound::TransportError};
 
 use crate::support::*;
 
@@ -36,6 +36,62 @@ async fn a_429_is_put_back_and_costs_no_attempt() {
     assert!(told.iter().any(|line| line.contains("put back at no cost")), "{told:?}");
     assert!(told.iter().any(|line| line.contains("queued, paused for")), "{told:?}");
     assert_eq!(upstream.connections(), 1, "the refusal's connection is used again");
+}
+
+/// An upstream that refuses its first request with this body, in two pieces, and answers the others.
+async fn refusing_once(media: &'static str, body: String) -> Upstream {
+    let count = AtomicUsize::new(0);
+    Upstream::start(move |_| {
+        let (first, body) = (count.fetch_add(1, Ordering::SeqCst) == 0, body.clone());
+        async move {
+            if !first {
+                return text(200, "done");
+            }
+            let (sender, stream) = channel_body();
+            tokio::spawn(async move {
+                let (head, tail) = body.split_at(body.len() / 2);
+                for part in [head, tail] {
+                    sender.send(bytes::Bytes::copy_from_slice(part.as_bytes())).await.unwrap();
+                }
+            });
+            let refusal =
+                http::Response::builder().status(429).header("retry-after", "1").header("content-type", media);
+            refusal.body(stream).unwrap()
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_429_for_want_of_credit_is_passed_on_at_once_whole_and_pauses_nobody() {
+    let body = r#"{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}"#;
+    for media in ["application/json", "application/problem+json; charset=utf-8"] {
+        let upstream = refusing_once(media, body.to_owned()).await;
+        let gate = Gate::new(&[]);
+        let begin = Instant::now();
+        let (answer, told) = gate.told(post(&upstream.url("/"), "x")).await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 429);
+        assert_eq!(read(answer).await, body);
+        assert!(told.iter().any(|line| line.contains("no waiting helps")), "{told:?}");
+        assert_eq!(gate.get(&upstream.url("/")).await.unwrap().status(), 200);
+        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_429_that_says_it_otherwise_is_waited_for() {
+    let spent = r#"{"error": {"code": "insufficient_quota"}}"#;
+    for (media, body) in [
+        ("application/json", r#"{"error": {"code": "rate_limit_exceeded"}}"#.to_owned()),
+        ("text/plain", spent.to_owned()),
+        ("application/json", format!("{spent}{}", " ".repeat(17 << 10))),
+    ] {
+        let upstream = refusing_once(media, body).await;
+        let gate = Gate::new(&[]);
+        assert_eq!(read(gate.send(post(&upstream.url("/"), "x")).await.unwrap()).await, "done");
+        assert_eq!(upstream.requests(), 2);
+    }
 }
 
 #[tokio::test]
@@ -142,6 +198,51 @@ async fn a_deadline_that_passes_during_an_attempt_is_a_504_that_says_so() {
     assert!(begin.elapsed() < Duration::from_secs(1));
     assert_eq!(answer.status(), 504);
     until("the connection is closed", || upstream.open() == 0).await;
+}
+
+/// An upstream that thinks for 300 ms.
+async fn slow() -> Upstream {
+    Upstream::start(|_| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        text(200, "at last")
+    })
+    .await
+}
+
+#[tokio::test]
+async fn who_says_that_it_waits_longer_is_not_cut_off_by_the_ordinary_bound() {
+    let upstream = slow().await;
+    let gate = Gate::new(&["--first-byte-timeout=100ms"]);
+    let patient = |policy: &'static str, header: &'static str| {
+        let request = Request::post(upstream.url("/")).header(header, "20").header("tidegate-policy", policy);
+        gate.send(request.body(body::full("x")).unwrap())
+    };
+    assert_eq!(read(patient("retries=0", "x-stainless-read-timeout").await.unwrap()).await, "at last");
+    let error = patient("attempt_timeout=0.1", "x-stainless-read-timeout").await.unwrap_err();
+    assert!(error.to_string().ends_with("100ms (setting first_byte_timeout)"), "what a policy says is meant: {error}");
+    let gate = Gate::new(&["--first-byte-timeout=50ms", "--patient-first-byte-timeout=100ms"]);
+    let request = Request::post(upstream.url("/")).header("x-stainless-timeout", "20").body(body::full("x")).unwrap();
+    let error = gate.send(request).await.unwrap_err();
+    assert!(error.to_string().ends_with("100ms (setting patient_first_byte_timeout)"), "{error}");
+}
+
+#[tokio::test]
+async fn no_answer_in_time_to_what_must_not_be_repeated_is_final_for_the_client_too() {
+    let upstream = slow().await;
+    let gate = Gate::new(&["--first-byte-timeout=50ms", "--attempts=1"]);
+    let last = |answer: Result<http::Response<body::Body>, TransportError>| {
+        let answer = answer.unwrap_or_else(|error| tidegate::problem::Problem::from(error).into_response());
+        assert_eq!(answer.status(), 504);
+        answer.headers().get("x-should-retry").is_some_and(|word| word == "false")
+    };
+    assert!(last(gate.send(post(&upstream.url("/"), "x")).await));
+    assert!(!last(gate.get(&upstream.url("/")).await));
+    let deadline = |mut request: Request<body::Body>| {
+        request.headers_mut().insert("prefer", "wait=0.03".parse().unwrap());
+        gate.send(request)
+    };
+    assert!(last(deadline(post(&upstream.url("/"), "x")).await));
+    assert!(!last(deadline(get(&upstream.url("/"))).await));
 }
 
 #[tokio::test]

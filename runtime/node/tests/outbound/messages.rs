@@ -168,3 +168,27 @@ async fn what_the_gate_counts_and_shows_is_what_happened() {
     assert_eq!(partition["in_flight"], 0);
     assert!(partition["latency_ms"].as_f64().unwrap() > 0.0);
 }
+
+#[tokio::test]
+async fn a_policy_that_says_something_in_vain_is_told_so_in_the_trail() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let gate = Gate::new(&[]);
+    let request = |policy: &'static str| {
+        Request::get(upstream.url("/")).header("tidegate-policy", policy).body(body::empty()).unwrap()
+    };
+    let (answer, told) = gate.told(request("mode=hedge, regions=iad, deadline=5")).await;
+    assert_eq!(answer.unwrap().status(), 200);
+    let vain: Vec<_> = told.iter().filter(|line| line.contains("has no effect")).collect();
+    assert!(vain.len() == 2 && vain[0].contains("`regions`") && vain[1].contains("`mode`"), "{told:?}");
+    let (_, told) = gate.told(request("deadline=5")).await;
+    assert!(!told.iter().any(|line| line.contains("has no effect")), "{told:?}");
+}
+
+#[tokio::test]
+async fn path_and_query_reach_the_upstream_byte_for_byte() {
+    let upstream = Upstream::start(|request| async move { text(200, &request.uri().to_string()) }).await;
+    let gate = Gate::new(&[]);
+    for path in ["/a//b/../c%2fd%2Fe/%41/./?x=%20+&&y=%2f?z", "/?", "/%00", "//", "/a;b=c:d@e!$&'()*+,"] {
+        assert_eq!(read(gate.get(&upstream.url(path)).await.unwrap()).await, path);
+    }
+}

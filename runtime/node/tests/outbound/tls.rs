@@ -106,18 +106,15 @@ async fn a_certificate_that_nobody_vouches_for_is_a_tls_error_for_all_who_waited
     let calls: Vec<_> = (0..4)
         .map(|_| {
             let (gate, url) = (Arc::clone(&gate), url(&upstream, "/"));
-            tokio::spawn(async move {
-                let mut request = get(&url);
-                request.headers_mut().insert("tidegate-policy", "retries=0".parse().unwrap());
-                gate.send(request).await.map(|_| ())
-            })
+            tokio::spawn(async move { gate.get(&url).await.map(|_| ()) })
         })
         .collect();
     for call in calls {
         let error = call.await.unwrap().unwrap_err();
-        assert!(matches!(error, TransportError::Tls { .. }), "{error:?}");
+        assert!(matches!(error, TransportError::Tls { certificate: true, .. }), "{error:?}");
     }
     assert_eq!(upstream.requests(), 0);
+    assert!(upstream.connections() <= 4, "none is tried again: {}", upstream.connections());
 }
 
 #[tokio::test]
@@ -195,6 +192,54 @@ async fn ending_the_first(ends: Ends, tls: rustls::ServerConfig) -> (u16, Arc<At
         }
     });
     (port, streams)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_number_of_streams_a_peer_takes_more_calls_get_another_connection() {
+    for most in [61, 64] {
+        let (tls, roots) = certificate(&["h2"]);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let held = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&held);
+        let server = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, held) = (acceptor.clone(), Arc::clone(&counted));
+                tokio::spawn(async move {
+                    let mut builder = h2::server::Builder::new();
+                    builder.max_concurrent_streams(most);
+                    let stream = acceptor.accept(stream).await.unwrap();
+                    let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+                    let mut unanswered = Vec::new();
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        if request.uri().path() == "/first" {
+                            respond.send_response(Response::new(()), true).unwrap();
+                            continue;
+                        }
+                        held.fetch_add(1, Ordering::SeqCst);
+                        unanswered.push(respond);
+                    }
+                });
+            }
+        });
+        let gate = gate(Some(roots));
+        gate.configure(&[(
+            "many",
+            serde_json::json!({"match": format!("https://upstream.test:{port}"), "max_concurrency": 1000}),
+        )]);
+        // With its answer the peer has said how many it takes.
+        assert_eq!(gate.get(&format!("https://upstream.test:{port}/first")).await.unwrap().status(), 200);
+        let calls: Vec<_> = (0..most as usize + 10)
+            .map(|_| {
+                let (gate, url) = (Arc::clone(&gate), format!("https://upstream.test:{port}/"));
+                tokio::spawn(async move { gate.get(&url).await.map(drop) })
+            })
+            .collect();
+        until("all are sent", || held.load(Ordering::SeqCst) == most as usize + 10).await;
+        calls.iter().for_each(|call| call.abort());
+        server.abort();
+    }
 }
 
 #[tokio::test]

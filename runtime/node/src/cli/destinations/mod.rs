@@ -13,7 +13,7 @@ use super::{
     api::{Api, segment},
     failure::{Exit, Failure},
     manifest::read_object,
-    output::{Cell, Out, paint},
+    output::{Cell, Out, note, paint},
     target::ClientArgs,
 };
 
@@ -161,6 +161,9 @@ async fn set(api: &Api, put: &Put) -> Result<Exit, Failure> {
     let config = put.config()?;
     let path = format!("/v1/destinations/{}", segment(name));
     let made = api.json(Method::PUT, &path, Some(&Value::Object(config)), &format!("setting `{name}`")).await?;
+    for warning in made.get("warnings").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        note(format_args!("{warn}warning:{warn:#} {warning}", warn = paint::WARN));
+    }
     if api.out.is_json() {
         api.out.value(&made)?;
     } else {

@@ -13,12 +13,12 @@ use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::failure::{Exit, Failure};
-use crate::body::Body;
+use crate::{body::Body, outbound::system_roots};
 
 pub(super) use upload::{Progress, upload};
 
@@ -103,13 +103,8 @@ fn origin_of(uri: &Uri) -> String {
 
 /// The system's roots, Mozilla's where it has none.
 fn tls_config() -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(config.with_root_certificates(system_roots()).with_no_client_auth()))
 }

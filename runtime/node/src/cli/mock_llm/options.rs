@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{Args, FromArgMatches};
-use tidegate_core::units::Span;
+use tidegate_core::{Limit, Unit, units::Span};
 
 /// Everything the fake upstream can be told.
 #[derive(Args, Clone, Debug)]
@@ -153,19 +153,14 @@ impl FromStr for Quota {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no limit: write it as 10/s, 500/m or 100/10s");
-        let (count, per) = text.split_once('/').unwrap_or((text, "s"));
-        let count: u32 = count.trim().parse().map_err(|_| wrong())?;
-        let per = per.trim();
-        let per =
-            if per.starts_with(|first: char| first.is_ascii_digit()) { per.to_owned() } else { format!("1{per}") };
-        let per = per.parse::<Span>().map_err(|_| wrong())?.get();
-        if count == 0 || per.is_zero() {
+        let per_second = if text.contains('/') { "" } else { "/s" };
+        let limit: Limit = format!("{text}{per_second}").parse().map_err(|_| wrong())?;
+        if limit.unit != Unit::Requests || limit.burst.is_some() {
             return Err(wrong());
         }
-        if count > MAX_QUOTA {
-            return Err(format!("a limit is at most {MAX_QUOTA} requests in its period"));
-        }
-        Ok(Self { count, per })
+        let count = u32::try_from(limit.quota).ok().filter(|count| *count <= MAX_QUOTA);
+        let count = count.ok_or_else(|| format!("a limit is at most {MAX_QUOTA} requests in its period"))?;
+        Ok(Self { count, per: limit.per.get() })
     }
 }
 

@@ -20,7 +20,7 @@ pub use state::{
     World,
 };
 pub use store::{Bounds, Registry, RegistryError};
-pub use validate::{Ceilings, parse_destination, parse_function};
+pub use validate::{Ceilings, parse_destination, parse_function, policy_warnings};
 
 /// The wall clock as records keep it: milliseconds since 1970.
 pub fn now_ms() -> u64 {

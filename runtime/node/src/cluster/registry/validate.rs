@@ -188,6 +188,15 @@ fn policy(stated: &Map<String, Value>) -> Result<(), ConfigError> {
     known.validate().or_else(|error| wrong(&dotted("policy", &error.member), error.problem))
 }
 
+/// What a stated policy says in vain, for whoever stored it.
+pub fn policy_warnings(stated: &Map<String, Value>) -> Vec<String> {
+    let policy: Policy = serde_json::from_value(Value::Object(stated.clone())).unwrap_or_default();
+    let warning = |key: &str| {
+        format!("policy.{key} is kept, but has no effect in this release: calls leave from one region, to one endpoint")
+    };
+    policy.without_effect().map(warning).collect()
+}
+
 fn within(limits: &FunctionLimits, ceilings: &Ceilings) -> Result<(), ConfigError> {
     fn check<T: PartialOrd + std::fmt::Display + Default>(
         key: &str,

@@ -87,14 +87,7 @@ pub(super) fn compile_known(
         .map(|(index, value)| read::<Limit>(&format!("limits[{index}]"), value.clone()))
         .collect::<Result<_, _>>()?;
     let limits = Settings { limits, max_concurrency: config.max_concurrency, ..node_settings(settings) };
-    let limits = Config::new(&limits).map_err(|why| {
-        // Core's message begins with the field.
-        let text = why.to_string();
-        match text.split_once(": ") {
-            Some((key, why)) => error(key, why),
-            None => error("limits", text),
-        }
-    })?;
+    let limits = Config::new(&limits).map_err(|wrong| error(wrong.key, wrong.problem))?;
     let repeatable = match &config.repeatable {
         None => Repeatable::default(),
         Some(text) => read("repeatable", Value::String(text.clone()))?,

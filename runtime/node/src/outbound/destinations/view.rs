@@ -1,7 +1,7 @@
 //! The live state of destinations, as `GET /v1/destinations` shows it.
 
 use serde::Serialize;
-use tidegate_core::{Snapshot, units::Span};
+use tidegate_core::{Snapshot, units::Rounded};
 
 /// Some destinations of a tenant, and where to go on.
 #[derive(Clone, Debug, Serialize)]
@@ -145,7 +145,7 @@ impl PartitionState {
             paused: snapshot.paused.map(|(left, cause)| Pause {
                 left_ms: millis(left),
                 until_ms: now_ms.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-                why: format!("for {} {cause}", Span(left)),
+                why: format!("for {} {cause}", Rounded(left)),
                 number: snapshot.cuts,
             }),
             in_flight: snapshot.in_flight,

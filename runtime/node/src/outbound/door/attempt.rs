@@ -68,7 +68,11 @@ impl Call<'_> {
         loop {
             let lease = match self.connect().await {
                 Ok(lease) => lease,
-                Err(other) => return other,
+                Err(other) => {
+                    // One that was tried, even if nothing left the node.
+                    self.ending.attempts += u32::from(!gone && !matches!(other, Attempted::Denied(_)));
+                    return other;
+                }
             };
             if !gone {
                 match admission.departed() {
@@ -90,7 +94,7 @@ impl Call<'_> {
                 return Attempted::Own(TransportError::BadRequest { why });
             };
             let began = Instant::now();
-            let bound = self.bound(self.timeouts.first_byte, self.policy.attempt_timeout);
+            let bound = self.bound(self.timeouts.first_byte, self.first_byte.time);
             let broken = match lease.exchange(request, bound.time).await {
                 Ok(Some(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     let host = self.target.host.to_string();
@@ -101,8 +105,8 @@ impl Call<'_> {
                 Err(broken) => broken,
                 Ok(None) => {
                     let host = self.target.host.to_string();
-                    let (limit, setting) = (bound.time, names::FIRST_BYTE_TIMEOUT);
-                    let error = TransportError::FirstByteTimeout { host, limit, setting };
+                    let (limit, setting, repeatable) = (bound.time, self.first_byte.setting, self.repeatable);
+                    let error = TransportError::FirstByteTimeout { host, limit, setting, repeatable };
                     return bound.missed(Failure::TimedOut, error);
                 }
             };
@@ -129,6 +133,7 @@ impl Call<'_> {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(DialError::Denied(denied))) => Err(Attempted::Denied(denied)),
             Ok(Err(DialError::Failed(error))) => Err(Attempted::Failed(Failure::Connect, error)),
+            Ok(Err(DialError::Hopeless(error))) => Err(Attempted::Failed(Failure::Hopeless, error)),
             Err(_) => {
                 let host = self.target.host.to_string();
                 let (limit, setting) = (bound.time, names::CONNECT_TIMEOUT);
@@ -197,7 +202,11 @@ impl Call<'_> {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+        if error.is_parse_too_large() {
+            let settings = &self.door.settings;
+            let (headers, bytes) = (settings.max_answer_headers, settings.max_answer_head);
+            TransportError::HeadTooLarge { host, headers, bytes }
+        } else if error.is_parse() || error.is_parse_status() {
             TransportError::Protocol { host, why }
         } else {
             TransportError::Closed { host, why }

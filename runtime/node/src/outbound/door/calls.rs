@@ -6,9 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use tidegate_core::{
-    Attempt, Effective, Outcome, Ticket, Time, Verdict,
+    Attempt, Effective, Outcome, Ticket, Time, Verdict, credit,
     repeat::{Class, Reason},
     signal,
 };
@@ -28,6 +28,11 @@ use crate::{
     problem::Problem,
 };
 
+/// How much of a refusal's body is looked at, bytes.
+const REFUSAL: usize = 16 << 10;
+/// For how long its body is waited for. Mostly it came along with the head.
+const REFUSAL_TIME: Duration = Duration::from_millis(250);
+
 /// A call on its way.
 pub(super) struct Call<'a> {
     pub(super) door: &'a Inner,
@@ -39,9 +44,16 @@ pub(super) struct Call<'a> {
     pub(super) deadline: Time,
     pub(super) head: Head,
     pub(super) timeouts: CallTimeouts,
+    pub(super) first_byte: FirstByte,
     pub(super) kept: KeptBody,
     pub(super) wait_clock: Option<Arc<WaitClock>>,
     pub(super) ending: Ending<'a>,
+}
+
+/// How long the head of an answer is waited for, and which setting says so.
+pub(super) struct FirstByte {
+    pub(super) time: Duration,
+    pub(super) setting: &'static str,
 }
 
 /// The head of the request, as it leaves.
@@ -153,7 +165,7 @@ impl Call<'_> {
         }
     }
 
-    /// An attempt leaves.
+    /// An attempt leaves the node.
     pub(super) fn departed(&mut self) {
         self.ending.attempts += 1;
         self.door.observe.metrics.attempts.inc();
@@ -163,11 +175,12 @@ impl Call<'_> {
     async fn after(&mut self, attempted: Attempted, admission: Admission, spent: u32) -> Next {
         let attempt = self.ending.attempts;
         let (outcome, came) = match attempted {
-            Attempted::Answer(response, first_byte) => {
+            Attempted::Answer(mut response, first_byte) => {
                 let status = response.status().as_u16();
                 self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
                 let max_pause = self.door.settings.max_pause.get();
-                let signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
+                let mut signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
+                signal.last_word = is_exhausted(&mut response).await;
                 (Outcome::Answer { status, signal }, Ok(response))
             }
             Attempted::Failed(failure, error) => {
@@ -177,7 +190,10 @@ impl Call<'_> {
             Attempted::Denied(denied) => return Next::End(End::Refused(Box::new(denied.into()))),
             Attempted::Own(error) => return Next::End(End::Failed(error)),
             Attempted::DeadlinePassed => {
-                let problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
+                let mut problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
+                if attempt > 0 && !self.repeatable {
+                    problem = problem.final_answer();
+                }
                 return Next::End(End::Refused(problem.into()));
             }
             Attempted::PutBack(ticket) => {
@@ -241,4 +257,19 @@ impl Call<'_> {
         parts.extensions.clear();
         Response::from_parts(parts, body)
     }
+}
+
+/// Whether a refusal says in its body that no waiting helps.
+async fn is_exhausted(response: &mut Response<Streaming>) -> bool {
+    if response.status() != StatusCode::TOO_MANY_REQUESTS || !is_json(response.headers()) {
+        return false;
+    }
+    let body = response.body_mut().peek(REFUSAL, REFUSAL_TIME).await;
+    body.is_some_and(|body| credit::is_exhausted(&body))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media == "application/json" || media.ends_with("+json")
 }

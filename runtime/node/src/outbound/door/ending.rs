@@ -26,7 +26,7 @@ pub(super) struct Ending<'a> {
     uri: Uri,
     began: Instant,
     over: bool,
-    /// Attempts that left the node.
+    /// Attempts so far, those included that could not connect.
     pub(super) attempts: u32,
     /// Time spent in queues and pauses.
     pub(super) waited: Duration,

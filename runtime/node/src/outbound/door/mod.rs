@@ -15,16 +15,16 @@ use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use http::{Method, Response, uri::PathAndQuery};
 use parking_lot::Mutex;
-use tidegate_core::{Config, Effective};
+use tidegate_core::{Config, Effective, Policy};
 
-use self::{ending::Ending, known::Known, target::Target};
+use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
 use super::{
-    Hops, Origin, OutboundCall, SenderKind, TransportError,
+    Hops, Origin, OutboundCall, Sender, SenderKind, TransportError,
     body::{KeptBody, ReplayMemory, Start, drain},
     destinations::{DestinationPage, Table, compile},
     guard::AddressGuard,
-    headers,
-    pool::{Pool, PoolParts, Resolve, SystemResolver},
+    headers::{self, Stated},
+    pool::{HeadBounds, Pool, PoolParts, Resolve, SystemResolver},
     refuse,
     shards::{self, Shards},
     to::{self, Routed, ToError},
@@ -36,7 +36,7 @@ use crate::{
     ids::TenantId,
     observe::{Note, Observe},
     problem::Problem,
-    settings::OutboundSettings,
+    settings::{OutboundSettings, names},
 };
 
 /// Origins that are remembered with what calls to them follow; those not in use go first.
@@ -100,6 +100,7 @@ impl Door {
             resolver: parts.resolver,
             roots: parts.roots,
             observe: Arc::clone(&observe),
+            heads: HeadBounds { headers: settings.max_answer_headers, bytes: settings.max_answer_head },
             max_idle: settings.max_idle_connections,
             idle_time: settings.connection_idle.get(),
         })?;
@@ -227,6 +228,11 @@ impl Inner {
                 return Ok(ending.refuse(refuse::wrong_header(&name, &why)));
             }
         };
+        for key in stated.policy.iter().flat_map(Policy::without_effect) {
+            let what =
+                format!("`{key}` of its policy has no effect in this release: there is one region and one endpoint");
+            ending.note(|call| Note::Decided { call, what });
+        }
         let hops = parts.extensions.get::<Hops>().map_or(0, |hops| hops.0).max(Hops::of(&parts.headers).0);
         if hops >= headers::HOPS {
             drain(body);
@@ -235,6 +241,7 @@ impl Inner {
         let has_key = parts.headers.contains_key("idempotency-key");
         headers::outgoing(&mut parts.headers, trace.child().header(), hops + 1);
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
+        let first_byte = self.first_byte(&target, &sender, &stated, &policy);
         let deadline = shards::now() + policy.deadline;
 
         let start = Start { keep: self.settings.replay_body.get(), memory: &self.memory };
@@ -269,11 +276,27 @@ impl Inner {
             deadline,
             head: calls::Head { method: parts.method, uri: parts.uri, headers: parts.headers },
             timeouts,
+            first_byte,
             kept,
             wait_clock,
             ending,
         };
         call.run(pump).await
+    }
+
+    /// How long an attempt may take to the head of its answer: what a policy says, else longer where the client says that
+    /// it waits longer.
+    fn first_byte(&self, target: &Target, sender: &Sender, stated: &Stated, policy: &Effective) -> FirstByte {
+        let ours = FirstByte { time: policy.attempt_timeout, setting: names::FIRST_BYTE_TIMEOUT };
+        let own = stated.policy.as_ref().and_then(|policy| policy.attempt_timeout);
+        let said = own.or(sender.policy.attempt_timeout).or(target.destination.policy.attempt_timeout);
+        match stated.patience {
+            Some(patience) if said.is_none() && patience > ours.time => {
+                let most = self.settings.patient_first_byte_timeout.get().max(ours.time);
+                FirstByte { time: patience.min(most), setting: names::PATIENT_FIRST_BYTE_TIMEOUT }
+            }
+            _ => ours,
+        }
     }
 
     /// The limits of a target's destination, as they are now: a call that comes back must not bring old ones along.

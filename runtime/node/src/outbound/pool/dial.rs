@@ -9,10 +9,13 @@ use std::{
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::net::TcpStream;
 
-use super::dns::Dns;
-use crate::outbound::{
-    Origin, TransportError,
-    guard::{AddressDenied, AddressGuard},
+use super::dns::{Dns, Unknown};
+use crate::{
+    ids::TenantId,
+    outbound::{
+        Origin, TransportError,
+        guard::{AddressDenied, AddressGuard},
+    },
 };
 
 /// Head start of an address over the next one (RFC 8305 calls it the connection attempt delay).
@@ -27,19 +30,29 @@ pub(crate) enum DialError {
     Denied(AddressDenied),
     /// It could not be made.
     Failed(TransportError),
+    /// Nor can it be made at another time.
+    Hopeless(TransportError),
 }
 
 /// Connects to the first address of the origin that answers, of those that the guard lets pass.
-pub(super) async fn dial(origin: &Origin, dns: &Dns, guard: &AddressGuard) -> Result<TcpStream, DialError> {
+pub(super) async fn dial(
+    tenant: &TenantId,
+    origin: &Origin,
+    dns: &Dns,
+    guard: &AddressGuard,
+) -> Result<TcpStream, DialError> {
     guard.check_name(&origin.host).map_err(DialError::Denied)?;
-    let addresses = dns.look_up(&origin.host).await.map_err(|why| {
-        DialError::Failed(TransportError::Dns { host: origin.host.to_string(), why: why.to_string() })
+    let addresses = dns.look_up(tenant, &origin.host).await.map_err(|unknown| {
+        let Unknown { why, lasting } = unknown;
+        let error = TransportError::Dns { host: origin.host.to_string(), why: why.to_string(), lasting };
+        if lasting { DialError::Hopeless(error) } else { DialError::Failed(error) }
     })?;
     let mut denied = None;
     let mut allowed = Vec::with_capacity(addresses.len().min(ADDRESSES));
-    for address in addresses.iter().take(ADDRESSES) {
+    for address in addresses.iter() {
         match guard.check(&origin.host, *address) {
-            Ok(()) => allowed.push(*address),
+            Ok(()) if allowed.len() < ADDRESSES => allowed.push(*address),
+            Ok(()) => break,
             Err(denial) => denied = Some(denial),
         }
     }

@@ -26,7 +26,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 
-use super::{OpenConnection, socket::Socket};
+use super::{HeadBounds, OpenConnection, socket::Socket};
 use crate::outbound::body::OutBody;
 
 /// A connection that was idle for longer is looked at before it is used again.
@@ -34,6 +34,11 @@ const TRUSTED_IDLE: Duration = Duration::from_millis(2);
 
 /// How long a connection whose answer has ended may take to send the rest of the request.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// The smallest buffer that hyper takes, bytes.
+const LEAST_BUFFER: usize = 8 << 10;
+/// Headers that hyper reads without being told a number.
+const HEADERS: usize = 100;
 
 type Connection = http1::Connection<TokioIo<Socket>, OutBody>;
 
@@ -71,9 +76,15 @@ pub(super) struct H1 {
 }
 
 impl H1 {
-    pub(super) async fn handshake(socket: Socket, open: OpenConnection) -> hyper::Result<Self> {
+    pub(super) async fn handshake(socket: Socket, open: OpenConnection, heads: HeadBounds) -> hyper::Result<Self> {
         let (fd, is_tls) = (socket.tcp().as_raw_fd(), socket.is_tls());
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(socket)).await?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(usize::try_from(heads.bytes.get()).unwrap_or(usize::MAX).max(LEAST_BUFFER));
+        // Stating it, be it the same, costs an allocation for each answer.
+        if heads.headers != HEADERS {
+            builder.max_headers(heads.headers);
+        }
+        let (sender, connection) = builder.handshake(TokioIo::new(socket)).await?;
         let link = Link::Inline(Box::new(connection));
         Ok(Self { sender, link, fd, is_tls, idle_since: Instant::now(), reused: false, open })
     }

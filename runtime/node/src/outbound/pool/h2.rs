@@ -17,9 +17,11 @@ use parking_lot::Mutex;
 use super::{OpenConnection, Upstream, socket::Socket};
 use crate::outbound::body::OutBody;
 
-/// Streams that a connection may carry before the peer's SETTINGS said how many it takes. An odd number, as it also
-/// tells that they have not come yet.
-const BEFORE_SETTINGS: usize = 61;
+/// Streams that a connection may carry before the peer's SETTINGS said how many it takes.
+const BEFORE_SETTINGS: usize = 64;
+/// What hyper is told to take meanwhile, so that one sees whether they have come: no peer can say this number, which is
+/// beyond 32 bits, nor does it stand for a peer that sets no bound.
+const UNSAID: usize = usize::MAX - 1;
 /// Streams on one connection however many the peer takes: beyond this a second connection is faster.
 const STREAMS: usize = 256;
 /// Flow-control windows of what we receive, per stream and connection, bytes.
@@ -45,12 +47,13 @@ impl H2 {
     ) -> hyper::Result<Arc<Self>> {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_max_send_streams(BEFORE_SETTINGS)
+            .initial_max_send_streams(UNSAID)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(upstream.shared.heads.bytes.get()).unwrap_or(u32::MAX))
             .handshake(TokioIo::new(socket))
             .await?;
-        let max_streams = Arc::new(AtomicUsize::new(BEFORE_SETTINGS));
+        let max_streams = Arc::new(AtomicUsize::new(UNSAID));
         let (max, origin) = (Arc::clone(&max_streams), Arc::downgrade(upstream));
         tokio::spawn(async move {
             let mut connection = pin!(connection);
@@ -95,12 +98,15 @@ impl H2 {
 
     /// Whether the peer has not yet said how many streams it takes.
     pub(super) fn awaits_settings(&self) -> bool {
-        self.max_streams.load(Ordering::Relaxed) == BEFORE_SETTINGS
+        self.max_streams.load(Ordering::Relaxed) == UNSAID
     }
 
     /// Takes a stream, if one is free. Called under the upstream's lock only.
     pub(super) fn take(self: &Arc<Self>, upstream: &Arc<Upstream>) -> Option<Stream> {
-        let max = self.max_streams.load(Ordering::Relaxed).min(STREAMS);
+        let max = match self.max_streams.load(Ordering::Relaxed) {
+            UNSAID => BEFORE_SETTINGS,
+            said => said.min(STREAMS),
+        };
         if self.streams.load(Ordering::Relaxed) >= max {
             return None;
         }

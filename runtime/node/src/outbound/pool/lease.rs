@@ -1,6 +1,7 @@
 //! A connection in the hands of one call, and the answer that comes over it.
 
 use std::{
+    collections::VecDeque,
     error::Error as _,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -91,9 +92,7 @@ impl Lease {
             Link::H1 { mut connection, upstream } => {
                 let reused = connection.reused;
                 match connection.exchange(request).await {
-                    Ok(response) => {
-                        Ok(response.map(|body| Streaming { body, link: Some(Link::H1 { connection, upstream }) }))
-                    }
+                    Ok(response) => Ok(response.map(|body| Streaming::new(body, Link::H1 { connection, upstream }))),
                     Err(mut error) => Err(Broken { request: error.take_message(), error: error.into_error(), reused }),
                 }
             }
@@ -101,7 +100,7 @@ impl Lease {
                 let reused = stream.connection.reused.load(Ordering::Relaxed);
                 let sent = stream.connection.sender.clone().try_send_request(request);
                 match sent.await {
-                    Ok(response) => Ok(response.map(|body| Streaming { body, link: Some(Link::H2(stream)) })),
+                    Ok(response) => Ok(response.map(|body| Streaming::new(body, Link::H2(stream)))),
                     Err(mut error) => Err(Broken { request: error.take_message(), error: error.into_error(), reused }),
                 }
             }
@@ -129,9 +128,42 @@ impl Broken {
 pub(crate) struct Streaming {
     body: Incoming,
     link: Option<Link>,
+    /// What was read already by a look at it.
+    ahead: VecDeque<hyper::Result<Frame<Bytes>>>,
 }
 
 impl Streaming {
+    fn new(body: Incoming, link: Link) -> Self {
+        Self { body, link: Some(link), ahead: VecDeque::new() }
+    }
+
+    /// Looks at the body, which stays as it is: all of it, where it ends within `bound` bytes and `time`.
+    pub(crate) async fn peek(&mut self, bound: usize, time: Duration) -> Option<Vec<u8>> {
+        if self.size_hint().lower() > bound as u64 {
+            return None;
+        }
+        let read = async {
+            let mut bytes = Vec::new();
+            while !self.has_ended() {
+                let Some(frame) = std::future::poll_fn(|cx| self.poll_next(cx)).await else { break };
+                let data = frame.as_ref().ok().and_then(Frame::data_ref).cloned();
+                let broken = frame.is_err();
+                self.ahead.push_back(frame);
+                bytes.extend_from_slice(&data.unwrap_or_default());
+                if broken || bytes.len() > bound {
+                    return None;
+                }
+            }
+            Some(bytes)
+        };
+        tokio::time::timeout(time, read).await.ok().flatten()
+    }
+
+    /// Whether nothing more comes from the connection.
+    fn has_ended(&self) -> bool {
+        self.link.is_none() || self.body.is_end_stream()
+    }
+
     /// Gives the connection back where the body has ended already.
     pub(crate) fn settle(&mut self, cx: &mut Context<'_>) {
         if self.body.is_end_stream() {
@@ -159,6 +191,22 @@ impl Streaming {
             }
         }
     }
+
+    /// The next frame from the connection.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = match &mut self.link {
+            Some(Link::H1 { connection, .. }) => connection.poll_body(&mut self.body, cx),
+            Some(Link::H2(_)) => Pin::new(&mut self.body).poll_frame(cx),
+            None => Poll::Ready(None),
+        };
+        match &frame {
+            Poll::Ready(None) => self.give_back(cx),
+            Poll::Ready(Some(Err(_))) => self.close(),
+            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.give_back(cx),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        frame
+    }
 }
 
 impl Body for Streaming {
@@ -167,25 +215,22 @@ impl Body for Streaming {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
-        let frame = match &mut this.link {
-            Some(Link::H1 { connection, .. }) => connection.poll_body(&mut this.body, cx),
-            Some(Link::H2(_)) => Pin::new(&mut this.body).poll_frame(cx),
-            None => Poll::Ready(None),
-        };
-        match &frame {
-            Poll::Ready(None) => this.give_back(cx),
-            Poll::Ready(Some(Err(_))) => this.close(),
-            Poll::Ready(Some(Ok(_))) if this.body.is_end_stream() => this.give_back(cx),
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        match this.ahead.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => this.poll_next(cx),
         }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.link.is_none() || self.body.is_end_stream()
+        self.ahead.is_empty() && self.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let ahead = self.ahead.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref());
+        let ahead: u64 = ahead.map(|data| data.len() as u64).sum();
+        match self.body.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest + ahead),
+            None => SizeHint::default(),
+        }
     }
 }

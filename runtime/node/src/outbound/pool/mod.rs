@@ -22,11 +22,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tidegate_core::units::Size;
 use tokio::sync::Notify;
 
 pub(crate) use self::dial::DialError;
 pub use self::dns::{Resolve, SystemResolver};
 pub(crate) use self::lease::{Broken, Lease, Streaming};
+pub(crate) use self::tls::system_roots;
 use self::{dns::Dns, h1::H1, h2::H2, socket::Socket, tls::Tls};
 use super::{Origin, Scheme, TransportError, guard::AddressGuard};
 use crate::{ids::TenantId, observe::Observe};
@@ -40,10 +42,20 @@ pub(crate) struct PoolParts {
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) roots: Option<Arc<rustls::RootCertStore>>,
     pub(crate) observe: Arc<Observe>,
+    pub(crate) heads: HeadBounds,
     /// Idle connections kept (setting `max_idle_connections`).
     pub(crate) max_idle: usize,
     /// How long an idle connection is kept (setting `connection_idle`).
     pub(crate) idle_time: Duration,
+}
+
+/// What the head of an answer may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadBounds {
+    /// Headers (setting `max_answer_headers`).
+    pub(crate) headers: usize,
+    /// Its size (setting `max_answer_head`).
+    pub(crate) bytes: Size,
 }
 
 /// All connections of a node.
@@ -59,6 +71,7 @@ struct Shared {
     dns: Dns,
     tls: Tls,
     observe: Arc<Observe>,
+    heads: HeadBounds,
     max_idle: usize,
     idle: AtomicUsize,
 }
@@ -128,6 +141,7 @@ impl Pool {
             dns: Dns::new(parts.resolver),
             tls: Tls::new(parts.roots),
             observe: parts.observe,
+            heads: parts.heads,
             max_idle: parts.max_idle,
             idle: AtomicUsize::new(0),
         };
@@ -254,14 +268,11 @@ impl Upstream {
     }
 
     async fn make(self: &Arc<Self>) -> Result<Lease, DialError> {
-        let stream = dial::dial(&self.origin, &self.shared.dns, &self.shared.guard).await?;
+        let stream = dial::dial(&self.tenant, &self.origin, &self.shared.dns, &self.shared.guard).await?;
         let open = OpenConnection::new(&self.shared.observe);
         let socket = match self.origin.scheme {
             Scheme::Http => Socket::Plain(stream),
-            Scheme::Https => {
-                let connected = self.shared.tls.connect(&self.tenant, &self.origin, stream).await;
-                Socket::Tls(Box::new(connected.map_err(DialError::Failed)?))
-            }
+            Scheme::Https => Socket::Tls(Box::new(self.shared.tls.connect(&self.tenant, &self.origin, stream).await?)),
         };
         let failed = |error: hyper::Error| {
             let host = self.origin.authority().to_string();
@@ -279,7 +290,7 @@ impl Upstream {
             });
         }
         self.state.lock().speaks_h1 = Some(true);
-        let connection = H1::handshake(socket, open).await.map_err(failed)?;
+        let connection = H1::handshake(socket, open, self.shared.heads).await.map_err(failed)?;
         Ok(Lease::h1(connection, Arc::clone(self)))
     }
 

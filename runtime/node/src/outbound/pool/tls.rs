@@ -1,13 +1,14 @@
 //! TLS towards upstreams. Each tenant has a configuration of its own, because session tickets live in it: a ticket
 //! shared between tenants would let one ride on, and be recognised by, the other's sessions.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore, client::Resumption, pki_types::ServerName};
 use tokio::{net::TcpStream, sync::OnceCell};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::DialError;
 use crate::{
     ids::TenantId,
     outbound::{Origin, TransportError},
@@ -36,11 +37,20 @@ impl Tls {
         tenant: &TenantId,
         origin: &Origin,
         stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, TransportError> {
-        let failed = |why: String| TransportError::Tls { host: origin.authority().to_string(), why };
-        let name = ServerName::try_from(origin.host.to_string()).map_err(|error| failed(error.to_string()))?;
-        let config = self.config(tenant).await.map_err(failed)?;
-        TlsConnector::from(config).connect(name, stream).await.map_err(|error| failed(error.to_string()))
+    ) -> Result<TlsStream<TcpStream>, DialError> {
+        let error = |why: String, certificate| {
+            let host = origin.authority().to_string();
+            TransportError::Tls { host, why, certificate }
+        };
+        let name = ServerName::try_from(origin.host.to_string())
+            .map_err(|invalid| DialError::Hopeless(error(invalid.to_string(), false)))?;
+        let config = self.config(tenant).await.map_err(|why| DialError::Failed(error(why, false)))?;
+        TlsConnector::from(config).connect(name, stream).await.map_err(|failure| {
+            // What is wrong with a certificate now is so a second later.
+            let certificate = is_certificate(&failure);
+            let error = error(failure.to_string(), certificate);
+            if certificate { DialError::Hopeless(error) } else { DialError::Failed(error) }
+        })
     }
 
     async fn config(&self, tenant: &TenantId) -> Result<Arc<ClientConfig>, String> {
@@ -66,8 +76,14 @@ impl Tls {
     }
 }
 
+/// Whether a handshake failed for the certificate that the peer showed.
+fn is_certificate(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 /// The system's roots; where it has none (a bare container), those of Mozilla that come with the program.
-fn system_roots() -> Arc<RootCertStore> {
+pub(crate) fn system_roots() -> Arc<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
