@@ -18,6 +18,13 @@ pub struct FunctionLabels {
     pub outcome: &'static str,
 }
 
+/// Label of a function's series that have no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FunctionLabel {
+    /// The function.
+    pub function: String,
+}
+
 /// Labels of a destination's series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DestinationLabels {
@@ -32,8 +39,10 @@ pub struct Metrics {
     registry: Registry,
     /// Invocations by function and outcome.
     pub invocations: Family<FunctionLabels, Counter>,
-    /// Seconds from an invocation's arrival to the head of its answer.
-    pub invocation_seconds: Histogram,
+    /// Seconds from an invocation's arrival to the head of its answer, by function.
+    pub invocation_seconds: Family<FunctionLabel, Histogram, fn() -> Histogram>,
+    /// Invocations whose answers have not ended, by function.
+    pub invocations_in_flight: Family<FunctionLabel, Gauge>,
     /// Instances alive now.
     pub instances: Gauge,
     /// Instances made.
@@ -50,20 +59,23 @@ pub struct Metrics {
     pub connections_open: Gauge,
 }
 
+/// Upper ends of the buckets of times, seconds.
+const SECONDS: [f64; 16] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
 impl Metrics {
     /// All series at zero.
     pub fn new() -> Self {
-        let seconds =
-            [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
         let mut metrics = Self {
             registry: Registry::with_prefix("tidegate"),
             invocations: Family::default(),
-            invocation_seconds: Histogram::new(seconds),
+            invocation_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            invocations_in_flight: Family::default(),
             instances: Gauge::default(),
             instances_made: Counter::default(),
             calls: Family::default(),
             attempts: Counter::default(),
-            wait_seconds: Histogram::new(seconds),
+            wait_seconds: Histogram::new(SECONDS),
             connections_opened: Counter::default(),
             connections_open: Gauge::default(),
         };
@@ -71,8 +83,13 @@ impl Metrics {
         registry.register("invocations", "Invocations by function and outcome", metrics.invocations.clone());
         registry.register(
             "invocation_seconds",
-            "Seconds from an invocation's arrival to the head of its answer",
+            "Seconds from an invocation's arrival to the head of its answer, by function",
             metrics.invocation_seconds.clone(),
+        );
+        registry.register(
+            "invocations_in_flight",
+            "Invocations whose answers have not ended, by function",
+            metrics.invocations_in_flight.clone(),
         );
         registry.register("instances", "Guest instances alive", metrics.instances.clone());
         registry.register("instances_made", "Guest instances made", metrics.instances_made.clone());
@@ -90,8 +107,18 @@ impl Metrics {
         self.invocations.get_or_create(&labels).clone()
     }
 
+    /// A function's times to the heads of its answers, and its invocations in flight.
+    pub fn of_running(&self, function: &str) -> (Histogram, Gauge) {
+        let label = FunctionLabel { function: function.to_owned() };
+        let seconds = self.invocation_seconds.get_or_create(&label).clone();
+        (seconds, self.invocations_in_flight.get_or_create(&label).clone())
+    }
+
     /// Forgets the series of a function that is gone.
     pub fn forget_function(&self, function: &str, outcomes: &[&'static str]) {
+        let label = FunctionLabel { function: function.to_owned() };
+        self.invocation_seconds.remove(&label);
+        self.invocations_in_flight.remove(&label);
         for outcome in outcomes {
             self.invocations.remove(&FunctionLabels { function: function.to_owned(), outcome });
         }
