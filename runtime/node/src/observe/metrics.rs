@@ -8,6 +8,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use tidegate_core::repeat::Class;
 
 /// Labels of a function's series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +35,28 @@ pub struct DestinationLabels {
     pub outcome: &'static str,
 }
 
+/// Label of a destination's series that have no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DestinationLabel {
+    /// Configured name, or `other`.
+    pub destination: String,
+}
+
+/// Label of attempts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// What attempts came to, as the core tells it apart.
+const CLASSES: [(Class, &str); 5] = [
+    (Class::Accepted, "accepted"),
+    (Class::Refused, "refused"),
+    (Class::Denied, "denied"),
+    (Class::Down, "down"),
+    (Class::Faulty, "faulty"),
+];
+
 /// All series of a node.
 pub struct Metrics {
     registry: Registry,
@@ -51,6 +74,12 @@ pub struct Metrics {
     pub calls: Family<DestinationLabels, Counter>,
     /// Attempts that left the node.
     pub attempts: Counter,
+    /// What they came to, in the order of [`CLASSES`].
+    attempt_outcomes: [Counter; CLASSES.len()],
+    /// Calls that wait now, by destination.
+    pub queued_calls: Family<DestinationLabel, Gauge>,
+    /// Modules compiled.
+    pub compiles: Counter,
     /// Seconds calls waited at the gate.
     pub wait_seconds: Histogram,
     /// Outbound connections opened.
@@ -66,6 +95,7 @@ const SECONDS: [f64; 16] =
 impl Metrics {
     /// All series at zero.
     pub fn new() -> Self {
+        let outcomes = Family::<OutcomeLabel, Counter>::default();
         let mut metrics = Self {
             registry: Registry::with_prefix("tidegate"),
             invocations: Family::default(),
@@ -75,6 +105,9 @@ impl Metrics {
             instances_made: Counter::default(),
             calls: Family::default(),
             attempts: Counter::default(),
+            attempt_outcomes: CLASSES.map(|(_, outcome)| outcomes.get_or_create(&OutcomeLabel { outcome }).clone()),
+            queued_calls: Family::default(),
+            compiles: Counter::default(),
             wait_seconds: Histogram::new(SECONDS),
             connections_opened: Counter::default(),
             connections_open: Gauge::default(),
@@ -95,6 +128,9 @@ impl Metrics {
         registry.register("instances_made", "Guest instances made", metrics.instances_made.clone());
         registry.register("calls", "Outbound calls by destination and outcome", metrics.calls.clone());
         registry.register("attempts", "Outbound attempts that left the node", metrics.attempts.clone());
+        registry.register("attempt_outcomes", "What outbound attempts came to", outcomes);
+        registry.register("queued_calls", "Outbound calls that wait, by destination", metrics.queued_calls.clone());
+        registry.register("compiles", "Compilations of modules", metrics.compiles.clone());
         registry.register("wait_seconds", "Seconds outbound calls waited at the gate", metrics.wait_seconds.clone());
         registry.register("connections_opened", "Outbound connections opened", metrics.connections_opened.clone());
         registry.register("connections_open", "Outbound connections open", metrics.connections_open.clone());
@@ -105,6 +141,19 @@ impl Metrics {
     pub fn of_function(&self, function: &str, outcome: &'static str) -> Counter {
         let labels = FunctionLabels { function: function.to_owned(), outcome };
         self.invocations.get_or_create(&labels).clone()
+    }
+
+    /// The gauge of a destination's calls that wait.
+    pub fn of_queue(&self, destination: String) -> Gauge {
+        self.queued_calls.get_or_create(&DestinationLabel { destination }).clone()
+    }
+
+    /// Counts what an attempt came to.
+    pub fn attempt_came(&self, class: Class) {
+        let index = CLASSES.iter().position(|(known, _)| *known == class);
+        if let Some(counter) = index.and_then(|index| self.attempt_outcomes.get(index)) {
+            counter.inc();
+        }
     }
 
     /// A function's times to the heads of its answers, and its invocations in flight.
