@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn an_answer_that_was_cut_is_told_from_a_whole_one() {
         let store = TrailStore::new(1 << 20);
-        for (ending, cut, text) in [(Ending::Status(200), None, ", whole after "), (Ending::Cut(200), Some(true), ", cut after ")]
+        for (ending, cut, text) in
+            [(Ending::Status(200), None, ", whole after "), (Ending::Cut(200), Some(true), ", cut after ")]
         {
             let trail = Trail::begin(TraceId::random(), "t".into(), Subject::Call);
             trail.answered();

@@ -93,7 +93,9 @@ impl Handler for Arc<Ingress> {
         let wants_trailers = trailers::wanted(&request);
         let trace = TraceContext::from_headers(request.headers());
         let answer = match self.goal(&request) {
-            Ok((Goal::Invoke(target), authority)) => invoke::invoke(self, target, authority, peer, trace, request).await,
+            Ok((Goal::Invoke(target), authority)) => {
+                invoke::invoke(self, target, authority, peer, trace, request).await
+            }
             // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
             Ok((Goal::Gate, _)) => match Box::pin(to::to(Arc::clone(&self), trace, request)).await {
                 Ok(answer) => answer,

@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn every_bound_an_error_can_name_is_listed_with_its_value_and_source() {
-        let listed = bounds(&settings(&["--guest-wall", "90s", "--queue-calls", "10000"], &["guest_wall", "guest_cpu"]));
+        let listed =
+            bounds(&settings(&["--guest-wall", "90s", "--queue-calls", "10000"], &["guest_wall", "guest_cpu"]));
         let find = |key: &str| listed.iter().find(|bound| bound.key == key).unwrap_or_else(|| panic!("{key}"));
         for key in super::super::names::ALL.iter().filter(|key| **key != "egress_allow") {
             find(key);

@@ -23,8 +23,8 @@ pub use file::{FileError, parse_with_file};
 pub(crate) use nearest::nearest;
 pub use reference::reference_page;
 pub use sources::{Source, Sources};
-use values::{address, count};
 pub use values::without_empty_variables;
+use values::{address, count};
 
 /// Everything `tidegate serve` can be told.
 #[derive(Args, Clone, Debug)]
@@ -344,9 +344,14 @@ mod tests {
 
     #[test]
     fn only_loopback_is_not_beyond_this_machine() {
-        for (address, exposed) in
-            [("127.0.0.1:1", false), ("127.1.2.3:1", false), ("[::1]:1", false), ("[::ffff:127.0.0.1]:1", false), ("0.0.0.0:1", true), ("[fdaa::1]:1", true)]
-        {
+        for (address, exposed) in [
+            ("127.0.0.1:1", false),
+            ("127.1.2.3:1", false),
+            ("[::1]:1", false),
+            ("[::ffff:127.0.0.1]:1", false),
+            ("0.0.0.0:1", true),
+            ("[fdaa::1]:1", true),
+        ] {
             let settings = parse(&["--control-listen", address]).unwrap();
             assert_eq!(settings.node.control_is_exposed(), exposed, "{address}");
         }
