@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::json;
-use tidegate_tests::{Client, Gate, TOKEN, eventually};
+use tidegate_tests::{Client, Gate, TOKEN, Upstream, eventually};
 
 async fn gate() -> Gate {
     let gate = Gate::serve().flags("--domain fn.example").start().await;
@@ -97,8 +97,7 @@ async fn a_node_told_to_end_finishes_what_is_open_and_exits_0() {
     let gate = gate().await;
     let (client, url) = (Client::default(), gate.url("/f/misbehave/sleep?ms=1500"));
     let call = tokio::spawn(async move { client.try_send(Request::get(url).body(Default::default()).unwrap()).await });
-    eventually("the call is open", async || gate.control_get("/v1/functions/misbehave").await.status == 200).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    eventually("the call is open", async || gate.metric("tidegate_invocations_in_flight").await == 1.0).await;
     gate.signal(rustix::process::Signal::TERM);
     let answer = call.await.unwrap().expect("the open call is finished");
     assert_eq!(answer.status, 200);
@@ -196,4 +195,117 @@ async fn a_refusal_says_its_trace_its_region_and_its_time() {
         assert!(!answer.header("tidegate-region").is_empty(), "{path}: {:?}", answer.headers);
         assert!(answer.header("server-timing").starts_with("total;dur="), "{path}: {:?}", answer.headers);
     }
+}
+
+#[tokio::test]
+async fn whatever_names_a_function_says_which_has_a_trail_and_is_counted() {
+    let gate = Gate::serve().flags("--max-request-body 1MiB --domain fn.example").start().await;
+    gate.deploy("misbehave", json!({})).await;
+    let body = |length: usize| http_body_util::Full::new(bytes::Bytes::from(vec![0; length]));
+    let post = |path: &str, headers: &[(&str, &str)], length: usize| {
+        let mut request = Request::post(gate.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(body(length)).unwrap()
+    };
+    let bearer = format!("Bearer {TOKEN}");
+    let ours = ("authorization", bearer.as_str());
+    for (counted, (request, status, version)) in [
+        (post("/f/misbehave/env", &[], 0), 401, "2"),
+        (post("/f/misbehave/env", &[ours], 2 << 20), 413, "2"),
+        (post("/f/misbehave/env", &[ours, ("prefer", "respond-async")], 0), 501, "2"),
+        (post("/f/misbehave@77/env", &[ours], 0), 404, "77"),
+        (post("/env", &[("host", "misbehave.fn.example")], 0), 401, "2"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = gate.client.send(request).await;
+        let said = (answer.status.as_u16(), answer.header("tidegate-function"), answer.header("tidegate-version"));
+        assert_eq!(said, (status, "misbehave", version), "{}", answer.text());
+        let id = answer.header("tidegate-trace");
+        assert_eq!(answer.json()["trail"], id);
+        let trail = gate.control_get(&format!("/v1/trails/{id}")).await;
+        assert_eq!(trail.status, 200, "{}", trail.text());
+        let trail = trail.json();
+        assert_eq!((&trail["function"], &trail["status"]), (&json!("misbehave"), &json!(status)), "{trail}");
+        assert_eq!(gate.metric("tidegate_invocations_total").await, (counted + 1) as f64);
+    }
+}
+
+#[tokio::test]
+async fn a_trail_goes_on_while_the_answer_streams_and_says_when_it_was_cut() {
+    let gate = gate().await;
+    let whole = gate.get("/f/misbehave/stream?n=4&ms=100").await;
+    let trail = async |id: &str| gate.control_get(&format!("/v1/trails/{id}")).await;
+    let ended = trail(whole.header("tidegate-trace")).await.json();
+    assert_eq!((&ended["status"], ended.get("cut")), (&json!(200), None), "{ended}");
+    let time = |trail: &serde_json::Value, key: &str| trail[key].as_f64().unwrap();
+    assert!(time(&ended, "lasted_ms") - time(&ended, "head_ms") > 200.0, "{ended}");
+
+    let request = Request::get(gate.url("/f/misbehave/stream?n=1000&ms=20")).body(Default::default()).unwrap();
+    let client = Client::default();
+    let mut answer = client.open(request).await;
+    let id = answer.headers()["tidegate-trace"].to_str().unwrap().to_owned();
+    answer.body_mut().frame().await.unwrap().unwrap();
+    assert_eq!(trail(&id).await.status, 404, "it goes on");
+    assert_eq!(gate.metric("tidegate_invocations_in_flight").await, 1.0);
+    drop((answer, client));
+    eventually("the trail has ended", async || trail(&id).await.status == 200).await;
+    let cut = trail(&id).await.json();
+    assert_eq!((&cut["status"], &cut["cut"]), (&json!(200), &json!(true)), "{cut}");
+    assert_eq!(gate.metric("tidegate_invocations_in_flight").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_function_keeps_its_own_name_below_the_domain_from_wildcards_but_not_from_written_hosts() {
+    let gate = gate().await;
+    gate.deploy_as("misbehave", "wild", json!({"auth": "public", "routes": ["*.fn.example/*"]})).await;
+    for (host, function) in
+        [("misbehave.fn.example", "misbehave"), ("else.fn.example", "wild"), ("a.b.fn.example", "wild")]
+    {
+        let request = Request::get(gate.url("/env")).header("host", host).body(Default::default()).unwrap();
+        assert_eq!(gate.client.send(request).await.header("tidegate-function"), function, "{host}");
+    }
+    let routes = json!({"auth": "public", "routes": ["*.fn.example/*", "misbehave.fn.example/*"]});
+    assert!(gate.configure("wild", routes).await.status.is_success());
+    let request =
+        Request::get(gate.url("/env")).header("host", "misbehave.fn.example").body(Default::default()).unwrap();
+    assert_eq!(gate.client.send(request).await.header("tidegate-function"), "wild");
+    let refused = gate.configure("wild", json!({"routes": ["/f/*"]})).await;
+    assert!(refused.status == 400 || refused.status == 422, "{}", refused.status);
+    assert!(refused.text().contains("`/f/`"), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn metrics_tell_functions_and_destinations_apart_by_their_configured_names() {
+    let (gate, upstream) = (gate().await, Upstream::scripted(|_| std::future::pending()).await);
+    let answering = Upstream::answering("hello").await;
+    gate.destination("slow", json!({"match": upstream.url(""), "max_concurrency": 1})).await;
+    assert_eq!(gate.get(&format!("/to/{}", answering.url("/"))).await.status, 200);
+    assert_eq!(gate.get("/f/misbehave/env").await.status, 200);
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let (client, request) = (gate.client.clone(), gate.request(Method::GET, "/to/slow/", ""));
+            tokio::spawn(async move { client.try_send(request).await })
+        })
+        .collect();
+    let url = format!("http://{}/metrics", gate.metrics_address);
+    let has = async |line: &str| {
+        let text = gate.client.send(Request::get(&url).body(Default::default()).unwrap()).await.text();
+        text.lines().any(|found| found == line)
+    };
+    for line in [
+        "tidegate_queued_calls{destination=\"slow\"} 2",
+        "tidegate_attempt_outcomes_total{outcome=\"accepted\"} 1",
+        "tidegate_invocations_total{function=\"misbehave\",outcome=\"2xx\"} 1",
+        "tidegate_invocation_seconds_count{function=\"misbehave\"} 1",
+        "tidegate_invocations_in_flight{function=\"misbehave\"} 0",
+        "tidegate_compiles_total 1",
+    ] {
+        eventually(line, async || has(line).await).await;
+    }
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    eventually("nobody waits any more", async || gate.metric("tidegate_queued_calls").await == 0.0).await;
 }

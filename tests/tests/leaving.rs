@@ -11,6 +11,10 @@ use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper_util::{client::legacy::Client as Legacy, rt::TokioExecutor};
 use serde_json::json;
 use tidegate_tests::{Gate, TOKEN, Upstream, eventually, text};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// How long the upstream's side of a call may live on.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -117,5 +121,91 @@ async fn whoever_leaves_frees_the_upstream_and_the_instance_at_once() {
                 assert!(times[ROUNDS / 2] < AT_ONCE, "{guest:?}, {leaving:?}, HTTP/2: {http2}: {times:?}");
             }
         }
+    }
+}
+
+/// How a client that speaks HTTP/1.1 by hand states the length of its body.
+#[derive(Clone, Copy, Debug)]
+enum Framing {
+    Length,
+    Chunks,
+}
+
+/// A POST of which `sent` of `whole` bytes are sent.
+async fn post(gate: &Gate, path: &str, framing: Framing, sent: usize, whole: usize) -> TcpStream {
+    let framed = match framing {
+        Framing::Length => format!("content-length: {whole}"),
+        Framing::Chunks => "transfer-encoding: chunked".to_owned(),
+    };
+    let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TOKEN}\r\n{framed}\r\n\r\n");
+    let mut bytes = head.into_bytes();
+    match framing {
+        Framing::Length => bytes.resize(bytes.len() + sent, b'x'),
+        Framing::Chunks => {
+            bytes.extend_from_slice(format!("{sent:x}\r\n").as_bytes());
+            bytes.resize(bytes.len() + sent, b'x');
+            bytes.extend_from_slice(if sent < whole { b"\r\n" } else { b"\r\n0\r\n\r\n" });
+        }
+    }
+    let mut stream = TcpStream::connect(&gate.data_address).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    stream
+}
+
+/// hyper does not look at a socket while nobody takes what is on it.
+#[tokio::test]
+async fn whoever_leaves_with_a_body_that_nobody_reads_frees_the_upstream_and_the_instance_at_once() {
+    for guest in [None, Some("misbehave"), Some("probe-p3")] {
+        let (gate, upstream) = (Gate::serve().start().await, upstream().await);
+        if let Some(guest) = guest {
+            gate.deploy(guest, json!({"allowed_hosts": ["127.0.0.1:*"]})).await;
+        }
+        // The upstream itself looks at its sockets no more than hyper does.
+        let open = async || gate.metric("tidegate_connections_open").await;
+        for at in ["/never", "/stall"] {
+            // Its guest's answer begins when the upstream's has ended.
+            let begins = at == "/stall" && guest != Some("misbehave");
+            let path = match guest {
+                None => format!("/to/{}", upstream.url(at)),
+                Some(guest) => format!("/f/{guest}/fetch?url={}", upstream.url(at)),
+            };
+            // All of it fits into the socket: an end that waits behind bytes which nobody takes has not come.
+            let sent = 100_000;
+            for framing in [Framing::Length, Framing::Chunks] {
+                let mut times = Vec::new();
+                for _ in 0..ROUNDS {
+                    let quiet = gate.metric("tidegate_instances").await;
+                    let mut stream = post(&gate, &path, framing, sent, 50 << 20).await;
+                    eventually("the call is under way", async || open().await == 1.0).await;
+                    if begins {
+                        let length = stream.read(&mut [0; 512]).await.unwrap();
+                        assert!(length > 0, "the answer has begun");
+                    }
+                    drop(stream);
+                    let left = Instant::now();
+                    let what = format!("the upstream's connection is freed: {guest:?} {at} {framing:?} {times:?}");
+                    eventually(&what, async || open().await == 0.0).await;
+                    times.push(left.elapsed());
+                    let gone = async || gate.metric("tidegate_instances").await <= quiet;
+                    eventually(&format!("the instance is gone: {guest:?} {at} {framing:?} {times:?}"), gone).await;
+                }
+                times.sort();
+                assert!(times[ROUNDS / 2] < AT_ONCE, "{guest:?}, {at}, {framing:?}: {times:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_has_sent_the_whole_request_and_says_so_still_gets_the_answer() {
+    let gate = Gate::serve().start().await;
+    gate.deploy("misbehave", json!({})).await;
+    for framing in [Framing::Length, Framing::Chunks] {
+        // More than hyper reads unasked, so that the body is unread and its end is not.
+        let mut stream = post(&gate, "/f/misbehave/sleep?ms=400", framing, 300_000, 300_000).await;
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{framing:?}: {answer:?}");
     }
 }

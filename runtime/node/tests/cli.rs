@@ -242,3 +242,65 @@ fn the_fake_upstream_ends_cleanly_and_says_what_it_saw() {
     assert_eq!(code, 2);
     assert!(err.contains("--burst needs --limit"), "{err}");
 }
+
+/// `serve` with these variables, and its first line.
+fn serve(home: &Path, variables: &[(&str, &str)], flags: &[&str]) -> (Running, String) {
+    let mut command = tidegate(home);
+    command.args(["serve", "--control-listen", "127.0.0.1:0"]).args(flags).envs(variables.iter().copied());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (Running(child), line)
+}
+
+#[test]
+fn an_empty_variable_is_none_and_a_switch_may_be_1() {
+    for value in ["1", "0", "true", "false", "yes", "no"] {
+        let home = home();
+        let variables = [
+            ("TIDEGATE_METRICS_LISTEN", ""),
+            ("TIDEGATE_MAX_CONNECTIONS", ""),
+            ("TIDEGATE_CONFIG", ""),
+            ("TIDEGATE_ADMIN_TOKEN", ""),
+            ("TIDEGATE_ALLOW_ANY_HOST", value),
+        ];
+        let (_node, line) = serve(home.path(), &variables, &["--listen", "localhost:0"]);
+        assert!(line.starts_with("tidegate listening on http://"), "{value}: {line:?}");
+    }
+}
+
+#[test]
+fn the_limits_say_where_each_value_comes_from() {
+    let home = home();
+    std::fs::write(home.path().join("node.toml"), "guest_cpu = \"5s\"\nqueue_calls = 7\nguest_calls = 9\n").unwrap();
+    let token = "tg_a-token-for-the-tests-of-limits";
+    let variables = [
+        ("TIDEGATE_CONFIG", "node.toml"),
+        ("TIDEGATE_ADMIN_TOKEN", token),
+        ("TIDEGATE_QUEUE_CALLS", "8"),
+        ("TIDEGATE_ATTEMPTS", "3"),
+        ("TIDEGATE_REPLAY_BODY", ""),
+    ];
+    let (_node, line) = serve(home.path(), &variables, &["--listen", "127.0.0.1:0", "--attempts", "4"]);
+    let control = line.trim().rsplit(' ').next().unwrap().trim_start_matches("http://").to_owned();
+    let mut stream = std::net::TcpStream::connect(control).unwrap();
+    write!(stream, "GET /v1/limits HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let limits: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let of = |key: &str| {
+        let limits = limits["limits"].as_array().unwrap();
+        limits.iter().find(|limit| limit["setting"] == key).unwrap()["source"].as_str().unwrap().to_owned()
+    };
+    for (key, source) in [
+        ("attempts", "flag"),
+        ("queue_calls", "variable"),
+        ("guest_calls", "file"),
+        ("guest_cpu", "file"),
+        ("replay_body", "default"),
+        ("max_pause", "default"),
+    ] {
+        assert_eq!(of(key), source, "{key}");
+    }
+}

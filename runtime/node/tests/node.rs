@@ -167,6 +167,38 @@ async fn a_node_that_drains_says_so_finishes_what_is_open_and_listens_no_more() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_the_grace_lasts_a_draining_node_accepts_and_says_that_it_is_not_ready() {
+    let (node, _data) = start(&["--drain-grace", "1s"], true).await;
+    let address = node.data_addr;
+    while !get(address, "/readyz", "").await.starts_with("HTTP/1.1 200") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let ended = tokio::spawn(node.shutdown());
+    while !get(address, "/readyz", "").await.starts_with("HTTP/1.1 503") {
+        assert!(!ended.is_finished(), "nobody was told");
+    }
+    let path = format!("/to/http://{}/", upstream().await);
+    assert!(get(address, &path, "").await.starts_with("HTTP/1.1 200"), "it still serves");
+    assert!(ended.await.unwrap());
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_answer_when_the_drain_is_over_is_told_so() {
+    let (node, _data) = start(&["--drain-timeout", "100ms"], true).await;
+    let address = node.data_addr;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let path = format!("/to/http://{}/", silent.local_addr().unwrap());
+    let open = tokio::spawn(async move { get(address, &path, "").await });
+    let (mut upstream, _) = silent.accept().await.unwrap();
+    assert!(upstream.read(&mut [0; 4_096]).await.unwrap() > 0);
+    assert!(!node.shutdown().await, "one did not finish");
+    let answer = open.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("/problems/shutting-down"), "{answer}");
+    assert!(answer.contains("retry-after: 1"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_and_destinations_show_what_went_through() {
     let (node, _data) = start(&["--metrics-listen", "127.0.0.1:0"], false).await;
     let upstream = upstream().await;

@@ -28,6 +28,18 @@ pub(super) struct Cli {
     pub(super) command: Command,
 }
 
+impl Cli {
+    /// The settings of the node that the command starts, if it starts one.
+    pub(super) fn settings_mut(&mut self) -> Option<&mut Settings> {
+        match &mut self.command {
+            Command::Serve(args) => Some(args.settings_mut()),
+            Command::Dev(args) => Some(args.settings_mut()),
+            Command::Run(args) => Some(args.settings_mut()),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {
     /// Run a guest, or just the gate, in this terminal

@@ -10,27 +10,33 @@ use crate::settings::parse_with_file;
 /// Commands that take the settings of a node.
 const WITH_SETTINGS: [&str; 3] = ["serve", "dev", "run"];
 
-/// The command with the defaults of the file that the arguments or `TIDEGATE_CONFIG` name.
+/// The command with the defaults of the file that the arguments or `TIDEGATE_CONFIG` name, and the keys in it.
 pub(super) fn apply(
     mut command: Command,
     arguments: &[OsString],
     variable: Option<OsString>,
-) -> Result<Command, Failure> {
+) -> Result<(Command, Vec<String>), Failure> {
     // The flags before a subcommand take no values.
     let mut words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
-    let Some(name) = words.find(|word| !word.starts_with('-')) else { return Ok(command) };
-    let Some(name) = WITH_SETTINGS.into_iter().find(|known| *known == name) else { return Ok(command) };
+    let name = words.find(|word| !word.starts_with('-')).unwrap_or_default();
+    let Some(name) = WITH_SETTINGS.into_iter().find(|known| *known == name) else { return Ok((command, Vec::new())) };
     let named = named(&command, arguments);
-    let Some(path) = named.or(variable).filter(|path| !path.is_empty()).map(PathBuf::from) else { return Ok(command) };
-    let mut outcome = Ok(());
-    command = command.mut_subcommand(name, |subcommand| {
-        parse_with_file(subcommand.clone(), &path).unwrap_or_else(|error| {
+    let Some(path) = named.or(variable).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+        return Ok((command, Vec::new()));
+    };
+    let mut outcome = Ok(Vec::new());
+    command = command.mut_subcommand(name, |subcommand| match parse_with_file(subcommand.clone(), &path) {
+        Ok((subcommand, keys)) => {
+            outcome = Ok(keys);
+            subcommand
+        }
+        Err(error) => {
             outcome =
                 Err(Failure::new(Exit::Usage, error.to_string()).next("`tidegate serve --help` lists the settings"));
             subcommand
-        })
+        }
     });
-    outcome.map(|()| command)
+    outcome.map(|keys| (command, keys))
 }
 
 /// The value of `--config` as clap reads it, so that a child's own `--config` is never taken for ours. Errors are kept

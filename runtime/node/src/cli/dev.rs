@@ -45,6 +45,13 @@ pub(super) struct DevArgs {
     settings: Box<Settings>,
 }
 
+impl DevArgs {
+    /// The settings.
+    pub(super) fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+}
+
 #[cfg(test)]
 impl DevArgs {
     /// The settings, for tests of the command line.

@@ -41,6 +41,8 @@ use args::{Cli, Command, Page};
 use failure::{Exit, Failure};
 use output::Out;
 
+use crate::settings::{Sources, without_empty_variables};
+
 /// The program. Returns its exit code.
 pub fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
@@ -62,8 +64,15 @@ fn asks_for_json(arguments: &[OsString]) -> bool {
 
 /// Reads the command line. Help, version and wrong usage are printed here, and end with the code that is returned.
 fn read(arguments: &[OsString]) -> Result<Result<Cli, ExitCode>, Failure> {
-    let command = config_file::apply(args::command(), arguments, std::env::var_os("TIDEGATE_CONFIG"))?;
-    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let command = without_empty_variables(args::command());
+    let (command, in_file) = config_file::apply(command, arguments, std::env::var_os("TIDEGATE_CONFIG"))?;
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| {
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        if let (Some(settings), Some((_, matches))) = (cli.settings_mut(), matches.subcommand()) {
+            settings.sources = Sources::of(matches, &in_file);
+        }
+        Ok(cli)
+    });
     let as_json = asks_for_json(arguments);
     Ok(parsed.map_err(|error| {
         if as_json && error.use_stderr() {

@@ -28,6 +28,13 @@ pub(super) struct ServeArgs {
     settings: Box<Settings>,
 }
 
+impl ServeArgs {
+    /// The settings.
+    pub(super) fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+}
+
 #[cfg(test)]
 impl ServeArgs {
     /// The settings, for tests of the command line.

@@ -94,7 +94,9 @@ fn subject(trail: &Value) -> String {
 }
 
 fn ending(trail: &Value) -> (String, anstyle::Style) {
+    let cut = trail.get("cut").and_then(Value::as_bool) == Some(true);
     match trail.get("status").and_then(Value::as_u64) {
+        Some(status) if cut => (format!("{status}, cut"), paint::WARN),
         Some(status @ 0..=399) => (status.to_string(), paint::GOOD),
         Some(status @ 400..=499) => (status.to_string(), paint::WARN),
         Some(status) => (status.to_string(), paint::BAD),

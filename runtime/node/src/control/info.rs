@@ -21,7 +21,7 @@ pub(super) async fn limits(State(control): State<Arc<Control>>, caller: Caller) 
                 "setting": bound.key,
                 "flag": bound.flag,
                 "variable": bound.variable,
-                "source": bound.source,
+                "source": bound.source.to_string(),
             })
         })
         .collect();

@@ -51,7 +51,7 @@ pub(super) async fn list(
     let within = if filter.function.is_some() { MOST } else { limit };
     let wanted = |record: &TrailRecord| match (&filter.function, &record.subject) {
         (None, _) => true,
-        (Some(name), Subject::Invocation { function, .. }) => **name == **function,
+        (Some(name), Subject::Invocation { function, .. }) => name == function.as_str(),
         (Some(_), Subject::Call) => false,
     };
     let trails = control.observe.trails.recent(caller.tenant(), within);
@@ -115,13 +115,20 @@ fn summary(record: &TrailRecord) -> Value {
     });
     match &record.subject {
         Subject::Invocation { function, version } => {
-            set(&mut shown, "function", &**function);
+            set(&mut shown, "function", function.as_str());
             set(&mut shown, "version", *version);
         }
         Subject::Call => set(&mut shown, "call", true),
     }
+    if let Some(head) = record.head {
+        set(&mut shown, "head_ms", millis(head));
+    }
     match record.ending {
         Ending::Status(status) => set(&mut shown, "status", status),
+        Ending::Cut(status) => {
+            set(&mut shown, "status", status);
+            set(&mut shown, "cut", true);
+        }
         Ending::Cancelled => set(&mut shown, "cancelled", true),
     }
     shown
@@ -134,12 +141,15 @@ fn timeline(record: &TrailRecord) -> String {
         Subject::Invocation { function, version } => format!("invocation of {function}@{version}"),
         Subject::Call => "call through /to".to_owned(),
     };
+    let lasted = millis(record.lasted);
+    let head = millis(record.head.unwrap_or(record.lasted));
     let ending = match record.ending {
-        Ending::Status(status) => format!("answered {status}"),
-        Ending::Cancelled => "cancelled".to_owned(),
+        Ending::Status(status) => format!("answered {status} after {head:.1} ms, whole after {lasted:.1} ms"),
+        Ending::Cut(status) => format!("answered {status} after {head:.1} ms, cut after {lasted:.1} ms"),
+        Ending::Cancelled => format!("cancelled after {lasted:.1} ms"),
     };
     // Writing to a String can't fail.
-    let _ = writeln!(text, "{} {what}: {ending} after {:.1} ms", record.id, millis(record.lasted));
+    let _ = writeln!(text, "{} {what}: {ending}", record.id);
     for (at, note) in &record.notes {
         let _ = writeln!(text, "{:>10.1} ms  {note}", millis(*at));
     }
@@ -172,6 +182,24 @@ mod tests {
         assert!(lines[1].ends_with("ms  reused instance"), "{text}");
         assert!(lines[2].ends_with("ms  call 1: put back at no cost"), "{text}");
     }
+
+    #[test]
+    fn an_answer_that_was_cut_is_told_from_a_whole_one() {
+        let store = TrailStore::new(1 << 20);
+        for (ending, cut, text) in
+            [(Ending::Status(200), None, ", whole after "), (Ending::Cut(200), Some(true), ", cut after ")]
+        {
+            let trail = Trail::begin(TraceId::random(), "t".into(), Subject::Call);
+            trail.answered();
+            store.finish(&trail, ending);
+            let record = store.get(&"t".into(), trail.id()).unwrap();
+            let shown = summary(&record);
+            assert_eq!((&shown["status"], shown.get("cut").and_then(Value::as_bool)), (&200.into(), cut));
+            assert!(shown["head_ms"].as_f64() <= shown["lasted_ms"].as_f64(), "{shown}");
+            assert!(timeline(&record).contains(text), "{}", timeline(&record));
+        }
+    }
+
     #[test]
     fn all_trails_of_a_trace_are_shown_and_a_single_one_as_ever() {
         let (store, id) = (TrailStore::new(1 << 20), TraceId(0xab));

@@ -95,7 +95,7 @@ impl GuestHost {
     ) -> Result<Arc<Self>, StartError> {
         let failed = |error: wasmtime::Error| StartError::Engine(format!("{error:#}"));
         let engines = Engines::start(settings).map_err(failed)?;
-        let modules = Arc::new(ModuleStore::open(settings, data, &engines, program)?);
+        let modules = Arc::new(ModuleStore::open(settings, data, &engines, program, observe.metrics.compiles.clone())?);
         let threads = match settings.guest_threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             threads => threads,

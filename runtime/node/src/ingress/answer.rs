@@ -1,14 +1,10 @@
 //! What every answer of the data listener says about how it came to be.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::live::Identity;
-use crate::{
-    ids::TraceId,
-    observe::{Trail, Waits},
-};
+use crate::{ids::TraceId, observe::Waits};
 
 const FUNCTION: HeaderName = HeaderName::from_static("tidegate-function");
 const VERSION: HeaderName = HeaderName::from_static("tidegate-version");
@@ -16,27 +12,29 @@ const REGION: HeaderName = HeaderName::from_static("tidegate-region");
 const TRACE: HeaderName = HeaderName::from_static("tidegate-trace");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Adds function, version, region, trace id and `Server-Timing`. What the guest says itself stays, but for our names.
-pub(super) fn decorate(headers: &mut HeaderMap, identity: Option<&Identity>, region: &HeaderValue, trail: &Trail) {
+/// Adds function and version, where they are known, region, trace id and `Server-Timing`. What the guest says itself
+/// stays, but for our names.
+pub(super) fn decorate(
+    headers: &mut HeaderMap,
+    of: Option<(HeaderValue, Option<HeaderValue>)>,
+    region: &HeaderValue,
+    trace: TraceId,
+    timing: HeaderValue,
+) {
     headers.reserve(5);
-    if let Some(identity) = identity {
-        headers.insert(FUNCTION, identity.name_header.clone());
-        headers.insert(VERSION, identity.version_header.clone());
+    if let Some((function, version)) = of {
+        headers.insert(FUNCTION, function);
+        if let Some(version) = version {
+            headers.insert(VERSION, version);
+        }
     }
     headers.insert(REGION, region.clone());
-    headers.insert(TRACE, trail.id().header());
-    headers.append(SERVER_TIMING, timing(trail.waits(), trail.began()));
-}
-
-/// Adds region, trace id and `Server-Timing` to an answer that was given before anything was begun.
-pub(super) fn decorate_refusal(headers: &mut HeaderMap, region: &HeaderValue, trace: TraceId, began: Instant) {
-    headers.insert(REGION, region.clone());
     headers.insert(TRACE, trace.header());
-    headers.append(SERVER_TIMING, timing(Waits::default(), began));
+    headers.append(SERVER_TIMING, timing);
 }
 
 /// Milliseconds for a place of an instance, at the gate, and in all.
-fn timing(waits: Waits, began: Instant) -> HeaderValue {
+pub(super) fn timing(waits: Waits) -> HeaderValue {
     let mut text = Vec::with_capacity(64);
     let mut part = |name: &str, time: Duration| {
         if !text.is_empty() {
@@ -56,17 +54,14 @@ fn timing(waits: Waits, began: Instant) -> HeaderValue {
     if !waits.gate.is_zero() {
         part("gate;dur=", waits.gate);
     }
-    part("total;dur=", began.elapsed());
+    part("total;dur=", waits.total);
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ids::TraceId,
-        observe::{Note, Subject},
-    };
+    use crate::observe::{Note, Subject, Trail};
 
     #[test]
     fn an_answer_says_its_trace_and_where_its_time_went() {
@@ -76,7 +71,7 @@ mod tests {
         trail.note(Note::Admitted { call: 2, waited: Duration::from_millis(5) });
         let mut headers = HeaderMap::new();
         headers.insert(SERVER_TIMING, HeaderValue::from_static("db;dur=5"));
-        decorate(&mut headers, None, &HeaderValue::from_static("iad"), &trail);
+        decorate(&mut headers, None, &HeaderValue::from_static("iad"), trail.id(), timing(trail.answered()));
         assert_eq!(headers[TRACE], trail.id().to_string());
         assert_eq!(headers[REGION], "iad");
         let timings: Vec<_> = headers.get_all(SERVER_TIMING).iter().map(|value| value.to_str().unwrap()).collect();

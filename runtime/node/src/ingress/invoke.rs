@@ -6,81 +6,87 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, uri::Authority
 
 use super::{
     Ingress, Lingering, Target,
-    answer::decorate,
     credentials::{self, Credentials},
     head,
     inbound::{bounded, too_large},
     listener::Peer,
     record::Record,
+    recorded::Recorded,
 };
 use crate::{
     body::Body,
     cluster::registry::Scope,
     control::auth::{missing_scope, unauthorized},
-    guest::Invocation,
+    guest::{Invocation, InvokeError},
     ids::TraceContext,
-    observe::{Subject, Trail},
     outbound::{Preferences, strip_connection},
     problem::Problem,
 };
 
-impl Ingress {
-    pub(super) async fn invoke(
-        &self,
-        Target { version, start, public }: Target,
-        authority: Authority,
-        peer: Peer,
-        trace: TraceContext,
-        request: Request<Lingering>,
-    ) -> Result<Response<Body>, Problem> {
-        let identity = version.identity();
-        let (mut parts, incoming) = request.into_parts();
-        // Also where nobody needs a token: a guest must not see those of its callers.
-        let credentials = credentials::take(&mut parts.headers, &self.registry);
-        if !public && !self.open {
-            authorize(&credentials, identity.name.as_str())?;
-        }
-        // A policy from outside would steer the calls of a guest that hands its headers on.
-        parts.headers.remove(tidegate_core::policy::HEADER);
-        let deadline = preferences(&parts.headers)?;
-        let (body, exceeded) = bounded(incoming, self.max_body)?;
-        let running = version.deployment(self.functions.opener()).await?;
-        let subject = Subject::Invocation { function: Arc::clone(&running.name), version: identity.record.number };
-        let trail = Trail::begin(trace.trace, identity.tenant.clone(), subject);
-        let mut record = Record::new(&trail, &self.observe, Some(running));
+/// Runs a function for a request. Whatever comes of it is recorded, and says which function it was.
+pub(super) async fn invoke(
+    ingress: Arc<Ingress>,
+    Target { version, start, public }: Target,
+    authority: Authority,
+    peer: Peer,
+    trace: TraceContext,
+    request: Request<Lingering>,
+) -> Response<Recorded> {
+    let method = request.method().clone();
+    let record = Record::of_version(ingress, version, trace.trace);
+    let work = run(&record, start, public, authority, peer, trace, request);
+    let ended = record.ingress.closing.until_over(trace.trace, work).await;
+    record.answer(ended.unwrap_or_else(|| Err(InvokeError::ShuttingDown.into())), &method)
+}
 
-        strip_connection(&mut parts.headers);
-        let scheme = head::forwarded(&mut parts.headers, peer, &self.trusted_proxies);
-        if start > 0
-            && let Some(prefix) = parts.uri.path().get(..start)
-            && let Ok(prefix) = HeaderValue::from_str(prefix)
-        {
-            parts.headers.insert(head::X_FORWARDED_PREFIX, prefix);
-        }
-        parts.headers.insert("traceparent", trace.header());
-        parts.uri = head::absolute(&parts.uri, scheme, authority, start)?;
+async fn run(
+    record: &Record,
+    start: usize,
+    public: bool,
+    authority: Authority,
+    peer: Peer,
+    trace: TraceContext,
+    request: Request<Lingering>,
+) -> Result<Response<Body>, Problem> {
+    let ingress = &*record.ingress;
+    let Some(version) = record.version() else { return Err(InvokeError::NoAnswer.into()) };
+    let (mut parts, incoming) = request.into_parts();
+    // Also where nobody needs a token: a guest must not see those of its callers.
+    let credentials = credentials::take(&mut parts.headers, &ingress.registry);
+    if !public && !ingress.open {
+        authorize(&credentials, version.identity().name.as_str())?;
+    }
+    // A policy from outside would steer the calls of a guest that hands its headers on.
+    parts.headers.remove(tidegate_core::policy::HEADER);
+    let deadline = preferences(&parts.headers)?;
+    let (body, exceeded) = bounded(incoming, ingress.max_body)?;
+    let running = version.deployment(ingress.functions.opener()).await?;
 
-        let invocation = Invocation { trail: trail.clone(), trace, deadline };
-        let result = self.guests.invoke(&running.deployment, Request::from_parts(parts, body), invocation).await;
-        let mut answer = match result {
-            Ok(answer) if answer.status().is_informational() => {
-                let detail = format!("the function answered {}, which is no final answer", answer.status());
-                let kind = "guest-status";
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, kind, "The function did not answer", detail)
-                    .trail(trail.id())
-                    .into_response()
-            }
-            Ok(mut answer) => {
-                strip_connection(answer.headers_mut());
-                answer
-            }
-            // Whatever the guest made of it, the reason was the body.
-            Err(_) if exceeded.get() => too_large(self.max_body).trail(trail.id()).into_response(),
-            Err(error) => Problem::from(error).trail(trail.id()).into_response(),
-        };
-        decorate(answer.headers_mut(), Some(identity), &self.region, &trail);
-        record.answered(answer.status());
-        Ok(answer)
+    strip_connection(&mut parts.headers);
+    let scheme = head::forwarded(&mut parts.headers, peer, &ingress.trusted_proxies);
+    if start > 0
+        && let Some(prefix) = parts.uri.path().get(..start)
+        && let Ok(prefix) = HeaderValue::from_str(prefix)
+    {
+        parts.headers.insert(head::X_FORWARDED_PREFIX, prefix);
+    }
+    parts.headers.insert("traceparent", trace.header());
+    parts.uri = head::absolute(&parts.uri, scheme, authority, start)?;
+
+    let invocation = Invocation { trail: record.trail.clone(), trace, deadline };
+    match ingress.guests.invoke(&running.deployment, Request::from_parts(parts, body), invocation).await {
+        Ok(answer) if answer.status().is_informational() => {
+            let detail = format!("the function answered {}, which is no final answer", answer.status());
+            let kind = "guest-status";
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, kind, "The function did not answer", detail))
+        }
+        Ok(mut answer) => {
+            strip_connection(answer.headers_mut());
+            Ok(answer)
+        }
+        // Whatever the guest made of it, the reason was the body.
+        Err(_) if exceeded.get() => Err(too_large(ingress.max_body)),
+        Err(error) => Err(error.into()),
     }
 }
 

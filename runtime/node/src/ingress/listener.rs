@@ -5,15 +5,16 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, BorrowedFd},
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -32,7 +33,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::linger::Lingering;
+use super::{
+    leaving::Watch,
+    linger::Lingering,
+    traffic::{Socket as Watched, Traffic},
+    waiting::HeadTimer,
+};
 use crate::settings::IngressSettings;
 
 /// Connections the system may hold for us until we accept them.
@@ -46,6 +52,8 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// After an accept failed (out of descriptors, mostly), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A trouble that lasts, or comes back, is logged again after this.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Bounds of a listener's connections.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +62,10 @@ pub struct Bounds {
     pub connections: usize,
     /// The setting behind `connections`.
     pub connections_setting: &'static str,
-    /// To read the head of a request, and between two requests of a connection.
+    /// To read the head of a request that has begun, and to the first request of a connection.
     pub header_timeout: Duration,
+    /// Between two requests of a connection of HTTP/1.1.
+    pub idle_timeout: Duration,
     /// Largest head of a request, bytes.
     pub header_bytes: u32,
     /// Streams that one HTTP/2 connection may have open.
@@ -69,6 +79,7 @@ impl Bounds {
             connections,
             connections_setting,
             header_timeout: settings.header_timeout.get(),
+            idle_timeout: settings.idle_timeout.get(),
             header_bytes: u32::try_from(settings.max_header_bytes.get()).unwrap_or(u32::MAX),
             http2_streams: settings.max_http2_streams,
         }
@@ -130,13 +141,12 @@ pub async fn serve<H: Handler>(socket: TcpListener, handler: H, bounds: Bounds, 
     let builder = Arc::new(builder(&bounds));
     let permits = Arc::new(Semaphore::new(bounds.connections));
     let mut connections = JoinSet::new();
-    let mut told = false;
+    let (mut crowded, mut failing) = (Told::default(), Told::default());
     loop {
         let permit = match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
-                if !told {
-                    told = true;
+                if crowded.is_news(Instant::now()) {
                     let (limit, setting) = (bounds.connections, bounds.connections_setting);
                     tracing::warn!(limit, setting, "all connections are in use; further ones wait");
                 }
@@ -161,7 +171,9 @@ pub async fn serve<H: Handler>(socket: TcpListener, handler: H, bounds: Bounds, 
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if failing.is_news(Instant::now()) {
+                    tracing::warn!(%error, "connections can't be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -171,12 +183,28 @@ pub async fn serve<H: Handler>(socket: TcpListener, handler: H, bounds: Bounds, 
     while connections.join_next().await.is_some() {}
 }
 
+/// When a trouble was told last: it comes and goes with every connection.
+#[derive(Default)]
+struct Told(Option<Instant>);
+
+impl Told {
+    /// Whether to tell it now.
+    fn is_news(&mut self, now: Instant) -> bool {
+        let is_news = self.0.is_none_or(|told| now.saturating_duration_since(told) >= TELL_AGAIN);
+        if is_news {
+            self.0 = Some(now);
+        }
+        is_news
+    }
+}
+
 fn builder(bounds: &Bounds) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(bounds.header_timeout)
+        // Each connection's own timer shortens it for a head that has begun.
+        .header_read_timeout(bounds.idle_timeout)
         // hyper refuses less than 8 KiB.
         // No `pipeline_flush`: with it hyper buffers an answer without bound while its client does not read, and holds
         // its word about a malformed request back.
@@ -204,17 +232,23 @@ async fn connection<H: Handler>(
     // Neither failing makes the connection useless.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE));
+    let traffic = Arc::<Traffic>::default();
+    let mut builder = builder.as_ref().clone();
+    builder.http1().timer(HeadTimer::new(Arc::clone(&traffic), bounds.header_timeout));
+    let descriptor = stream.as_raw_fd();
+    let socket = TokioIo::new(Watched::new(stream, Arc::clone(&traffic)));
     let spoke = Arc::new(AtomicBool::new(false));
     let service = service_fn({
-        let spoke = Arc::clone(&spoke);
+        let (spoke, traffic) = (Arc::clone(&spoke), Arc::clone(&traffic));
         let peer = Peer::new(peer.ip());
         move |request| {
             spoke.store(true, Ordering::Relaxed);
             // An `async` block around it would be twice its size.
-            handler.clone().handle(peer.clone(), Lingering::request(request)).map(Ok::<_, Infallible>)
+            handler.clone().handle(peer.clone(), Lingering::request(request, &traffic)).map(Ok::<_, Infallible>)
         }
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(socket, service));
+    let mut watch = Watch::default();
     // hyper's timer starts once it knows which HTTP is spoken; this one also ends those who never say.
     let mut silence = pin!(tokio::time::sleep(bounds.header_timeout));
     let (mut stopping, mut waiting) = (false, true);
@@ -236,6 +270,15 @@ async fn connection<H: Handler>(
                     return;
                 }
                 waiting = false;
+            }
+            () = poll_fn(|cx| {
+                // SAFETY: the descriptor belongs to the socket inside `connection`, which hyper keeps until the
+                // connection has ended; it has not, or this would not be polled.
+                let socket = unsafe { BorrowedFd::borrow_raw(descriptor) };
+                watch.poll_left(cx, &traffic, socket)
+            }) => {
+                tracing::debug!(%peer, "a client left before the body of its request was whole");
+                return;
             }
         }
     }
@@ -267,6 +310,7 @@ mod tests {
             connections,
             connections_setting: "max_connections",
             header_timeout: Duration::from_millis(200),
+            idle_timeout: Duration::from_secs(1),
             header_bytes: 8 << 10,
             http2_streams: 10,
         }
@@ -308,6 +352,35 @@ mod tests {
             let ended = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await;
             assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{first_bytes:?}: {ended:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_outlives_the_header_timeout_and_a_head_that_has_begun_does_not() {
+        let (address, _stop, _served) = start(10).await;
+        for (begun, least, most) in [("", 1_000, 5_000), ("GET / HTT", 200, 900)] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            ask(&mut stream, "/").await;
+            assert!(answer(&mut stream).await.contains("hello"));
+            // The two requests of a connection may be further apart than its heads may take.
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            ask(&mut stream, "/").await;
+            assert!(answer(&mut stream).await.contains("hello"));
+            let idle = Instant::now();
+            stream.write_all(begun.as_bytes()).await.unwrap();
+            assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
+            let lasted = idle.elapsed().as_millis();
+            assert!((least - 50..most).contains(&lasted), "{begun:?}: {lasted} ms");
+        }
+    }
+
+    #[test]
+    fn a_trouble_that_lasts_is_told_now_and_then() {
+        let (began, mut told) = (Instant::now(), Told::default());
+        let news: Vec<_> = [0, 1, 59, 60, 61, 119, 200]
+            .map(|seconds| told.is_news(began + Duration::from_secs(seconds)))
+            .into_iter()
+            .collect();
+        assert_eq!(news, [true, false, false, true, false, false, true]);
     }
 
     #[tokio::test]

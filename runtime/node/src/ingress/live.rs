@@ -82,6 +82,11 @@ impl<D> LiveVersion<D> {
         &self.identity
     }
 
+    /// The version, where it is ready to run already.
+    pub fn opened(&self) -> Option<&D> {
+        self.deployment.get()
+    }
+
     /// Whether it is open.
     pub fn is_open(&self) -> bool {
         self.deployment.initialized()

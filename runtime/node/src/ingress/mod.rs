@@ -5,26 +5,33 @@
 //! program's request through the gate. Every answer that a guest or an upstream did not give is a problem.
 
 mod answer;
+mod closing;
 mod credentials;
 mod head;
 mod inbound;
 mod invoke;
+mod leaving;
 mod linger;
 pub mod listener;
 pub mod live;
 mod opener;
 mod record;
+mod recorded;
 mod route;
 mod to;
+mod traffic;
 mod trailers;
+mod waiting;
 
 use std::{sync::Arc, time::Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode, header, uri::Authority};
 use ipnet::IpNet;
 
+pub use closing::Closing;
 pub use linger::Lingering;
 pub use opener::{GuestOpener, Running, forget};
+pub use recorded::Recorded;
 pub use to::Senders;
 
 use self::{
@@ -36,9 +43,9 @@ use crate::{
     body::{self, Body},
     cluster::registry::{Registry, VersionNumber},
     guest::GuestHost,
-    ids::{FunctionName, TraceContext},
+    ids::{FunctionName, TenantId, TraceContext},
     node::Readiness,
-    observe::Observe,
+    observe::{Ending, Observe, Subject, Trail, Waits},
     outbound::Door,
     problem::Problem,
 };
@@ -71,26 +78,34 @@ pub struct Ingress {
     pub root: Option<FunctionName>,
     /// Senders of programs, one a token.
     pub senders: Senders,
+    /// Whether requests are still waited for.
+    pub closing: Arc<Closing>,
 }
 
 type Live = Arc<LiveVersion<Running>>;
 
 impl Handler for Arc<Ingress> {
-    type Body = Body;
+    type Body = Recorded;
 
-    async fn handle(self, peer: Peer, request: Request<Lingering>) -> Response<Body> {
+    async fn handle(self, peer: Peer, mut request: Request<Lingering>) -> Response<Recorded> {
         let began = Instant::now();
+        request.body_mut().watch();
         let wants_trailers = trailers::wanted(&request);
         let trace = TraceContext::from_headers(request.headers());
-        match self.serve(peer, trace, request).await {
-            Ok(answer) if wants_trailers => trailers::announce(answer).await,
-            Ok(answer) => answer,
-            Err(problem) => {
-                let mut answer = problem.into_response();
-                answer::decorate_refusal(answer.headers_mut(), &self.region, trace.trace, began);
-                answer
+        let answer = match self.goal(&request) {
+            Ok((Goal::Invoke(target), authority)) => {
+                invoke::invoke(self, target, authority, peer, trace, request).await
             }
-        }
+            // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
+            Ok((Goal::Gate, _)) => match Box::pin(to::to(Arc::clone(&self), trace, request)).await {
+                Ok(answer) => answer,
+                Err(problem) => self.refusal(problem, trace, began),
+            },
+            Ok((Goal::Answer(answer), _)) => Recorded::plain(answer),
+            Ok((Goal::Refuse(named, problem), _)) => self.refusal_of(named, problem, trace, began),
+            Err(problem) => self.refusal(problem, trace, began),
+        };
+        if wants_trailers { trailers::announce(answer).await } else { answer }
     }
 }
 
@@ -102,6 +117,14 @@ enum Goal {
     Gate,
     /// Something the node says itself.
     Answer(Response<Body>),
+    /// No, to somebody who named a function that there is.
+    Refuse(Named, Problem),
+}
+
+/// A function without the version that was asked for.
+struct Named {
+    function: FunctionName,
+    version: Option<VersionNumber>,
 }
 
 /// The version of a function that a request is for.
@@ -122,56 +145,43 @@ impl Target {
 }
 
 impl Ingress {
-    async fn serve(
-        &self,
-        peer: Peer,
-        trace: TraceContext,
-        request: Request<Lingering>,
-    ) -> Result<Response<Body>, Problem> {
-        head::refuse_what_is_never_done(&request)?;
-        let authority = head::authority(&request)?;
-        match self.goal(&authority, request.uri().path())? {
-            Goal::Invoke(target) => self.invoke(target, authority, peer, trace, request).await,
-            // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
-            Goal::Gate => {
-                if self.open {
-                    to::refuse_web_pages(&authority, request.headers(), self.domain.as_deref())?;
-                }
-                Box::pin(self.to(trace, request)).await
-            }
-            Goal::Answer(answer) => Ok(answer),
+    /// Finds out what a request is for, and whom it names.
+    fn goal(&self, request: &Request<Lingering>) -> Result<(Goal, Authority), Problem> {
+        head::refuse_what_is_never_done(request)?;
+        let authority = head::authority(request)?;
+        let goal = self.goal_at(authority.host(), request.uri().path())?;
+        if self.open && matches!(goal, Goal::Gate) {
+            to::refuse_web_pages(&authority, request.headers(), self.domain.as_deref())?;
         }
+        Ok((goal, authority))
     }
 
-    /// Finds out what a request is for. A host of a function's own and dev's root belong to the guest wholly; on every
-    /// other host the node's own places come first.
-    fn goal(&self, authority: &Authority, path: &str) -> Result<Goal, Problem> {
+    /// A host of a function's own and dev's root belong to the guest wholly: of the hosts one that a route writes out
+    /// comes first, then `{name}.<domain>`, then a route's wildcard. On every other host the node's own places do.
+    fn goal_at(&self, host: &str, path: &str) -> Result<Goal, Problem> {
         let table = self.functions.table();
-        let serving = |function: &Arc<LiveFunction<Running>>| {
-            let target = Target::of(function, None, 0).ok_or_else(|| nothing_serves(function.name().as_str()));
-            target.map(Goal::Invoke)
-        };
-        let host = authority.host();
-        // Somebody wrote the route; the domain is for what nobody wrote one for.
+        let serving = |function: &Arc<LiveFunction<Running>>| of_function(function, None, 0);
+        // Somebody wrote the host of a route out; a function's name below the domain is more than a wildcard says.
         if let Some(function) = table.by_host(host, path) {
-            return serving(function);
+            return Ok(serving(function));
         }
-        if let Some(domain) = &self.domain
-            && let Some(found) = table.by_domain(host, domain)
-        {
-            return found.map_or_else(|name| Err(no_function(name)), serving);
+        let below = self.domain.as_ref().and_then(|domain| table.by_domain(host, domain));
+        if let Some(Ok(function)) = below {
+            return Ok(serving(function));
+        }
+        if let Some(function) = table.by_wildcard(host, path) {
+            return Ok(serving(function));
+        }
+        if let Some(Err(name)) = below {
+            return Err(no_function(name));
         }
         if let Some(root) = &self.root {
-            return serving(table.by_name(root.as_str()).ok_or_else(|| no_function(root.as_str()))?);
+            return Ok(serving(table.by_name(root.as_str()).ok_or_else(|| no_function(root.as_str()))?));
         }
         match place(path) {
             Place::Function { name, version, rest } => {
                 let function = table.by_name(name).ok_or_else(|| no_function(name))?;
-                match (version, Target::of(function, version, rest)) {
-                    (_, Some(target)) => Ok(Goal::Invoke(target)),
-                    (Some(number), None) => Err(no_version(name, number)),
-                    (None, None) => Err(nothing_serves(name)),
-                }
+                Ok(of_function(function, version, rest))
             }
             Place::Gate => Ok(Goal::Gate),
             Place::Health => Ok(Goal::Answer(plain(StatusCode::OK, "ok\n".into()))),
@@ -181,9 +191,47 @@ impl Ingress {
             })),
             Place::BadName => Err(no_function(path.strip_prefix("/f/").unwrap_or_default())),
             Place::Other => match table.by_path(path) {
-                Some(function) => serving(function),
+                Some(function) => Ok(serving(function)),
                 None => Err(nothing_here(path)),
             },
+        }
+    }
+
+    /// A refusal of what names no function.
+    fn refusal(&self, problem: Problem, trace: TraceContext, began: Instant) -> Response<Recorded> {
+        let mut answer = problem.into_response();
+        let waits = Waits { total: began.elapsed(), ..Waits::default() };
+        answer::decorate(answer.headers_mut(), None, &self.region, trace.trace, answer::timing(waits));
+        Recorded::plain(answer)
+    }
+
+    /// A refusal of what names a function, of which no version is there that could be asked.
+    fn refusal_of(&self, named: Named, problem: Problem, trace: TraceContext, began: Instant) -> Response<Recorded> {
+        let Named { function, version } = named;
+        let of = HeaderValue::from_str(function.as_str()).ok().map(|name| (name, version.map(HeaderValue::from)));
+        record::count(self, &function, opener::outcome(problem.status));
+        let subject = Subject::Invocation { function, version: version.unwrap_or_default() };
+        let trail = Trail::begin(trace.trace, TenantId::default_tenant(), subject);
+        let ending = Ending::Status(problem.status.as_u16());
+        let mut answer = problem.trail(trail.id()).into_response();
+        let waits = Waits { total: began.elapsed(), ..trail.answered() };
+        answer::decorate(answer.headers_mut(), of, &self.region, trail.id(), answer::timing(waits));
+        self.observe.trails.finish(&trail, ending);
+        Recorded::plain(answer)
+    }
+}
+
+/// The version of a function that is to serve, or why none can.
+fn of_function(function: &LiveFunction<Running>, version: Option<VersionNumber>, start: usize) -> Goal {
+    match Target::of(function, version, start) {
+        Some(target) => Goal::Invoke(target),
+        None => {
+            let name = function.name();
+            let problem = match version {
+                Some(number) => no_version(name.as_str(), number),
+                None => nothing_serves(name.as_str()),
+            };
+            Goal::Refuse(Named { function: name.clone(), version }, problem)
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use prometheus_client::metrics::counter::Counter;
+use http::StatusCode;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use serde_json::Value;
 use tidegate_core::Policy;
 
@@ -19,14 +20,21 @@ use crate::{
 pub struct Running {
     /// The guest host's.
     pub deployment: Arc<Deployment>,
-    /// Its name, as trails keep it.
-    pub name: Arc<str>,
     /// Answers by class of status: 2xx, 3xx, 4xx, 5xx, and those nobody waited for.
     pub(super) outcomes: [Counter; 5],
+    /// Seconds to the heads of answers.
+    pub(super) seconds: Histogram,
+    /// Requests whose answers have not ended.
+    pub(super) in_flight: Gauge,
 }
 
 /// The labels of `outcomes`, in order.
 pub(super) const OUTCOMES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "cancelled"];
+
+/// Which of them an answer counts as.
+pub(super) fn outcome(status: StatusCode) -> usize {
+    usize::from((status.as_u16() / 100).clamp(2, 5) - 2)
+}
 
 /// Forgets the counters of a function that is gone.
 pub fn forget(observe: &Observe, function: &FunctionName) {
@@ -73,6 +81,7 @@ impl Open for GuestOpener {
         let sender = Arc::new(self.sender(version));
         let deployment = self.guests.open(function, &version.record, sender).await?;
         let outcomes = OUTCOMES.map(|outcome| self.observe.metrics.of_function(version.name.as_str(), outcome));
-        Ok(Running { deployment, name: version.name.as_str().into(), outcomes })
+        let (seconds, in_flight) = self.observe.metrics.of_running(version.name.as_str());
+        Ok(Running { deployment, outcomes, seconds, in_flight })
     }
 }

@@ -1,46 +1,122 @@
 //! What is kept of a request: its trail, and the counts of its function.
 
-use http::StatusCode;
+use std::sync::Arc;
 
-use super::opener::{OUTCOMES, Running};
-use crate::observe::{Ending, Observe, Trail};
+use http::{Method, Response, StatusCode};
 
-/// Sees to it that a request is recorded once, however it ends: dropped without an answer, nobody waited for one.
-pub(super) struct Record<'a> {
-    trail: &'a Trail,
-    observe: &'a Observe,
-    function: Option<&'a Running>,
-    ended: bool,
+use super::{
+    Ingress, Live,
+    answer::{decorate, timing},
+    opener::{OUTCOMES, Running, outcome},
+    recorded::Recorded,
+};
+use crate::{
+    body::Body,
+    ids::{FunctionName, TenantId, TraceId},
+    observe::{Ending, Note, Subject, Trail},
+    problem::Problem,
+};
+
+/// Sees to it that a request is recorded once, however it ends. It lives until the body of the answer has ended, which
+/// holds it; dropped without an answer, nobody waited for one.
+pub(super) struct Record {
+    pub(super) ingress: Arc<Ingress>,
+    pub(super) trail: Trail,
+    version: Option<Live>,
+    /// Whether the function's gauge has it.
+    in_flight: bool,
+    answered: Option<StatusCode>,
+    whole: bool,
 }
 
-impl<'a> Record<'a> {
-    /// Of an invocation of the function, or of a call through the gate.
-    pub(super) fn new(trail: &'a Trail, observe: &'a Observe, function: Option<&'a Running>) -> Self {
-        Self { trail, observe, function, ended: false }
+impl Record {
+    /// Of an invocation of the version.
+    pub(super) fn of_version(ingress: Arc<Ingress>, version: Live, trace: TraceId) -> Self {
+        let identity = version.identity();
+        let subject = Subject::Invocation { function: identity.name.clone(), version: identity.record.number };
+        let trail = Trail::begin(trace, identity.tenant.clone(), subject);
+        // One that nobody has opened yet counts from its next request on.
+        let in_flight = version.opened().map(|running| running.in_flight.inc()).is_some();
+        Self { ingress, trail, version: Some(version), in_flight, answered: None, whole: false }
     }
 
-    /// It was answered.
-    pub(super) fn answered(&mut self, status: StatusCode) {
-        self.ended = true;
-        self.count(usize::from((status.as_u16() / 100).clamp(2, 5) - 2));
-        if self.function.is_some() {
-            self.observe.metrics.invocation_seconds.observe(self.trail.began().elapsed().as_secs_f64());
+    /// Of a call through the gate.
+    pub(super) fn of_call(ingress: Arc<Ingress>, tenant: TenantId, trace: TraceId) -> Self {
+        let trail = Trail::begin(trace, tenant, Subject::Call);
+        Self { ingress, trail, version: None, in_flight: false, answered: None, whole: false }
+    }
+
+    /// The version that is invoked.
+    pub(super) fn version(&self) -> Option<&Live> {
+        self.version.as_ref()
+    }
+
+    /// The answer as the client gets it, with what is said about how it came to be. From now on its body holds the
+    /// record.
+    pub(super) fn answer(mut self, answer: Result<Response<Body>, Problem>, method: &Method) -> Response<Recorded> {
+        let mut answer = answer.unwrap_or_else(|problem| problem.trail(self.trail.id()).into_response());
+        let status = answer.status();
+        let waits = self.trail.answered();
+        let of = self.version.as_ref().map(|version| {
+            let identity = version.identity();
+            (identity.name_header.clone(), Some(identity.version_header.clone()))
+        });
+        decorate(answer.headers_mut(), of, &self.ingress.region, self.trail.id(), timing(waits));
+        self.count(outcome(status));
+        if let Some(running) = self.running() {
+            running.seconds.observe(waits.total.as_secs_f64());
         }
-        self.observe.trails.finish(self.trail, Ending::Status(status.as_u16()));
+        self.answered = Some(status);
+        Recorded::answer(answer, self, method)
+    }
+
+    /// The body of the answer ended, and came to its end.
+    pub(super) fn whole(&mut self) {
+        self.whole = true;
+    }
+
+    /// It broke off.
+    pub(super) fn broke(&mut self, why: String) {
+        self.trail.note(Note::Broke(why));
+    }
+
+    fn running(&self) -> Option<&Running> {
+        self.version.as_ref()?.opened()
     }
 
     fn count(&self, outcome: usize) {
-        if let Some(counter) = self.function.and_then(|function| function.outcomes.get(outcome)) {
-            counter.inc();
+        match (self.running(), &self.version) {
+            (Some(running), _) => {
+                if let Some(counter) = running.outcomes.get(outcome) {
+                    counter.inc();
+                }
+            }
+            (None, Some(version)) => count(&self.ingress, &version.identity().name, outcome),
+            (None, None) => {}
         }
     }
 }
 
-impl Drop for Record<'_> {
+impl Drop for Record {
     fn drop(&mut self) {
-        if !self.ended {
-            self.count(OUTCOMES.len() - 1);
-            self.observe.trails.finish(self.trail, Ending::Cancelled);
+        let ending = match self.answered {
+            Some(status) if self.whole => Ending::Status(status.as_u16()),
+            Some(status) => Ending::Cut(status.as_u16()),
+            None => {
+                self.count(OUTCOMES.len() - 1);
+                Ending::Cancelled
+            }
+        };
+        if let Some(running) = self.running().filter(|_| self.in_flight) {
+            running.in_flight.dec();
         }
+        self.ingress.observe.trails.finish(&self.trail, ending);
+    }
+}
+
+/// Counts where nothing is open that has the counters at hand.
+pub(super) fn count(ingress: &Ingress, function: &FunctionName, outcome: usize) {
+    if let Some(outcome) = OUTCOMES.get(outcome) {
+        ingress.observe.metrics.of_function(function.as_str(), outcome).inc();
     }
 }

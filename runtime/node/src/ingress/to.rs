@@ -13,19 +13,18 @@ use tidegate_core::Policy;
 
 use super::{
     Ingress, Lingering,
-    answer::decorate,
     credentials::{self, Credentials},
     inbound::{bounded, too_large},
     invoke::preferences,
     record::Record,
+    recorded::Recorded,
     route::name_below,
 };
 use crate::{
-    body::Body,
     cluster::registry::Scope,
     control::auth::{Caller, unauthorized},
+    guest::InvokeError,
     ids::{TenantId, TraceContext},
-    observe::{Subject, Trail},
     outbound::{CallTimeouts, Mount, OutboundCall, Sender, SenderKind},
     problem::Problem,
 };
@@ -57,46 +56,56 @@ impl Senders {
     }
 }
 
-impl Ingress {
-    pub(super) async fn to(&self, trace: TraceContext, request: Request<Lingering>) -> Result<Response<Body>, Problem> {
-        let (mut parts, incoming) = request.into_parts();
-        let caller = self.caller(&mut parts.headers)?;
-        let tenant = caller.as_ref().map_or_else(TenantId::default_tenant, |caller| caller.tenant().clone());
-        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/to/"));
-        let routed = self.door.route(&tenant, &path)?;
-        let mount = Mount::new(path, routed.uri.clone(), routed.origin);
-        if let Some(caller) = &caller {
-            caller.require(Scope::To(routed.destination))?;
-        }
-        preferences(&parts.headers)?;
-        let (body, exceeded) = bounded(incoming, self.max_body)?;
-        parts.uri = routed.uri;
-        let trail = Trail::begin(trace.trace, tenant.clone(), Subject::Call);
-        let mut record = Record::new(&trail, &self.observe, None);
-        let call = OutboundCall {
-            request: Request::from_parts(parts, body),
-            sender: self.senders.get(&tenant, caller.as_ref().map(Caller::token_id)),
-            timeouts: CallTimeouts::default(),
-            trail: trail.clone(),
-            trace,
-            wait_clock: None,
-        };
-        let mut answer = match self.door.send(call).await {
-            Ok(answer) => answer,
-            Err(_) if exceeded.get() => too_large(self.max_body).trail(trail.id()).into_response(),
-            Err(error) => Problem::from(error).trail(trail.id()).into_response(),
-        };
-        if let Some(location) = answer.headers().get(header::LOCATION)
-            && let Some(own) = location.to_str().ok().and_then(|location| mount.location(location))
-            && let Ok(own) = HeaderValue::try_from(own)
-        {
-            answer.headers_mut().insert(header::LOCATION, own);
-        }
-        decorate(answer.headers_mut(), None, &self.region, &trail);
-        record.answered(answer.status());
-        Ok(answer)
+/// Sends a program's request through the gate.
+///
+/// # Errors
+/// What is in the way before anything is begun.
+pub(super) async fn to(
+    ingress: Arc<Ingress>,
+    trace: TraceContext,
+    request: Request<Lingering>,
+) -> Result<Response<Recorded>, Problem> {
+    let (mut parts, incoming) = request.into_parts();
+    let caller = ingress.caller(&mut parts.headers)?;
+    let tenant = caller.as_ref().map_or_else(TenantId::default_tenant, |caller| caller.tenant().clone());
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/to/"));
+    let routed = ingress.door.route(&tenant, &path)?;
+    let mount = Mount::new(path, routed.uri.clone(), routed.origin);
+    if let Some(caller) = &caller {
+        caller.require(Scope::To(routed.destination))?;
     }
+    preferences(&parts.headers)?;
+    let (body, exceeded) = bounded(incoming, ingress.max_body)?;
+    parts.uri = routed.uri;
+    let method = parts.method.clone();
+    let sender = ingress.senders.get(&tenant, caller.as_ref().map(Caller::token_id));
+    let record = Record::of_call(ingress, tenant, trace.trace);
+    let call = OutboundCall {
+        request: Request::from_parts(parts, body),
+        sender,
+        timeouts: CallTimeouts::default(),
+        trail: record.trail.clone(),
+        trace,
+        wait_clock: None,
+    };
+    let ingress = &record.ingress;
+    let answer = match ingress.closing.until_over(trace.trace, ingress.door.send(call)).await {
+        Some(Ok(answer)) => Ok(answer),
+        Some(Err(_)) if exceeded.get() => Err(too_large(ingress.max_body)),
+        Some(Err(error)) => Err(error.into()),
+        None => Err(InvokeError::ShuttingDown.into()),
+    };
+    let mut answer = record.answer(answer, &method);
+    if let Some(location) = answer.headers().get(header::LOCATION)
+        && let Some(own) = location.to_str().ok().and_then(|location| mount.location(location))
+        && let Ok(own) = HeaderValue::try_from(own)
+    {
+        answer.headers_mut().insert(header::LOCATION, own);
+    }
+    Ok(answer)
+}
 
+impl Ingress {
     /// Who sends; nobody in particular where no token is needed.
     fn caller(&self, headers: &mut HeaderMap) -> Result<Option<Caller>, Problem> {
         match credentials::take(headers, &self.registry) {

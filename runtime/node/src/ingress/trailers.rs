@@ -15,10 +15,8 @@ use http::{Request, Response, Version, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
-use crate::{
-    body::{Body, BodyError},
-    outbound::trailer_names,
-};
+use super::recorded::Recorded;
+use crate::{body::BodyError, outbound::trailer_names};
 
 /// How long the head waits.
 const LINGER: Duration = Duration::from_millis(5);
@@ -38,11 +36,13 @@ pub(super) fn wanted<B>(request: &Request<B>) -> bool {
 }
 
 /// Names the trailers of an answer in its head, if they come soon.
-pub(super) async fn announce(answer: Response<Body>) -> Response<Body> {
-    let (mut parts, rest) = answer.into_parts();
-    if parts.headers.contains_key(header::TRAILER) || rest.is_end_stream() || rest.size_hint().exact().is_some() {
-        return Response::from_parts(parts, rest);
+pub(super) async fn announce(answer: Response<Recorded>) -> Response<Recorded> {
+    let body = answer.body();
+    let is_known = body.is_end_stream() || body.size_hint().exact().is_some();
+    if is_known || answer.headers().contains_key(header::TRAILER) {
+        return answer;
     }
+    let (mut parts, rest) = answer.into_parts();
     let mut body = Ahead { frames: VecDeque::new(), rest, ended: false };
     // Too late is late: the answer goes out without them.
     let _ = tokio::time::timeout(LINGER, body.read()).await;
@@ -50,13 +50,13 @@ pub(super) async fn announce(answer: Response<Body>) -> Response<Body> {
     if let Some(names) = last.and_then(trailer_names) {
         parts.headers.insert(header::TRAILER, names);
     }
-    Response::from_parts(parts, body.boxed_unsync())
+    Recorded::plain(Response::from_parts(parts, body.boxed_unsync()))
 }
 
 /// A body whose first frames were read already.
 struct Ahead {
     frames: VecDeque<Result<Frame<Bytes>, BodyError>>,
-    rest: Body,
+    rest: Recorded,
     ended: bool,
 }
 
@@ -103,6 +103,7 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
+    use crate::body::Body;
 
     fn frames(late: bool) -> Body {
         let data = futures::stream::iter([Ok(Frame::data(Bytes::from_static(b"abc")))]);
@@ -120,7 +121,7 @@ mod tests {
     #[tokio::test]
     async fn trailers_that_come_soon_are_named_in_the_head_and_late_ones_hold_nothing_up() {
         for (late, named) in [(false, Some("x-one, x-two")), (true, None)] {
-            let answer = announce(Response::new(frames(late))).await;
+            let answer = announce(Recorded::plain(Response::new(frames(late)))).await;
             let names = answer.headers().get(header::TRAILER).map(|value| value.to_str().unwrap());
             assert_eq!(names, named);
             let whole = answer.into_body().collect().await.unwrap();
@@ -131,10 +132,10 @@ mod tests {
 
     #[tokio::test]
     async fn answers_of_known_length_and_named_trailers_are_left_alone() {
-        let whole = announce(Response::new(crate::body::full("abc"))).await;
+        let whole = announce(Recorded::plain(Response::new(crate::body::full("abc")))).await;
         assert_eq!(whole.body().size_hint().exact(), Some(3));
         let named = Response::builder().header("trailer", "x-one").body(frames(true)).unwrap();
-        assert_eq!(announce(named).await.headers()["trailer"], "x-one");
+        assert_eq!(announce(Recorded::plain(named)).await.headers()["trailer"], "x-one");
     }
 
     #[test]

@@ -40,7 +40,7 @@ async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCo
     if settings.node.control_is_exposed() {
         tracing::warn!(address = %settings.node.control_listen, "the control API is reachable from beyond this machine");
     }
-    let drain = settings.node.drain_timeout;
+    let (grace, drain) = (settings.node.drain_grace, settings.node.drain_timeout);
     let listening = options.listening;
     let node = Node::start(settings, options).await?;
     announce(&node, listening)?;
@@ -48,7 +48,7 @@ async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCo
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!(within = %drain, "draining; a second signal ends the node at once");
+    tracing::info!(grace = %grace, within = %drain, "draining; a second signal ends the node at once");
     tokio::select! {
         all = node.shutdown() => {
             if !all {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, response::IntoResponse};
 use http::{HeaderValue, Request, Response};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -22,10 +22,10 @@ use crate::{
         validate_name,
     },
     control::{Control, Modules as _, Spooled, router},
-    guest::GuestHost,
-    ids::{FunctionName, TenantId},
+    guest::{GuestHost, InvokeError},
+    ids::{FunctionName, TenantId, TraceId},
     ingress::{
-        GuestOpener, Ingress, Lingering, Senders,
+        Closing, GuestOpener, Ingress, Lingering, Senders,
         listener::{self, Handler, Peer, bind, serve},
         live::Functions,
     },
@@ -107,8 +107,10 @@ pub struct RunningNode {
     /// File of a token that was made now.
     pub(super) token_file: Option<PathBuf>,
     readiness: Arc<Readiness>,
+    grace: Duration,
     drain: Duration,
     stop: CancellationToken,
+    closing: Arc<Closing>,
     listeners: Vec<JoinHandle<()>>,
     // Outlive the listeners: a change under way is answered once it serves, and a keeper makes it serve.
     stop_keepers: CancellationToken,
@@ -173,6 +175,7 @@ impl Node {
         let max_deploys = u32::try_from(control_settings.max_deploys).unwrap_or(u32::MAX).max(1);
         let deploys = Arc::new(Semaphore::new(max_deploys as usize));
 
+        let closing = Arc::<Closing>::default();
         let ingress = Arc::new(Ingress {
             functions: Arc::clone(&functions),
             guests: Arc::clone(&guests),
@@ -187,6 +190,7 @@ impl Node {
             open: options.open,
             root: root.clone(),
             senders: Senders::new(control_settings.max_tokens.max(1)),
+            closing: Arc::clone(&closing),
         });
         let control = router(Arc::new(Control {
             settings: Arc::clone(&settings),
@@ -210,7 +214,7 @@ impl Node {
         let mut listeners = vec![
             // On the guests' threads: a request meets its instance without changing them.
             guests.runtime_handle().spawn(accept(data_socket, ingress, of_data, stop.clone())),
-            tokio::spawn(accept(control_socket, Api(control), of_control, stop.clone())),
+            tokio::spawn(accept(control_socket, Api(control, Arc::clone(&closing)), of_control, stop.clone())),
         ];
         if let Some(socket) = metrics_socket {
             listeners.push(tokio::spawn(accept(socket, Scrapes(Arc::clone(&observe)), of_control, stop.clone())));
@@ -237,8 +241,10 @@ impl Node {
             observe,
             token_file,
             readiness,
+            grace: settings.node.drain_grace.get(),
             drain: settings.node.drain_timeout.get(),
             stop,
+            closing,
             listeners,
             stop_keepers,
             keepers,
@@ -253,35 +259,52 @@ impl RunningNode {
         self.readiness.is_ready()
     }
 
-    /// Stops accepting, lets open requests finish within the drain timeout, then ends what is left. Says whether all
-    /// finished.
+    /// Says that it is not ready for the drain grace, then stops accepting and lets open requests finish within the
+    /// drain timeout. What has no answer then is told so, and what is left ends. Says whether all finished.
     pub async fn shutdown(mut self) -> bool {
         self.readiness.draining();
+        tokio::time::sleep(self.grace).await;
         self.stop.cancel();
         let deadline = tokio::time::Instant::now() + self.drain;
-        let mut all = true;
-        for task in &mut self.listeners {
-            all &= end(task, deadline).await;
+        let all = ended(&mut self.listeners, deadline).await;
+        if !all {
+            self.closing.over();
+            let told = ended(&mut self.listeners, deadline + TELLING).await;
+            if !told {
+                end(&mut self.listeners).await;
+            }
         }
         self.stop_keepers.cancel();
-        for task in &mut self.keepers {
-            all &= end(task, deadline + KEEPERS).await;
+        let kept = ended(&mut self.keepers, tokio::time::Instant::now() + KEEPERS).await;
+        if !kept {
+            end(&mut self.keepers).await;
         }
-        all
+        all && kept
     }
 }
 
+/// Time in which those whose requests are not waited for any more are told so.
+const TELLING: Duration = Duration::from_millis(500);
 /// Time that keepers have to write down what they know, once the listeners have ended.
 const KEEPERS: Duration = Duration::from_secs(2);
 
-/// Waits for a task until the deadline, then ends it. Says whether it ended by itself.
-async fn end(task: &mut JoinHandle<()>, deadline: tokio::time::Instant) -> bool {
-    let in_time = tokio::time::timeout_at(deadline, &mut *task).await.is_ok();
-    if !in_time {
+/// Waits for tasks until the deadline. Says whether all ended; those that did are taken out.
+async fn ended(tasks: &mut Vec<JoinHandle<()>>, deadline: tokio::time::Instant) -> bool {
+    while let Some(task) = tasks.last_mut() {
+        if tokio::time::timeout_at(deadline, task).await.is_err() {
+            return false;
+        }
+        tasks.pop();
+    }
+    true
+}
+
+/// Ends tasks.
+async fn end(tasks: &mut Vec<JoinHandle<()>>) {
+    for task in tasks.drain(..) {
         task.abort();
         let _ = task.await;
     }
-    in_time
 }
 
 impl Drop for RunningNode {
@@ -296,15 +319,18 @@ impl Drop for RunningNode {
 
 /// The control API as a handler of a listener.
 #[derive(Clone)]
-struct Api(Router);
+struct Api(Router, Arc<Closing>);
 
 impl Handler for Api {
     type Body = axum::body::Body;
 
     async fn handle(self, _: Peer, request: Request<Lingering>) -> Response<axum::body::Body> {
-        match self.0.oneshot(request.map(|body| axum::body::Body::new(body.to_the_end()))).await {
-            Ok(answer) => answer,
-            Err(never) => match never {},
+        let Self(router, closing) = self;
+        let answer = router.oneshot(request.map(|body| axum::body::Body::new(body.to_the_end())));
+        match closing.until_over(TraceId::random(), answer).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(never)) => match never {},
+            None => IntoResponse::into_response(Problem::from(InvokeError::ShuttingDown)),
         }
     }
 }

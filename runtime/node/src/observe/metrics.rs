@@ -8,6 +8,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use tidegate_core::repeat::Class;
 
 /// Labels of a function's series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -16,6 +17,13 @@ pub struct FunctionLabels {
     pub function: String,
     /// `2xx`, `4xx`, `5xx` ... of the answer, `cancelled` where nobody waited for one.
     pub outcome: &'static str,
+}
+
+/// Label of a function's series that have no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FunctionLabel {
+    /// The function.
+    pub function: String,
 }
 
 /// Labels of a destination's series.
@@ -27,13 +35,37 @@ pub struct DestinationLabels {
     pub outcome: &'static str,
 }
 
+/// Label of a destination's series that have no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DestinationLabel {
+    /// Configured name, or `other`.
+    pub destination: String,
+}
+
+/// Label of attempts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// What attempts came to, as the core tells it apart.
+const CLASSES: [(Class, &str); 5] = [
+    (Class::Accepted, "accepted"),
+    (Class::Refused, "refused"),
+    (Class::Denied, "denied"),
+    (Class::Down, "down"),
+    (Class::Faulty, "faulty"),
+];
+
 /// All series of a node.
 pub struct Metrics {
     registry: Registry,
     /// Invocations by function and outcome.
     pub invocations: Family<FunctionLabels, Counter>,
-    /// Seconds from an invocation's arrival to the head of its answer.
-    pub invocation_seconds: Histogram,
+    /// Seconds from an invocation's arrival to the head of its answer, by function.
+    pub invocation_seconds: Family<FunctionLabel, Histogram, fn() -> Histogram>,
+    /// Invocations whose answers have not ended, by function.
+    pub invocations_in_flight: Family<FunctionLabel, Gauge>,
     /// Instances alive now.
     pub instances: Gauge,
     /// Instances made.
@@ -42,6 +74,12 @@ pub struct Metrics {
     pub calls: Family<DestinationLabels, Counter>,
     /// Attempts that left the node.
     pub attempts: Counter,
+    /// What they came to, in the order of [`CLASSES`].
+    attempt_outcomes: [Counter; CLASSES.len()],
+    /// Calls that wait now, by destination.
+    pub queued_calls: Family<DestinationLabel, Gauge>,
+    /// Modules compiled.
+    pub compiles: Counter,
     /// Seconds calls waited at the gate.
     pub wait_seconds: Histogram,
     /// Outbound connections opened.
@@ -50,20 +88,27 @@ pub struct Metrics {
     pub connections_open: Gauge,
 }
 
+/// Upper ends of the buckets of times, seconds.
+const SECONDS: [f64; 16] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
 impl Metrics {
     /// All series at zero.
     pub fn new() -> Self {
-        let seconds =
-            [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        let outcomes = Family::<OutcomeLabel, Counter>::default();
         let mut metrics = Self {
             registry: Registry::with_prefix("tidegate"),
             invocations: Family::default(),
-            invocation_seconds: Histogram::new(seconds),
+            invocation_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            invocations_in_flight: Family::default(),
             instances: Gauge::default(),
             instances_made: Counter::default(),
             calls: Family::default(),
             attempts: Counter::default(),
-            wait_seconds: Histogram::new(seconds),
+            attempt_outcomes: CLASSES.map(|(_, outcome)| outcomes.get_or_create(&OutcomeLabel { outcome }).clone()),
+            queued_calls: Family::default(),
+            compiles: Counter::default(),
+            wait_seconds: Histogram::new(SECONDS),
             connections_opened: Counter::default(),
             connections_open: Gauge::default(),
         };
@@ -71,13 +116,21 @@ impl Metrics {
         registry.register("invocations", "Invocations by function and outcome", metrics.invocations.clone());
         registry.register(
             "invocation_seconds",
-            "Seconds from an invocation's arrival to the head of its answer",
+            "Seconds from an invocation's arrival to the head of its answer, by function",
             metrics.invocation_seconds.clone(),
+        );
+        registry.register(
+            "invocations_in_flight",
+            "Invocations whose answers have not ended, by function",
+            metrics.invocations_in_flight.clone(),
         );
         registry.register("instances", "Guest instances alive", metrics.instances.clone());
         registry.register("instances_made", "Guest instances made", metrics.instances_made.clone());
         registry.register("calls", "Outbound calls by destination and outcome", metrics.calls.clone());
         registry.register("attempts", "Outbound attempts that left the node", metrics.attempts.clone());
+        registry.register("attempt_outcomes", "What outbound attempts came to", outcomes);
+        registry.register("queued_calls", "Outbound calls that wait, by destination", metrics.queued_calls.clone());
+        registry.register("compiles", "Compilations of modules", metrics.compiles.clone());
         registry.register("wait_seconds", "Seconds outbound calls waited at the gate", metrics.wait_seconds.clone());
         registry.register("connections_opened", "Outbound connections opened", metrics.connections_opened.clone());
         registry.register("connections_open", "Outbound connections open", metrics.connections_open.clone());
@@ -90,8 +143,31 @@ impl Metrics {
         self.invocations.get_or_create(&labels).clone()
     }
 
+    /// The gauge of a destination's calls that wait.
+    pub fn of_queue(&self, destination: String) -> Gauge {
+        self.queued_calls.get_or_create(&DestinationLabel { destination }).clone()
+    }
+
+    /// Counts what an attempt came to.
+    pub fn attempt_came(&self, class: Class) {
+        let index = CLASSES.iter().position(|(known, _)| *known == class);
+        if let Some(counter) = index.and_then(|index| self.attempt_outcomes.get(index)) {
+            counter.inc();
+        }
+    }
+
+    /// A function's times to the heads of its answers, and its invocations in flight.
+    pub fn of_running(&self, function: &str) -> (Histogram, Gauge) {
+        let label = FunctionLabel { function: function.to_owned() };
+        let seconds = self.invocation_seconds.get_or_create(&label).clone();
+        (seconds, self.invocations_in_flight.get_or_create(&label).clone())
+    }
+
     /// Forgets the series of a function that is gone.
     pub fn forget_function(&self, function: &str, outcomes: &[&'static str]) {
+        let label = FunctionLabel { function: function.to_owned() };
+        self.invocation_seconds.remove(&label);
+        self.invocations_in_flight.remove(&label);
         for outcome in outcomes {
             self.invocations.remove(&FunctionLabels { function: function.to_owned(), outcome });
         }

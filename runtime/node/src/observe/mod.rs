@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub use feed::{CallLine, Feed, FeedEvent, FeedItem, FeedReader, TraceIdText};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
-pub use metrics::{DestinationLabels, FunctionLabels, Metrics};
+pub use metrics::{DestinationLabel, DestinationLabels, FunctionLabel, FunctionLabels, Metrics};
 pub use trail::{Ending, Note, Subject, Trail, TrailRecord, TrailStore, Waits};
 
 use crate::settings::ObserveSettings;

@@ -1,7 +1,8 @@
 //! Trails: what happened to an invocation or a call, decision by decision.
 //!
-//! A trail is written by whoever holds it and stored when it ends, in a ring with a bound in bytes. Notes are typed, so
-//! that a timeline, a log line and a search read the same facts.
+//! A trail is written by whoever holds it and stored when it ends, in a ring with a bound in bytes: with the body of its
+//! answer, as a handler may go on calling while it streams. Notes are typed, so that a timeline, a log line and a search
+//! read the same facts.
 
 use std::{
     cmp::Reverse,
@@ -14,7 +15,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
-use crate::ids::{TenantId, TraceId};
+use crate::ids::{FunctionName, TenantId, TraceId};
 
 /// What a trail is about.
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ pub enum Subject {
     /// An invocation of a function's version.
     Invocation {
         /// The function.
-        function: Arc<str>,
+        function: FunctionName,
         /// Its version.
         version: u64,
     },
@@ -83,6 +84,8 @@ pub enum Note {
         /// What went wrong.
         why: String,
     },
+    /// The answer broke off.
+    Broke(String),
     /// A decision about the call: put back, retried, refused, given up, denied.
     Decided {
         /// Number of the call.
@@ -109,6 +112,7 @@ impl fmt::Display for Note {
                 write!(f, "call {call}: attempt {attempt} answered {status} in {first_byte:.1?}")
             }
             Self::Failed { call, attempt, why } => write!(f, "call {call}: attempt {attempt} failed, {why}"),
+            Self::Broke(why) => write!(f, "the answer broke off: {why}"),
             Self::Decided { call, what } => write!(f, "call {call}: {what}"),
         }
     }
@@ -117,9 +121,11 @@ impl fmt::Display for Note {
 /// How a trail ended.
 #[derive(Clone, Debug)]
 pub enum Ending {
-    /// An answer with this status was given.
+    /// An answer with this status was given whole.
     Status(u16),
-    /// Whoever asked went away first.
+    /// One with this status was begun, and not given to its end: it broke off, or whoever asked went away.
+    Cut(u16),
+    /// Before an answer began, whoever asked went away.
     Cancelled,
 }
 
@@ -134,7 +140,9 @@ pub struct TrailRecord {
     pub subject: Subject,
     /// When it began, by the wall clock.
     pub began: SystemTime,
-    /// How long it lasted, to the head of the answer or the cancellation.
+    /// Time to the head of the answer, where there was one.
+    pub head: Option<Duration>,
+    /// How long it lasted, to the end of the answer or the cancellation.
     pub lasted: Duration,
     ended: Instant,
     /// How it ended.
@@ -159,6 +167,7 @@ struct Open {
     notes: SmallVec<[(Duration, Note); 2]>,
     dropped: u32,
     calls: u32,
+    head: Option<Duration>,
     ended: bool,
 }
 
@@ -184,7 +193,7 @@ impl Trail {
             subject,
             began: Instant::now(),
             began_wall: SystemTime::now(),
-            open: Mutex::new(Open { notes: SmallVec::new(), dropped: 0, calls: 0, ended: false }),
+            open: Mutex::new(Open { notes: SmallVec::new(), dropped: 0, calls: 0, head: None, ended: false }),
         }))
     }
 
@@ -193,15 +202,13 @@ impl Trail {
         self.0.id
     }
 
-    /// When it began.
-    pub fn began(&self) -> Instant {
-        self.0.began
-    }
-
-    /// Writes a decision.
+    /// Writes a decision. One that comes after the end is lost.
     pub fn note(&self, note: Note) {
         let at = self.0.began.elapsed();
         let mut open = self.0.open.lock();
+        if open.ended {
+            return;
+        }
         if open.notes.len() < NOTES {
             open.notes.push((at, note));
         } else {
@@ -209,10 +216,13 @@ impl Trail {
         }
     }
 
-    /// What was waited for so far.
-    pub fn waits(&self) -> Waits {
-        let mut waits = Waits::default();
-        for (_, note) in &self.0.open.lock().notes {
+    /// The head of the answer leaves. Says where the time went until now.
+    pub fn answered(&self) -> Waits {
+        let total = self.0.began.elapsed();
+        let mut waits = Waits { total, ..Waits::default() };
+        let mut open = self.0.open.lock();
+        open.head = Some(total);
+        for (_, note) in &open.notes {
             match note {
                 Note::Instance { waited, .. } => waits.instance = Some(*waited),
                 Note::Admitted { waited, .. } => waits.gate += *waited,
@@ -230,13 +240,15 @@ impl Trail {
     }
 }
 
-/// What an invocation or call waited for.
+/// What an invocation or call took, and waited for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Waits {
     /// For a place in the pool; nothing where no instance was needed.
     pub instance: Option<Duration>,
     /// At the gate, all calls together.
     pub gate: Duration,
+    /// All of it, with the work between.
+    pub total: Duration,
 }
 
 /// Rings that a store's bytes are divided among. Every request ends in one: on one lock the threads would meet.
@@ -302,19 +314,20 @@ impl TrailStore {
     /// Ends a trail and keeps it. Ending it twice keeps the first.
     pub fn finish(&self, trail: &Trail, ending: Ending) {
         let ended = Instant::now();
-        let (notes, dropped) = {
+        let (notes, dropped, head) = {
             let mut open = trail.0.open.lock();
             if open.ended {
                 return;
             }
             open.ended = true;
-            (std::mem::take(&mut open.notes), open.dropped)
+            (std::mem::take(&mut open.notes), open.dropped, open.head)
         };
         let record = Arc::new(TrailRecord {
             id: trail.0.id,
             tenant: trail.0.tenant.clone(),
             subject: trail.0.subject.clone(),
             began: trail.0.began_wall,
+            head,
             lasted: ended.duration_since(trail.0.began),
             ended,
             ending,
@@ -385,6 +398,21 @@ mod tests {
         let recent: Vec<_> = store.recent(&"t".into(), 30).iter().map(|record| record.id).collect();
         assert_eq!(recent, ids.into_iter().rev().take(30).collect::<Vec<_>>());
         assert!(store.recent(&"other".into(), 30).is_empty());
+    }
+
+    #[test]
+    fn what_is_noted_after_the_head_is_kept_and_after_the_end_is_not() {
+        let (store, trail) = (TrailStore::new(1 << 20), Trail::begin(TraceId::random(), "t".into(), Subject::Call));
+        trail.note(Note::Guest("before".into()));
+        let waits = trail.answered();
+        trail.note(Note::Guest("streaming".into()));
+        store.finish(&trail, Ending::Cut(200));
+        trail.note(Note::Guest("late".into()));
+        let kept = store.get(&"t".into(), trail.id()).unwrap();
+        assert_eq!(kept.notes.len(), 2);
+        assert_eq!(kept.head, Some(waits.total));
+        assert!(kept.lasted >= waits.total);
+        assert!(trail.0.open.lock().notes.is_empty(), "what nobody will read is not held");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use clap::{Args, Command};
 
-use super::Settings;
+use super::{Settings, Source};
 
 /// One bound of a node.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Bound {
     /// What it is set to.
     pub value: String,
     /// Where the value comes from.
-    pub source: &'static str,
+    pub source: Source,
 }
 
 /// All bounds, in the order of the reference page.
@@ -29,27 +29,12 @@ pub fn bounds(settings: &Settings) -> Vec<Bound> {
         let key = arg.get_id().as_str();
         let (_, value) = values.iter().find(|(name, _)| *name == key)?;
         let variable = arg.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let default = arg.get_default_values().first().map(|value| value.to_string_lossy().into_owned());
-        let source = if default.as_ref().is_some_and(|default| same(default, value)) {
-            "default"
-        } else if std::env::var_os(&variable).is_some() {
-            "variable"
-        } else {
-            "flag or file"
-        };
+        let source = settings.sources.get(key);
         let meaning = arg.get_help().map(ToString::to_string).unwrap_or_default();
         let flag = format!("--{}", arg.get_long().unwrap_or_default());
         Some(Bound { key: key.to_owned(), flag, variable, meaning, value: value.clone(), source })
     };
     command.get_arguments().filter_map(bound).collect()
-}
-
-/// Whether a default says the same as a value: `60s` prints as `1m`.
-fn same(default: &str, value: &str) -> bool {
-    use tidegate_core::units::{Size, Span};
-    let spans = (default.parse::<Span>(), value.parse::<Span>());
-    let sizes = (default.parse::<Size>(), value.parse::<Size>());
-    default == value || matches!(spans, (Ok(a), Ok(b)) if a == b) || matches!(sizes, (Ok(a), Ok(b)) if a == b)
 }
 
 macro_rules! values {
@@ -60,9 +45,9 @@ macro_rules! values {
 
 fn values(settings: &Settings) -> Vec<(&'static str, String)> {
     values! { settings:
-        node { drain_timeout }
+        node { drain_grace, drain_timeout }
         ingress {
-            max_request_body, max_connections, header_timeout, max_header_bytes, max_http2_streams,
+            max_request_body, max_connections, header_timeout, idle_timeout, max_header_bytes, max_http2_streams,
         }
         control {
             max_functions, max_destinations, max_tokens, max_control_body, max_control_connections, max_deploys,
@@ -88,23 +73,28 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
 mod tests {
     use clap::FromArgMatches;
 
-    use super::*;
+    use super::{super::Sources, *};
 
-    fn settings(flags: &[&str]) -> Settings {
+    fn settings(flags: &[&str], in_file: &[&str]) -> Settings {
         let command = Settings::augment_args(Command::new("serve"));
         let matches = command.try_get_matches_from(std::iter::once("serve").chain(flags.iter().copied())).unwrap();
-        Settings::from_arg_matches(&matches).unwrap()
+        let in_file: Vec<_> = in_file.iter().map(|key| (*key).to_owned()).collect();
+        let sources = Sources::of(&matches, &in_file);
+        Settings { sources, ..Settings::from_arg_matches(&matches).unwrap() }
     }
 
     #[test]
     fn every_bound_an_error_can_name_is_listed_with_its_value_and_source() {
-        let listed = bounds(&settings(&["--guest-wall", "90s"]));
+        let listed =
+            bounds(&settings(&["--guest-wall", "90s", "--queue-calls", "10000"], &["guest_wall", "guest_cpu"]));
         let find = |key: &str| listed.iter().find(|bound| bound.key == key).unwrap_or_else(|| panic!("{key}"));
         for key in super::super::names::ALL.iter().filter(|key| **key != "egress_allow") {
             find(key);
         }
-        assert_eq!((find("guest_wall").value.as_str(), find("guest_wall").source), ("1m30s", "flag or file"));
-        assert_eq!(find("first_byte_timeout").source, "default", "60s prints as 1m");
+        assert_eq!((find("guest_wall").value.as_str(), find("guest_wall").source), ("1m30s", Source::Flag));
+        assert_eq!(find("guest_cpu").source, Source::File);
+        assert_eq!(find("queue_calls").source, Source::Flag, "it was said, if only the default");
+        assert_eq!(find("first_byte_timeout").source, Source::Default);
         assert_eq!(find("max_module").flag, "--max-module");
     }
 }

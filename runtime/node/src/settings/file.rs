@@ -48,16 +48,17 @@ pub enum FileError {
     },
 }
 
-/// Gives the command's arguments the defaults that the file states.
+/// Gives the command's arguments the defaults that the file states. Returns the file's keys, too.
 ///
 /// # Errors
 /// When the file can't be read, is not TOML, or names a setting that does not exist.
-pub fn parse_with_file(mut command: Command, path: &Path) -> Result<Command, FileError> {
+pub fn parse_with_file(mut command: Command, path: &Path) -> Result<(Command, Vec<String>), FileError> {
     let owned = || path.to_owned();
     let text = std::fs::read_to_string(path).map_err(|source| FileError::Read { path: owned(), source })?;
     let table: toml::Table =
         toml::from_str(&text).map_err(|source| FileError::Syntax { path: owned(), source: Box::new(source) })?;
     let known: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
+    let mut stated = Vec::new();
     for (key, value) in table {
         if !known.contains(&key) || key == "config" {
             let nearest = nearest(&key, known.iter().map(String::as_str)).map(str::to_owned);
@@ -65,9 +66,10 @@ pub fn parse_with_file(mut command: Command, path: &Path) -> Result<Command, Fil
         }
         let values = as_texts(&value).ok_or_else(|| FileError::WrongType { path: owned(), key: key.clone() })?;
         let values: Vec<clap::builder::OsStr> = values.into_iter().map(clap::builder::OsStr::from).collect();
-        command = command.mut_arg(key, |arg| arg.default_values(values));
+        command = command.mut_arg(&key, |arg| arg.default_values(values));
+        stated.push(key);
     }
-    Ok(command)
+    Ok((command, stated))
 }
 
 fn as_texts(value: &toml::Value) -> Option<Vec<String>> {
@@ -103,7 +105,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(toml.as_bytes()).unwrap();
         let command = Settings::augment_args(Command::new("serve"));
-        let command = parse_with_file(command, file.path()).map_err(|error| error.to_string())?;
+        let (command, _) = parse_with_file(command, file.path()).map_err(|error| error.to_string())?;
         let arguments = std::iter::once("serve").chain(flags.iter().copied());
         let matches = command.try_get_matches_from(arguments).map_err(|error| error.to_string())?;
         Settings::from_arg_matches(&matches).map_err(|error| error.to_string())

@@ -9,13 +9,12 @@ mod file;
 pub mod names;
 mod nearest;
 mod reference;
+mod sources;
+mod values;
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
 use tidegate_core::units::{Size, Span};
 
@@ -23,6 +22,9 @@ pub use bounds::{Bound, bounds};
 pub use file::{FileError, parse_with_file};
 pub(crate) use nearest::nearest;
 pub use reference::reference_page;
+pub use sources::{Source, Sources};
+pub use values::without_empty_variables;
+use values::{address, count};
 
 /// Everything `tidegate serve` can be told.
 #[derive(Args, Clone, Debug)]
@@ -45,6 +47,9 @@ pub struct Settings {
     /// What is kept for people to look at.
     #[command(flatten)]
     pub observe: ObserveSettings,
+    /// Where they come from, for people to see.
+    #[arg(skip)]
+    pub sources: Sources,
 }
 
 /// Form of what a node says of itself.
@@ -62,13 +67,13 @@ pub enum LogFormat {
 #[command(next_help_heading = "Node")]
 pub struct NodeSettings {
     /// Data listener: functions and /to. Port 0 takes a free one
-    #[arg(long, env = "TIDEGATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "TIDEGATE_LISTEN", value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
     /// Control listener: /v1. Loopback or a private network only
-    #[arg(long, env = "TIDEGATE_CONTROL_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8081")]
+    #[arg(long, env = "TIDEGATE_CONTROL_LISTEN", value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8081")]
     pub control_listen: SocketAddr,
     /// Listener of /metrics (Prometheus). None: not served
-    #[arg(long, env = "TIDEGATE_METRICS_LISTEN", value_name = "ADDR")]
+    #[arg(long, env = "TIDEGATE_METRICS_LISTEN", value_name = "ADDR", value_parser = address)]
     pub metrics_listen: Option<SocketAddr>,
     /// Directory of everything the node keeps
     #[arg(long, env = "TIDEGATE_DATA", value_name = "DIR", default_value = ".tidegate")]
@@ -82,7 +87,10 @@ pub struct NodeSettings {
     /// First admin token. None: one is made and written to DATA/admin-token
     #[arg(long, env = "TIDEGATE_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
-    /// Time that open requests have to finish after SIGTERM or SIGINT
+    /// Time after SIGTERM or SIGINT in which the node still accepts while /readyz says 503, so that balancers look elsewhere
+    #[arg(long, env = "TIDEGATE_DRAIN_GRACE", value_name = "DURATION", default_value = "0s")]
+    pub drain_grace: Span,
+    /// Time that open requests have to finish after that; those without an answer then get 503
     #[arg(long, env = "TIDEGATE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s")]
     pub drain_timeout: Span,
     /// Form of the node's own log on stderr
@@ -101,16 +109,19 @@ pub struct IngressSettings {
     #[arg(long, env = "TIDEGATE_MAX_REQUEST_BODY", value_name = "SIZE", default_value = "100MiB")]
     pub max_request_body: Size,
     /// Open connections on the data listener
-    #[arg(long, env = "TIDEGATE_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 20_000)]
+    #[arg(long, env = "TIDEGATE_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 20_000, value_parser = count(1..=10_000_000))]
     pub max_connections: usize,
-    /// Time to read the head of a request
+    /// Time to read the head of a request, from its first byte; for the first one of a connection from its begin
     #[arg(long, env = "TIDEGATE_HEADER_TIMEOUT", value_name = "DURATION", default_value = "10s")]
     pub header_timeout: Span,
+    /// Time between two requests of an HTTP/1.1 connection. Longer than clients keep theirs, or they meet its end
+    #[arg(long, env = "TIDEGATE_IDLE_TIMEOUT", value_name = "DURATION", default_value = "75s")]
+    pub idle_timeout: Span,
     /// Largest head of a request
     #[arg(long, env = "TIDEGATE_MAX_HEADER_BYTES", value_name = "SIZE", default_value = "64KiB")]
     pub max_header_bytes: Size,
     /// Streams that one HTTP/2 connection may have open
-    #[arg(long, env = "TIDEGATE_MAX_HTTP2_STREAMS", value_name = "COUNT", default_value_t = 200)]
+    #[arg(long, env = "TIDEGATE_MAX_HTTP2_STREAMS", value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_http2_streams: u32,
     /// Networks whose X-Forwarded-For and X-Forwarded-Proto are believed, such as those of a load balancer
     #[arg(long, env = "TIDEGATE_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
@@ -134,7 +145,7 @@ pub struct ControlSettings {
     #[arg(long, env = "TIDEGATE_MAX_CONTROL_BODY", value_name = "SIZE", default_value = "1MiB")]
     pub max_control_body: Size,
     /// Open connections on the control listener
-    #[arg(long, env = "TIDEGATE_MAX_CONTROL_CONNECTIONS", value_name = "COUNT", default_value_t = 256)]
+    #[arg(long, env = "TIDEGATE_MAX_CONTROL_CONNECTIONS", value_name = "COUNT", default_value_t = 256, value_parser = count(1..=1_000_000))]
     pub max_control_connections: usize,
     /// Time between two chunks of an uploaded module
     #[arg(long, env = "TIDEGATE_UPLOAD_IDLE", value_name = "DURATION", default_value = "30s")]
@@ -143,7 +154,7 @@ pub struct ControlSettings {
     #[arg(long, env = "TIDEGATE_OPEN_TIMEOUT", value_name = "DURATION", default_value = "60s")]
     pub open_timeout: Span,
     /// Deploys that are uploaded or compiled at once; more wait
-    #[arg(long, env = "TIDEGATE_MAX_DEPLOYS", value_name = "COUNT", default_value_t = 4)]
+    #[arg(long, env = "TIDEGATE_MAX_DEPLOYS", value_name = "COUNT", default_value_t = 4, value_parser = count(1..=1_000))]
     pub max_deploys: usize,
 }
 
@@ -222,7 +233,7 @@ pub struct GuestSettings {
     #[arg(long, env = "TIDEGATE_WARM_MEMORY", value_name = "SIZE", default_value = "1GiB")]
     pub warm_memory: Size,
     /// Threads that run guests. 0: one a core
-    #[arg(long, env = "TIDEGATE_GUEST_THREADS", value_name = "COUNT", default_value_t = 0)]
+    #[arg(long, env = "TIDEGATE_GUEST_THREADS", value_name = "COUNT", default_value_t = 0, value_parser = count(0..=1_024))]
     pub guest_threads: usize,
     /// Largest module that can be deployed
     #[arg(long, env = "TIDEGATE_MAX_MODULE", value_name = "SIZE", default_value = "128MiB")]
@@ -237,7 +248,7 @@ pub struct GuestSettings {
     #[arg(long, env = "TIDEGATE_KEEP_VERSIONS", value_name = "COUNT", default_value_t = 10)]
     pub keep_versions: usize,
     /// Functions may send to any host when they name none (dev)
-    #[arg(long, env = "TIDEGATE_ALLOW_ANY_HOST", default_value_t = false)]
+    #[arg(long, env = "TIDEGATE_ALLOW_ANY_HOST", default_value_t = false, value_parser = BoolishValueParser::new())]
     pub allow_any_host: bool,
 }
 
@@ -309,14 +320,59 @@ pub struct ObserveSettings {
     #[arg(long, env = "TIDEGATE_LOG_BYTES", value_name = "SIZE", default_value = "16MiB")]
     pub log_bytes: Size,
     /// Events a slow reader of logs may lag behind before it misses some
-    #[arg(long, env = "TIDEGATE_FEED_LINES", value_name = "COUNT", default_value_t = 4_096)]
+    #[arg(long, env = "TIDEGATE_FEED_LINES", value_name = "COUNT", default_value_t = 4_096, value_parser = count(1..=1_000_000))]
     pub feed_lines: usize,
 }
 
 impl NodeSettings {
     /// Whether the control listener is reachable from beyond this machine.
     pub fn control_is_exposed(&self) -> bool {
-        let ip = self.control_listen.ip();
-        !(ip.is_loopback() || ip == IpAddr::V4(Ipv4Addr::LOCALHOST))
+        !self.control_listen.ip().to_canonical().is_loopback()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, FromArgMatches};
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Settings, String> {
+        let command = Settings::augment_args(Command::new("serve"));
+        let matches = command.try_get_matches_from(std::iter::once("serve").chain(flags.iter().copied()));
+        matches.and_then(|matches| Settings::from_arg_matches(&matches)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn counts_that_can_not_be_are_refused_by_the_name_of_their_flag() {
+        for (flag, value) in [
+            ("--max-connections", "0"),
+            ("--max-connections", "18446744073709551615"),
+            ("--max-control-connections", "0"),
+            ("--max-deploys", "0"),
+            ("--max-http2-streams", "0"),
+            ("--feed-lines", "0"),
+            ("--feed-lines", "9223372036854775807"),
+            ("--guest-threads", "100000"),
+        ] {
+            let error = parse(&[flag, value]).unwrap_err();
+            assert!(error.contains(flag) && error.contains("is not in"), "{error}");
+        }
+        assert_eq!(parse(&["--max-connections", "1"]).unwrap().ingress.max_connections, 1);
+    }
+
+    #[test]
+    fn only_loopback_is_not_beyond_this_machine() {
+        for (address, exposed) in [
+            ("127.0.0.1:1", false),
+            ("127.1.2.3:1", false),
+            ("[::1]:1", false),
+            ("[::ffff:127.0.0.1]:1", false),
+            ("0.0.0.0:1", true),
+            ("[fdaa::1]:1", true),
+        ] {
+            let settings = parse(&["--control-listen", address]).unwrap();
+            assert_eq!(settings.node.control_is_exposed(), exposed, "{address}");
+        }
     }
 }

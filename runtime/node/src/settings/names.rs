@@ -14,6 +14,7 @@ names! {
     MAX_REQUEST_BODY = "max_request_body";
     MAX_CONNECTIONS = "max_connections";
     HEADER_TIMEOUT = "header_timeout";
+    IDLE_TIMEOUT = "idle_timeout";
     MAX_HEADER_BYTES = "max_header_bytes";
     MAX_HTTP2_STREAMS = "max_http2_streams";
     MAX_FUNCTIONS = "max_functions";

@@ -53,6 +53,13 @@ pub(super) struct RunArgs {
     settings: Box<Settings>,
 }
 
+impl RunArgs {
+    /// The settings.
+    pub(super) fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+}
+
 #[cfg(test)]
 impl RunArgs {
     /// The settings, for tests of the command line.

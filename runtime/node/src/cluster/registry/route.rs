@@ -49,6 +49,17 @@ impl RoutePattern {
         Ok(Self { host, path: path.into(), open })
     }
 
+    /// Where the node's own places come first, so that no request ever meets the route: the prefix they begin with.
+    /// Only a host of the route's own is before them.
+    pub fn is_behind(&self) -> Option<&'static str> {
+        if self.host != RouteHost::Any {
+            return None;
+        }
+        let below = ["/f/", "/to/"].into_iter().find(|prefix| self.path.starts_with(prefix));
+        let exact = ["/to", "/healthz", "/readyz"].into_iter().find(|own| !self.open && *self.path == **own);
+        below.or(exact)
+    }
+
     /// Whether the path of a request is meant.
     pub fn takes(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
@@ -85,6 +96,30 @@ fn is_host(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_route_behind_a_place_of_the_nodes_own_is_told_from_the_others() {
+        for (text, prefix) in [
+            ("/f/*", Some("/f/")),
+            ("/f/agent/*", Some("/f/")),
+            ("/to/*", Some("/to/")),
+            ("/to/openai", Some("/to/")),
+            ("/to", Some("/to")),
+            ("/healthz", Some("/healthz")),
+            ("/readyz", Some("/readyz")),
+            ("/*", None),
+            ("/f", None),
+            ("/f*", None),
+            ("/to*", None),
+            ("/healthz/*", None),
+            ("/healthz*", None),
+            ("/tomorrow", None),
+            ("api.example.com/f/*", None),
+            ("*.example.com/healthz", None),
+        ] {
+            assert_eq!(RoutePattern::parse(text).unwrap().is_behind(), prefix, "{text}");
+        }
+    }
 
     #[test]
     fn patterns_read_and_print_the_same_in_lower_case() {

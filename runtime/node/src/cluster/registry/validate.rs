@@ -106,8 +106,17 @@ pub fn parse_function(value: Value, ceilings: &Ceilings) -> Result<FunctionConfi
     }
     for (index, route) in config.routes.iter_mut().enumerate() {
         match RoutePattern::parse(route) {
-            // Kept as it prints, so that two spellings of one route are seen to be the same.
-            Ok(pattern) => *route = pattern.to_string(),
+            Ok(pattern) => {
+                if let Some(prefix) = pattern.is_behind() {
+                    let why = format!(
+                        "`{route}` can never be reached: `{prefix}` is the node's own on every host that no route names; \
+                         write a host before it, such as `api.example.com{route}`, or another path"
+                    );
+                    return wrong(&format!("routes[{index}]"), why);
+                }
+                // Kept as it prints, so that two spellings of one route are seen to be the same.
+                *route = pattern.to_string();
+            }
             Err(why) => return wrong(&format!("routes[{index}]"), why),
         }
     }
@@ -277,6 +286,9 @@ mod tests {
             (json!({"allowed_hosts": ["https://a.example/x"]}), "allowed_hosts[0]", "is no host"),
             (json!({"allowed_hosts": ["a.example", "a b"]}), "allowed_hosts[1]", "is no host"),
             (json!({"routes": ["api.example.com"]}), "routes[0]", "has no path"),
+            (json!({"routes": ["/a", "/f/*"]}), "routes[1]", "`/f/` is the node's own"),
+            (json!({"routes": ["/to/openai/*"]}), "routes[0]", "`/to/` is the node's own"),
+            (json!({"routes": ["/readyz"]}), "routes[0]", "`/readyz` is the node's own"),
             (json!({"policy": {"retires": 3}}), "policy", "unknown field `retires`"),
             (json!({"policy": {"retries": 300}}), "policy.retries", "over 20"),
             (json!({"policy": {"deadline": 5}}), "policy", "duration"),

@@ -22,6 +22,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use tidegate_core::units::Size;
@@ -65,6 +66,7 @@ pub(in crate::guest) struct ModuleStore {
     /// Artifacts whose seal was checked by this process.
     verified: Mutex<HashSet<PathBuf>>,
     compiling: Semaphore,
+    compiles: Counter,
     tenants: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -75,6 +77,7 @@ impl ModuleStore {
         data: &Path,
         engines: &Arc<Engines>,
         program: PathBuf,
+        compiles: Counter,
     ) -> Result<Self, ModuleError> {
         let (modules, artifacts) = (data.join("modules"), data.join("artifacts"));
         for dir in [&modules, &artifacts] {
@@ -95,6 +98,7 @@ impl ModuleStore {
             memory: settings.compile_memory,
             verified: Mutex::default(),
             compiling: Semaphore::new(compilers),
+            compiles,
             tenants: Mutex::default(),
         })
     }
@@ -332,6 +336,7 @@ impl ModuleStore {
     ) -> Result<Report, ModuleError> {
         let system = || ModuleError::system("can't run the compile worker");
         let _one = self.compiling.acquire().await.map_err(|_| ModuleError::Compile("shutting down".into()))?;
+        self.compiles.inc();
         let output = partial(&self.artifacts).map_err(ModuleError::system("can't make an artifact"))?;
         let mut child = Command::new(&self.program)
             .arg("compile-worker")

@@ -73,24 +73,32 @@ impl<D> Table<D> {
         Some(found.ok_or(name))
     }
 
-    /// The function with the longest route for this host, if one is for this host.
+    /// The function with the longest route for exactly this host, if there is one.
     pub fn by_host(&self, host: &str, path: &str) -> Option<&Arc<LiveFunction<D>>> {
-        if self.hosts.is_empty() && self.below.is_empty() {
+        if self.hosts.is_empty() {
             return None;
         }
         if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return self.by_host(&host.to_ascii_lowercase(), path);
         }
-        let exact = self.hosts.get(host).and_then(|routes| first(routes, path));
-        exact.or_else(|| {
-            let fits = |pattern: &RoutePattern| match &pattern.host {
-                RouteHost::Below(below) => {
-                    host.strip_suffix(&**below).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-                }
-                _ => false,
-            };
-            self.below.iter().find(|(pattern, _)| fits(pattern) && pattern.takes(path)).map(|(_, function)| function)
-        })
+        self.hosts.get(host).and_then(|routes| first(routes, path))
+    }
+
+    /// The function with the longest route for hosts below the nearest `*.` that this one is below, if there is one.
+    pub fn by_wildcard(&self, host: &str, path: &str) -> Option<&Arc<LiveFunction<D>>> {
+        if self.below.is_empty() {
+            return None;
+        }
+        if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return self.by_wildcard(&host.to_ascii_lowercase(), path);
+        }
+        let fits = |pattern: &RoutePattern| match &pattern.host {
+            RouteHost::Below(below) => {
+                host.strip_suffix(&**below).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
+            _ => false,
+        };
+        self.below.iter().find(|(pattern, _)| fits(pattern) && pattern.takes(path)).map(|(_, function)| function)
     }
 
     /// The function with the longest route for any host.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::HeaderMap;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tidegate_core::{Config, Policy, Repeatable};
 
 use super::{
@@ -37,6 +37,16 @@ pub(crate) struct Destination {
     split_by: Vec<partition::Splitter>,
     key: u128,
     counters: [OnceLock<Counter>; OUTCOMES.len()],
+    queued: OnceLock<Gauge>,
+}
+
+/// A call that waits, as long as this lives.
+pub(crate) struct Queued<'a>(&'a Gauge);
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Classes of outcomes, as metrics name them.
@@ -68,6 +78,7 @@ impl Destination {
             policy: compiled.policy,
             split_by: compiled.split_by,
             counters: Default::default(),
+            queued: OnceLock::new(),
         }
     }
 
@@ -83,6 +94,7 @@ impl Destination {
             policy: Policy::default(),
             split_by: Vec::new(),
             counters: Default::default(),
+            queued: OnceLock::new(),
         }
     }
 
@@ -119,10 +131,22 @@ impl Destination {
         };
         let (Some(counter), Some(outcome)) = (self.counters.get(index), OUTCOMES.get(index)) else { return };
         let made = || {
-            let destination = self.name.as_ref().map_or("other", DestinationName::as_str).to_owned();
+            let destination = self.series();
             metrics.calls.get_or_create(&crate::observe::DestinationLabels { destination, outcome }).clone()
         };
         counter.get_or_init(made).inc();
+    }
+
+    /// Counts a call that waits.
+    pub(crate) fn queued(&self, metrics: &Metrics) -> Queued<'_> {
+        let gauge = self.queued.get_or_init(|| metrics.of_queue(self.series()));
+        gauge.inc();
+        Queued(gauge)
+    }
+
+    /// Its label in metrics.
+    fn series(&self) -> String {
+        self.name.as_ref().map_or("other", DestinationName::as_str).to_owned()
     }
 }
 

@@ -153,7 +153,9 @@ impl Call<'_> {
         };
         let began = tokio::time::Instant::now();
         let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
+        let queued = self.target.destination.queued(&self.door.observe.metrics);
         let admitted = wait.await;
+        drop(queued);
         drop(clock);
         self.ending.waited += began.elapsed();
         match admitted {
@@ -205,6 +207,7 @@ impl Call<'_> {
         let facts =
             Attempt { policy: &self.policy, repeatable: self.repeatable, replayable: self.kept.is_replayable(), spent };
         let verdict = admission.report(&outcome, &facts);
+        self.door.observe.metrics.attempt_came(outcome.class());
         if outcome.class() == Class::Refused {
             self.tell_refusal(&outcome);
         }

@@ -1,6 +1,7 @@
 //! The store without a compiler: what it looks at, what it keeps, what it makes of words.
 
 use clap::{Args, FromArgMatches};
+use prometheus_client::metrics::counter::Counter;
 
 use super::*;
 use crate::settings::Settings;
@@ -10,7 +11,7 @@ fn store(dir: &Path) -> (Arc<ModuleStore>, Arc<Engines>) {
     let matches = command.try_get_matches_from(["serve", "--max-instances", "4"]).unwrap();
     let settings = Settings::from_arg_matches(&matches).unwrap().guest;
     let engines = Engines::start(&settings).unwrap();
-    (Arc::new(ModuleStore::open(&settings, dir, &engines, "/nowhere".into()).unwrap()), engines)
+    (Arc::new(ModuleStore::open(&settings, dir, &engines, "/nowhere".into(), Counter::default()).unwrap()), engines)
 }
 
 #[tokio::test]
