@@ -18,12 +18,24 @@ pub struct Recorded {
     record: Option<Record>,
     /// Bytes that the head promised and that are still to come: hyper asks for none beyond them.
     left: Option<u64>,
+    first: First,
+}
+
+/// What became of the first that was asked of a body.
+enum First {
+    /// Nothing was yet.
+    Awaited,
+    /// It was this error. hyper drops a head it has not sent when the body fails at once, and its client gets an empty
+    /// reply for a status that was there; where the body is late it sends the head.
+    Late(BodyError),
+    /// It is over.
+    Over,
 }
 
 impl Recorded {
     /// A body of which nothing is kept.
     pub(super) fn plain(answer: Response<Body>) -> Response<Self> {
-        answer.map(|inner| Self { inner, record: None, left: None })
+        answer.map(|inner| Self { inner, record: None, left: None, first: First::Over })
     }
 
     /// The body of the answer to a request with this method.
@@ -38,7 +50,7 @@ impl Recorded {
         if bodiless || left == Some(0) || inner.is_end_stream() {
             record.whole();
         }
-        Response::from_parts(parts, Self { inner, record: Some(record), left })
+        Response::from_parts(parts, Self { inner, record: Some(record), left, first: First::Awaited })
     }
 }
 
@@ -48,22 +60,34 @@ impl http_body::Body for Recorded {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        let first = std::mem::replace(&mut this.first, First::Over);
+        if let First::Late(error) = first {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = Pin::new(&mut this.inner).poll_frame(cx);
-        let Some(record) = &mut this.record else { return polled };
-        match &polled {
-            Poll::Pending => {}
-            Poll::Ready(None) => record.whole(),
-            Poll::Ready(Some(Err(error))) => record.broke(error.to_string()),
-            Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(left), Some(data)) = (&mut this.left, frame.data_ref()) {
-                    *left = left.saturating_sub(data.len() as u64);
-                }
-                if this.left == Some(0) || frame.is_trailers() || this.inner.is_end_stream() {
-                    record.whole();
+        if let Some(record) = &mut this.record {
+            match &polled {
+                Poll::Pending => {}
+                Poll::Ready(None) => record.whole(),
+                Poll::Ready(Some(Err(error))) => record.broke(error.to_string()),
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let (Some(left), Some(data)) = (&mut this.left, frame.data_ref()) {
+                        *left = left.saturating_sub(data.len() as u64);
+                    }
+                    if this.left == Some(0) || frame.is_trailers() || this.inner.is_end_stream() {
+                        record.whole();
+                    }
                 }
             }
         }
-        polled
+        match polled {
+            Poll::Ready(Some(Err(error))) if matches!(first, First::Awaited) => {
+                this.first = First::Late(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -72,5 +96,42 @@ impl http_body::Body for Recorded {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_fails_at_once_does_not_take_its_head_with_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answer = hyper::service::service_fn(async |_| {
+                let failing = http_body_util::StreamBody::new(futures::stream::iter([Err::<Frame<Bytes>, _>(
+                    BodyError::Transport("never finished".into()),
+                )]));
+                let inner = failing.boxed_unsync();
+                let body = Recorded { inner, record: None, left: None, first: First::Awaited };
+                Ok::<_, std::convert::Infallible>(Response::builder().status(500).body(body).unwrap())
+            });
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), answer)
+                .await
+        });
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 500") && !said.ends_with("0\r\n\r\n"), "{said}");
+        assert!(serving.await.unwrap().is_err());
     }
 }

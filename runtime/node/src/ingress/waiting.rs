@@ -43,6 +43,18 @@ impl rt::Timer for HeadTimer {
         })
     }
 
+    // For every head but a connection's first: the wait that is there begins anew.
+    fn reset(&self, sleep: &mut Pin<Box<dyn rt::Sleep>>, deadline: Instant) {
+        let Some(wait) = sleep.as_mut().downcast_mut_pin::<HeadWait>() else {
+            *sleep = self.sleep_until(deadline);
+            return;
+        };
+        let wait = wait.project();
+        wait.sleep.reset(deadline.into());
+        *wait.read = self.traffic.read();
+        *wait.begun = Some(self.begun);
+    }
+
     fn now(&self) -> Instant {
         tokio::time::Instant::now().into()
     }
