@@ -18,7 +18,7 @@ use crate::{
 #[command(after_help = "\
 Each setting can be given as a flag, as a variable, or as a key in the file that --config names (`--guest-wall` is \
 `guest_wall` there); the first one found in that order counts. Durations are written 250ms, 1s, 5m or 1h, sizes 64MiB. \
-The first line on stdout is `tidegate listening on http://ADDR, control on http://ADDR`. SIGTERM and SIGINT let open \
+The first line on stdout is `tidegate listening on http://ADDR, control on http://ADDR`, or an object with --json. SIGTERM and SIGINT let open \
 requests finish, within --drain-timeout, and end with code 0.")]
 pub(super) struct ServeArgs {
     /// File of settings (node.toml)

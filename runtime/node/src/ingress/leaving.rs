@@ -22,7 +22,7 @@ use rustix::{
 };
 use tokio::time::{Instant, Sleep};
 
-use super::traffic::{Traffic, tail_of};
+use super::traffic::{Coming, Traffic, tail_of};
 
 /// How often the socket is asked (no setting: half of what a client's leaving may go unnoticed).
 const LOOK: Duration = Duration::from_millis(50);
@@ -35,6 +35,9 @@ pub(super) struct Watch {
     /// Made for the first request that gives reason, and kept for the others of its connection.
     timer: Option<Pin<Box<Sleep>>>,
     set: bool,
+    /// The body that was whole when the client ended what it sends: nothing can change that, so what waits in the socket
+    /// is looked through once.
+    whole: Option<Coming>,
 }
 
 impl Watch {
@@ -48,9 +51,13 @@ impl Watch {
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
             if self.set {
                 ready!(timer.as_mut().poll(cx));
+                let known = &mut self.whole;
                 let whole = || {
-                    let (waiting, tail) = in_the_socket(socket, traffic.tail());
-                    coming.is_whole(traffic.read() + waiting, tail)
+                    if *known != Some(coming) {
+                        let (waiting, tail) = in_the_socket(socket, traffic.tail());
+                        *known = coming.is_whole(traffic.read() + waiting, tail).then_some(coming);
+                    }
+                    known.is_some()
                 };
                 if has_left(socket, whole) {
                     return Poll::Ready(());
