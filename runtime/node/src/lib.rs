@@ -6,6 +6,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod alarm;
 pub mod body;
 pub mod cli;
 pub mod cluster;

@@ -120,14 +120,17 @@ async fn answered(
     Ok(answer.map(|inner| CallBody { inner, cancelled }))
 }
 
+/// As a constant it would be made for every question, which guests ask for each header.
+static FORBIDDEN: [HeaderName; 9] = DEFAULT_FORBIDDEN_HEADERS;
+
 /// Headers that guests can neither set nor see, shared by all stores.
 pub(super) fn forbidden_headers() -> ForbiddenHeaderFilter {
-    Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name))
+    Arc::new(|name| FORBIDDEN.contains(name))
 }
 
 impl WasiHttpHooks for Hooks {
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
-        DEFAULT_FORBIDDEN_HEADERS.contains(name)
+        FORBIDDEN.contains(name)
     }
 
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {

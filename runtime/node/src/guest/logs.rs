@@ -1,6 +1,7 @@
 //! What guests print: lines, attributed to an invocation, within bounds.
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::Arc,
@@ -64,7 +65,7 @@ struct State {
     /// The invocation lines belong to: the only one that runs, or nothing where several share the instance.
     current: Option<Arc<Running>>,
     /// The invocations that share the instance. What can't be told apart is written on the account of all of them.
-    company: Vec<Arc<Running>>,
+    company: VecDeque<Arc<Running>>,
     /// Bytes that may be written where nobody is there to account for them.
     spare: u64,
     partial: [Vec<u8>; 2],
@@ -104,24 +105,30 @@ impl State {
 impl InstanceLogs {
     /// `spare` bytes may be written where no invocation is there to account for them.
     pub(super) fn new(owner: Arc<LogOwner>, spare: u64) -> Arc<Self> {
-        let state = State { current: None, company: Vec::new(), spare, partial: Default::default() };
+        let state = State { current: None, company: VecDeque::new(), spare, partial: Default::default() };
         Arc::new(Self { owner, state: Mutex::new(state) })
     }
 
     /// An invocation came to an instance that it shares; it stays until it is finished.
     pub(super) fn join(&self, running: &Arc<Running>) {
-        self.state.lock().company.push(Arc::clone(running));
+        self.state.lock().company.push_back(Arc::clone(running));
     }
 
     /// Attributes lines from now on.
-    pub(super) fn attribute(&self, running: Option<Arc<Running>>) {
-        self.state.lock().current = running;
+    pub(super) fn attribute(&self, running: Option<&Arc<Running>>) {
+        let mut state = self.state.lock();
+        if state.current.as_ref().map(Arc::as_ptr) != running.map(Arc::as_ptr) {
+            state.current = running.cloned();
+        }
     }
 
     /// An invocation ended: lines without an end are written, and what was cut is counted out.
     pub(super) fn finish(&self, running: &Running) {
         let mut state = self.state.lock();
-        state.company.retain(|other| !std::ptr::eq(&**other, running));
+        // Mostly the first: they go in the order in which they came.
+        if let Some(place) = state.company.iter().position(|other| std::ptr::eq(&**other, running)) {
+            state.company.remove(place);
+        }
         let partial = [LogStream::Stdout, LogStream::Stderr].into_iter().zip(&mut state.partial);
         for (stream, partial) in partial.filter(|(_, partial)| !partial.is_empty()) {
             let text = String::from_utf8_lossy(partial).into_owned();
@@ -289,7 +296,7 @@ mod tests {
         logs.join(&other);
         write('c', 1_000);
         assert_eq!(lines('c'), 180, "the bounds of two");
-        logs.attribute(Some(Arc::clone(&other)));
+        logs.attribute(Some(&other));
         write('o', 100);
         assert_eq!(lines('o'), 0, "its bound is used up");
         logs.attribute(None);

@@ -70,7 +70,8 @@ impl Meter {
     pub(super) fn reset(&self) {
         self.used.store(0, Relaxed);
         self.hog.store(false, Relaxed);
-        if self.entered.load(Relaxed) != 0 {
+        // A poll that saw no epoch move is a tick old at most: too little to look at the clock for.
+        if self.entered.load(Relaxed) != 0 && self.ticked.load(Relaxed) != 0 {
             self.ticked.store(0, Relaxed);
             self.charged.store(0, Relaxed);
             self.entered.store(nanos().max(1), Relaxed);

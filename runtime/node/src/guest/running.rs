@@ -41,7 +41,7 @@ pub(super) struct Running {
     pub(super) limits: Arc<Limits>,
     /// Gates that the request which it serves has passed; its calls carry it on.
     pub(super) hops: Hops,
-    /// When its guest began to work, in [`nanos`].
+    /// When its guest began to work, in [`nanos`]; 0 before.
     started: AtomicU64,
     calls: Mutex<Calls>,
     /// Time on a processor, in nanoseconds, as far as it is known to be this invocation's.
@@ -97,7 +97,7 @@ impl Running {
             deadline: invocation.deadline,
             limits,
             hops,
-            started: AtomicU64::new(nanos()),
+            started: AtomicU64::new(0),
             calls: Mutex::default(),
             computed: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
@@ -121,13 +121,15 @@ impl Running {
 
     /// Its guest begins to work: the wall time counts from here.
     pub(super) fn start(&self) {
-        self.started.store(nanos(), Ordering::Relaxed);
+        self.started.store(nanos().max(1), Ordering::Relaxed);
     }
 
     /// Time since its guest began to work, without the time at the gate.
     pub(super) fn worked(&self) -> Duration {
-        let since = Duration::from_nanos(nanos().saturating_sub(self.started.load(Ordering::Relaxed)));
-        since.saturating_sub(self.waited())
+        match self.started.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            started => Duration::from_nanos(nanos().saturating_sub(started)).saturating_sub(self.waited()),
+        }
     }
 
     /// Counts a call, and says when its turn is.
@@ -213,8 +215,9 @@ impl Running {
 
     /// The head was given: from now on the bounds of a stream hold.
     pub(super) fn begin_stream(&self) {
-        self.touch();
-        self.streaming.store(nanos().max(1), Ordering::Release);
+        let now = nanos().max(1);
+        self.activity.store(now, Ordering::Relaxed);
+        self.streaming.store(now, Ordering::Release);
     }
 
     /// Time since the head was given, if it was.
@@ -225,9 +228,8 @@ impl Running {
         }
     }
 
-    /// The answer was given whole; the guest may still work.
+    /// The answer was given whole, the last chunk of it just now; the guest may still work.
     pub(super) fn answered(&self) {
-        self.touch();
         self.answered.store(true, Ordering::Release);
     }
 

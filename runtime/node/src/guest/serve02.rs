@@ -259,7 +259,7 @@ async fn run(
     instance.served += 1;
     let state = instance.store.data_mut();
     state.hooks.current = Some(Arc::clone(&running));
-    state.logs.attribute(Some(Arc::clone(&running)));
+    state.logs.attribute(Some(&running));
     let answered = Arc::new(AtomicBool::new(false));
     let cut_off = CutOff(&running);
     let outcome = call(&mut instance, request, head, Arc::clone(&answered)).await;
@@ -286,7 +286,7 @@ async fn start(
 ) -> Result<Box<Instance>, InvokeError> {
     let store = GuestState::store(deployed, &meter).map_err(|error| InvokeError::Start(format!("{error:#}").into()))?;
     let mut starting = Starting { store, alive: Alive::new(deployed), permit };
-    starting.store.data_mut().logs.attribute(Some(Arc::clone(running)));
+    starting.store.data_mut().logs.attribute(Some(running));
     let proxy = match pre.instantiate_async(&mut starting.store).await {
         Ok(proxy) => proxy,
         Err(error) => return Err(failure::start(starting.store.data(), running, error)),

@@ -1,6 +1,6 @@
 //! What a guest's store holds.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use wasmtime::{
     ResourceLimiter, Store, StoreContextMut, UpdateDeadline,
@@ -31,6 +31,8 @@ pub(super) const BODY_CHUNK: usize = 64 << 10;
 /// A guest that computes for longer than this in one request needs a hog permit to go on. Starting a JavaScript engine
 /// takes up to 2 ms, and more where the machine is crowded: that must not be taken for a long computation.
 const HOG_AFTER: Duration = Duration::from_millis(5);
+/// Requests between two counts of a guest's host resources.
+const LOOK_EVERY: u32 = 8;
 /// A poll younger than this goes on when the epoch moves: it has only just begun.
 const SLICE: Duration = Duration::from_micros(800);
 
@@ -49,7 +51,9 @@ pub(super) struct GuestState {
     pub(super) memory: MemoryMeter,
     pub(super) logs: Arc<InstanceLogs>,
     /// Invocations on a shared (0.3) instance, by the task that the component model knows them by.
-    pub(super) tasks: HashMap<GuestTaskId, Arc<Running>>,
+    pub(super) tasks: BTreeMap<GuestTaskId, Arc<Running>>,
+    /// How often it was asked about leaks.
+    asked: u32,
 }
 
 impl GuestState {
@@ -79,7 +83,8 @@ impl GuestState {
                 exhausted: false,
             },
             logs,
-            tasks: HashMap::new(),
+            tasks: BTreeMap::new(),
+            asked: 0,
         };
         let mut store = Store::try_new(&deployed.engine, state)?;
         store.limiter(|state| &mut state.memory);
@@ -101,9 +106,11 @@ impl GuestState {
         self.table.iter_mut().count()
     }
 
-    /// Whether guests of this size of table should be retired before they hit its bound.
+    /// Whether guests of this size of table should be retired before they hit its bound. To be asked after every
+    /// request; it looks now and then.
     pub(super) fn leaks_resources(&mut self) -> bool {
-        self.resources() > self.limits.handles.value as usize / 2
+        self.asked = self.asked.wrapping_add(1);
+        self.asked.is_multiple_of(LOOK_EVERY) && self.resources() > self.limits.handles.value as usize / 2
     }
 }
 

@@ -1,8 +1,26 @@
 //! Timers that guests can't hold up: they are driven by a thread of their own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::{runtime::Handle, sync::oneshot};
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, sync::oneshot, time::Instant};
+
+use crate::alarm::Alarm;
+
+/// Lists of timers that are used again: on one the threads would meet.
+const LISTS: usize = 16;
+/// Timers that one list keeps, each with what is left of the task that used it last. Requests at once beyond all of
+/// them make their own.
+const KEPT: usize = 64;
 
 /// Makes timers. Cheap to clone; the thread ends with the last clone.
 #[derive(Clone)]
@@ -10,6 +28,9 @@ pub(super) struct Timers(Arc<Inner>);
 
 struct Inner {
     handle: Handle,
+    /// Every request needs one for the time of its guest. One that is used again is set to a later time than it was,
+    /// mostly, and that costs nothing.
+    free: [Mutex<Vec<Pin<Box<Alarm>>>>; LISTS],
     _stop: oneshot::Sender<()>,
 }
 
@@ -23,12 +44,81 @@ impl Timers {
             // Ends when the sender is dropped; nothing is ever sent.
             let _ = runtime.block_on(stopped);
         })?;
-        Ok(Self(Arc::new(Inner { handle, _stop: stop })))
+        Ok(Self(Arc::new(Inner { handle, free: Default::default(), _stop: stop })))
     }
 
     /// Ready after `duration`.
-    pub(super) fn sleep(&self, duration: Duration) -> tokio::time::Sleep {
-        let _context = self.0.handle.enter();
-        tokio::time::sleep(duration)
+    pub(super) fn sleep(&self, duration: Duration) -> Timer<'_> {
+        let now = Instant::now();
+        // As tokio takes times that nobody lives to see.
+        let due = now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(86_400 * 365 * 30));
+        let kept = self.list().lock().pop();
+        let alarm = match kept {
+            Some(mut alarm) => {
+                alarm.as_mut().set(due);
+                alarm
+            }
+            None => {
+                let _context = self.0.handle.enter();
+                Box::pin(Alarm::new(due))
+            }
+        };
+        Timer { alarm: Some(alarm), timers: self }
+    }
+
+    /// This thread's list.
+    fn list(&self) -> &Mutex<Vec<Pin<Box<Alarm>>>> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static THREAD: usize = THREADS.fetch_add(1, Relaxed);
+        }
+        let [first, ..] = &self.0.free;
+        self.0.free.get(THREAD.with(|thread| thread % LISTS)).unwrap_or(first)
+    }
+}
+
+/// Ready when its time has come.
+pub(super) struct Timer<'a> {
+    /// There until this is dropped.
+    alarm: Option<Pin<Box<Alarm>>>,
+    timers: &'a Timers,
+}
+
+impl Future for Timer<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.alarm.as_mut().map_or(Poll::Ready(()), |alarm| alarm.as_mut().poll(cx))
+    }
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        let Some(alarm) = self.alarm.take() else { return };
+        let mut list = self.timers.list().lock();
+        if list.len() < KEPT {
+            list.push(alarm);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_timer_that_is_used_again_keeps_its_own_time() {
+        let timers = Timers::start().unwrap();
+        for _ in 0..3 {
+            let mut long = timers.sleep(Duration::from_secs(3_600));
+            assert!(futures::poll!(&mut long).is_pending());
+        }
+        assert_eq!(timers.list().lock().len(), 1, "it is one and the same");
+        let began = Instant::now();
+        timers.sleep(Duration::from_millis(20)).await;
+        assert!(began.elapsed() >= Duration::from_millis(20));
+        let mut later = timers.sleep(Duration::from_secs(3_600));
+        assert!(futures::poll!(&mut later).is_pending(), "it rang for another");
+        assert!(futures::poll!(&mut timers.sleep(Duration::MAX)).is_pending());
     }
 }

@@ -9,10 +9,13 @@ use http::{HeaderMap, HeaderName, header};
 use crate::{
     cluster::registry::{Registry, token::TOKEN_PREFIX},
     control::auth::{Caller, bearer_of},
+    outbound::has_any,
 };
 
 const OWN: HeaderName = HeaderName::from_static("tidegate-token");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Where clients put a token; the first that holds one of ours says who asks.
+static PLACES: [HeaderName; 3] = [OWN, header::AUTHORIZATION, API_KEY];
 
 /// What the headers say about who asks.
 pub(super) enum Credentials {
@@ -28,23 +31,26 @@ pub(super) enum Credentials {
 pub(super) fn take(headers: &mut HeaderMap, registry: &Registry) -> Credentials {
     let mut looked_like_one = false;
     let mut found = None;
-    for name in [OWN, header::AUTHORIZATION, API_KEY] {
-        // Most requests have none of them, and pay for no look at the registry.
-        if !headers.contains_key(&name) {
+    // Most requests to functions have none of them, and pay for no look at the registry.
+    if !has_any(headers, &PLACES) {
+        return Credentials::Absent;
+    }
+    for name in &PLACES {
+        if !headers.contains_key(name) {
             continue;
         }
         let state = registry.state();
-        let mut ours = name == OWN;
-        for value in headers.get_all(&name) {
+        let mut ours = *name == OWN;
+        for value in headers.get_all(name) {
             let Ok(text) = value.to_str() else { continue };
-            let text = if name == header::AUTHORIZATION { bearer_of(text) } else { Some(text.trim()) };
+            let text = if *name == header::AUTHORIZATION { bearer_of(text) } else { Some(text.trim()) };
             let Some(text) = text else { continue };
             match Caller::of(&state, text) {
                 Some(caller) => {
                     ours = true;
                     found.get_or_insert(caller);
                 }
-                None => looked_like_one |= name == OWN || text.starts_with(TOKEN_PREFIX),
+                None => looked_like_one |= *name == OWN || text.starts_with(TOKEN_PREFIX),
             }
         }
         if ours {

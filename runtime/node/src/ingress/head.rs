@@ -7,7 +7,7 @@ use http::{
 use ipnet::IpNet;
 
 use super::listener::Peer;
-use crate::problem::Problem;
+use crate::{outbound::has_any, problem::Problem};
 
 static FORWARDED: [HeaderName; 5] = [
     header::FORWARDED,
@@ -50,7 +50,8 @@ pub(super) fn authority<B>(request: &Request<B>) -> Result<Authority, Problem> {
         (None, None) if request.version() < Version::HTTP_11 => Authority::from_static("localhost"),
         (None, None) => return Err(bad_authority("the request has no Host header")),
     };
-    if authority.host().is_empty() || authority.as_str().contains('@') {
+    let text = authority.as_str().as_bytes();
+    if text.starts_with(b":") || text.contains(&b'@') {
         return Err(bad_authority("the authority must be a host with or without a port, and no user"));
     }
     Ok(authority)
@@ -108,8 +109,10 @@ pub(super) fn forwarded(headers: &mut HeaderMap, peer: Peer, trusted: &[IpNet]) 
         let known: Vec<_> = known.filter_map(|value| value.to_str().ok()).collect();
         chain = HeaderValue::from_str(&known.join(", ")).unwrap_or(chain);
     } else {
-        for name in &FORWARDED {
-            headers.remove(name);
+        if has_any(headers, &FORWARDED) {
+            for name in &FORWARDED {
+                headers.remove(name);
+            }
         }
     }
     headers.insert(X_FORWARDED_FOR, chain);
@@ -167,6 +170,7 @@ mod tests {
             ("/", &[b""], None),
             ("/", &[b"a b"], None),
             ("/", &[b"user@a.example"], None),
+            ("/", &[b":80"], None),
             ("/", &[b"a.example", b"a.example"], None),
             ("/", &[b"[::1]:8080"], Some("[::1]:8080")),
         ] {

@@ -1,8 +1,8 @@
 //! One invocation: who asks, what the guest gets to see, what is said about it afterwards.
 
-use std::{sync::Arc, time::Instant};
+use std::{pin::pin, sync::Arc, time::Instant};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, uri::Authority};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, uri::Authority};
 
 use super::{
     Ingress, Lingering, Target,
@@ -18,10 +18,12 @@ use crate::{
     cluster::registry::Scope,
     control::auth::{missing_scope, unauthorized},
     guest::{Invocation, InvokeError},
-    ids::TraceContext,
+    ids::{TRACEPARENT, TraceContext},
     outbound::{Preferences, strip_connection},
     problem::Problem,
 };
+
+const POLICY: HeaderName = HeaderName::from_static(tidegate_core::policy::HEADER);
 
 /// Runs a function for a request. Whatever comes of it is recorded, and says which function it was.
 pub(super) async fn invoke(
@@ -30,12 +32,16 @@ pub(super) async fn invoke(
     authority: Authority,
     peer: Peer,
     trace: TraceContext,
+    began: Instant,
     request: Request<Lingering>,
 ) -> Response<Recorded> {
     let method = request.method().clone();
-    let record = Record::of_version(ingress, version, trace.trace);
-    let work = run(&record, start, public, authority, peer, trace, request);
-    let ended = record.ingress.closing.until_over(trace.trace, work).await;
+    let record = Record::of_version(ingress, version, trace.trace, began);
+    let ended = {
+        // Pinned here, so that all that it will hold is not moved once more.
+        let work = pin!(run(&record, start, public, authority, peer, trace, request));
+        record.ingress.closing.until_over(trace.trace, work).await
+    };
     record.answer(ended.unwrap_or_else(|| Err(InvokeError::ShuttingDown.into())), &method)
 }
 
@@ -57,7 +63,7 @@ async fn run(
         authorize(&credentials, version.identity().name.as_str())?;
     }
     // A policy from outside would steer the calls of a guest that hands its headers on.
-    parts.headers.remove(tidegate_core::policy::HEADER);
+    parts.headers.remove(POLICY);
     let deadline = preferences(&parts.headers)?;
     let (body, exceeded) = bounded(incoming, ingress.max_body)?;
     let running = version.deployment(ingress.functions.opener()).await?;
@@ -70,7 +76,7 @@ async fn run(
     {
         parts.headers.insert(head::X_FORWARDED_PREFIX, prefix);
     }
-    parts.headers.insert("traceparent", trace.header());
+    parts.headers.insert(TRACEPARENT, trace.header());
     parts.uri = head::absolute(&parts.uri, scheme, authority, start)?;
 
     let invocation = Invocation { trail: record.trail.clone(), trace, deadline };

@@ -94,10 +94,10 @@ impl Handler for Arc<Ingress> {
         let trace = TraceContext::from_headers(request.headers());
         let answer = match self.goal(&request) {
             Ok((Goal::Invoke(target), authority)) => {
-                invoke::invoke(self, target, authority, peer, trace, request).await
+                invoke::invoke(self, target, authority, peer, trace, began, request).await
             }
             // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
-            Ok((Goal::Gate, _)) => match Box::pin(to::to(Arc::clone(&self), trace, request)).await {
+            Ok((Goal::Gate, _)) => match Box::pin(to::to(Arc::clone(&self), trace, began, request)).await {
                 Ok(answer) => answer,
                 Err(problem) => self.refusal(problem, trace, began),
             },
@@ -149,7 +149,7 @@ impl Ingress {
     fn goal(&self, request: &Request<Lingering>) -> Result<(Goal, Authority), Problem> {
         head::refuse_what_is_never_done(request)?;
         let authority = head::authority(request)?;
-        let goal = self.goal_at(authority.host(), request.uri().path())?;
+        let goal = self.goal_at(&authority, request.uri().path())?;
         if self.open && matches!(goal, Goal::Gate) {
             to::refuse_web_pages(&authority, request.headers(), self.domain.as_deref())?;
         }
@@ -158,8 +158,10 @@ impl Ingress {
 
     /// A host of a function's own and dev's root belong to the guest wholly: of the hosts one that a route writes out
     /// comes first, then `{name}.<domain>`, then a route's wildcard. On every other host the node's own places do.
-    fn goal_at(&self, host: &str, path: &str) -> Result<Goal, Problem> {
+    fn goal_at(&self, authority: &Authority, path: &str) -> Result<Goal, Problem> {
         let table = self.functions.table();
+        let by_hosts = self.domain.is_some() || table.has_hosts();
+        let host = if by_hosts { authority.host() } else { "" };
         let serving = |function: &Arc<LiveFunction<Running>>| of_function(function, None, 0);
         // Somebody wrote the host of a route out; a function's name below the domain is more than a wildcard says.
         if let Some(function) = table.by_host(host, path) {
@@ -211,10 +213,10 @@ impl Ingress {
         let of = HeaderValue::from_str(function.as_str()).ok().map(|name| (name, version.map(HeaderValue::from)));
         record::count(self, &function, opener::outcome(problem.status));
         let subject = Subject::Invocation { function, version: version.unwrap_or_default() };
-        let trail = Trail::begin(trace.trace, TenantId::default_tenant(), subject);
+        let trail = Trail::begin_at(began, trace.trace, TenantId::default_tenant(), subject);
         let ending = Ending::Status(problem.status.as_u16());
         let mut answer = problem.trail(trail.id()).into_response();
-        let waits = Waits { total: began.elapsed(), ..trail.answered() };
+        let waits = trail.answered();
         answer::decorate(answer.headers_mut(), of, &self.region, trail.id(), answer::timing(waits));
         self.observe.trails.finish(&trail, ending);
         Recorded::plain(answer)

@@ -1,6 +1,6 @@
 //! What is kept of a request: its trail, and the counts of its function.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use http::{Method, Response, StatusCode};
 
@@ -31,18 +31,18 @@ pub(super) struct Record {
 
 impl Record {
     /// Of an invocation of the version.
-    pub(super) fn of_version(ingress: Arc<Ingress>, version: Live, trace: TraceId) -> Self {
+    pub(super) fn of_version(ingress: Arc<Ingress>, version: Live, trace: TraceId, began: Instant) -> Self {
         let identity = version.identity();
         let subject = Subject::Invocation { function: identity.name.clone(), version: identity.record.number };
-        let trail = Trail::begin(trace, identity.tenant.clone(), subject);
+        let trail = Trail::begin_at(began, trace, identity.tenant.clone(), subject);
         // One that nobody has opened yet counts from its next request on.
         let in_flight = version.opened().map(|running| running.in_flight.inc()).is_some();
         Self { ingress, trail, version: Some(version), in_flight, answered: None, whole: false }
     }
 
     /// Of a call through the gate.
-    pub(super) fn of_call(ingress: Arc<Ingress>, tenant: TenantId, trace: TraceId) -> Self {
-        let trail = Trail::begin(trace, tenant, Subject::Call);
+    pub(super) fn of_call(ingress: Arc<Ingress>, tenant: TenantId, trace: TraceId, began: Instant) -> Self {
+        let trail = Trail::begin_at(began, trace, tenant, Subject::Call);
         Self { ingress, trail, version: None, in_flight: false, answered: None, whole: false }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `tidegate-policy` counts here: whoever holds a token with the scope `to:DESTINATION` may say how its own calls go.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, pin::pin, sync::Arc, time::Instant};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header,
@@ -63,6 +63,7 @@ impl Senders {
 pub(super) async fn to(
     ingress: Arc<Ingress>,
     trace: TraceContext,
+    began: Instant,
     request: Request<Lingering>,
 ) -> Result<Response<Recorded>, Problem> {
     let (mut parts, incoming) = request.into_parts();
@@ -79,7 +80,7 @@ pub(super) async fn to(
     parts.uri = routed.uri;
     let method = parts.method.clone();
     let sender = ingress.senders.get(&tenant, caller.as_ref().map(Caller::token_id));
-    let record = Record::of_call(ingress, tenant, trace.trace);
+    let record = Record::of_call(ingress, tenant, trace.trace, began);
     let call = OutboundCall {
         request: Request::from_parts(parts, body),
         sender,
@@ -89,7 +90,7 @@ pub(super) async fn to(
         wait_clock: None,
     };
     let ingress = &record.ingress;
-    let answer = match ingress.closing.until_over(trace.trace, ingress.door.send(call)).await {
+    let answer = match ingress.closing.until_over(trace.trace, pin!(ingress.door.send(call))).await {
         Some(Ok(answer)) => Ok(answer),
         Some(Err(_)) if exceeded.get() => Err(too_large(ingress.max_body)),
         Some(Err(error)) => Err(error.into()),

@@ -15,6 +15,7 @@ use hyper::rt;
 use hyper_util::rt::TokioTimer;
 
 use super::traffic::Traffic;
+use crate::alarm::Alarm;
 
 /// hyper's timer of one connection. It is asked for one thing: to wait for a head.
 pub(super) struct HeadTimer {
@@ -36,7 +37,7 @@ impl rt::Timer for HeadTimer {
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn rt::Sleep>> {
         Box::pin(HeadWait {
-            sleep: tokio::time::sleep_until(deadline.into()),
+            alarm: Alarm::new(deadline.into()),
             read: self.traffic.read(),
             traffic: Arc::clone(&self.traffic),
             begun: Some(self.begun),
@@ -50,7 +51,7 @@ impl rt::Timer for HeadTimer {
             return;
         };
         let wait = wait.project();
-        wait.sleep.reset(deadline.into());
+        wait.alarm.set(deadline.into());
         *wait.read = self.traffic.read();
         *wait.begun = Some(self.begun);
     }
@@ -63,7 +64,7 @@ impl rt::Timer for HeadTimer {
 pin_project_lite::pin_project! {
     struct HeadWait {
         #[pin]
-        sleep: tokio::time::Sleep,
+        alarm: Alarm,
         traffic: Arc<Traffic>,
         // What had been read when the wait began.
         read: u64,
@@ -80,9 +81,9 @@ impl Future for HeadWait {
         if this.traffic.read() != *this.read
             && let Some(begun) = this.begun.take()
         {
-            this.sleep.as_mut().reset(tokio::time::Instant::now() + begun);
+            this.alarm.as_mut().set(tokio::time::Instant::now() + begun);
         }
-        this.sleep.poll(cx)
+        this.alarm.poll(cx)
     }
 }
 

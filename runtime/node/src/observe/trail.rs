@@ -187,11 +187,16 @@ struct Inner {
 impl Trail {
     /// Begins a trail now.
     pub fn begin(id: TraceId, tenant: TenantId, subject: Subject) -> Self {
+        Self::begin_at(Instant::now(), id, tenant, subject)
+    }
+
+    /// Begins a trail of what began a moment ago.
+    pub fn begin_at(began: Instant, id: TraceId, tenant: TenantId, subject: Subject) -> Self {
         Self(Arc::new(Inner {
             id,
             tenant,
             subject,
-            began: Instant::now(),
+            began,
             began_wall: SystemTime::now(),
             open: Mutex::new(Open { notes: SmallVec::new(), dropped: 0, calls: 0, head: None, ended: false }),
         }))

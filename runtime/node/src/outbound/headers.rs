@@ -5,9 +5,13 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tidegate_core::policy;
 
+use crate::ids::TRACEPARENT;
+
 /// Counts gates that a request has passed, so that one that meets itself is stopped: `CDN-Loop: tidegate; hops=2`
 /// (RFC 8586). What other proxies say there stays.
 pub const HOP: HeaderName = HeaderName::from_static("cdn-loop");
+/// What a client would rather have (RFC 7240).
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// Our name in it.
 const WHO: &str = "tidegate";
 /// Gates that a request may pass.
@@ -40,7 +44,7 @@ fn is_ours(entry: &str) -> bool {
 }
 
 /// Headers of one connection only (RFC 9110 section 7.6.1), and of its proxy.
-const HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -80,6 +84,10 @@ pub(crate) fn trailer_names(trailers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Removes headers of one connection, those that `Connection` names included.
 pub(crate) fn strip_connection(headers: &mut HeaderMap) {
+    // Most heads have none. To look at each that is there costs less than to look for each that may be.
+    if !has_any(headers, &HOP_BY_HOP) {
+        return;
+    }
     // Where both are stated the chunks count, and the length may not be passed on (RFC 9112 section 6.3).
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
@@ -98,9 +106,14 @@ pub(crate) fn strip_connection(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in HOP_BY_HOP {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+/// Whether one of these headers is there.
+pub(crate) fn has_any(headers: &HeaderMap, names: &[HeaderName]) -> bool {
+    headers.keys().any(|name| names.contains(name))
 }
 
 /// Makes the headers of an answer those of ours.
@@ -133,7 +146,7 @@ pub(crate) fn outgoing(headers: &mut HeaderMap, trace: HeaderValue, hops: u8) {
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    headers.insert("traceparent", trace);
+    headers.insert(TRACEPARENT, trace);
     let others: String =
         loop_entries(headers).filter(|entry| !is_ours(entry)).flat_map(|entry| [entry, ", "]).collect();
     if let Ok(value) = HeaderValue::try_from(format!("{others}{WHO}; hops={hops}")) {
@@ -185,7 +198,7 @@ pub(crate) struct Preferences {
 impl Preferences {
     /// Those that the request states.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let texts = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        let texts = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
         let mut preferences = Self::default();
         for preference in texts.flat_map(|text| text.split([',', ';'])) {
             let (name, value) = preference.split_once('=').unwrap_or((preference, ""));

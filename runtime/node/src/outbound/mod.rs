@@ -29,7 +29,7 @@ pub use destinations::{CompiledDestination, DestinationPage, DestinationState, P
 pub use door::{Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
 pub use headers::{HOP, Hops};
-pub(crate) use headers::{Preferences, strip_connection, trailer_names};
+pub(crate) use headers::{Preferences, has_any, strip_connection, trailer_names};
 pub use origin::{Authority, Origin, Scheme};
 pub(crate) use pool::system_roots;
 pub use pool::{Resolve, SystemResolver};

@@ -23,7 +23,10 @@ use wasmtime_wasi_http::{
     },
 };
 
-use super::shared::{Filed, Job, Shared, Shelf03};
+use super::{
+    files::Filed,
+    shared::{Job, Shared, Shelf03},
+};
 use crate::{
     guest::{InvokeError, deployment::Alive, failure, meter::Metered, pool::Permit, state::GuestState},
     observe::Note,
@@ -75,7 +78,7 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
             // word, by a panic or the end of the node, and must not take a truncated answer for a whole one.
             let jobs = std::mem::take(&mut *self.0.inbox.lock());
             let abandoned = std::mem::take(&mut *self.0.abandoned.lock());
-            let filed = std::mem::take(&mut *self.0.filed.lock());
+            let filed: Vec<_> = self.0.filed.lock().drain().collect();
             filed.iter().for_each(|filed| filed.running.fail(InvokeError::ShuttingDown));
             drop((jobs, abandoned, filed));
         }
@@ -114,7 +117,7 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
         Ok(Ok(())) => None,
         Ok(Err(error)) | Err(error) => Some(error),
     };
-    let left: Vec<_> = shared.filed.lock().drain(..).filter(|filed| !filed.running.is_answered()).collect();
+    let left: Vec<_> = shared.filed.lock().drain().filter(|filed| !filed.running.is_answered()).collect();
     if let Some(error) = error {
         let reason = failure::reason(live.store.data(), &error);
         live.store.data().logs.host(None, failure::account(&reason.to_string(), &error));
@@ -184,7 +187,11 @@ async fn serve(accessor: &Accessor<GuestState>, service: &Service, shared: &Arc<
             return Poll::Pending;
         }
         if shared.is_idle() {
-            accessor.with(|mut access| unfile(access.as_context_mut().data_mut(), shared, 0));
+            accessor.with(|mut access| {
+                let mut store = access.as_context_mut();
+                unfile(store.data_mut(), shared, 0);
+                store.data_mut().logs.attribute(None);
+            });
             if shared.retired.load(Ordering::Acquire) {
                 return Poll::Ready(Ok(()));
             }
@@ -212,13 +219,14 @@ async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared:
         let call = handle.start_call_concurrent(store.as_context_mut(), (request,))?;
         let state = store.data_mut();
         unfile(state, shared, FILED);
-        state.tasks.insert(call.task(), Arc::clone(&running));
         state.logs.join(&running);
         let mut filed = shared.filed.lock();
-        // Ids are used again once their task is gone for good: no call of the guest can belong to that one any more.
-        filed.iter_mut().filter(|filed| filed.task == Some(call.task())).for_each(|filed| filed.task = None);
+        if state.tasks.insert(call.task(), Arc::clone(&running)).is_some() {
+            filed.forget_task(call.task());
+        }
         filed.push(Filed { task: Some(call.task()), running: Arc::clone(&running), head: Some(head) });
-        attribute(state, &filed);
+        // Lines of log belong to an invocation where there is only one they can be of.
+        state.logs.attribute(filed.sole());
         wasmtime::error::Ok((call, io))
     })?;
     let task = call.task();
@@ -239,8 +247,7 @@ async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared:
     });
     // The guest may go on: tasks that `handle` left behind stream its body. Their calls belong to this invocation, which
     // stays filed.
-    let head =
-        shared.filed.lock().iter_mut().find(|filed| filed.task == Some(task)).and_then(|filed| filed.head.take());
+    let head = shared.filed.lock().take_head(task);
     if head.is_none_or(|head| head.send(answer).is_err()) {
         running.end();
     }
@@ -250,32 +257,15 @@ async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared:
 /// Invocations that stay filed after their answers are through, for what their guests do afterwards.
 const FILED: usize = 64;
 
-/// Forgets invocations whose answers are through, the oldest first, until no more than `keep` are filed.
+/// Forgets invocations whose answers are through, the oldest first, until no more than `keep` of them are filed.
 fn unfile(state: &mut GuestState, shared: &Shared, keep: usize) {
     let mut filed = shared.filed.lock();
-    if filed.len() <= keep {
-        return;
+    for Filed { task, running, .. } in filed.settle(keep) {
+        task.and_then(|task| state.tasks.remove(&task));
+        state.logs.finish(&running);
+        running.end();
     }
-    let mut surplus = filed.len() - keep;
-    filed.retain(|Filed { task, running, .. }| {
-        let over = surplus > 0 && (running.is_answered() || running.ended());
-        if over {
-            surplus -= 1;
-            task.and_then(|task| state.tasks.remove(&task));
-            state.logs.finish(running);
-            running.end();
-        }
-        !over
-    });
     if state.tasks.is_empty() {
         state.hooks.current = None;
     }
-    attribute(state, &filed);
-}
-
-/// Lines of log belong to an invocation where there is only one they can be of.
-fn attribute(state: &GuestState, filed: &[Filed]) {
-    let mut open = filed.iter().filter(|filed| !filed.running.is_answered());
-    let sole = open.next().filter(|_| open.next().is_none());
-    state.logs.attribute(sole.map(|filed| Arc::clone(&filed.running)));
 }

@@ -6,6 +6,7 @@
 //! calls are ended, and the instance with it where it serves nobody else. An invocation that outstays its bounds takes
 //! no more company: its instance ends as soon as the others are done.
 mod drive;
+mod files;
 mod shared;
 
 use std::{
@@ -106,7 +107,7 @@ async fn start(
     let meter = Arc::new(Meter::new(Some((Arc::clone(&deployed.ticker), Arc::clone(&deployed.hogs)))));
     let store = GuestState::store(deployed, &meter).map_err(|error| InvokeError::Start(format!("{error:#}").into()))?;
     let mut live = drive::Live { store, alive: Alive::new(deployed), permit };
-    live.store.data_mut().logs.attribute(Some(Arc::clone(running)));
+    live.store.data_mut().logs.attribute(Some(running));
     let service = {
         let instantiate = async { pre.instantiate_async(&mut live.store).await };
         match Metered::new(instantiate, Arc::clone(&meter)).await {

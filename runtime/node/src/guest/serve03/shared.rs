@@ -13,9 +13,9 @@ use futures::task::AtomicWaker;
 use http::{Request, Response};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use wasmtime::component::GuestTaskId;
 use wasmtime_wasi_http::WasiBody;
 
+use super::files::{Filed, Files};
 use crate::{
     cluster::registry::Isolation,
     guest::{
@@ -64,7 +64,7 @@ pub(super) struct Shared {
     /// Invocations whose client left before the guest answered, with the time by which it should have noticed.
     pub(super) abandoned: Mutex<Vec<(Arc<Running>, Instant, Slot)>>,
     /// Invocations that calls of the guest may belong to.
-    pub(super) filed: Mutex<Vec<Filed>>,
+    pub(super) filed: Mutex<Files>,
     pub(super) failure: Mutex<Option<InvokeError>>,
     eviction: Mutex<Eviction>,
 }
@@ -76,14 +76,6 @@ enum Eviction {
     Expected,
     /// Its place is on its way already, or back.
     Ended,
-}
-
-/// An invocation under the task that the component model knows it by.
-pub(super) struct Filed {
-    pub(super) task: Option<GuestTaskId>,
-    pub(super) running: Arc<Running>,
-    /// Not in the call's own future: that goes with the store's event loop, before anybody could say why it went.
-    pub(super) head: Option<oneshot::Sender<Head>>,
 }
 
 /// A request's place in an instance. When it is free again, somebody who waits for this deployment gets it.

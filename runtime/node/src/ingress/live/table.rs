@@ -73,6 +73,11 @@ impl<D> Table<D> {
         Some(found.ok_or(name))
     }
 
+    /// Whether any route says something about hosts.
+    pub fn has_hosts(&self) -> bool {
+        !self.hosts.is_empty() || !self.below.is_empty()
+    }
+
     /// The function with the longest route for exactly this host, if there is one.
     pub fn by_host(&self, host: &str, path: &str) -> Option<&Arc<LiveFunction<D>>> {
         if self.hosts.is_empty() {
