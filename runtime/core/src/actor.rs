@@ -450,13 +450,15 @@ impl Actor {
                     self.guard.forgotten(call);
                 } else {
                     let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
-                    let said = Said { left, cause, wait, waiting: self.busy.is_some() };
+                    let (waiting, believed) = (self.busy.is_some(), self.config.believed_pause);
+                    let said = Said { left, cause, wait, waiting, believed };
                     self.guard.refused(call, said, cx.random, now);
                 }
                 if ticket.tries > 1 {
                     // Others go first for a while: if they pass, the refusal is this call's own.
                     let aside = ASIDE.saturating_mul(1 << u32::from(ticket.tries - 2).min(4));
-                    let wait = wait.map(Guard::believed).unwrap_or_default();
+                    let believed = self.config.believed_pause;
+                    let wait = wait.map(|wait| Guard::believed(wait, believed)).unwrap_or_default();
                     ticket.not_before = self.guard.resumes(now).max(now + wait) + aside;
                 }
             }

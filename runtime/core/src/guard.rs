@@ -72,6 +72,8 @@ pub(crate) struct Said {
     pub(crate) wait: Option<Duration>,
     /// Whether other calls wait at the gate.
     pub(crate) waiting: bool,
+    /// Longest pause that is believed at its word.
+    pub(crate) believed: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -324,7 +326,7 @@ impl Guard {
 
     /// A refusal of a call.
     pub(crate) fn refused(&mut self, call: Call, said: Said, random: &mut fastrand::Rng, now: Time) {
-        let Said { left, cause, wait, waiting } = said;
+        let Said { left, cause, wait, waiting, believed } = said;
         self.answered();
         self.streak = 0;
         self.heard(left, now);
@@ -341,7 +343,8 @@ impl Guard {
                 self.cut_accepted = self.cut_accepted.saturating_sub(1);
             }
             if let Some(wait) = wait {
-                self.pause(now + wait, cause, random, now);
+                self.pause(now + wait, cause, now);
+                self.doubt(believed, random, now);
             }
             return;
         }
@@ -363,7 +366,8 @@ impl Guard {
         }
         self.cut(now);
         let until = now + wait.unwrap_or_else(|| self.backoff(LONGEST_BACKOFF, random));
-        self.pause(until, cause, random, now);
+        self.pause(until, cause, now);
+        self.doubt(believed, random, now);
     }
 
     /// A probe that left before the end of the pause did not pass: the pause goes on.
@@ -395,12 +399,12 @@ impl Guard {
             self.cut(now);
             let until = now + self.backoff(LONGEST_DOWN, random);
             self.phase = Phase::Open;
-            self.pause(until, cause, random, now);
+            self.pause(until, cause, now);
         } else if self.streak >= DOWN_AFTER && self.lived(now) && left >= self.cut_at {
             self.departures = 0;
             self.cut(now);
             let until = now + self.backoff(LONGEST_DOWN, random);
-            self.pause(until, cause, random, now);
+            self.pause(until, cause, now);
         }
         self.is_down()
     }
@@ -439,7 +443,7 @@ impl Guard {
     }
 
     /// Pauses until `until`; a pause is extended, never shortened by a later word.
-    fn pause(&mut self, until: Time, cause: Cause, random: &mut fastrand::Rng, now: Time) {
+    fn pause(&mut self, until: Time, cause: Cause, now: Time) {
         match &mut self.phase {
             Phase::Paused { until: other, .. } if *other >= until => {}
             // A probe is out before the end, which moves.
@@ -449,12 +453,17 @@ impl Guard {
             }
             _ => self.phase = Phase::Paused { until, cause },
         }
-        match self.phase {
-            Phase::Paused { until, cause: Cause::Refused { by: Some(_), .. } } if self.doubt.is_none() => {
-                self.doubt = Doubt::of(until.since(now), random, now).map(Box::new);
-            }
-            Phase::Paused { cause: Cause::Refused { by: None, .. } | Cause::Down { .. }, .. } => self.doubt = None,
-            _ => {}
+        if let Phase::Paused { cause: Cause::Refused { by: None, .. } | Cause::Down { .. }, .. } = self.phase {
+            self.doubt = None;
+        }
+    }
+
+    /// Doubts a pause for which only a header speaks, where it is longer than what is `believed`.
+    fn doubt(&mut self, believed: Duration, random: &mut fastrand::Rng, now: Time) {
+        if let Phase::Paused { until, cause: Cause::Refused { by: Some(_), .. } } = self.phase
+            && self.doubt.is_none()
+        {
+            self.doubt = Doubt::of(until.since(now), believed, random, now).map(Box::new);
         }
     }
 
@@ -519,8 +528,8 @@ impl Guard {
     }
 
     /// How long a call that stands back for a wait named to it does so.
-    pub(crate) fn believed(wait: Duration) -> Duration {
-        doubt::believed(wait)
+    pub(crate) fn believed(wait: Duration, believed: Duration) -> Duration {
+        doubt::believed(wait, believed)
     }
 
     /// Whether the next call to leave is the probe after a pause.

@@ -31,6 +31,8 @@ pub use crate::queue::Bounds as QueueBounds;
 
 /// Longest pause a header may ask for, unless stated.
 pub const MAX_PAUSE: Duration = Duration::from_secs(600);
+/// Longest pause that is believed where only a header speaks for it, unless stated.
+pub const BELIEVED_PAUSE: Duration = Duration::from_secs(15);
 /// How many destination partitions a shard keeps, unless stated (setting `max_destinations`).
 pub const MAX_DESTINATIONS: usize = 1 << 20;
 /// How many actors are looked at to find one to forget.
@@ -49,6 +51,8 @@ pub struct Settings {
     pub retry_budget: Budget,
     /// Longest pause a header may ask for.
     pub max_pause: Duration,
+    /// A pause for which only a header speaks is believed up to this; a longer one is tried before its end.
+    pub believed_pause: Duration,
 }
 
 impl Default for Settings {
@@ -59,6 +63,7 @@ impl Default for Settings {
             queue: Bounds::default(),
             retry_budget: Budget::default(),
             max_pause: MAX_PAUSE,
+            believed_pause: BELIEVED_PAUSE,
         }
     }
 }
@@ -72,6 +77,7 @@ pub struct Config {
     pub(crate) queue: Bounds,
     pub(crate) retry_budget: Budget,
     pub(crate) max_pause: Duration,
+    pub(crate) believed_pause: Duration,
 }
 
 impl Config {
@@ -97,6 +103,7 @@ impl Config {
             queue: settings.queue,
             retry_budget: settings.retry_budget,
             max_pause: settings.max_pause,
+            believed_pause: settings.believed_pause,
         })
     }
 }

@@ -277,6 +277,20 @@ fn only_a_pause_that_a_header_made_long_is_tried_before_its_end() {
 }
 
 #[test]
+fn how_long_a_header_is_believed_is_a_setting() {
+    for (believed, earliest, latest) in [(SEC * 600, SEC * 30, SEC * 30), (SEC * 29, SEC * 2, SEC * 3)] {
+        let mut gate = Gate::new(Settings { believed_pause: believed, ..Settings::default() });
+        let permit = gate.sent();
+        let Verdict::PutBack(ticket) = gate.report(permit, refused(Some(SEC * 30))) else { panic!() };
+        let begin = gate.now;
+        gate.again(SEC * 60, ticket);
+        let [Effect::Admit { .. }] = gate.next()[..] else { panic!() };
+        let tried = gate.now.since(begin);
+        assert!(tried >= earliest && tried <= latest, "{believed:?}: {tried:?}");
+    }
+}
+
+#[test]
 fn doubts_about_a_pause_end_with_it() {
     let mut gate = Gate::new(Settings::default());
     let permit = gate.sent();

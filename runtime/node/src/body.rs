@@ -3,8 +3,13 @@
 //! The door, the guests and the listeners hand bodies to each other by this alias, so that none of them needs to know
 //! where a stream comes from.
 
+mod read_on;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+
+pub use read_on::ReadOn;
+pub(crate) use read_on::{Rest, read_on};
 
 /// A streaming body. Frames are data or trailers.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;

@@ -22,6 +22,7 @@ use super::{
     timers::Timers,
 };
 use crate::{
+    body::ReadOn,
     cluster::registry::Isolation,
     ids::{Digest, FunctionName, TenantId},
     observe::Observe,
@@ -68,6 +69,8 @@ pub(super) struct Deployed {
     pub(super) account: Arc<Account>,
     pub(super) timers: Timers,
     pub(super) forbidden_headers: ForbiddenHeaderFilter,
+    /// How far the bodies of refused calls are read: some guests abort when they are closed.
+    pub(super) read_on: ReadOn,
     pub(super) instances: AtomicUsize,
     pub(super) code: Code,
 }

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -24,16 +24,11 @@ use super::{
     state::BODY_CHUNK,
 };
 use crate::{
-    body::{Body, BodyError},
+    body::{Body, BodyError, ReadOn, read_on},
     observe::Note,
     outbound::{CallTimeouts, OutboundCall, TransportError},
     problem::Problem,
 };
-
-/// A refused call's request body is read on for this long, as some guests abort when it closes.
-const DRAIN_TIME: Duration = Duration::from_secs(5);
-/// Bytes of a refused call's request body that are read on.
-const DRAIN_BYTES: u64 = 100 << 20;
 
 /// The answer to a call.
 pub(super) type Answered = BoxFuture<'static, Result<Response<CallBody>, ErrorCode>>;
@@ -59,10 +54,12 @@ impl Hooks {
         mut request: Request<WasiBody>,
         options: Option<RequestOptions>,
     ) -> Answered {
-        let Some(running) = caller else { return refuse(None, CallRefusal::Over, request) };
+        let Some(running) = caller else {
+            return refuse(None, CallRefusal::Over, request, self.deployed.read_on);
+        };
         let turn = match running.begin_call() {
             Ok(turn) => turn,
-            Err(refusal) => return refuse(Some(&running), refusal, request),
+            Err(refusal) => return refuse(Some(&running), refusal, request, self.deployed.read_on),
         };
         let token = running.token();
         request.extensions_mut().insert(running.hops);
@@ -162,7 +159,12 @@ impl WasiHttpHooks for Hooks {
 }
 
 /// Refusals are answers: a wasi error code reaches JavaScript as a `TypeError` with nothing in it.
-fn refuse(running: Option<&Arc<Running>>, refusal: CallRefusal, request: Request<WasiBody>) -> Answered {
+fn refuse(
+    running: Option<&Arc<Running>>,
+    refusal: CallRefusal,
+    request: Request<WasiBody>,
+    bounds: ReadOn,
+) -> Answered {
     let Some((running, problem)) = running.and_then(|running| Some((running, problem(running, refusal)?))) else {
         return Box::pin(std::future::ready(Err(ErrorCode::ConnectionTerminated)));
     };
@@ -173,22 +175,12 @@ fn refuse(running: Option<&Arc<Running>>, refusal: CallRefusal, request: Request
         tokio::spawn(async move {
             tokio::select! {
                 () = token.cancelled() => {}
-                _ = tokio::time::timeout(DRAIN_TIME, drain(body)) => {}
+                _ = read_on(body, bounds) => {}
             }
         });
     }
     let answer = problem.into_response().map(|inner| CallBody { inner, cancelled: None });
     Box::pin(std::future::ready(Ok(answer)))
-}
-
-async fn drain(mut body: WasiBody) {
-    let mut read = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        read += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if read > DRAIN_BYTES {
-            return;
-        }
-    }
 }
 
 fn problem(running: &Running, refusal: CallRefusal) -> Option<Problem> {

@@ -28,7 +28,7 @@ use super::{
     timers::Timers,
 };
 use crate::{
-    body::Body,
+    body::{Body, ReadOn},
     cluster::registry::{FunctionLimits, Isolation, VersionRecord, World},
     ids::{Digest, TenantId},
     observe::Observe,
@@ -61,6 +61,7 @@ pub struct GuestHost {
     egress: Arc<dyn Egress>,
     observe: Arc<Observe>,
     forbidden_headers: ForbiddenHeaderFilter,
+    read_on: ReadOn,
     keys: RandomState,
     runtime: Handle,
     /// Taken when the host is dropped: a runtime may not be dropped where tasks run.
@@ -74,12 +75,13 @@ impl GuestHost {
     /// When the engine, the threads or the store can't be set up.
     pub fn start(
         settings: &GuestSettings,
+        read_on: ReadOn,
         data: &Path,
         egress: Arc<dyn Egress>,
         observe: Arc<Observe>,
     ) -> Result<Arc<Self>, StartError> {
         let program = std::env::current_exe().map_err(StartError::Threads)?;
-        Self::start_with_compiler(settings, data, egress, observe, program)
+        Self::start_with_compiler(settings, read_on, data, egress, observe, program)
     }
 
     /// Starts the host with another program as its compile worker (`PROGRAM compile-worker ...`).
@@ -88,6 +90,7 @@ impl GuestHost {
     /// When the engine, the threads or the store can't be set up.
     pub fn start_with_compiler(
         settings: &GuestSettings,
+        read_on: ReadOn,
         data: &Path,
         egress: Arc<dyn Egress>,
         observe: Arc<Observe>,
@@ -125,6 +128,7 @@ impl GuestHost {
             egress,
             observe,
             forbidden_headers: hooks::forbidden_headers(),
+            read_on,
             keys: RandomState::new(),
             runtime: runtime.handle().clone(),
             owned: vec![runtime, hog_runtime],
@@ -228,6 +232,7 @@ impl GuestHost {
             account,
             timers: self.timers.clone(),
             forbidden_headers: Arc::clone(&self.forbidden_headers),
+            read_on: self.read_on,
             instances: AtomicUsize::new(0),
             code,
         });

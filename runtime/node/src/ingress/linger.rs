@@ -8,26 +8,22 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Version, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::traffic::{Coming, Traffic};
-
-/// How long, and how far, an unwanted body is read (no setting: it costs a buffer, and nobody waits for it).
-const READ_ON: Duration = Duration::from_secs(5);
-const READ_ON_BYTES: u64 = 64 << 20;
+use crate::body::{ReadOn, read_on};
 
 /// An inbound body that is read and thrown away when it is dropped unread.
 #[derive(Debug)]
 pub struct Lingering {
     incoming: Option<Incoming>,
     linger: bool,
+    read_on: ReadOn,
     to_the_end: bool,
     /// What came with the head.
     first: Option<Bytes>,
@@ -53,7 +49,7 @@ impl Watched {
 
 impl Lingering {
     /// The request with such a body.
-    pub(super) fn request(request: Request<Incoming>, traffic: &Arc<Traffic>) -> Request<Self> {
+    pub(super) fn request(request: Request<Incoming>, traffic: &Arc<Traffic>, read_on: ReadOn) -> Request<Self> {
         // Who expects `100 Continue` has sent nothing yet; to read would be to ask for it.
         let linger = !request.headers().contains_key(header::EXPECT);
         // HTTP/2 is always read, and so tells by itself.
@@ -62,6 +58,7 @@ impl Lingering {
         request.map(|incoming| Self {
             incoming: Some(incoming),
             linger,
+            read_on,
             to_the_end: false,
             first: None,
             odd: None,
@@ -108,22 +105,14 @@ impl Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        let Some(mut incoming) = self.incoming.take().filter(|incoming| self.linger && !incoming.is_end_stream())
+        let Some(incoming) = self.incoming.take().filter(|incoming| self.linger && !incoming.is_end_stream())
         else {
             return;
         };
-        let mut watched = self.watched.take();
+        let (mut watched, bounds) = (self.watched.take(), self.read_on);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let rest = async {
-                    let mut left = READ_ON_BYTES;
-                    while let Some(frame) = incoming.frame().await {
-                        let length = frame.ok()?.data_ref().map_or(0, Bytes::len) as u64;
-                        left = left.checked_sub(length)?;
-                    }
-                    Some(())
-                };
-                let whole = tokio::time::timeout(READ_ON, rest).await.ok().flatten().is_some();
+                let whole = read_on(incoming, bounds).await;
                 if let Some(watched) = watched.as_mut().filter(|_| whole) {
                     watched.came();
                 }

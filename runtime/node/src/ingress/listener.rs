@@ -39,7 +39,7 @@ use super::{
     traffic::{Socket as Watched, Traffic},
     waiting::HeadTimer,
 };
-use crate::settings::IngressSettings;
+use crate::{body::ReadOn, settings::IngressSettings};
 
 /// Connections the system may hold for us until we accept them.
 const BACKLOG: i32 = 4_096;
@@ -70,6 +70,8 @@ pub struct Bounds {
     pub header_bytes: u32,
     /// Streams that one HTTP/2 connection may have open.
     pub http2_streams: u32,
+    /// How far bodies are read that nobody wants.
+    pub read_on: ReadOn,
 }
 
 impl Bounds {
@@ -82,6 +84,7 @@ impl Bounds {
             idle_timeout: settings.idle_timeout.get(),
             header_bytes: u32::try_from(settings.max_header_bytes.get()).unwrap_or(u32::MAX),
             http2_streams: settings.max_http2_streams,
+            read_on: settings.read_on(),
         }
     }
 }
@@ -244,7 +247,7 @@ async fn connection<H: Handler>(
         move |request| {
             spoke.store(true, Ordering::Relaxed);
             // An `async` block around it would be twice its size.
-            handler.clone().handle(peer.clone(), Lingering::request(request, &traffic)).map(Ok::<_, Infallible>)
+            handler.clone().handle(peer.clone(), Lingering::request(request, &traffic, bounds.read_on)).map(Ok::<_, Infallible>)
         }
     });
     let mut connection = pin!(builder.serve_connection(socket, service));
@@ -313,6 +316,7 @@ mod tests {
             idle_timeout: Duration::from_secs(1),
             header_bytes: 8 << 10,
             http2_streams: 10,
+            read_on: ReadOn::default(),
         }
     }
 

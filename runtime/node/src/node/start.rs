@@ -143,14 +143,15 @@ impl Node {
         let first = first_token::ensure(&registry, &data, settings.node.admin_token.as_deref())
             .map_err(|error| StartError::Token(error.to_string()))?;
         let observe = Observe::new(&settings.observe);
-        let door = Arc::unwrap_or_clone(Door::new(&settings.outbound, Arc::clone(&observe))?);
+        let read_on = settings.ingress.read_on();
+        let door = Arc::unwrap_or_clone(Door::new(&settings.outbound, read_on, Arc::clone(&observe))?);
         door.configure(&registry.state());
         let guests = {
             let (egress, observe) = (Arc::new(door.clone()) as _, Arc::clone(&observe));
             match options.compile_worker {
-                None => GuestHost::start(&settings.guest, data.root(), egress, observe)?,
+                None => GuestHost::start(&settings.guest, read_on, data.root(), egress, observe)?,
                 Some(program) => {
-                    GuestHost::start_with_compiler(&settings.guest, data.root(), egress, observe, program)?
+                    GuestHost::start_with_compiler(&settings.guest, read_on, data.root(), egress, observe, program)?
                 }
             }
         };

@@ -18,6 +18,8 @@ use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
 use tidegate_core::units::{Size, Span};
 
+use crate::body::ReadOn;
+
 pub use bounds::{Bound, bounds};
 pub use file::{FileError, parse_with_file};
 pub(crate) use nearest::nearest;
@@ -123,6 +125,12 @@ pub struct IngressSettings {
     /// Streams that one HTTP/2 connection may have open
     #[arg(long, env = "TIDEGATE_MAX_HTTP2_STREAMS", value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_http2_streams: u32,
+    /// Bytes that are read on of a request's body that nobody wants (it was refused or answered early), of a client or of a guest's call, so that its sender gets the answer and no reset
+    #[arg(long, env = "TIDEGATE_READ_ON_BYTES", value_name = "SIZE", default_value_t = ReadOn::BYTES)]
+    pub read_on_bytes: Size,
+    /// Time for that
+    #[arg(long, env = "TIDEGATE_READ_ON_TIME", value_name = "DURATION", default_value_t = ReadOn::TIME)]
+    pub read_on_time: Span,
     /// Networks whose X-Forwarded-For and X-Forwarded-Proto are believed, such as those of a load balancer
     #[arg(long, env = "TIDEGATE_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
@@ -298,6 +306,15 @@ pub struct OutboundSettings {
     /// Longest pause an upstream's headers can cause
     #[arg(long, env = "TIDEGATE_MAX_PAUSE", value_name = "DURATION", default_value = "10m")]
     pub max_pause: Span,
+    /// Longest pause that is believed where only a header speaks for it; a longer one is tried before its end
+    #[arg(long, env = "TIDEGATE_BELIEVED_PAUSE", value_name = "DURATION", default_value_t = Span(tidegate_core::shard::BELIEVED_PAUSE))]
+    pub believed_pause: Span,
+    /// Bytes of a 429's JSON body that are looked into before it counts, for want of credit, which no waiting helps
+    #[arg(long, env = "TIDEGATE_REFUSAL_BODY", value_name = "SIZE", default_value = "16KiB")]
+    pub refusal_body: Size,
+    /// Time that such a body is waited for. Mostly it comes with its head
+    #[arg(long, env = "TIDEGATE_REFUSAL_WAIT", value_name = "DURATION", default_value = "250ms")]
+    pub refusal_wait: Span,
     /// Destination partitions a node remembers
     #[arg(long, env = "TIDEGATE_MAX_ACTORS", value_name = "COUNT", default_value_t = 1_000_000)]
     pub max_actors: usize,
@@ -322,6 +339,13 @@ pub struct ObserveSettings {
     /// Events a slow reader of logs may lag behind before it misses some
     #[arg(long, env = "TIDEGATE_FEED_LINES", value_name = "COUNT", default_value_t = 4_096, value_parser = count(1..=1_000_000))]
     pub feed_lines: usize,
+}
+
+impl IngressSettings {
+    /// How far bodies are read that nobody wants.
+    pub fn read_on(&self) -> ReadOn {
+        ReadOn { bytes: self.read_on_bytes.get(), time: self.read_on_time.get() }
+    }
 }
 
 impl NodeSettings {

@@ -17,6 +17,8 @@ names! {
     IDLE_TIMEOUT = "idle_timeout";
     MAX_HEADER_BYTES = "max_header_bytes";
     MAX_HTTP2_STREAMS = "max_http2_streams";
+    READ_ON_BYTES = "read_on_bytes";
+    READ_ON_TIME = "read_on_time";
     MAX_FUNCTIONS = "max_functions";
     MAX_DESTINATIONS = "max_destinations";
     MAX_TOKENS = "max_tokens";
@@ -62,6 +64,9 @@ names! {
     QUEUE_CALLS = "queue_calls";
     QUEUE_BYTES = "queue_bytes";
     MAX_PAUSE = "max_pause";
+    BELIEVED_PAUSE = "believed_pause";
+    REFUSAL_BODY = "refusal_body";
+    REFUSAL_WAIT = "refusal_wait";
     MAX_ACTORS = "max_actors";
 }
 

@@ -80,7 +80,7 @@ impl Host {
     pub(crate) fn with_door(flags: &[&str]) -> Self {
         let settings = settings(flags);
         let observe = Observe::new(&settings.observe);
-        let door = Door::new(&settings.outbound, Arc::clone(&observe)).unwrap();
+        let door = Door::new(&settings.outbound, settings.ingress.read_on(), Arc::clone(&observe)).unwrap();
         Self::start(Arc::new(tempfile::tempdir().unwrap()), &settings, observe, door)
     }
 
@@ -102,15 +102,18 @@ impl Host {
         let settings = settings(flags);
         let observe = Observe::new(&settings.observe);
         let egress = Arc::new(FakeDoor(Box::new(|_| Box::pin(async { Ok(Response::new(body::empty())) }))));
-        let (guest, to_observe) = (&settings.guest, Arc::clone(&observe));
-        let host = GuestHost::start_with_compiler(guest, dir.path(), egress, to_observe, program).unwrap();
+        let (guest, read_on) = (&settings.guest, settings.ingress.read_on());
+        let to_observe = Arc::clone(&observe);
+        let host =
+            GuestHost::start_with_compiler(guest, read_on, dir.path(), egress, to_observe, program).unwrap();
         Self { host, observe, dir }
     }
 
     fn start(dir: Arc<tempfile::TempDir>, settings: &Settings, observe: Arc<Observe>, egress: Arc<dyn Egress>) -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_tidegate"));
-        let host =
-            GuestHost::start_with_compiler(&settings.guest, dir.path(), egress, Arc::clone(&observe), program).unwrap();
+        let (guest, read_on) = (&settings.guest, settings.ingress.read_on());
+        let to_observe = Arc::clone(&observe);
+        let host = GuestHost::start_with_compiler(guest, read_on, dir.path(), egress, to_observe, program).unwrap();
         Self { host, observe, dir }
     }
 

@@ -95,6 +95,40 @@ async fn a_429_that_says_it_otherwise_is_waited_for() {
 }
 
 #[tokio::test]
+async fn how_far_a_429_is_searched_for_want_of_credit_is_a_setting_that_the_trail_names() {
+    let spent = r#"{"error": {"code": "insufficient_quota"}}"#;
+    let upstream = refusing_once("application/json", format!("{spent}{}", " ".repeat(17 << 10))).await;
+    let (answer, _) = Gate::new(&["--refusal-body=18KiB"]).told(post(&upstream.url("/"), "x")).await;
+    assert_eq!(answer.unwrap().status(), 429, "it was read");
+    let upstream = refusing_once("application/json", spent.to_owned()).await;
+    let (answer, told) = Gate::new(&["--refusal-body=10"]).told(post(&upstream.url("/"), "x")).await;
+    assert_eq!(answer.unwrap().status(), 200);
+    assert!(told.iter().any(|line| line.ends_with("larger than 10B (setting refusal_body)")), "{told:?}");
+    let stalled = Upstream::start({
+        let count = AtomicUsize::new(0);
+        move |_| {
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                if !first {
+                    return text(200, "done");
+                }
+                let (sender, body) = channel_body();
+                tokio::spawn(async move {
+                    sender.send(spent.into()).await.unwrap();
+                    sender.closed().await;
+                });
+                let refusal = http::Response::builder().status(429).header("retry-after", "1");
+                refusal.header("content-type", "application/json").body(body).unwrap()
+            }
+        }
+    })
+    .await;
+    let (answer, told) = Gate::new(&["--refusal-wait=20ms"]).told(post(&stalled.url("/"), "x")).await;
+    assert_eq!(answer.unwrap().status(), 200);
+    assert!(told.iter().any(|line| line.ends_with("not here within 20ms (setting refusal_wait)")), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_pause_holds_everyone_and_ends_with_one_probe() {
     let upstream = Upstream::start({
         let count = AtomicUsize::new(0);

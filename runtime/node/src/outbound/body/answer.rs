@@ -21,9 +21,10 @@ use crate::{
 
 /// An answer whose length is known and at most this is taken at once, if it is here already, bytes.
 const SMALL: u64 = 64 << 10;
-/// How much of an answer that nobody wants is read so that its connection can be used again, bytes.
+/// How much of an answer that nobody wants is read so that its connection can be used again, bytes. More would cost more
+/// than a new connection does. No bound that anybody meets: the call goes on meanwhile.
 const DISCARD_BYTES: usize = 64 << 10;
-/// How long.
+/// How long, for the same reason.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// The body of an answer with everything that its call holds. Its end, or its drop, gives all of it back.

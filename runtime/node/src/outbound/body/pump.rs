@@ -13,14 +13,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep};
 
 use super::{
     kept::{KeptBody, wrong_length},
@@ -28,14 +26,10 @@ use super::{
     request_trailers,
 };
 use crate::{
-    body::{Body, BodyError},
+    body::{Body, BodyError, ReadOn, Rest, read_on},
     outbound::TransportError,
 };
 
-/// How long a body that nobody wants is read on.
-const DRAIN_TIME: Duration = Duration::from_secs(5);
-/// How much of a body that nobody wants is read, bytes.
-const DRAIN_BYTES: u64 = 100 << 20;
 /// Unread bytes of a streamed body beyond which its sender is held back.
 const WINDOW: u64 = 64 << 10;
 
@@ -46,6 +40,8 @@ pub(crate) struct Start<'a> {
     pub(crate) keep: u64,
     /// Memory that kept bodies share.
     pub(crate) memory: &'a Arc<ReplayMemory>,
+    /// How far it is read when nobody wants it any more.
+    pub(crate) read_on: ReadOn,
 }
 
 /// What the pump, the readers and the call share.
@@ -272,7 +268,8 @@ pub(crate) struct Pump(Option<Filling>);
 struct Filling {
     body: Body,
     shared: Arc<Shared>,
-    drain: Option<(Pin<Box<Sleep>>, u64)>,
+    read_on: ReadOn,
+    rest: Option<Rest>,
 }
 
 impl Pump {
@@ -296,7 +293,7 @@ impl Pump {
             pump: None,
         };
         let shared = Arc::new(Shared(Mutex::new(state)));
-        (Self(Some(Filling { body, shared: Arc::clone(&shared), drain: None })), shared)
+        (Self(Some(Filling { body, shared: Arc::clone(&shared), read_on: start.read_on, rest: None })), shared)
     }
 
     /// Fills the buffer as far as possible; ready when the body has ended or the drain has.
@@ -324,19 +321,20 @@ impl Pump {
 impl Filling {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            {
+            let drains = {
                 let mut state = self.shared.0.lock();
                 state.pump = Some(cx.waker().clone());
-                if state.drains() {
-                    let (sleep, left) = self.drain.get_or_insert_with(|| {
-                        (Box::pin(tokio::time::sleep_until(Instant::now() + DRAIN_TIME)), state.total + DRAIN_BYTES)
-                    });
-                    if state.total > *left || sleep.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(());
-                    }
-                } else if state.is_full() {
+                if !state.drains() && state.is_full() {
                     return Poll::Pending;
                 }
+                state.drains()
+            };
+            if drains {
+                let rest = self.rest.get_or_insert_with(|| Rest::new(self.read_on));
+                std::task::ready!(rest.poll(&mut self.body, cx));
+                // However it ended, nobody waits for its end.
+                self.shared.0.lock().end.get_or_insert(Ok(()));
+                return Poll::Ready(());
             }
             let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
             let mut state = self.shared.0.lock();
@@ -387,14 +385,14 @@ impl Drop for Pump {
 }
 
 /// Reads a body that nobody wants to its end, without waiting for it here.
-pub(crate) fn drain(body: Body) {
+pub(crate) fn drain(body: Body, bounds: ReadOn) {
     if body.is_end_stream() {
         return;
     }
-    let memory = ReplayMemory::new(0);
-    let (pump, shared) = Pump::new(body, None, Start { keep: 0, memory: &memory });
-    shared.release();
-    drop(pump);
+    // Outside a runtime the node is going down, and the sender with it.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(read_on(body, bounds));
+    }
 }
 
 #[cfg(test)]
@@ -410,7 +408,7 @@ mod tests {
     }
 
     async fn taken(body: Body, keep: u64, memory: &Arc<ReplayMemory>) -> (KeptBody, Option<Pump>) {
-        KeptBody::take(body, None, Start { keep, memory }).await.unwrap()
+        KeptBody::take(body, None, Start { keep, memory, read_on: ReadOn::default() }).await.unwrap()
     }
 
     async fn read(body: OutBody) -> usize {

@@ -103,6 +103,7 @@ pub(super) fn node_settings(settings: &OutboundSettings) -> Settings {
     Settings {
         queue: tidegate_core::shard::QueueBounds { calls: settings.queue_calls, bytes },
         max_pause: settings.max_pause.get(),
+        believed_pause: settings.believed_pause.get(),
         ..Settings::default()
     }
 }

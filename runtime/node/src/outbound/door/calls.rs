@@ -21,17 +21,13 @@ use crate::{
         CallTimeouts, TransportError, WaitClock,
         body::{KeptBody, Pump, discard, wrap},
         headers,
-        pool::Streaming,
+        pool::{Peeked, Streaming},
         refuse,
         shards::{Admission, Asked, new_call},
     },
     problem::Problem,
+    settings::names,
 };
-
-/// How much of a refusal's body is looked at, bytes.
-const REFUSAL: usize = 16 << 10;
-/// For how long its body is waited for. Mostly it came along with the head.
-const REFUSAL_TIME: Duration = Duration::from_millis(250);
 
 /// A call on its way.
 pub(super) struct Call<'a> {
@@ -182,7 +178,7 @@ impl Call<'_> {
                 self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
                 let max_pause = self.door.settings.max_pause.get();
                 let mut signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
-                signal.last_word = is_exhausted(&mut response).await;
+                signal.last_word = self.is_exhausted(&mut response).await;
                 (Outcome::Answer { status, signal }, Ok(response))
             }
             Attempted::Failed(failure, error) => {
@@ -232,6 +228,24 @@ impl Call<'_> {
         Next::Again(ticket, costs)
     }
 
+    /// Whether a refusal says in its body that no waiting helps. A bound that keeps its body unread is told in the trail.
+    async fn is_exhausted(&mut self, response: &mut Response<Streaming>) -> bool {
+        if response.status() != StatusCode::TOO_MANY_REQUESTS || !is_json(response.headers()) {
+            return false;
+        }
+        let settings = &self.door.settings;
+        let (size, wait) = (settings.refusal_body, settings.refusal_wait);
+        let bound = match response.body_mut().peek(size.get(), wait.get()).await {
+            Peeked::Whole(body) => return credit::is_exhausted(&body),
+            Peeked::Broken => return false,
+            Peeked::TooLarge => format!("larger than {size} (setting {})", names::REFUSAL_BODY),
+            Peeked::TooSlow => format!("not here within {wait} (setting {})", names::REFUSAL_WAIT),
+        };
+        let what = format!("whether credit is used up is not known: the body of the 429 is {bound}");
+        self.ending.note(|call| Note::Decided { call, what });
+        false
+    }
+
     /// Shows a refusal on the feed at once.
     fn tell_refusal(&self, outcome: &Outcome) {
         let Outcome::Answer { status, .. } = *outcome else { return };
@@ -260,15 +274,6 @@ impl Call<'_> {
         parts.extensions.clear();
         Response::from_parts(parts, body)
     }
-}
-
-/// Whether a refusal says in its body that no waiting helps.
-async fn is_exhausted(response: &mut Response<Streaming>) -> bool {
-    if response.status() != StatusCode::TOO_MANY_REQUESTS || !is_json(response.headers()) {
-        return false;
-    }
-    let body = response.body_mut().peek(REFUSAL, REFUSAL_TIME).await;
-    body.is_some_and(|body| credit::is_exhausted(&body))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

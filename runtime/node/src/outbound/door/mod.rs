@@ -30,7 +30,7 @@ use super::{
     to::{self, Routed, ToError},
 };
 use crate::{
-    body::Body,
+    body::{Body, ReadOn},
     cluster::registry::{ConfigError, DestinationConfig, State},
     guest::Egress,
     ids::TenantId,
@@ -50,12 +50,14 @@ pub struct DoorParts {
     pub roots: Option<Arc<rustls::RootCertStore>>,
     /// Shards that host the actors.
     pub shards: usize,
+    /// How far request bodies are read that nobody wants any more.
+    pub read_on: ReadOn,
 }
 
 impl Default for DoorParts {
     fn default() -> Self {
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { resolver: Arc::new(SystemResolver::default()), roots: None, shards }
+        Self { resolver: Arc::new(SystemResolver::default()), roots: None, shards, read_on: ReadOn::default() }
     }
 }
 
@@ -69,6 +71,7 @@ struct Inner {
     pool: Arc<Pool>,
     shards: Arc<Shards>,
     memory: Arc<ReplayMemory>,
+    read_on: ReadOn,
     table: ArcSwap<Table>,
     configuring: Mutex<()>,
     targets: Mutex<HashMap<(TenantId, Origin), Arc<Target>>>,
@@ -82,8 +85,8 @@ impl Door {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn new(settings: &OutboundSettings, observe: Arc<Observe>) -> std::io::Result<Arc<Self>> {
-        Self::with_parts(settings, observe, DoorParts::default())
+    pub fn new(settings: &OutboundSettings, read_on: ReadOn, observe: Arc<Observe>) -> std::io::Result<Arc<Self>> {
+        Self::with_parts(settings, observe, DoorParts { read_on, ..DoorParts::default() })
     }
 
     /// A door with parts of one's own.
@@ -115,6 +118,7 @@ impl Door {
             pool,
             observe,
             memory: ReplayMemory::new(settings.replay_memory.get()),
+            read_on: parts.read_on,
             table: ArcSwap::from_pointee(Table::empty(settings)),
             configuring: Mutex::default(),
             targets: Mutex::default(),
@@ -207,7 +211,7 @@ impl Inner {
         let origin = match checked {
             Ok(origin) => origin,
             Err(error) => {
-                drain(body);
+                drain(body, self.read_on);
                 trail.note(Note::Decided { call: number, what: error.to_string() });
                 return Err(error);
             }
@@ -218,13 +222,13 @@ impl Inner {
         if let SenderKind::Function { name, allowed_hosts: Some(hosts), .. } = &sender.kind
             && !hosts.allow(&origin)
         {
-            drain(body);
+            drain(body, self.read_on);
             return Ok(ending.refuse(hosts.denial(name.as_str(), &origin)));
         }
         let stated = match headers::stated(&parts.headers) {
             Ok(stated) => stated,
             Err((name, why)) => {
-                drain(body);
+                drain(body, self.read_on);
                 return Ok(ending.refuse(refuse::wrong_header(&name, &why)));
             }
         };
@@ -235,7 +239,7 @@ impl Inner {
         }
         let hops = parts.extensions.get::<Hops>().map_or(0, |hops| hops.0).max(Hops::of(&parts.headers).0);
         if hops >= headers::HOPS {
-            drain(body);
+            drain(body, self.read_on);
             return Ok(ending.refuse(refuse::looped(&origin)));
         }
         let has_key = parts.headers.contains_key("idempotency-key");
@@ -244,7 +248,7 @@ impl Inner {
         let first_byte = self.first_byte(&target, &sender, &stated, &policy);
         let deadline = shards::now() + policy.deadline;
 
-        let start = Start { keep: self.settings.replay_body.get(), memory: &self.memory };
+        let start = Start { keep: self.settings.replay_body.get(), memory: &self.memory, read_on: self.read_on };
         let (mut kept, mut pump) = match KeptBody::take(body, stated.length, start).await {
             Ok(taken) => taken,
             Err(error) => return Err(ending.fail(error)),

@@ -123,6 +123,18 @@ impl Broken {
     }
 }
 
+/// What a look at a body found.
+pub(crate) enum Peeked {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// More than one looks at.
+    TooLarge,
+    /// Its end did not come in time.
+    TooSlow,
+    /// It ended before its end.
+    Broken,
+}
+
 /// The body of an answer, with the connection it comes over. Its end gives the connection back; dropping it before
 /// closes the connection or resets the stream.
 pub(crate) struct Streaming {
@@ -138,9 +150,9 @@ impl Streaming {
     }
 
     /// Looks at the body, which stays as it is: all of it, where it ends within `bound` bytes and `time`.
-    pub(crate) async fn peek(&mut self, bound: usize, time: Duration) -> Option<Vec<u8>> {
-        if self.size_hint().lower() > bound as u64 {
-            return None;
+    pub(crate) async fn peek(&mut self, bound: u64, time: Duration) -> Peeked {
+        if self.size_hint().lower() > bound {
+            return Peeked::TooLarge;
         }
         let read = async {
             let mut bytes = Vec::new();
@@ -150,13 +162,16 @@ impl Streaming {
                 let broken = frame.is_err();
                 self.ahead.push_back(frame);
                 bytes.extend_from_slice(&data.unwrap_or_default());
-                if broken || bytes.len() > bound {
-                    return None;
+                if broken {
+                    return Peeked::Broken;
+                }
+                if bytes.len() as u64 > bound {
+                    return Peeked::TooLarge;
                 }
             }
-            Some(bytes)
+            Peeked::Whole(bytes)
         };
-        tokio::time::timeout(time, read).await.ok().flatten()
+        tokio::time::timeout(time, read).await.unwrap_or(Peeked::TooSlow)
     }
 
     /// Whether nothing more comes from the connection.
