@@ -132,11 +132,9 @@ impl TraceId {
         Self(rand::random::<u128>() | 1)
     }
 
-    /// The id as a header's value.
-    pub fn header(self) -> http::HeaderValue {
-        let mut text = Vec::with_capacity(32);
-        push_hex(&mut text, &self.0.to_be_bytes());
-        header(text)
+    /// Adds its digits.
+    pub(crate) fn write(self, text: &mut Vec<u8>) {
+        push_hex(text, &self.0.to_be_bytes());
     }
 }
 

@@ -19,3 +19,4 @@ pub mod observe;
 pub mod outbound;
 pub mod problem;
 pub mod settings;
+mod threads;

@@ -6,9 +6,7 @@ use std::sync::{
 };
 
 use wasmtime::Engine;
-use wasmtime_wasi_http::{
-    ForbiddenHeaderFilter, p2::bindings::ProxyPre as PreProxy02, p3::bindings::ServicePre as PreService03,
-};
+use wasmtime_wasi_http::{p2::bindings::ProxyPre as PreProxy02, p3::bindings::ServicePre as PreService03};
 
 use super::{
     Egress,
@@ -68,7 +66,6 @@ pub(super) struct Deployed {
     pub(super) function_key: FunctionKey,
     pub(super) account: Arc<Account>,
     pub(super) timers: Timers,
-    pub(super) forbidden_headers: ForbiddenHeaderFilter,
     /// How far the bodies of refused calls are read: some guests abort when they are closed.
     pub(super) read_on: ReadOn,
     pub(super) instances: AtomicUsize,

@@ -40,11 +40,13 @@ pub(super) struct Hooks {
     deployed: Arc<Deployed>,
     /// The one invocation that outgoing requests can belong to, where the instance serves one at a time.
     pub(super) current: Option<Arc<Running>>,
+    /// Every head that the guest makes or sees holds it: on one of all stores the threads would meet.
+    forbidden: ForbiddenHeaderFilter,
 }
 
 impl Hooks {
     pub(super) fn new(deployed: Arc<Deployed>) -> Self {
-        Self { deployed, current: None }
+        Self { deployed, current: None, forbidden: Arc::new(|name| FORBIDDEN.contains(name)) }
     }
 
     /// Takes a call from the guest: counted, then refused by an answer or handed to the door.
@@ -120,18 +122,13 @@ async fn answered(
 /// As a constant it would be made for every question, which guests ask for each header.
 static FORBIDDEN: [HeaderName; 9] = DEFAULT_FORBIDDEN_HEADERS;
 
-/// Headers that guests can neither set nor see, shared by all stores.
-pub(super) fn forbidden_headers() -> ForbiddenHeaderFilter {
-    Arc::new(|name| FORBIDDEN.contains(name))
-}
-
 impl WasiHttpHooks for Hooks {
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         FORBIDDEN.contains(name)
     }
 
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
-        Arc::clone(&self.deployed.forbidden_headers)
+        Arc::clone(&self.forbidden)
     }
 
     /// Calls over 0.2; those over 0.3 come by [`super::client`].

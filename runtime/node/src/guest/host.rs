@@ -9,14 +9,13 @@ use std::{
 
 use http::{Request, Response};
 use tokio::runtime::{Builder, Handle, Runtime};
-use wasmtime_wasi_http::{ForbiddenHeaderFilter, p2::bindings::ProxyPre, p3::bindings::ServicePre};
+use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
 use super::{
     Deployment, Egress, FunctionIdentity, Invocation, InvokeError, Limits, ModuleError, ModuleInfo,
     deployment::{Code, Deployed, Kept, Reuse, next_shelf_id},
     engine::{Engines, Ticker},
     hogs::{self, FunctionKey, Hogs},
-    hooks,
     limits::Bound,
     logs::LogOwner,
     modules::ModuleStore,
@@ -60,7 +59,6 @@ pub struct GuestHost {
     timers: Timers,
     egress: Arc<dyn Egress>,
     observe: Arc<Observe>,
-    forbidden_headers: ForbiddenHeaderFilter,
     read_on: ReadOn,
     keys: RandomState,
     runtime: Handle,
@@ -108,7 +106,7 @@ impl GuestHost {
             .thread_name("tidegate-guest")
             .enable_all()
             // Guests may run a millisecond in one poll: sockets are looked at more often than by default.
-            .event_interval(13)
+            .event_interval(31)
             .build()
             .map_err(StartError::Threads)?;
         let hog_runtime = hogs::runtime(threads).map_err(StartError::Threads)?;
@@ -127,7 +125,6 @@ impl GuestHost {
             timers,
             egress,
             observe,
-            forbidden_headers: hooks::forbidden_headers(),
             read_on,
             keys: RandomState::new(),
             runtime: runtime.handle().clone(),
@@ -231,7 +228,6 @@ impl GuestHost {
             ticker: Arc::clone(&self.ticker),
             account,
             timers: self.timers.clone(),
-            forbidden_headers: Arc::clone(&self.forbidden_headers),
             read_on: self.read_on,
             instances: AtomicUsize::new(0),
             code,

@@ -3,10 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
-use crate::alarm::Alarm;
+use crate::{alarm::Alarm, threads};
 
 /// Lists of timers that are used again: on one the threads would meet.
 const LISTS: usize = 16;
@@ -68,12 +65,8 @@ impl Timers {
 
     /// This thread's list.
     fn list(&self) -> &Mutex<Vec<Pin<Box<Alarm>>>> {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        thread_local! {
-            static THREAD: usize = THREADS.fetch_add(1, Relaxed);
-        }
         let [first, ..] = &self.0.free;
-        self.0.free.get(THREAD.with(|thread| thread % LISTS)).unwrap_or(first)
+        threads::own(&self.0.free).unwrap_or(first)
     }
 }
 

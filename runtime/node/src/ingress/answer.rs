@@ -1,10 +1,13 @@
 //! What every answer of the data listener says about how it came to be.
 
-use std::time::Duration;
-
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{ids::TraceId, observe::Waits};
+use crate::{
+    cluster::registry::VersionNumber,
+    ids::{FunctionName, TraceId},
+    observe::Waits,
+};
 
 const FUNCTION: HeaderName = HeaderName::from_static("tidegate-function");
 const VERSION: HeaderName = HeaderName::from_static("tidegate-version");
@@ -12,54 +15,75 @@ const REGION: HeaderName = HeaderName::from_static("tidegate-region");
 const TRACE: HeaderName = HeaderName::from_static("tidegate-trace");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Adds function and version, where they are known, region, trace id and `Server-Timing`. What the guest says itself
-/// stays, but for our names.
-pub(super) fn decorate(
-    headers: &mut HeaderMap,
-    of: Option<(HeaderValue, Option<HeaderValue>)>,
-    region: &HeaderValue,
-    trace: TraceId,
-    timing: HeaderValue,
-) {
-    headers.reserve(5);
-    if let Some((function, version)) = of {
-        headers.insert(FUNCTION, function);
-        if let Some(version) = version {
-            headers.insert(VERSION, version);
-        }
-    }
-    headers.insert(REGION, region.clone());
-    headers.insert(TRACE, trace.header());
-    headers.append(SERVER_TIMING, timing);
+/// The function an answer is of, and the version of it that was asked for or served.
+pub(super) struct Of<'a> {
+    pub(super) function: &'a FunctionName,
+    pub(super) version: Option<VersionNumber>,
 }
 
-/// Milliseconds for a place of an instance, at the gate, and in all.
-pub(super) fn timing(waits: Waits) -> HeaderValue {
-    let mut text = Vec::with_capacity(64);
-    let mut part = |name: &str, time: Duration| {
-        if !text.is_empty() {
-            text.extend_from_slice(b", ");
-        }
+/// Adds function and version, where they are known, region, trace id and `Server-Timing`: milliseconds for a place of an
+/// instance, at the gate, and in all. What the guest says itself stays, but for our names.
+pub(super) fn decorate(
+    headers: &mut HeaderMap,
+    of: Option<Of<'_>>,
+    region: &HeaderValue,
+    trace: TraceId,
+    waits: Waits,
+) {
+    // One text of the request's own for all of them: values that requests shared would be counted by all threads.
+    let mut text = Vec::with_capacity(192);
+    let mut value = |write: &dyn Fn(&mut Vec<u8>)| {
+        let start = text.len();
+        write(&mut text);
+        start..text.len()
+    };
+    let function = of.as_ref().map(|of| value(&|text| text.extend_from_slice(of.function.as_str().as_bytes())));
+    let version = of
+        .as_ref()
+        .and_then(|of| of.version)
+        .map(|version| value(&|text| text.extend_from_slice(itoa::Buffer::new().format(version).as_bytes())));
+    let region = value(&|text| text.extend_from_slice(region.as_bytes()));
+    let trace = value(&|text| trace.write(text));
+    let timing = value(&|text| timing(text, waits));
+    let text = Bytes::from(text);
+    let value =
+        |range| HeaderValue::from_maybe_shared(text.slice(range)).unwrap_or(const { HeaderValue::from_static("") });
+    headers.reserve(5);
+    if let Some(function) = function {
+        headers.insert(FUNCTION, value(function));
+    }
+    if let Some(version) = version {
+        headers.insert(VERSION, value(version));
+    }
+    headers.insert(REGION, value(region));
+    headers.insert(TRACE, value(trace));
+    headers.append(SERVER_TIMING, value(timing));
+}
+
+fn timing(text: &mut Vec<u8>, waits: Waits) {
+    let parts = [
+        ("instance;dur=", waits.instance),
+        ("gate;dur=", Some(waits.gate).filter(|gate| !gate.is_zero())),
+        ("total;dur=", Some(waits.total)),
+    ];
+    let mut separator = &b""[..];
+    for (name, time) in parts {
+        let Some(time) = time else { continue };
+        text.extend_from_slice(std::mem::replace(&mut separator, b", "));
         text.extend_from_slice(name.as_bytes());
-        let micros = time.as_micros();
+        let micros = time.as_micros() as u64;
         let mut digits = itoa::Buffer::new();
         text.extend_from_slice(digits.format(micros / 1_000).as_bytes());
         text.push(b'.');
         // A leading one keeps the zeroes after the point.
-        text.extend(digits.format(1_000 + micros % 1_000).bytes().skip(1));
-    };
-    if let Some(waited) = waits.instance {
-        part("instance;dur=", waited);
+        text.extend_from_slice(digits.format(1_000 + micros % 1_000).as_bytes().get(1..).unwrap_or_default());
     }
-    if !waits.gate.is_zero() {
-        part("gate;dur=", waits.gate);
-    }
-    part("total;dur=", waits.total);
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::observe::{Note, Subject, Trail};
 
@@ -71,7 +95,11 @@ mod tests {
         trail.note(Note::Admitted { call: 2, waited: Duration::from_millis(5) });
         let mut headers = HeaderMap::new();
         headers.insert(SERVER_TIMING, HeaderValue::from_static("db;dur=5"));
-        decorate(&mut headers, None, &HeaderValue::from_static("iad"), trail.id(), timing(trail.answered()));
+        let name = FunctionName::from("hello");
+        let of = Some(Of { function: &name, version: Some(12) });
+        decorate(&mut headers, of, &HeaderValue::from_static("iad"), trail.id(), trail.answered());
+        assert_eq!(headers[FUNCTION], "hello");
+        assert_eq!(headers[VERSION], "12");
         assert_eq!(headers[TRACE], trail.id().to_string());
         assert_eq!(headers[REGION], "iad");
         let timings: Vec<_> = headers.get_all(SERVER_TIMING).iter().map(|value| value.to_str().unwrap()).collect();

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{Notify, futures::Notified};
 
-use crate::ids::TraceId;
+use crate::threads;
 
 /// Lists of those who wait for an answer: on one the threads would meet.
 const LISTS: usize = 16;
@@ -29,9 +29,9 @@ impl Closing {
     }
 
     /// What the work comes to; nothing where the drain was over before. Work that is done at once meets no lock here.
-    pub fn until_over<F: Future>(&self, trace: TraceId, work: F) -> UntilOver<'_, F> {
+    pub fn until_over<F: Future>(&self, work: F) -> UntilOver<'_, F> {
         let [first, ..] = &self.waiting;
-        let list = self.waiting.get((trace.0 >> 8) as usize % LISTS).unwrap_or(first);
+        let list = threads::own(&self.waiting).unwrap_or(first);
         // Before anything is polled: it is told of all that comes from now on.
         UntilOver { over: list.notified(), closing: self, work }
     }
@@ -69,14 +69,14 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn work_ends_when_the_drain_is_over_and_not_before() {
         let closing = Arc::new(Closing::default());
-        assert_eq!(closing.until_over(TraceId(1), async { 7 }).await, Some(7));
+        assert_eq!(closing.until_over(async { 7 }).await, Some(7));
         let early: Vec<_> = (0..64)
-            .map(|number| {
+            .map(|_| {
                 let closing = Arc::clone(&closing);
-                tokio::spawn(async move { closing.until_over(TraceId(number << 8), pending::<()>()).await })
+                tokio::spawn(async move { closing.until_over(pending::<()>()).await })
             })
             .collect();
         tokio::task::yield_now().await;
@@ -85,7 +85,7 @@ mod tests {
         for work in early {
             assert_eq!(work.await.unwrap(), None);
         }
-        assert_eq!(closing.until_over(TraceId(1), pending::<()>()).await, None, "nor later");
-        assert_eq!(closing.until_over(TraceId(1), async { 7 }).await, Some(7), "what is done at once is done");
+        assert_eq!(closing.until_over(pending::<()>()).await, None, "nor later");
+        assert_eq!(closing.until_over(async { 7 }).await, Some(7), "what is done at once is done");
     }
 }

@@ -1,11 +1,11 @@
 //! One invocation: who asks, what the guest gets to see, what is said about it afterwards.
 
-use std::{pin::pin, sync::Arc, time::Instant};
+use std::{pin::pin, time::Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, uri::Authority};
 
 use super::{
-    Ingress, Lingering, Target,
+    Lingering, OfConnection, Target,
     credentials::{self, Credentials},
     head,
     inbound::{bounded, too_large},
@@ -27,7 +27,7 @@ const POLICY: HeaderName = HeaderName::from_static(tidegate_core::policy::HEADER
 
 /// Runs a function for a request. Whatever comes of it is recorded, and says which function it was.
 pub(super) async fn invoke(
-    ingress: Arc<Ingress>,
+    ingress: OfConnection,
     Target { version, start, public }: Target,
     authority: Authority,
     peer: Peer,
@@ -40,7 +40,7 @@ pub(super) async fn invoke(
     let ended = {
         // Pinned here, so that all that it will hold is not moved once more.
         let work = pin!(run(&record, start, public, authority, peer, trace, request));
-        record.ingress.closing.until_over(trace.trace, work).await
+        record.ingress.closing.until_over(work).await
     };
     record.answer(ended.unwrap_or_else(|| Err(InvokeError::ShuttingDown.into())), &method)
 }

@@ -113,7 +113,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
     /// Answers one request. Dropped when the client goes away.
     fn handle(
-        self,
+        self: Arc<Self>,
         peer: Peer,
         request: Request<Lingering>,
     ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
@@ -244,10 +244,13 @@ async fn connection<H: Handler>(
     let service = service_fn({
         let (spoke, traffic) = (Arc::clone(&spoke), Arc::clone(&traffic));
         let peer = Peer::new(peer.ip());
+        let handler = Arc::new(handler);
         move |request| {
             spoke.store(true, Ordering::Relaxed);
             // An `async` block around it would be twice its size.
-            handler.clone().handle(peer.clone(), Lingering::request(request, &traffic, bounds.read_on)).map(Ok::<_, Infallible>)
+            Arc::clone(&handler)
+                .handle(peer.clone(), Lingering::request(request, &traffic, bounds.read_on))
+                .map(Ok::<_, Infallible>)
         }
     });
     let mut connection = pin!(builder.serve_connection(socket, service));
@@ -300,7 +303,7 @@ mod tests {
     impl Handler for Hello {
         type Body = Body;
 
-        async fn handle(self, _: Peer, request: Request<Lingering>) -> Response<Body> {
+        async fn handle(self: Arc<Self>, _: Peer, request: Request<Lingering>) -> Response<Body> {
             if request.uri().path() == "/slow" {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

@@ -21,7 +21,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 
@@ -50,10 +49,6 @@ pub struct Identity {
     pub name: FunctionName,
     /// The version.
     pub record: Arc<VersionRecord>,
-    /// Its name as a header's value.
-    pub name_header: HeaderValue,
-    /// Its number as a header's value.
-    pub version_header: HeaderValue,
     used: Arc<AtomicBool>,
 }
 
@@ -65,15 +60,7 @@ pub struct LiveVersion<D> {
 
 impl<D> LiveVersion<D> {
     fn new(tenant: &TenantId, name: &FunctionName, record: &Arc<VersionRecord>, used: Arc<AtomicBool>) -> Self {
-        let name_header = HeaderValue::from_str(name.as_str());
-        let identity = Identity {
-            tenant: tenant.clone(),
-            name: name.clone(),
-            record: Arc::clone(record),
-            name_header: name_header.unwrap_or(HeaderValue::from_static("")),
-            version_header: HeaderValue::from(record.number),
-            used,
-        };
+        let identity = Identity { tenant: tenant.clone(), name: name.clone(), record: Arc::clone(record), used };
         Self { identity, deployment: OnceCell::new() }
     }
 

@@ -45,7 +45,7 @@ use crate::{
     guest::GuestHost,
     ids::{FunctionName, TenantId, TraceContext},
     node::Readiness,
-    observe::{Ending, Observe, Subject, Trail, Waits},
+    observe::{Ending, Observe, Outcome, Subject, Trail, Waits},
     outbound::Door,
     problem::Problem,
 };
@@ -84,10 +84,13 @@ pub struct Ingress {
 
 type Live = Arc<LiveVersion<Running>>;
 
+/// What the requests of one connection hold: on the node's own count of references all threads would meet.
+type OfConnection = Arc<Arc<Ingress>>;
+
 impl Handler for Arc<Ingress> {
     type Body = Recorded;
 
-    async fn handle(self, peer: Peer, mut request: Request<Lingering>) -> Response<Recorded> {
+    async fn handle(self: Arc<Self>, peer: Peer, mut request: Request<Lingering>) -> Response<Recorded> {
         let began = Instant::now();
         request.body_mut().watch();
         let wants_trailers = trailers::wanted(&request);
@@ -203,21 +206,21 @@ impl Ingress {
     fn refusal(&self, problem: Problem, trace: TraceContext, began: Instant) -> Response<Recorded> {
         let mut answer = problem.into_response();
         let waits = Waits { total: began.elapsed(), ..Waits::default() };
-        answer::decorate(answer.headers_mut(), None, &self.region, trace.trace, answer::timing(waits));
+        answer::decorate(answer.headers_mut(), None, &self.region, trace.trace, waits);
         Recorded::plain(answer)
     }
 
     /// A refusal of what names a function, of which no version is there that could be asked.
     fn refusal_of(&self, named: Named, problem: Problem, trace: TraceContext, began: Instant) -> Response<Recorded> {
         let Named { function, version } = named;
-        let of = HeaderValue::from_str(function.as_str()).ok().map(|name| (name, version.map(HeaderValue::from)));
-        record::count(self, &function, opener::outcome(problem.status));
-        let subject = Subject::Invocation { function, version: version.unwrap_or_default() };
+        record::count(self, &function, Outcome::of(problem.status));
+        let subject = Subject::Invocation { function: function.clone(), version: version.unwrap_or_default() };
         let trail = Trail::begin_at(began, trace.trace, TenantId::default_tenant(), subject);
         let ending = Ending::Status(problem.status.as_u16());
         let mut answer = problem.trail(trail.id()).into_response();
         let waits = trail.answered();
-        answer::decorate(answer.headers_mut(), of, &self.region, trail.id(), answer::timing(waits));
+        let of = Some(answer::Of { function: &function, version });
+        answer::decorate(answer.headers_mut(), of, &self.region, trail.id(), waits);
         self.observe.trails.finish(&trail, ending);
         Recorded::plain(answer)
     }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
-use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use serde_json::Value;
 use tidegate_core::Policy;
 
@@ -11,7 +9,7 @@ use super::live::{Identity, Open};
 use crate::{
     guest::{Deployment, FunctionIdentity, GuestHost},
     ids::FunctionName,
-    observe::Observe,
+    observe::{Invocations, Observe},
     outbound::{HostPatterns, Sender, SenderKind},
     problem::Problem,
 };
@@ -20,25 +18,12 @@ use crate::{
 pub struct Running {
     /// The guest host's.
     pub deployment: Arc<Deployment>,
-    /// Answers by class of status: 2xx, 3xx, 4xx, 5xx, and those nobody waited for.
-    pub(super) outcomes: [Counter; 5],
-    /// Seconds to the heads of answers.
-    pub(super) seconds: Histogram,
-    /// Requests whose answers have not ended.
-    pub(super) in_flight: Gauge,
-}
-
-/// The labels of `outcomes`, in order.
-pub(super) const OUTCOMES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "cancelled"];
-
-/// Which of them an answer counts as.
-pub(super) fn outcome(status: StatusCode) -> usize {
-    usize::from((status.as_u16() / 100).clamp(2, 5) - 2)
+    pub(super) counts: Arc<Invocations>,
 }
 
 /// Forgets the counters of a function that is gone.
 pub fn forget(observe: &Observe, function: &FunctionName) {
-    observe.metrics.forget_function(function.as_str(), &OUTCOMES);
+    observe.metrics.forget_function(function.as_str());
 }
 
 /// Opens versions with the guest host.
@@ -80,8 +65,7 @@ impl Open for GuestOpener {
         let function = FunctionIdentity { tenant: version.tenant.clone(), name: version.name.clone() };
         let sender = Arc::new(self.sender(version));
         let deployment = self.guests.open(function, &version.record, sender).await?;
-        let outcomes = OUTCOMES.map(|outcome| self.observe.metrics.of_function(version.name.as_str(), outcome));
-        let (seconds, in_flight) = self.observe.metrics.of_running(version.name.as_str());
-        Ok(Running { deployment, outcomes, seconds, in_flight })
+        let counts = self.observe.metrics.of_function(version.name.as_str());
+        Ok(Running { deployment, counts })
     }
 }

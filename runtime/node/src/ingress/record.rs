@@ -1,26 +1,26 @@
 //! What is kept of a request: its trail, and the counts of its function.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use http::{Method, Response, StatusCode};
 
 use super::{
-    Ingress, Live,
-    answer::{decorate, timing},
-    opener::{OUTCOMES, Running, outcome},
+    Ingress, Live, OfConnection,
+    answer::{Of, decorate},
+    opener::Running,
     recorded::Recorded,
 };
 use crate::{
     body::Body,
     ids::{FunctionName, TenantId, TraceId},
-    observe::{Ending, Note, Subject, Trail},
+    observe::{Ending, Note, Outcome, Subject, Trail},
     problem::Problem,
 };
 
 /// Sees to it that a request is recorded once, however it ends. It lives until the body of the answer has ended, which
 /// holds it; dropped without an answer, nobody waited for one.
 pub(super) struct Record {
-    pub(super) ingress: Arc<Ingress>,
+    pub(super) ingress: OfConnection,
     pub(super) trail: Trail,
     version: Option<Live>,
     /// Whether the function's gauge has it.
@@ -31,17 +31,17 @@ pub(super) struct Record {
 
 impl Record {
     /// Of an invocation of the version.
-    pub(super) fn of_version(ingress: Arc<Ingress>, version: Live, trace: TraceId, began: Instant) -> Self {
+    pub(super) fn of_version(ingress: OfConnection, version: Live, trace: TraceId, began: Instant) -> Self {
         let identity = version.identity();
         let subject = Subject::Invocation { function: identity.name.clone(), version: identity.record.number };
         let trail = Trail::begin_at(began, trace, identity.tenant.clone(), subject);
         // One that nobody has opened yet counts from its next request on.
-        let in_flight = version.opened().map(|running| running.in_flight.inc()).is_some();
+        let in_flight = version.opened().map(|running| running.counts.begin()).is_some();
         Self { ingress, trail, version: Some(version), in_flight, answered: None, whole: false }
     }
 
     /// Of a call through the gate.
-    pub(super) fn of_call(ingress: Arc<Ingress>, tenant: TenantId, trace: TraceId, began: Instant) -> Self {
+    pub(super) fn of_call(ingress: OfConnection, tenant: TenantId, trace: TraceId, began: Instant) -> Self {
         let trail = Trail::begin_at(began, trace, tenant, Subject::Call);
         Self { ingress, trail, version: None, in_flight: false, answered: None, whole: false }
     }
@@ -59,12 +59,12 @@ impl Record {
         let waits = self.trail.answered();
         let of = self.version.as_ref().map(|version| {
             let identity = version.identity();
-            (identity.name_header.clone(), Some(identity.version_header.clone()))
+            Of { function: &identity.name, version: Some(identity.record.number) }
         });
-        decorate(answer.headers_mut(), of, &self.ingress.region, self.trail.id(), timing(waits));
-        self.count(outcome(status));
+        decorate(answer.headers_mut(), of, &self.ingress.region, self.trail.id(), waits);
+        self.count(Outcome::of(status));
         if let Some(running) = self.running() {
-            running.seconds.observe(waits.total.as_secs_f64());
+            running.counts.took(waits.total);
         }
         self.answered = Some(status);
         Recorded::answer(answer, self, method)
@@ -84,13 +84,9 @@ impl Record {
         self.version.as_ref()?.opened()
     }
 
-    fn count(&self, outcome: usize) {
+    fn count(&self, outcome: Outcome) {
         match (self.running(), &self.version) {
-            (Some(running), _) => {
-                if let Some(counter) = running.outcomes.get(outcome) {
-                    counter.inc();
-                }
-            }
+            (Some(running), _) => running.counts.count(outcome),
             (None, Some(version)) => count(&self.ingress, &version.identity().name, outcome),
             (None, None) => {}
         }
@@ -103,20 +99,18 @@ impl Drop for Record {
             Some(status) if self.whole => Ending::Status(status.as_u16()),
             Some(status) => Ending::Cut(status.as_u16()),
             None => {
-                self.count(OUTCOMES.len() - 1);
+                self.count(Outcome::CANCELLED);
                 Ending::Cancelled
             }
         };
         if let Some(running) = self.running().filter(|_| self.in_flight) {
-            running.in_flight.dec();
+            running.counts.end();
         }
         self.ingress.observe.trails.finish(&self.trail, ending);
     }
 }
 
 /// Counts where nothing is open that has the counters at hand.
-pub(super) fn count(ingress: &Ingress, function: &FunctionName, outcome: usize) {
-    if let Some(outcome) = OUTCOMES.get(outcome) {
-        ingress.observe.metrics.of_function(function.as_str(), outcome).inc();
-    }
+pub(super) fn count(ingress: &Ingress, function: &FunctionName, outcome: Outcome) {
+    ingress.observe.metrics.of_function(function.as_str()).count(outcome);
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tidegate_core::Policy;
 
 use super::{
-    Ingress, Lingering,
+    Ingress, Lingering, OfConnection,
     credentials::{self, Credentials},
     inbound::{bounded, too_large},
     invoke::preferences,
@@ -61,7 +61,7 @@ impl Senders {
 /// # Errors
 /// What is in the way before anything is begun.
 pub(super) async fn to(
-    ingress: Arc<Ingress>,
+    ingress: OfConnection,
     trace: TraceContext,
     began: Instant,
     request: Request<Lingering>,
@@ -90,7 +90,7 @@ pub(super) async fn to(
         wait_clock: None,
     };
     let ingress = &record.ingress;
-    let answer = match ingress.closing.until_over(trace.trace, pin!(ingress.door.send(call))).await {
+    let answer = match ingress.closing.until_over(pin!(ingress.door.send(call))).await {
         Some(Ok(answer)) => Ok(answer),
         Some(Err(_)) if exceeded.get() => Err(too_large(ingress.max_body)),
         Some(Err(error)) => Err(error.into()),

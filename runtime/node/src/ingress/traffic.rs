@@ -92,16 +92,22 @@ impl Traffic {
     }
 }
 
+/// Pieces that are this short together are put into one before they are written: to have the system gather them takes
+/// longer. Heads with a short body are.
+const GATHERED: usize = 2 << 10;
+
 /// A socket that tells what it reads.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
     traffic: std::sync::Arc<Traffic>,
+    /// Where short pieces are gathered.
+    gathered: Vec<u8>,
 }
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, traffic: std::sync::Arc<Traffic>) -> Self {
-        Self { stream, traffic }
+        Self { stream, traffic, gathered: Vec::new() }
     }
 }
 
@@ -126,7 +132,14 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+        let length = pieces.iter().map(|piece| piece.len()).fold(0, usize::saturating_add);
+        if length > GATHERED {
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        }
+        let Self { stream, gathered, .. } = &mut *self;
+        gathered.clear();
+        pieces.iter().for_each(|piece| gathered.extend_from_slice(piece));
+        Pin::new(stream).poll_write(cx, gathered)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -21,7 +21,7 @@ pub(super) struct Scrapes(pub(super) Arc<Observe>);
 impl Handler for Scrapes {
     type Body = Body;
 
-    async fn handle(self, _: Peer, request: Request<Lingering>) -> Response<Body> {
+    async fn handle(self: Arc<Self>, _: Peer, request: Request<Lingering>) -> Response<Body> {
         if request.uri().path() != "/metrics" {
             let detail = "this listener serves /metrics";
             return Problem::new(StatusCode::NOT_FOUND, "no-such-path", "There is nothing here", detail)

@@ -23,7 +23,7 @@ use crate::{
     },
     control::{Control, Modules as _, Spooled, router},
     guest::{GuestHost, InvokeError},
-    ids::{FunctionName, TenantId, TraceId},
+    ids::{FunctionName, TenantId},
     ingress::{
         Closing, GuestOpener, Ingress, Lingering, Senders,
         listener::{self, Handler, Peer, bind, serve},
@@ -325,10 +325,10 @@ struct Api(Router, Arc<Closing>);
 impl Handler for Api {
     type Body = axum::body::Body;
 
-    async fn handle(self, _: Peer, request: Request<Lingering>) -> Response<axum::body::Body> {
-        let Self(router, closing) = self;
+    async fn handle(self: Arc<Self>, _: Peer, request: Request<Lingering>) -> Response<axum::body::Body> {
+        let Self(router, closing) = Self::clone(&self);
         let answer = router.oneshot(request.map(|body| axum::body::Body::new(body.to_the_end())));
-        match closing.until_over(TraceId::random(), answer).await {
+        match closing.until_over(answer).await {
             Some(Ok(answer)) => answer,
             Some(Err(never)) => match never {},
             None => IntoResponse::into_response(Problem::from(InvokeError::ShuttingDown)),

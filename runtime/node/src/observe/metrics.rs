@@ -3,6 +3,8 @@
 //! Labels are configured names only (functions, destinations); whatever has no configured name counts as `other`, so
 //! that no caller can make a node hold a series for each URL it invents.
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -10,21 +12,7 @@ use prometheus_client::{
 };
 use tidegate_core::repeat::Class;
 
-/// Labels of a function's series.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct FunctionLabels {
-    /// The function.
-    pub function: String,
-    /// `2xx`, `4xx`, `5xx` ... of the answer, `cancelled` where nobody waited for one.
-    pub outcome: &'static str,
-}
-
-/// Label of a function's series that have no outcome.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct FunctionLabel {
-    /// The function.
-    pub function: String,
-}
+use super::invocations::{ByFunction, Invocations};
 
 /// Labels of a destination's series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,12 +48,7 @@ const CLASSES: [(Class, &str); 5] = [
 /// All series of a node.
 pub struct Metrics {
     registry: Registry,
-    /// Invocations by function and outcome.
-    pub invocations: Family<FunctionLabels, Counter>,
-    /// Seconds from an invocation's arrival to the head of its answer, by function.
-    pub invocation_seconds: Family<FunctionLabel, Histogram, fn() -> Histogram>,
-    /// Invocations whose answers have not ended, by function.
-    pub invocations_in_flight: Family<FunctionLabel, Gauge>,
+    invocations: ByFunction,
     /// Instances alive now.
     pub instances: Gauge,
     /// Instances made.
@@ -89,7 +72,7 @@ pub struct Metrics {
 }
 
 /// Upper ends of the buckets of times, seconds.
-const SECONDS: [f64; 16] =
+pub(super) const SECONDS: [f64; 16] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 impl Metrics {
@@ -98,9 +81,7 @@ impl Metrics {
         let outcomes = Family::<OutcomeLabel, Counter>::default();
         let mut metrics = Self {
             registry: Registry::with_prefix("tidegate"),
-            invocations: Family::default(),
-            invocation_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
-            invocations_in_flight: Family::default(),
+            invocations: ByFunction::default(),
             instances: Gauge::default(),
             instances_made: Counter::default(),
             calls: Family::default(),
@@ -113,17 +94,7 @@ impl Metrics {
             connections_open: Gauge::default(),
         };
         let registry = &mut metrics.registry;
-        registry.register("invocations", "Invocations by function and outcome", metrics.invocations.clone());
-        registry.register(
-            "invocation_seconds",
-            "Seconds from an invocation's arrival to the head of its answer, by function",
-            metrics.invocation_seconds.clone(),
-        );
-        registry.register(
-            "invocations_in_flight",
-            "Invocations whose answers have not ended, by function",
-            metrics.invocations_in_flight.clone(),
-        );
+        registry.register_collector(Box::new(metrics.invocations.clone()));
         registry.register("instances", "Guest instances alive", metrics.instances.clone());
         registry.register("instances_made", "Guest instances made", metrics.instances_made.clone());
         registry.register("calls", "Outbound calls by destination and outcome", metrics.calls.clone());
@@ -137,10 +108,9 @@ impl Metrics {
         metrics
     }
 
-    /// The counter of a function's invocations with one outcome.
-    pub fn of_function(&self, function: &str, outcome: &'static str) -> Counter {
-        let labels = FunctionLabels { function: function.to_owned(), outcome };
-        self.invocations.get_or_create(&labels).clone()
+    /// The counts of a function's invocations.
+    pub fn of_function(&self, function: &str) -> Arc<Invocations> {
+        self.invocations.of(function)
     }
 
     /// The gauge of a destination's calls that wait.
@@ -156,21 +126,9 @@ impl Metrics {
         }
     }
 
-    /// A function's times to the heads of its answers, and its invocations in flight.
-    pub fn of_running(&self, function: &str) -> (Histogram, Gauge) {
-        let label = FunctionLabel { function: function.to_owned() };
-        let seconds = self.invocation_seconds.get_or_create(&label).clone();
-        (seconds, self.invocations_in_flight.get_or_create(&label).clone())
-    }
-
     /// Forgets the series of a function that is gone.
-    pub fn forget_function(&self, function: &str, outcomes: &[&'static str]) {
-        let label = FunctionLabel { function: function.to_owned() };
-        self.invocation_seconds.remove(&label);
-        self.invocations_in_flight.remove(&label);
-        for outcome in outcomes {
-            self.invocations.remove(&FunctionLabels { function: function.to_owned(), outcome });
-        }
+    pub fn forget_function(&self, function: &str) {
+        self.invocations.forget(function);
     }
 
     /// The exposition text (OpenMetrics).

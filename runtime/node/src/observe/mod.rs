@@ -4,6 +4,7 @@
 //! reader does not take, and all of it is cheap when nobody looks.
 
 mod feed;
+mod invocations;
 mod logs;
 mod metrics;
 mod trail;
@@ -11,8 +12,9 @@ mod trail;
 use std::sync::Arc;
 
 pub use feed::{CallLine, Feed, FeedEvent, FeedItem, FeedReader, TraceIdText};
+pub use invocations::{Invocations, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
-pub use metrics::{DestinationLabel, DestinationLabels, FunctionLabel, FunctionLabels, Metrics};
+pub use metrics::{DestinationLabel, DestinationLabels, Metrics};
 pub use trail::{Ending, Note, Subject, Trail, TrailRecord, TrailStore, Waits};
 
 use crate::settings::ObserveSettings;

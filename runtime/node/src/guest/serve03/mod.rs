@@ -117,7 +117,7 @@ async fn start(
     };
     let (shared, slot) = Shared::new(deployed, &meter);
     if deployed.isolation == Isolation::Function {
-        shelf.instances.lock().push(Arc::clone(&shared));
+        shelf.add(&shared);
     }
     let drive = Box::pin(drive::run(live, service, shared, Arc::downgrade(shelf)));
     tokio::spawn(Migrating::new(drive, meter, Arc::clone(&deployed.hogs)));

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use futures::task::AtomicWaker;
 use http::{Request, Response};
 use parking_lot::Mutex;
@@ -249,30 +250,36 @@ impl Shared {
 /// The instances of one deployment.
 pub(in crate::guest) struct Shelf03 {
     function: FunctionKey,
-    pub(super) instances: Mutex<Vec<Arc<Shared>>>,
+    /// Every request looks through them, and few change them.
+    instances: ArcSwap<Vec<Arc<Shared>>>,
 }
 
 impl Shelf03 {
     pub(in crate::guest) fn new(function: FunctionKey) -> Arc<Self> {
-        Arc::new(Self { function, instances: Mutex::default() })
+        Arc::new(Self { function, instances: ArcSwap::default() })
     }
 
     /// A place in an instance that rests, else in the one that was made last.
     pub(super) fn try_slot(&self) -> Option<Slot> {
-        let instances = self.instances.lock();
+        let instances = self.instances.load();
         let resting = instances.iter().rev().filter(|shared| shared.meter.polled_for().is_zero());
         let working = instances.iter().rev().filter(|shared| !shared.meter.polled_for().is_zero());
         resting.chain(working).find_map(Shared::try_slot)
     }
 
+    pub(super) fn add(&self, new: &Arc<Shared>) {
+        self.instances.rcu(|instances| instances.iter().chain([new]).cloned().collect::<Vec<_>>());
+    }
+
     pub(super) fn remove(&self, gone: &Arc<Shared>) {
-        self.instances.lock().retain(|shared| !Arc::ptr_eq(shared, gone));
+        self.instances
+            .rcu(|instances| instances.iter().filter(|shared| !Arc::ptr_eq(shared, gone)).cloned().collect::<Vec<_>>());
     }
 }
 
 impl Drop for Shelf03 {
     fn drop(&mut self) {
-        for shared in self.instances.get_mut() {
+        for shared in self.instances.load().iter() {
             shared.retire();
         }
     }
@@ -285,15 +292,15 @@ impl Shelf for Shelf03 {
 
     fn idle(&self) -> usize {
         let rests = |shared: &&Arc<Shared>| shared.is_idle() && !shared.retired.load(Ordering::Acquire);
-        self.instances.lock().iter().filter(rests).count()
+        self.instances.load().iter().filter(rests).count()
     }
 
     fn instances(&self) -> usize {
-        self.instances.lock().len()
+        self.instances.load().len()
     }
 
     fn evict(&self) -> bool {
-        let instances = self.instances.lock().clone();
+        let instances = self.instances.load_full();
         let mut idle: Vec<_> = instances
             .iter()
             .filter(|shared| !shared.retired.load(Ordering::Acquire))
@@ -305,8 +312,8 @@ impl Shelf for Shelf03 {
     }
 
     fn sweep(&self, idle: Duration, age: Duration) {
-        let instances = self.instances.lock().clone();
-        for shared in instances {
+        let instances = self.instances.load_full();
+        for shared in instances.iter() {
             shared.look_after();
             if shared.idle_for().is_some_and(|for_| for_ > idle) || shared.born.elapsed() > age {
                 shared.retire();
