@@ -10,8 +10,11 @@
 
 mod bodies;
 mod connections;
+mod deadlines;
 mod guards;
 mod limits;
 mod messages;
+mod refusals;
 mod support;
 mod tls;
+mod unknown;
