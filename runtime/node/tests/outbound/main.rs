@@ -15,6 +15,7 @@ mod guards;
 mod limits;
 mod messages;
 mod refusals;
+mod shown;
 mod support;
 mod tls;
 mod unknown;
