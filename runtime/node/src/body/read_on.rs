@@ -97,7 +97,8 @@ mod tests {
 
     #[tokio::test]
     async fn it_ends_with_the_body_or_at_the_first_bound() {
-        for (sizes, whole) in [(&[][..], true), (&[100], true), (&[50, 50], true), (&[50, 51], false), (&[101, 1], false)]
+        for (sizes, whole) in
+            [(&[][..], true), (&[100], true), (&[50, 50], true), (&[50, 51], false), (&[101, 1], false)]
         {
             assert_eq!(read_on(StreamBody::new(chunks(sizes)), BOUNDS).await, whole, "{sizes:?}");
         }

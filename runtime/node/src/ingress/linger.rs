@@ -105,8 +105,7 @@ impl Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        let Some(incoming) = self.incoming.take().filter(|incoming| self.linger && !incoming.is_end_stream())
-        else {
+        let Some(incoming) = self.incoming.take().filter(|incoming| self.linger && !incoming.is_end_stream()) else {
             return;
         };
         let (mut watched, bounds) = (self.watched.take(), self.read_on);

@@ -104,8 +104,7 @@ impl Host {
         let egress = Arc::new(FakeDoor(Box::new(|_| Box::pin(async { Ok(Response::new(body::empty())) }))));
         let (guest, read_on) = (&settings.guest, settings.ingress.read_on());
         let to_observe = Arc::clone(&observe);
-        let host =
-            GuestHost::start_with_compiler(guest, read_on, dir.path(), egress, to_observe, program).unwrap();
+        let host = GuestHost::start_with_compiler(guest, read_on, dir.path(), egress, to_observe, program).unwrap();
         Self { host, observe, dir }
     }
 
