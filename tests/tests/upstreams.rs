@@ -74,7 +74,9 @@ impl Broken {
             let (problem, word) = broken.told();
             let at_to = match (to, problem) {
                 (Ok(answer), Some(problem)) => (answer.status.as_u16(), answer.problem().as_str()) == problem,
-                (answer, problem) => answer.is_err() && problem.is_none(),
+                // Its head came.
+                (Err(error), None) => error.contains("reading a body"),
+                _ => false,
             };
             // The guest answers 502 with what the host told it.
             let heard = |answer: &Answer| answer.status == 502 && answer.text().contains(word);
