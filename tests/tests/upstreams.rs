@@ -37,37 +37,80 @@ async fn ask(gate: &Gate, upstream: &RawUpstream) -> [Result<Answer, String>; 2]
     [to, guest]
 }
 
-/// Neither caller took the answer for a whole one.
-fn assert_broken(what: &str, answers: &[Result<Answer, String>]) {
-    for answer in answers {
-        let broken = answer.as_ref().map_or(true, |answer| matches!(answer.status.as_u16(), 502 | 504));
-        assert!(broken, "{what}: {answer:?}");
+/// What is wrong with an answer, as both callers are told.
+#[derive(Clone, Copy, Debug)]
+enum Broken {
+    /// The connection ended without one.
+    Closed,
+    /// It is no HTTP.
+    Protocol,
+    /// Its head does not come to its end in time.
+    Late,
+    /// Its head is larger than the node takes, or is still coming when the time is over: whichever is first.
+    TooLargeOrLate,
+    TooLarge,
+    /// Its head was passed on, and its body broke off.
+    Body,
+    /// The same, because nothing more came.
+    BodyLate,
+}
+
+impl Broken {
+    /// Status and problem at `/to`; nothing where the connection breaks off. And what the guest hears.
+    fn told(self) -> (Option<(u16, &'static str)>, &'static str) {
+        match self {
+            Self::Closed => (Some((502, "closed")), "ConnectionTerminated"),
+            Self::Protocol => (Some((502, "protocol")), "HttpProtocolError"),
+            Self::Late | Self::TooLargeOrLate => (Some((504, "first-byte-timeout")), "ConnectionReadTimeout"),
+            Self::TooLarge => (Some((502, "head-too-large")), "HttpResponseHeaderSectionSize"),
+            Self::Body => (None, "connection terminated"),
+            Self::BodyLate => (None, "connection read timeout"),
+        }
+    }
+
+    /// Neither caller took the answer for a whole one, and both were told what is wrong with it.
+    fn assert(self, what: &str, [to, guest]: &[Result<Answer, String>; 2]) {
+        let told = |broken: Self| {
+            let (problem, word) = broken.told();
+            let at_to = match (to, problem) {
+                (Ok(answer), Some(problem)) => (answer.status.as_u16(), answer.problem().as_str()) == problem,
+                // Its head came.
+                (Err(error), None) => error.contains("reading a body"),
+                _ => false,
+            };
+            // The guest answers 502 with what the host told it.
+            let heard = |answer: &Answer| answer.status == 502 && answer.text().contains(word);
+            at_to && guest.as_ref().is_ok_and(heard)
+        };
+        let is = told(self) || matches!(self, Self::TooLargeOrLate) && told(Self::TooLarge);
+        assert!(is, "{what}: not {self:?} but {to:?}, {guest:?}");
     }
 }
 
 #[tokio::test]
 async fn an_answer_that_is_none_or_not_whole_is_never_passed_on_as_whole() {
+    use Broken::{Body, Closed, Protocol};
     let gate = gate().await;
     let answers = [
-        &b""[..],
-        b"\0\0\0\0",
-        b"220 mail.example ESMTP\r\n",
-        b"HTTP/1.1 999999 What\r\n\r\n",
-        b"HTTP/2 200\r\ncontent-length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfour",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nfour",
-        b"HTTP/1.1 200 OK\r\ncontent-length: -4\r\n\r\nfour",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999999\r\n\r\nfour",
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nfour",
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfour",
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfourX\r\n0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff1\r\nfour",
-        b"HTTP/1.1 200 OK\r\nbad header: x\r\ncontent-length: 4\r\n\r\nfour",
-        b"HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 4\r\n\r\nfour",
+        (&b""[..], Closed),
+        (b"\0\0\0\0", Protocol),
+        (b"220 mail.example ESMTP\r\n", Protocol),
+        (b"HTTP/1.1 999999 What\r\n\r\n", Protocol),
+        (b"HTTP/2 200\r\ncontent-length: 0\r\n\r\n", Protocol),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfour", Body),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nfour", Protocol),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: -4\r\n\r\nfour", Protocol),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999999\r\n\r\nfour", Protocol),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nfour", Body),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfour", Body),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfourX\r\n0\r\n\r\n", Body),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff1\r\nfour", Body),
+        (b"HTTP/1.1 200 OK\r\nbad header: x\r\ncontent-length: 4\r\n\r\nfour", Protocol),
+        (b"HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 4\r\n\r\nfour", Protocol),
     ];
-    let ask_all = join_all(answers.map(async |bytes| (bytes, ask(&gate, &saying(bytes).await).await)));
-    for (bytes, answers) in contained(&gate, "no answers", ask_all).await {
-        assert_broken(&String::from_utf8_lossy(bytes), &answers);
+    let ask_all = join_all(answers.map(async |(bytes, is)| (bytes, is, ask(&gate, &saying(bytes).await).await)));
+    for (bytes, is, answers) in contained(&gate, "no answers", ask_all).await {
+        is.assert(&String::from_utf8_lossy(bytes), &answers);
     }
 }
 
@@ -109,19 +152,39 @@ async fn an_upstream_that_floods_or_dawdles_before_its_head_is_given_up_in_time(
     let (no_pause, slow) = (Duration::ZERO, Duration::from_millis(50));
     const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let floods = [
-        ("continue, without end", forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n", no_pause).await),
-        ("early hints, slowly", forever(b"", b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", slow).await),
-        ("headers without end", forever(b"HTTP/1.1 200 OK\r\n", b"x-flood: 12345678901234567890\r\n", no_pause).await),
-        ("a header without end", forever(b"HTTP/1.1 200 OK\r\nx: ", &[b'x'; 65_536], no_pause).await),
-        ("a head letter by letter", forever(b"HTTP/1.1 200 OK\r\n", b"x", slow).await),
-        ("silence", forever(b"", b"", slow).await),
-        ("trailers without end", forever(&[CHUNKED, b"0\r\n"].concat(), b"x-flood: 1234567890\r\n", no_pause).await),
-        ("an extension without end", forever(&[CHUNKED, b"4;"].concat(), &[b'x'; 65_536], no_pause).await),
-        ("a body that stops", forever(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nfour", b"", slow).await),
+        ("continue, without end", Broken::Late, forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n", no_pause).await),
+        (
+            "early hints, slowly",
+            Broken::Late,
+            forever(b"", b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", slow).await,
+        ),
+        (
+            "headers without end",
+            Broken::TooLargeOrLate,
+            forever(b"HTTP/1.1 200 OK\r\n", b"x-flood: 12345678901234567890\r\n", no_pause).await,
+        ),
+        ("a header without end", Broken::TooLarge, forever(b"HTTP/1.1 200 OK\r\nx: ", &[b'x'; 65_536], no_pause).await),
+        ("a head letter by letter", Broken::Late, forever(b"HTTP/1.1 200 OK\r\n", b"x", slow).await),
+        ("silence", Broken::Late, forever(b"", b"", slow).await),
+        (
+            "trailers without end",
+            Broken::Body,
+            forever(&[CHUNKED, b"0\r\n"].concat(), b"x-flood: 1234567890\r\n", no_pause).await,
+        ),
+        (
+            "an extension without end",
+            Broken::Body,
+            forever(&[CHUNKED, b"4;"].concat(), &[b'x'; 65_536], no_pause).await,
+        ),
+        (
+            "a body that stops",
+            Broken::BodyLate,
+            forever(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nfour", b"", slow).await,
+        ),
     ];
-    let ask_all = join_all(floods.iter().map(async |(what, upstream)| {
+    let ask_all = join_all(floods.iter().map(async |(what, is, upstream)| {
         let began = Instant::now();
-        assert_broken(what, &ask(&gate, upstream).await);
+        is.assert(what, &ask(&gate, upstream).await);
         assert!(began.elapsed() < IN_TIME, "{what}: {:?}", began.elapsed());
     }));
     contained(&gate, "floods", ask_all).await;
@@ -136,7 +199,7 @@ async fn a_reset_in_mid_body_is_a_broken_answer() {
         stream.set_zero_linger().unwrap();
     })
     .await;
-    assert_broken("reset", &ask(&gate, &upstream).await);
+    Broken::Body.assert("reset", &ask(&gate, &upstream).await);
 }
 
 #[tokio::test]

@@ -39,7 +39,10 @@ fn main() -> ExitCode {
         Chore::Bench(bench) => bench::run(&bench),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            programs::forget_logs();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

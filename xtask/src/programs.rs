@@ -186,10 +186,21 @@ pub(crate) fn tidegate(program: &Path, arguments: &[&str], env: &[(&str, &str)])
     Ok(Peer { child, address, control, log: Some(log) })
 }
 
+/// Where the programs of this run write their stderr.
+fn logs() -> PathBuf {
+    std::env::temp_dir().join(format!("tidegate-xtask-{}", std::process::id()))
+}
+
+/// Removes what the programs of this run wrote; nobody looks at it where all went well.
+pub(crate) fn forget_logs() {
+    // That there is none is the usual case.
+    let _ = std::fs::remove_dir_all(logs());
+}
+
 /// Where a program's stderr goes: a file of its own in a folder of this run.
 fn log_of(name: &str) -> Result<PathBuf> {
     static STARTED: AtomicU32 = AtomicU32::new(0);
-    let folder = std::env::temp_dir().join(format!("tidegate-xtask-{}", std::process::id()));
+    let folder = logs();
     std::fs::create_dir_all(&folder).with_context(|| format!("{} can't be made", folder.display()))?;
     let number = STARTED.fetch_add(1, Ordering::Relaxed);
     Ok(folder.join(format!("{name}-{number}.log")))

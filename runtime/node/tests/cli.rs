@@ -35,14 +35,20 @@ fn home() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// A server that answers every request with this status and body, and remembers the requests' heads.
+/// A server that answers every request, and remembers the requests' heads.
 struct Fake {
     url: String,
     heads: std::sync::mpsc::Receiver<String>,
 }
 
 impl Fake {
+    /// With this status and body.
     fn answering(status: &'static str, body: &'static str) -> Self {
+        Self::by(status, move |_| body)
+    }
+
+    /// With this status and a body by the request's head.
+    fn by(status: &'static str, body: impl Fn(&str) -> &'static str + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (heads, received) = std::sync::mpsc::channel();
@@ -58,6 +64,7 @@ impl Fake {
                     head.push_str(&line);
                     head.push('\n');
                 }
+                let body = body(&head);
                 if heads.send(head).is_err() {
                     return;
                 }
@@ -227,6 +234,50 @@ fn deploy_sends_module_and_manifest_in_one_form() {
     let (code, _, err) = output(tidegate(home.path()).args(["deploy", "tidegate.toml", "--url", &server.url]));
     assert_eq!(code, 2);
     assert!(err.contains("is no WASM"), "{err}");
+}
+
+#[test]
+fn all_pages_of_destinations_are_listed() {
+    let home = home();
+    let server = Fake::by("200 OK", |head| match head.contains("after=") {
+        false => {
+            r#"{"destinations": [{"name": "a"}], "live": [{"destination": "a"}, {"destination": "b c"}], "next": "b c"}"#
+        }
+        true => r#"{"destinations": [{"name": "a"}], "live": [{"destination": "d"}], "next": null}"#,
+    });
+    let (code, out, err) = output(tidegate(home.path()).args(["destinations", "ls", "--json", "--url", &server.url]));
+    assert_eq!(code, 0, "{err}");
+    let all: Value = serde_json::from_str(&out).unwrap();
+    let names = |list: &str, key: &str| {
+        let list = all[list].as_array().unwrap().iter();
+        list.map(|one| one[key].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("destinations", "name"), ["a"]);
+    assert_eq!(names("live", "destination"), ["a", "b c", "d"]);
+    let paths: Vec<_> = server.heads.try_iter().map(|head| head.split(' ').nth(1).unwrap().to_owned()).collect();
+    assert_eq!(paths, ["/v1/destinations?limit=1000", "/v1/destinations?limit=1000&after=b%20c"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_program_does_not_outlive_a_tidegate_that_is_killed() {
+    let home = home();
+    let mut command = tidegate(home.path());
+    command.args(["run", "--", "sh", "-c", "echo $$; exec sleep 1000"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut run = Running(command.spawn().unwrap());
+    let mut pid = String::new();
+    BufReader::new(run.0.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+    let stat = format!("/proc/{}/stat", pid.trim());
+    assert!(Path::new(&stat).exists(), "{pid:?}");
+    // SIGKILL, which nothing can be done about.
+    run.0.kill().unwrap();
+    run.0.wait().unwrap();
+    let ended = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+    let began = std::time::Instant::now();
+    while !ended() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "it lives on");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -32,6 +32,16 @@ async fn start(flags: &[&str], open: bool) -> (RunningNode, tempfile::TempDir) {
     (Node::start(settings(data.path(), flags), options).await.unwrap(), data)
 }
 
+/// Waits until something holds; ten seconds are never needed on a machine that works.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waits = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), waits).await.is_ok(), "never: {what}");
+}
+
 /// Sends the bytes and reads until the peer closes.
 async fn exchange(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -145,10 +155,7 @@ async fn a_start_that_can_not_be_says_which_setting_is_in_the_way() {
 async fn a_node_that_drains_says_so_finishes_what_is_open_and_listens_no_more() {
     let (node, _data) = start(&["--drain-timeout", "5s"], true).await;
     let (address, control) = (node.data_addr, node.control_addr);
-    let ready = async || get(control, "/readyz", "").await;
-    while !ready().await.starts_with("HTTP/1.1 200") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("it is ready", async || get(control, "/readyz", "").await.starts_with("HTTP/1.1 200")).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let path = format!("/to/http://{}/", silent.local_addr().unwrap());
     let open = tokio::spawn(async move { get(address, &path, "").await });
@@ -156,9 +163,7 @@ async fn a_node_that_drains_says_so_finishes_what_is_open_and_listens_no_more() 
     // An answer before its request would be none.
     assert!(upstream.read(&mut [0; 4_096]).await.unwrap() > 0);
     let ended = tokio::spawn(node.shutdown());
-    while TcpStream::connect(address).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("it listens no more", async || TcpStream::connect(address).await.is_err()).await;
     assert!(!ended.is_finished(), "a request is open");
     upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").await.unwrap();
     let answer = open.await.unwrap();
@@ -168,18 +173,22 @@ async fn a_node_that_drains_says_so_finishes_what_is_open_and_listens_no_more() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_grace_lasts_a_draining_node_accepts_and_says_that_it_is_not_ready() {
-    let (node, _data) = start(&["--drain-grace", "1s"], true).await;
+    let (node, _data) = start(&["--drain-grace", "1h"], true).await;
     let address = node.data_addr;
-    while !get(address, "/readyz", "").await.starts_with("HTTP/1.1 200") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let ended = tokio::spawn(node.shutdown());
-    while !get(address, "/readyz", "").await.starts_with("HTTP/1.1 503") {
-        assert!(!ended.is_finished(), "nobody was told");
-    }
+    eventually("it is ready", async || get(address, "/readyz", "").await.starts_with("HTTP/1.1 200")).await;
+    let draining = tokio::spawn(node.shutdown());
+    eventually("it says so", async || get(address, "/readyz", "").await.starts_with("HTTP/1.1 503")).await;
     let path = format!("/to/http://{}/", upstream().await);
     assert!(get(address, &path, "").await.starts_with("HTTP/1.1 200"), "it still serves");
-    assert!(ended.await.unwrap());
+    assert!(!draining.is_finished());
+    draining.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grace_that_is_over_ends_the_node() {
+    let (node, _data) = start(&["--drain-grace", "20ms"], true).await;
+    let address = node.data_addr;
+    assert!(node.shutdown().await);
     assert!(TcpStream::connect(address).await.is_err());
 }
 

@@ -56,6 +56,7 @@ impl Guest for Misbehave {
             "/response-trailers" => inbound::response_trailers(exchange, &query),
             // What it asks of the world outside.
             "/fetch" => outbound::fetch(exchange, &query),
+            "/late-fetch" => outbound::late_fetch(exchange, &query),
             "/sockets" => outbound::sockets(exchange),
             "/calls" => outbound::calls(exchange, &query),
             "/never-read" => outbound::never_read(exchange, &query),

@@ -1,7 +1,7 @@
 //! What a guest may ask of the world outside. Every path says in its answer what the host made of it.
 
 use crate::query::Query;
-use crate::wasi::{Exchange, read_all, request, send, split_url, wait, write_all};
+use crate::wasi::{Exchange, read_all, request, send, split_url, start, wait, write_all};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use wasip2::http::outgoing_handler;
@@ -37,6 +37,23 @@ pub fn fetch(exchange: Exchange, query: &Query) {
     let body = query.get("body").unwrap_or_default().as_bytes();
     let result = request(url(query), query.get("method").unwrap_or("GET"), &headers).and_then(|r| send(r, body, None));
     report(exchange, result);
+}
+
+/// Answers with a head and a line, and only then makes a call, whose body is the rest.
+pub fn late_fetch(exchange: Exchange, query: &Query) {
+    let body = start(exchange.response_out, 200, &[]);
+    {
+        let Ok(stream) = body.write() else { return };
+        if write_all(&stream, b"begun\n").is_err() {
+            return;
+        }
+        let rest = request(url(query), "GET", &[])
+            .and_then(|request| send(request, b"", None))
+            .and_then(|response| read_all(response.consume().map_err(|()| "the body was taken".to_owned())?));
+        let rest = rest.unwrap_or_else(|error| format!("call failed: {error}\n").into_bytes());
+        let _ = write_all(&stream, &rest);
+    }
+    let _ = OutgoingBody::finish(body, None);
 }
 
 /// `n` calls at once, then one line for each kind of outcome with its count.

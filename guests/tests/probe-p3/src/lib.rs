@@ -20,6 +20,7 @@ impl Guest for Probe {
             "/" => text(200, "probe-p3\n"),
             "/echo" => echo(request),
             "/fetch" => fetch(&percent_decode(value(query, "url").unwrap_or("http://127.0.0.1:1/"))).await,
+            "/late-fetch" => late_fetch(percent_decode(value(query, "url").unwrap_or("http://127.0.0.1:1/"))),
             "/send" => send::send(query).await,
             "/say" => say().await,
             "/sleep" => {
@@ -96,6 +97,28 @@ async fn fetch(url: &str) -> Result<Response, ErrorCode> {
     let (body, trailers) = Response::consume_body(upstream, done_reader);
     drop(done);
     let (response, _sent) = Response::new(Fields::from_list(&headers).map_err(internal)?, Some(body), trailers);
+    Ok(response)
+}
+
+/// Answers with a head and a line, and only then GETs `url`, whose body is the rest.
+fn late_fetch(url: String) -> Result<Response, ErrorCode> {
+    let (mut body, reader) = wit_stream::new();
+    let (trailers, trailers_reader) = wit_future::new(|| Ok(None));
+    let (response, _sent) = Response::new(Fields::new(), Some(reader), trailers_reader);
+    drop(trailers);
+    wasip3::spawn_local(async move {
+        let _unsent = body.write_all(b"begun\n".to_vec()).await;
+        let rest = match get(&url).await {
+            Ok(upstream) => {
+                let (done, done_reader) = wit_future::new(|| Ok(()));
+                let (theirs, _trailers) = Response::consume_body(upstream, done_reader);
+                drop(done);
+                theirs.collect().await
+            }
+            Err(error) => format!("call failed: {error:?}\n").into_bytes(),
+        };
+        let _unsent = body.write_all(rest).await;
+    });
     Ok(response)
 }
 

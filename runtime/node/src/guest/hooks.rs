@@ -64,20 +64,22 @@ impl Hooks {
             Err(refusal) => return refuse(Some(&running), refusal, request, self.deployed.read_on),
         };
         let token = running.token();
+        let what = matches!(turn, Turn::Later(_)).then(|| format!("{} {}", request.method(), request.uri()));
+        let trail = running.trail.clone();
         request.extensions_mut().insert(running.hops);
         let call = OutboundCall {
             request: request.map(|body| body.map_err(from_guest).boxed_unsync()),
             sender: Arc::clone(&self.deployed.sender),
             timeouts: timeouts(options),
-            trail: running.trail.clone(),
+            trail: trail.clone(),
             trace: running.trace,
             wait_clock: Some(running.wait_clock()),
         };
+        // Not inside the future: the door numbers calls in the order in which the guest makes them.
+        let answer = self.deployed.egress.send(call);
         match turn {
-            // Not inside the future: the door numbers calls in the order in which the guest makes them.
-            Turn::Now(open) => Box::pin(answered(token, open, self.deployed.egress.send(call))),
+            Turn::Now(open) => Box::pin(answered(token, open, answer)),
             Turn::Later(turn) => {
-                let egress = Arc::clone(&self.deployed.egress);
                 let bound = running.limits.concurrent_calls;
                 Box::pin(async move {
                     let began = Instant::now();
@@ -87,15 +89,14 @@ impl Hooks {
                         turn = turn => turn,
                     };
                     let Ok(open) = turn else { return Err(ErrorCode::ConnectionTerminated) };
-                    call.trail.note(Note::Guest(format!(
-                        "{} {} waited {:?} for calls before it: {} at once (setting {})",
-                        call.request.method(),
-                        call.request.uri(),
+                    trail.note(Note::Guest(format!(
+                        "{} waited {:?} for calls before it: {} at once (setting {})",
+                        what.unwrap_or_default(),
                         began.elapsed(),
                         bound.value,
                         bound.setting
                     )));
-                    answered(token, open, egress.send(call)).await
+                    answered(token, open, answer).await
                 })
             }
         }

@@ -18,24 +18,15 @@ pub struct Recorded {
     record: Option<Record>,
     /// Bytes that the head promised and that are still to come: hyper asks for none beyond them.
     left: Option<u64>,
-    first: First,
-}
-
-/// What became of the first that was asked of a body.
-enum First {
-    /// Nothing was yet.
-    Awaited,
-    /// It was this error. hyper drops a head it has not sent when the body fails at once, and its client gets an empty
-    /// reply for a status that was there; where the body is late it sends the head.
-    Late(BodyError),
-    /// It is over.
-    Over,
+    /// An error that was met and is told when asked again. hyper drops what it has not written when a body fails, and its
+    /// client gets an empty reply for a status, and a beginning, that were there; where the body is late it writes them.
+    failed: Option<BodyError>,
 }
 
 impl Recorded {
     /// A body of which nothing is kept.
     pub(super) fn plain(answer: Response<Body>) -> Response<Self> {
-        answer.map(|inner| Self { inner, record: None, left: None, first: First::Over })
+        answer.map(|inner| Self { inner, record: None, left: None, failed: None })
     }
 
     /// The body of the answer to a request with this method.
@@ -50,7 +41,7 @@ impl Recorded {
         if bodiless || left == Some(0) || inner.is_end_stream() {
             record.whole();
         }
-        Response::from_parts(parts, Self { inner, record: Some(record), left, first: First::Awaited })
+        Response::from_parts(parts, Self { inner, record: Some(record), left, failed: None })
     }
 }
 
@@ -60,8 +51,7 @@ impl http_body::Body for Recorded {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let first = std::mem::replace(&mut this.first, First::Over);
-        if let First::Late(error) = first {
+        if let Some(error) = this.failed.take() {
             return Poll::Ready(Some(Err(error)));
         }
         let polled = Pin::new(&mut this.inner).poll_frame(cx);
@@ -81,8 +71,8 @@ impl http_body::Body for Recorded {
             }
         }
         match polled {
-            Poll::Ready(Some(Err(error))) if matches!(first, First::Awaited) => {
-                this.first = First::Late(error);
+            Poll::Ready(Some(Err(error))) => {
+                this.failed = Some(error);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -110,17 +100,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_body_that_fails_at_once_does_not_take_its_head_with_it() {
+    async fn a_body_that_fails_takes_neither_its_head_nor_its_beginning_with_it() {
+        for beginning in [None, Some("begun")] {
+            let said = said_of(beginning).await;
+            assert!(said.starts_with("HTTP/1.1 500") && !said.ends_with("0\r\n\r\n"), "{said}");
+            assert!(said.contains(beginning.unwrap_or_default()), "{said}");
+        }
+    }
+
+    /// What a client gets of an answer that fails after this.
+    async fn said_of(beginning: Option<&'static str>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let answer = hyper::service::service_fn(async |_| {
-                let failing = http_body_util::StreamBody::new(futures::stream::iter([Err::<Frame<Bytes>, _>(
-                    BodyError::Transport("never finished".into()),
-                )]));
+                let begun = beginning.map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes()))));
+                let failure = Err(BodyError::Transport("never finished".into()));
+                let failing = http_body_util::StreamBody::new(futures::stream::iter(begun.into_iter().chain([failure])));
                 let inner = failing.boxed_unsync();
-                let body = Recorded { inner, record: None, left: None, first: First::Awaited };
+                let body = Recorded { inner, record: None, left: None, failed: None };
                 Ok::<_, std::convert::Infallible>(Response::builder().status(500).body(body).unwrap())
             });
             hyper::server::conn::http1::Builder::new()
@@ -131,7 +130,7 @@ mod tests {
         stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut said = String::new();
         stream.read_to_string(&mut said).await.unwrap();
-        assert!(said.starts_with("HTTP/1.1 500") && !said.ends_with("0\r\n\r\n"), "{said}");
         assert!(serving.await.unwrap().is_err());
+        said
     }
 }

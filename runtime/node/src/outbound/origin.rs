@@ -92,6 +92,29 @@ impl Origin {
         Ok(Self { scheme, host: Self::normal_host(raw)?, port })
     }
 
+    /// Reads an authority whose host may be written in any script: it becomes its ASCII form, the one that is looked up
+    /// (IDNA, UTS #46, as in URLs).
+    pub(crate) fn authority_of(text: &str) -> Result<uri::Authority, String> {
+        let none = || format!("`{text}` is no host");
+        if text.is_ascii() {
+            return text.parse().map_err(|_| none());
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, Some(port)),
+            _ => (text, None),
+        };
+        // What means something in an authority, or would be decoded once more, is no part of a name.
+        if host.contains(['%', '@', '[', ':']) {
+            return Err(none());
+        }
+        let host = url::Host::parse(host).map_err(|error| format!("`{text}` is no host: {error}"))?;
+        let ascii = match port {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_string(),
+        };
+        ascii.parse().map_err(|_| none())
+    }
+
     /// Lower case, no brackets, no trailing dot.
     pub(crate) fn normal_host(raw: &str) -> Result<Arc<str>, String> {
         if let Some(inner) = raw.strip_prefix('[') {
@@ -209,6 +232,37 @@ mod tests {
             ("http://a.0xg/", "http://a.0xg"),
         ] {
             assert_eq!(origin(text).as_deref(), Ok(normal), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_in_any_script_is_one_origin_with_its_ascii_form() {
+        for (text, normal) in [
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.Example:8443", "xn--bcher-kva.example:8443"),
+            ("bu\u{308}cher.example.", "xn--bcher-kva.example"),
+            ("XN--BCHER-KVA.example", "xn--bcher-kva.example"),
+            ("straße.example", "xn--strae-oqa.example"),
+            ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+            ("ｅｘａｍｐｌｅ.com", "example.com"),
+            ("１２７.0.0.1", "127.0.0.1"),
+            ("plain_name.example:80", "plain_name.example:80"),
+        ] {
+            let origin = Origin::authority_of(text).and_then(|authority| Origin::new(Scheme::Https, &authority));
+            assert_eq!(origin.map(|origin| origin.authority().to_string()).as_deref(), Ok(normal), "{text}");
+        }
+        for text in [
+            "bü cher.example",
+            "ü@evil.example",
+            "ü％2f",
+            "ü＠evil.example",
+            "evil.example／ü",
+            "ü:x",
+            "ü:1:2",
+            "[ü]",
+            "ü%2e",
+        ] {
+            assert!(Origin::authority_of(text).is_err(), "{text}: {:?}", Origin::authority_of(text));
         }
     }
 

@@ -117,8 +117,7 @@ fn url(scheme: Scheme, rest: &str) -> Result<Routed, ToError> {
         (authority, Cow::Borrowed(tail))
     };
     let authority = percent_decode_str(authority).decode_utf8().map_err(|error| invalid(error.to_string()))?;
-    let authority: http::uri::Authority =
-        authority.parse().map_err(|_| invalid(format!("`{authority}` is no host")))?;
+    let authority = Origin::authority_of(&authority).map_err(invalid)?;
     routed(Origin::new(scheme, &authority).map_err(invalid)?, &tail)
 }
 
@@ -161,6 +160,9 @@ mod tests {
             ("/to/https%3a%2f%2fapi.openai.com%3A8443%2fv1?y=2", "https://api.openai.com:8443/v1?y=2"),
             ("/to/https%3A//api.openai.com/a%2Fb", "https://api.openai.com/a%2Fb"),
             ("/to/https://host/a//b/../c%20d?e=%2F&f", "https://host/a//b/../c%20d?e=%2F&f"),
+            ("/to/https://bücher.example:8443/ü?ö", "https://xn--bcher-kva.example:8443/ü?ö"),
+            ("/to/https://b%C3%BCcher.example/", "https://xn--bcher-kva.example/"),
+            ("/to/https%3A%2F%2FB%C3%9Ccher.example%2Fv1", "https://xn--bcher-kva.example/v1"),
             ("/to/openai/v1/chat/completions?x=%20", "https://api.openai.com/v1/chat/completions?x=%20"),
             ("/to/openai", "https://api.openai.com/"),
             ("/to/openai?x=1", "https://api.openai.com/?x=1"),

@@ -119,7 +119,7 @@ pub struct IngressSettings {
     /// Time between two requests of an HTTP/1.1 connection. Longer than clients keep theirs, or they meet its end
     #[arg(long, env = "TIDEGATE_IDLE_TIMEOUT", value_name = "DURATION", default_value = "75s")]
     pub idle_timeout: Span,
-    /// Largest head of a request
+    /// Largest head of a request. Over HTTP/2 a larger one is answered with a bare 431
     #[arg(long, env = "TIDEGATE_MAX_HEADER_BYTES", value_name = "SIZE", default_value = "64KiB")]
     pub max_header_bytes: Size,
     /// Streams that one HTTP/2 connection may have open
@@ -285,7 +285,7 @@ pub struct OutboundSettings {
     /// Headers in the head of an answer
     #[arg(long, env = "TIDEGATE_MAX_ANSWER_HEADERS", value_name = "COUNT", default_value_t = 100)]
     pub max_answer_headers: usize,
-    /// Largest head of an answer; 8KiB at least
+    /// Largest head of an answer; 8KiB at least. Over HTTP/2 a larger one is reset as a protocol error, and no error names this bound
     #[arg(long, env = "TIDEGATE_MAX_ANSWER_HEAD", value_name = "SIZE", default_value = "400KiB")]
     pub max_answer_head: Size,
     /// Attempts of a call at most, waiting for a limit not counted

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -16,7 +16,7 @@ use tidegate::{
     outbound::{HOP, Hops, TransportError},
 };
 
-use crate::support::{Host, Seen, collect, eventually, request};
+use crate::support::{Host, Seen, collect, eventually, invocation, request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_reaches_the_door_with_its_url_and_comes_back_with_its_answer() {
@@ -82,12 +82,14 @@ async fn a_transport_failure_is_an_error_code_of_its_kind() {
 async fn calls_at_once_beyond_the_bound_wait_in_line_and_all_are_answered() {
     let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counted, highest) = (Arc::clone(&open), Arc::clone(&most));
+    // None is answered before five are open; were they fewer at once, none ever would be.
+    let five = Arc::new(tokio::sync::Barrier::new(5));
     let host = Host::with_upstream(&[], move |_| {
-        let open = Open::new(&counted);
-        highest.fetch_max(counted.load(Ordering::SeqCst), Ordering::SeqCst);
+        let (counted, highest, five) = (Arc::clone(&counted), Arc::clone(&highest), Arc::clone(&five));
         Box::pin(async move {
-            let _open = open;
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            let _open = Open::new(&counted);
+            highest.fetch_max(counted.load(Ordering::SeqCst), Ordering::SeqCst);
+            five.wait().await;
             Ok(Response::new(body::full("ok")))
         })
     });
@@ -100,6 +102,25 @@ async fn calls_at_once_beyond_the_bound_wait_in_line_and_all_are_answered() {
         let text = host.text(&deployment, &format!("{path}&url=http%3A%2F%2Fup.test%2F")).await;
         assert_eq!((text.as_str(), most.load(Ordering::SeqCst)), (says, 5), "{guest}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_in_line_are_numbered_as_the_guest_makes_them() {
+    let numbers = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let handed = Arc::clone(&numbers);
+    let host = Host::with_upstream(&[], move |call| {
+        handed.lock().unwrap().push(call.trail.next_call());
+        Box::pin(std::future::pending())
+    });
+    let limits = FunctionLimits { concurrent_calls: Some(2), ..Default::default() };
+    let guest = host.deploy_with("misbehave", FunctionConfig { limits, ..Default::default() }).await;
+    let asked = host.get(&guest, "/calls?n=7&url=http%3A%2F%2Fup.test%2F");
+    let watch = eventually("the door knows of all", || numbers.lock().unwrap().len() == 7);
+    tokio::select! {
+        _ = asked => panic!("it is never answered"),
+        () = watch => {}
+    }
+    assert!(numbers.lock().unwrap().is_sorted());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,9 +175,9 @@ fn endless() -> (Host, Arc<AtomicUsize>) {
     let open = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&open);
     let host = Host::with_upstream(&[], move |_| {
-        let open = Open::new(&count);
+        let count = Arc::clone(&count);
         Box::pin(async move {
-            let _open = open;
+            let _open = Open::new(&count);
             std::future::pending().await
         })
     });
@@ -168,24 +189,24 @@ async fn a_client_that_leaves_frees_its_calls_at_once_and_only_its_own() {
     let (host, open) = endless();
     for guest in ["misbehave", "probe-p3"] {
         let deployment = host.deploy_reused(guest).await;
-        let path = "/fetch?url=http%3A%2F%2Fup.test%2F";
-        let host_ = &host;
-        let leave = |after: u64| {
-            let left = host_.get(&deployment, path);
-            async move { assert!(tokio::time::timeout(Duration::from_millis(after), left).await.is_err()) }
+        let client = || {
+            let (host, deployment) = (Arc::clone(&host.host), Arc::clone(&deployment));
+            let invocation = invocation(&deployment);
+            let request = request("/fetch?url=http%3A%2F%2Fup.test%2F");
+            tokio::spawn(async move { host.invoke(&deployment, request, invocation).await.map(drop) })
         };
-        let both = futures::future::join(leave(300), leave(900));
-        let watch = async {
-            eventually("both call", || open.load(Ordering::SeqCst) == 2).await;
-            eventually("one leaves", || open.load(Ordering::SeqCst) == 1).await;
-            // That nothing happens has no condition to wait for.
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            assert_eq!(open.load(Ordering::SeqCst), 1, "{guest}: the other stays");
-        };
-        futures::future::join(both, watch).await;
-        let began = Instant::now();
-        eventually("the other leaves", || open.load(Ordering::SeqCst) == 0).await;
-        assert!(began.elapsed() < Duration::from_millis(100), "{guest}");
+        let calls = async |what, count| eventually(what, || open.load(Ordering::SeqCst) == count).await;
+        let (first, second) = (client(), client());
+        calls("both call", 2).await;
+        first.abort();
+        calls("one leaves", 1).await;
+        // Were the call of the second gone too, there would never be two again.
+        let third = client();
+        calls("another calls", 2).await;
+        third.abort();
+        calls("it leaves", 1).await;
+        second.abort();
+        calls("the last leaves", 0).await;
     }
 }
 
@@ -194,7 +215,8 @@ async fn time_at_the_gate_is_no_wall_time() {
     let host = Host::with_upstream(&[], |call| {
         Box::pin(async move {
             let waits = call.wait_clock.as_ref().map(|clock| clock.wait());
-            // Twice the wall time that the guest has.
+            // Twice the wall time that the guest has. Real time: what ends guests is a thread's own clock, and what is to
+            // be seen is that it does nothing.
             tokio::time::sleep(Duration::from_millis(800)).await;
             drop(waits);
             Ok(Response::new(body::full("late, and not the guest's fault")))

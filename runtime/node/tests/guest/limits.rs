@@ -146,7 +146,8 @@ async fn the_progress_of_others_on_its_instance_gives_no_time_back_to_one_that_c
     let shared = host.deploy_with("misbehave-p3", config).await;
     let others = async {
         loop {
-            // Those that meet its end are lost with it.
+            // Those that meet its end are lost with it. They come one a millisecond and not without a pause, or the node
+            // had no time for the one that is looked at.
             let _ = host.get(&shared, "/").await;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

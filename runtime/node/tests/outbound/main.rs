@@ -10,8 +10,12 @@
 
 mod bodies;
 mod connections;
+mod deadlines;
 mod guards;
 mod limits;
 mod messages;
+mod refusals;
+mod shown;
 mod support;
 mod tls;
+mod unknown;

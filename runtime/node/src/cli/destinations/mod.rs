@@ -97,11 +97,9 @@ pub(super) async fn run(args: DestinationsArgs, out: Out) -> Result<Exit, Failur
 }
 
 async fn list(api: &Api) -> Result<Exit, Failure> {
-    let answer = api.get("/v1/destinations", "listing destinations").await?;
-    let configured = answer.get("destinations").and_then(Value::as_array).cloned().unwrap_or_default();
-    let live = answer.get("live").and_then(Value::as_array).cloned().unwrap_or_default();
+    let (configured, live) = all(api).await?;
     if api.out.is_json() {
-        api.out.value(&answer)?;
+        api.out.value(&json!({"destinations": configured, "live": live}))?;
         return Ok(Exit::Ok);
     }
     if configured.is_empty() && live.is_empty() {
@@ -117,6 +115,29 @@ async fn list(api: &Api) -> Result<Exit, Failure> {
         live::table(api.out, &live)?;
     }
     Ok(Exit::Ok)
+}
+
+/// Live destinations that are asked for at once: as many as the node shows.
+const PAGE: usize = 1_000;
+
+/// What is configured and all that lives, page by page.
+async fn all(api: &Api) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+    let (mut live, mut after) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/destinations?limit={PAGE}{after}");
+        let mut page = api.get(&path, "listing destinations").await?;
+        let mut list = |key: &str| match page.get_mut(key).map(Value::take) {
+            Some(Value::Array(list)) => list,
+            _ => Vec::new(),
+        };
+        // The same on every page.
+        let configured = list("destinations");
+        live.append(&mut list("live"));
+        match page.get("next").and_then(Value::as_str) {
+            Some(next) => after = format!("&after={}", segment(next)),
+            None => return Ok((configured, live)),
+        }
+    }
 }
 
 fn configured_row(destination: &Value) -> Vec<Cell> {

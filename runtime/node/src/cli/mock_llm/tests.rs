@@ -1,5 +1,7 @@
 //! The fake upstream over real sockets.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -12,6 +14,16 @@ use crate::{
 
 async fn mock(args: &[&str]) -> MockLlm {
     start(MockOptions::from_args(args.iter().copied()).unwrap()).await.unwrap()
+}
+
+/// Waits until something holds; ten seconds are never needed on a machine that works.
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waits = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), waits).await.is_ok(), "never: {what}");
 }
 
 struct Answer {
@@ -128,6 +140,7 @@ async fn beyond_its_limit_an_honest_upstream_says_when_to_come_back() {
     assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     let millis: u64 = refused.header("retry-after-ms").unwrap().parse().unwrap();
+    // Half of the period, less what the requests before it took: two seconds are many for three.
     assert!((28..=30).contains(&seconds) && millis.div_ceil(1_000) == seconds, "{seconds} s, {millis} ms");
 
     let refused = post(&mock, "/v1/messages", &question("x")).await;
@@ -201,18 +214,14 @@ async fn a_concurrency_limit_holds_a_slot_until_the_answers_end() {
     let mock = mock(&["--limit", "1", "--limiter", "concurrency", "--latency", "1h"]).await;
     let question = question("x");
     let mut first = Box::pin(post(&mock, CHAT, &question));
-    while mock.stats().accepted == 0 {
-        tokio::select! {
-            _ = &mut first => panic!("it answers within the hour"),
-            () = tokio::time::sleep(std::time::Duration::from_millis(1)) => {}
-        }
+    tokio::select! {
+        _ = &mut first => panic!("it answers within the hour"),
+        () = eventually("the first is taken", || mock.stats().accepted == 1) => {}
     }
     let second = post(&mock, CHAT, &question).await;
     assert_eq!(second.status, StatusCode::TOO_MANY_REQUESTS);
     drop(first);
-    while mock.stats().in_flight > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    eventually("its slot is free", || mock.stats().in_flight == 0).await;
     assert_eq!(mock.stats().cancelled, 1);
 }
 
@@ -226,7 +235,7 @@ async fn out_of_credit_is_final() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_in_mid_stream_is_noticed() {
-    let mock = mock(&["--chunk-delay", "20ms"]).await;
+    let mock = mock(&["--chunk-delay", "1h"]).await;
     let mut request = question("a question of some words, so that the answer has some chunks");
     request["stream"] = json!(true);
     let request = Request::builder()
@@ -235,9 +244,7 @@ async fn a_client_that_hangs_up_in_mid_stream_is_noticed() {
         .body(body::full(request.to_string()))
         .unwrap();
     drop(client::send(request).await.unwrap());
-    while mock.stats().cancelled == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    eventually("it is noticed", || mock.stats().cancelled == 1).await;
     assert_eq!(mock.stats().in_flight, 0);
 }
 

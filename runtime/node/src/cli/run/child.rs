@@ -31,13 +31,14 @@ pub(super) async fn run(command: &[OsString], variables: &[(String, String)]) ->
     let mut user2 = signal(SignalKind::user_defined2())?;
     let mut window = signal(SignalKind::window_change())?;
 
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::inherit())
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = child.map_err(|error| {
+        .kill_on_drop(true);
+    end_with_us(&mut command);
+    let mut child = command.spawn().map_err(|error| {
         // The codes that shells give for the same.
         let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
         Failure::new(Exit::Child(code), format!("can't run `{}`: {error}", program.to_string_lossy()))
@@ -62,6 +63,24 @@ pub(super) async fn run(command: &[OsString], variables: &[(String, String)]) ->
         }
     }
 }
+
+/// The child gets SIGTERM when this process is gone without having passed anything on (SIGKILL, out of memory): its base
+/// URLs lead nowhere then. Only Linux knows how.
+#[cfg(target_os = "linux")]
+fn end_with_us(command: &mut Command) {
+    let us = rustix::process::getpid();
+    let ask = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        // Gone already, before it could be asked for.
+        if rustix::process::getppid() == Some(us) { Ok(()) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: between fork and exec only system calls that are safe in signal handlers may be made: these are two, and
+    // neither they nor their errors allocate.
+    unsafe { command.pre_exec(ask) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_with_us(_: &mut Command) {}
 
 /// Whether this process is in front at its terminal. A terminal sends Ctrl-C and Ctrl-\ to every process in front, the
 /// child included, wherever stdin comes from; a second copy from us would end programs that take the first as a wish

@@ -6,6 +6,7 @@
 
 mod apply;
 mod config;
+mod file;
 mod route;
 mod state;
 mod store;

@@ -119,6 +119,14 @@ mod tests {
     }
 
     #[test]
+    fn a_destination_in_any_script_stands_for_its_ascii_form() {
+        for name in ["https://bücher.example", "https://xn--bcher-kva.example", "https://BÜCHER.example:443"] {
+            let exact = check(&format!(r#"{{"match": "{name}"}}"#)).unwrap().pattern.exact().unwrap();
+            assert_eq!(exact.to_string(), "https://xn--bcher-kva.example", "{name}");
+        }
+    }
+
+    #[test]
     fn the_shape_of_the_design_is_taken() {
         let compiled = check(
             r#"{"match": "https://api.openai.com", "profile": "generic",

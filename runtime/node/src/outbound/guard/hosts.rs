@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::{StatusCode, uri};
+use http::StatusCode;
 
 use crate::{
     outbound::origin::{Origin, Scheme},
@@ -133,7 +133,7 @@ impl std::str::FromStr for HostPattern {
         if rest.contains('*') {
             return Err(wrong("`*` may stand only for whole labels at the front"));
         }
-        let authority: uri::Authority = rest.parse().map_err(|_| wrong("not a host"))?;
+        let authority = Origin::authority_of(rest).map_err(|why| wrong(&why))?;
         let origin = Origin::new(scheme.unwrap_or(Scheme::Https), &authority).map_err(|why| wrong(&why))?;
         let stated = authority.as_str().len() > authority.host().len() + 1;
         let host = match below {
@@ -241,6 +241,8 @@ mod tests {
             ("127.0.0.1:*", &["https://127.0.0.1", "http://127.0.0.1:99"], &["http://127.0.0.2:99"]),
             ("http://*:*", &["http://a:99"], &["https://a:99"]),
             ("*:8080", &["https://a:8080", "http://b:8080"], &["http://b"]),
+            ("bücher.example", &["https://xn--bcher-kva.example"], &["https://bcher.example"]),
+            ("*.Bücher.example:*", &["https://a.xn--bcher-kva.example:99"], &["https://xn--bcher-kva.example"]),
             ("[::1]:80", &["http://[::1]"], &["http://127.0.0.1"]),
         ] {
             let pattern: HostPattern = pattern.parse().unwrap();

@@ -1,0 +1,9 @@
+//! What one destination does, sentence by sentence.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+mod doubts;
+mod gate;
+mod pauses;
+mod queue;
+mod retries;
+mod state;

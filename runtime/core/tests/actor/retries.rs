@@ -1,0 +1,82 @@
+//! What is tried again, when, and at whose cost.
+
+use tidegate_core::{
+    Attempt, Effect, Outcome, Settings, Signal, Submitted, Verdict, Waiting,
+    repeat::{Failure, Reason},
+};
+
+use crate::gate::{Gate, KEY, MS, SEC, fine, refused};
+
+#[test]
+fn a_call_put_back_is_counted_as_one_request_by_the_budget() {
+    let mut gate = Gate::new(Settings::default());
+    let permit = gate.sent();
+    let Verdict::PutBack(ticket) = gate.report(permit, refused(Some(SEC))) else { panic!() };
+    gate.again(SEC * 60, ticket);
+    assert!(matches!(gate.next()[..], [Effect::Admit { .. }]));
+    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().lately, (1, 0));
+}
+
+#[test]
+fn a_retry_waits_with_jitter_and_spends_the_budget() {
+    let mut gate = Gate::new(Settings {
+        retry_budget: tidegate_core::budget::Budget { share: 0.0, per_second: 1 },
+        ..Settings::default()
+    });
+    let failed = Outcome::Answer { status: 500, signal: Signal::default() };
+    let (mut retries, mut returned) = (0, 0);
+    for _ in 0..30 {
+        let permit = gate.sent();
+        match gate.report(permit, failed) {
+            Verdict::Retry(ticket) => {
+                retries += 1;
+                assert!(ticket.not_before().since(gate.now) <= MS * 50);
+            }
+            Verdict::Return(Reason::BudgetSpent) => returned += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((retries, returned), (10, 20));
+}
+
+#[test]
+fn a_retry_leaves_after_its_delay_and_lets_others_pass() {
+    let mut gate = Gate::new(Settings::default());
+    let permit = gate.sent();
+    let failed = Outcome::Answer { status: 500, signal: Signal::default() };
+    let Verdict::Retry(ticket) = gate.report(permit, failed) else { panic!() };
+    let Submitted::Queued { call, why, .. } = gate.again(SEC * 60, ticket) else { panic!() };
+    assert!(matches!(why, Waiting::Backoff { .. }), "{why}");
+    gate.admitted();
+    let [Effect::Admit { call: later, .. }] = gate.next()[..] else { panic!() };
+    assert_eq!((later, gate.now), (call, ticket.not_before()));
+}
+
+#[test]
+fn a_destination_that_never_answered_fails_after_its_attempts_and_one_that_lived_is_waited_for() {
+    for lived in [false, true] {
+        let mut gate = Gate::new(Settings::default());
+        if lived {
+            let permit = gate.sent();
+            gate.report(permit, fine());
+        }
+        let mut permit = gate.admitted();
+        let last = (0..).find_map(|spent| {
+            // Nothing left the node: not even a POST is in danger.
+            let attempt = Attempt { policy: &gate.policy, repeatable: false, replayable: true, spent };
+            let outcome = Outcome::Failed(Failure::Connect);
+            let verdict = gate.shard.report(gate.now, permit, &outcome, &attempt, &mut gate.fx);
+            gate.shard.release(gate.now, permit, &mut gate.fx);
+            let Verdict::Retry(ticket) = verdict else { return Some(verdict) };
+            gate.again(SEC * 60, ticket);
+            let [Effect::Admit { permit: next, .. }] = gate.next()[..] else { panic!() };
+            permit = next;
+            None
+        });
+        match (lived, last) {
+            (false, Some(Verdict::Return(Reason::AttemptsSpent { retries: 3 }))) => {}
+            (true, Some(Verdict::PutBack(_))) => assert!(gate.shard.snapshot(gate.now, KEY).unwrap().paused.is_some()),
+            (lived, other) => panic!("lived: {lived}, {other:?}"),
+        }
+    }
+}
