@@ -38,8 +38,7 @@ pub(super) fn trap(state: &GuestState, running: &Arc<Running>, error: wasmtime::
 
 /// The guest returned and said nothing.
 pub(super) fn no_answer(state: &GuestState, running: &Arc<Running>) -> InvokeError {
-    let reason =
-        if state.memory.exhausted { InvokeError::Memory(running.limits.memory) } else { InvokeError::NoAnswer };
+    let reason = state.memory.exhaustion().unwrap_or(InvokeError::NoAnswer);
     state.logs.host(Some(running), reason.to_string());
     running.trail.note(Note::Guest(reason.to_string()));
     reason
@@ -67,11 +66,8 @@ fn known(state: &GuestState, error: &wasmtime::Error) -> Option<InvokeError> {
     }
     if let Some(I32Exit(code)) = error.downcast_ref() {
         // A guest out of memory often exits in its own way; the cause matters more than the way.
-        return Some(if state.memory.exhausted && *code != 0 {
-            InvokeError::Memory(state.memory.bound())
-        } else {
-            InvokeError::Exit(*code)
-        });
+        let cause = state.memory.exhaustion().filter(|_| *code != 0);
+        return Some(cause.unwrap_or(InvokeError::Exit(*code)));
     }
     // Only the host's own table says so by type, the others in words.
     let cause = error.root_cause().to_string();
@@ -88,7 +84,7 @@ fn known(state: &GuestState, error: &wasmtime::Error) -> Option<InvokeError> {
         let bound = Bound { value: HOSTCALL_BYTES as u64, setting: "fixed in this release" };
         return Some(InvokeError::Host { kind: "guest-copy", what: "bytes copied in one call", bound });
     }
-    state.memory.exhausted.then(|| InvokeError::Memory(state.memory.bound()))
+    state.memory.exhaustion()
 }
 
 /// What a person reads in the function's log: the reason, then its causes and the guest's own stack. Not the host's, which

@@ -21,7 +21,9 @@ use crate::{
     cluster::registry::World,
     guest::{
         engine::{self, Flavor, MEMORIES, TABLE_ELEMENTS, TABLES},
-        linker, sockets,
+        linker,
+        pool::PAGE,
+        sockets,
     },
 };
 
@@ -62,7 +64,6 @@ pub(super) enum Report {
 }
 
 /// Bytes of a page of linear memory.
-const PAGE: u64 = 64 << 10;
 
 /// Lowest priority: requests come first.
 const NICE: i32 = 19;
