@@ -320,7 +320,7 @@ pub struct ObserveSettings {
     /// Memory for finished trails
     #[arg(long, env = "TIDEGATE_TRAIL_BYTES", value_name = "SIZE", default_value = "64MiB")]
     pub trail_bytes: Size,
-    /// Memory for guest logs
+    /// Memory for guest logs. Where it is full, the function that keeps most loses its oldest lines
     #[arg(long, env = "TIDEGATE_LOG_BYTES", value_name = "SIZE", default_value = "16MiB")]
     pub log_bytes: Size,
     /// Events a slow reader of logs may lag behind before it misses some
