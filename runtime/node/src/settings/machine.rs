@@ -62,7 +62,8 @@ mod tests {
     fn the_smallest_of_the_machine_and_the_groups_it_is_in_counts() {
         let v2 = (MEMBERSHIP, "0::/a/b\n");
         let v1 = (MEMBERSHIP, "9:cpu,cpuacct:/a\n4:memory:/docker/x\n0::/\n");
-        let cases: &[(&str, &[(&str, &str)], Option<u64>)] = &[
+        type Files<'a> = &'a [(&'a str, &'a str)];
+        let cases: &[(&str, Files<'_>, Option<u64>)] = &[
             ("nothing is known", &[], None),
             ("no group", &[MEMINFO_8G], Some(8 << 30)),
             ("no limit", &[MEMINFO_8G, v2, ("/sys/fs/cgroup/a/b/memory.max", "max\n")], Some(8 << 30)),

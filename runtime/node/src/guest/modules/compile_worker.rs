@@ -63,8 +63,6 @@ pub(super) enum Report {
     Failed(String),
 }
 
-/// Bytes of a page of linear memory.
-
 /// Lowest priority: requests come first.
 const NICE: i32 = 19;
 
