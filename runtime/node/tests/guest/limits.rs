@@ -224,7 +224,9 @@ async fn spinning_guests_do_not_hold_up_another_function() {
 
 #[test]
 fn a_function_may_ask_for_what_the_node_gives_at_most_and_not_for_more() {
-    let node = guest_settings(&["--guest-wall", "5s", "--max-guest-wall", "10s", "--max-guest-memory", "512MiB"]);
+    let flags = ["--guest-wall", "5s", "--max-guest-wall", "10s", "--max-guest-memory", "512MiB"];
+    let with_total = |total| guest_settings(&[&flags[..], &["--total-guest-memory", total]].concat());
+    let node = with_total("1GiB");
     let own = FunctionLimits {
         wall: Some(Span(std::time::Duration::from_secs(60))),
         cpu: Some(Span(std::time::Duration::from_secs(1))),
@@ -235,4 +237,6 @@ fn a_function_may_ask_for_what_the_node_gives_at_most_and_not_for_more() {
     assert_eq!((limits.wall.value, limits.wall.setting), (Duration::from_secs(10), "max_guest_wall"));
     assert_eq!((limits.cpu.value, limits.cpu.setting), (Duration::from_secs(1), "limits.cpu"));
     assert_eq!((limits.memory.value, limits.memory.setting), (400 << 20, "limits.memory"));
+    let limits = tidegate::guest::Limits::resolve(&own, &with_total("600MiB"));
+    assert_eq!((limits.memory.value, limits.memory.setting), (300 << 20, "total_guest_memory"), "half of all");
 }

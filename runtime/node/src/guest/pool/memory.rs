@@ -133,12 +133,13 @@ impl Account {
 
     fn take_memory(&self, more: u64) -> bool {
         let memory = &self.pool.memory;
-        // The function's own first: two of its instances that grow at once may be in each other's way, not in others'.
-        let held = self.share.memory.fetch_add(more, Ordering::Relaxed);
+        // Two of its instances that grow at the same moment may both find what it held before: then the function has a little
+        // more than is fair, and all together never more than the bound.
+        let held = self.held();
         let fair = |used| is_fair(memory.bound.value, used, held, more).then(|| used + more);
         let taken = memory.used.inner().fetch_update(Ordering::Relaxed, Ordering::Relaxed, fair).is_ok();
-        if !taken {
-            self.share.memory.fetch_sub(more, Ordering::Relaxed);
+        if taken {
+            self.share.memory.fetch_add(more, Ordering::Relaxed);
         }
         taken
     }
