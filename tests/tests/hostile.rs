@@ -14,7 +14,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::json;
 use tidegate_tests::{
-    Answer, Body, Client, Gate, Upstream, assert_names_its_bound, besieged, contained, eventually, text,
+    Answer, Body, Client, Gate, TOKEN, Upstream, assert_names_its_bound, besieged, contained, eventually, text,
 };
 
 /// Bounds that let no attack of these tests last.
@@ -249,6 +249,32 @@ async fn logs_are_cut_at_their_bound_and_say_so() {
     let logs = gate.control_get("/v1/functions/misbehave/logs?limit=10000").await;
     assert!(logs.body.len() < 1 << 20, "{}", logs.body.len());
     assert!(logs.text().contains("guest_log_bytes"), "the cut is told: {}", &logs.text()[..500.min(logs.body.len())]);
+}
+
+#[tokio::test]
+async fn guests_that_log_without_end_leave_the_lines_of_others_to_be_read_and_followed() {
+    let gate = besieged("misbehave", &format!("{TIGHT} --log-bytes 256KiB --feed-lines 16")).await;
+    gate.deploy_as("misbehave", "quiet", json!({"auth": "public"})).await;
+    attempt(&gate, "quiet/say").await.unwrap();
+    let request = Request::get(format!("http://{}/v1/functions/quiet/logs?follow=true", gate.control_address))
+        .header("authorization", format!("Bearer {TOKEN}"));
+    let mut followed = Client::default().open(request.body(Default::default()).unwrap()).await.into_body();
+    contained(&gate, "log", async {
+        for _ in 0..3 {
+            let floods = join_all((0..4).map(|_| attempt(&gate, "misbehave/log")));
+            let (_, said) = futures::future::join(floods, attempt(&gate, "quiet/say")).await;
+            assert_eq!(said.unwrap().status, 200);
+        }
+    })
+    .await;
+    let lines = gate.control_get("/v1/functions/quiet/logs").await.text();
+    assert_eq!(lines.matches("to standard").count(), 8, "{lines}");
+    let mut seen = String::new();
+    while seen.matches("to standard").count() < 8 {
+        let frame = tokio::time::timeout(PATIENCE, followed.frame()).await;
+        let frame = frame.unwrap_or_else(|_| panic!("nothing more after {seen}")).unwrap().unwrap();
+        seen.push_str(&String::from_utf8_lossy(&frame.into_data().unwrap_or_default()));
+    }
 }
 
 #[tokio::test]

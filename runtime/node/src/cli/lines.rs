@@ -25,7 +25,7 @@ pub(super) fn from_event(kind: &str, value: &Value) -> Option<String> {
         "call" => Some(call(value)),
         "missed" => {
             let count = value.get("events").and_then(Value::as_u64).unwrap_or_default();
-            Some(format!("{warn}missed {count} lines: they came too fast{warn:#}", warn = paint::WARN))
+            Some(format!("{warn}missed some of {count} events: they came too fast{warn:#}", warn = paint::WARN))
         }
         _ => None,
     }

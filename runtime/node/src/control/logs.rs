@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     cluster::registry::{Registry, Scope},
-    observe::{FeedEvent, LogFilter, LogLine},
+    observe::{FeedEvent, LogFilter, LogLine, Observe},
     problem::Problem,
 };
 
@@ -66,7 +66,8 @@ pub(super) async fn read(
     let receiver = control.observe.feed.subscribe();
     let past = control.observe.logs.recent(&filter, limit).into();
     let stop = control.shutdown.clone();
-    let follow = Follow { past, receiver, filter, stop, registry: control.registry.clone(), caller };
+    let (registry, observe) = (control.registry.clone(), Arc::clone(&control.observe));
+    let follow = Follow { past, receiver, filter, stop, registry, observe, caller };
     let events = KeepAlive::new().interval(Duration::from_secs(15));
     Ok(Sse::new(follow.stream()).keep_alive(events).into_response())
 }
@@ -77,6 +78,7 @@ struct Follow {
     filter: LogFilter,
     stop: CancellationToken,
     registry: Registry,
+    observe: Arc<Observe>,
     caller: Caller,
 }
 
@@ -86,11 +88,11 @@ impl Follow {
     }
 
     async fn next(&mut self) -> Option<Event> {
-        if let Some(line) = self.past.pop_front() {
-            self.filter.after = line.sequence;
-            return Some(log_event(&line));
-        }
         loop {
+            if let Some(line) = self.past.pop_front() {
+                self.filter.after = line.sequence;
+                return Some(log_event(&line));
+            }
             let event = tokio::select! {
                 event = self.receiver.recv() => event,
                 () = self.stop.cancelled() => return None,
@@ -109,6 +111,9 @@ impl Follow {
                 }
                 Ok(_) => {}
                 Err(RecvError::Lagged(count)) => {
+                    // Others may print so much that this function's lines come and go between two looks. They are in its
+                    // own ring still; calls are not.
+                    self.past = self.observe.logs.recent(&self.filter, MOST).into();
                     let setting = "feed_lines";
                     return Some(json_event("missed", &json!({"events": count, "setting": setting})));
                 }

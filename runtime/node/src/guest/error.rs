@@ -22,6 +22,18 @@ pub enum InvokeError {
         /// Places that are taken: the node's or the function's.
         full: Bound<u32>,
     },
+    /// All guests together held too much memory for one more.
+    #[error(
+        "no memory for an instance became free within {} (setting {}): all guests together may hold {} (setting {}), and one \
+         function no more of it than it leaves free",
+        Span(.wait.value), .wait.setting, Size(.full.value), .full.setting
+    )]
+    NoMemory {
+        /// How long it waited at most.
+        wait: Bound<Duration>,
+        /// What all guests together may hold.
+        full: Bound<u64>,
+    },
     /// What the engine has set aside is in use.
     #[error("the engine has room for no more at the moment: {0}")]
     Exhausted(Arc<str>),
@@ -40,6 +52,13 @@ pub enum InvokeError {
     /// More memory than it may have.
     #[error("the guest wanted more than {} of memory (setting {})", Size(.0.value), .0.setting)]
     Memory(Bound<u64>),
+    /// More memory than all guests together left for it.
+    #[error(
+        "the guest wanted more memory than is left for its function: all guests together may hold {} (setting {}), and one \
+         function no more of it than it leaves free",
+        Size(.0.value), .0.setting
+    )]
+    TotalMemory(Bound<u64>),
     /// More of the host's memory, in one of its forms, than it may have.
     #[error("the guest wanted more than {} {what} (setting {})", .bound.value, .bound.setting)]
     Host {
@@ -100,6 +119,14 @@ impl From<InvokeError> for Problem {
                     .bound("instance-wait", span(wait.value), wait.setting)
                     .retry_after(Duration::from_secs(1))
             }
+            InvokeError::NoMemory { full: bound, .. } | InvokeError::TotalMemory(bound) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "total-guest-memory",
+                "All functions together use up their memory",
+                text,
+            )
+            .bound("total-guest-memory", Size(bound.value), bound.setting)
+            .retry_after(Duration::from_secs(1)),
             InvokeError::Exhausted(_) => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "instance-pool", "All instances are busy", text)
                     .retry_after(Duration::from_secs(1))

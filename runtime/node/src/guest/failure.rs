@@ -38,8 +38,7 @@ pub(super) fn trap(state: &GuestState, running: &Arc<Running>, error: wasmtime::
 
 /// The guest returned and said nothing.
 pub(super) fn no_answer(state: &GuestState, running: &Arc<Running>) -> InvokeError {
-    let reason =
-        if state.memory.exhausted { InvokeError::Memory(running.limits.memory) } else { InvokeError::NoAnswer };
+    let reason = state.memory.exhaustion().unwrap_or(InvokeError::NoAnswer);
     state.logs.host(Some(running), reason.to_string());
     running.trail.note(Note::Guest(reason.to_string()));
     reason
@@ -59,19 +58,16 @@ pub(super) fn reason(state: &GuestState, error: &wasmtime::Error) -> InvokeError
 }
 
 fn known(state: &GuestState, error: &wasmtime::Error) -> Option<InvokeError> {
-    if error.is::<PoolConcurrencyLimitError>() {
-        return Some(InvokeError::Exhausted(first_line(error)));
+    if let Some(exhausted) = exhausted(error) {
+        return Some(exhausted);
     }
     if let Some(CpuExhausted(bound)) = error.downcast_ref() {
         return Some(InvokeError::Cpu(*bound));
     }
     if let Some(I32Exit(code)) = error.downcast_ref() {
         // A guest out of memory often exits in its own way; the cause matters more than the way.
-        return Some(if state.memory.exhausted && *code != 0 {
-            InvokeError::Memory(state.memory.bound())
-        } else {
-            InvokeError::Exit(*code)
-        });
+        let cause = state.memory.exhaustion().filter(|_| *code != 0);
+        return Some(cause.unwrap_or(InvokeError::Exit(*code)));
     }
     // Only the host's own table says so by type, the others in words.
     let cause = error.root_cause().to_string();
@@ -88,7 +84,12 @@ fn known(state: &GuestState, error: &wasmtime::Error) -> Option<InvokeError> {
         let bound = Bound { value: HOSTCALL_BYTES as u64, setting: "fixed in this release" };
         return Some(InvokeError::Host { kind: "guest-copy", what: "bytes copied in one call", bound });
     }
-    state.memory.exhausted.then(|| InvokeError::Memory(state.memory.bound()))
+    state.memory.exhaustion()
+}
+
+/// The engine's own pool is in use up to its last memory, table or stack.
+fn exhausted(error: &wasmtime::Error) -> Option<InvokeError> {
+    error.is::<PoolConcurrencyLimitError>().then(|| InvokeError::Exhausted(first_line(error)))
 }
 
 /// What a person reads in the function's log: the reason, then its causes and the guest's own stack. Not the host's, which
@@ -108,4 +109,42 @@ fn first_line(error: &wasmtime::Error) -> Arc<str> {
 /// The whole story, backtrace included, in the guest's log.
 fn tell(state: &GuestState, running: Option<&Arc<Running>>, what: &str, error: &wasmtime::Error) {
     state.logs.host(running.map(Arc::as_ref), account(what, error));
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{
+        Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
+        component::{Component, Linker},
+    };
+
+    use super::*;
+    use crate::problem::Problem;
+
+    #[test]
+    fn an_engine_that_has_no_room_for_more_is_told_from_a_guest_that_can_not_start() {
+        // The core allows more instances of it than the pool has memories.
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_memories(1).total_stacks(1).max_memory_size(1 << 20);
+        let mut config = Config::new();
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool)).memory_reservation(1 << 20);
+        let engine = Engine::new(&config).unwrap();
+        let text = "(component (core module $m (memory 1)) (core instance (instantiate $m)))";
+        let component = Component::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let linker = Linker::new(&engine);
+        let begin = || {
+            let mut store = Store::new(&engine, ());
+            linker.instantiate(&mut store, &component).map(|_| store)
+        };
+        let first = begin().unwrap();
+        let error = begin().map(|_| ()).unwrap_err().context("on its way up");
+        let known = exhausted(&error).expect("it is known by its type");
+        assert!(known.to_string().contains("memory"), "{known}");
+        let problem = Problem::from(known);
+        assert_eq!((problem.status.as_u16(), problem.kind), (503, "instance-pool"));
+        assert!(problem.retry_after.is_some());
+        drop(first);
+        assert!(begin().is_ok(), "the room comes back");
+        assert!(exhausted(&wasmtime::Error::msg("maximum concurrent limit of 1 reached")).is_none());
+    }
 }

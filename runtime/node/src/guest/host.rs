@@ -19,7 +19,7 @@ use super::{
     limits::Bound,
     logs::LogOwner,
     modules::ModuleStore,
-    pool::{self, Pool, SWEEP, Shelf},
+    pool::{self, Memory, Pool, SWEEP, Shelf},
     running::Running,
     serve02::{self, Shelf02},
     serve03::{self, Shelf03},
@@ -94,6 +94,7 @@ impl GuestHost {
         observe: Arc<Observe>,
         program: PathBuf,
     ) -> Result<Arc<Self>, StartError> {
+        let settings = &settings.clone().resolved();
         let failed = |error: wasmtime::Error| StartError::Engine(format!("{error:#}"));
         let engines = Engines::start(settings).map_err(failed)?;
         let modules = Arc::new(ModuleStore::open(settings, data, &engines, program, observe.metrics.compiles.clone())?);
@@ -111,8 +112,11 @@ impl GuestHost {
             .map_err(StartError::Threads)?;
         let hog_runtime = hogs::runtime(threads).map_err(StartError::Threads)?;
         let timers = Timers::start().map_err(StartError::Threads)?;
+        let total = Bound { value: settings.total_guest_memory.get(), setting: names::TOTAL_GUEST_MEMORY };
+        observe.metrics.guest_memory_bound.set(total.value);
         let pool = Pool::new(
             settings.max_instances,
+            Memory::new(total, observe.metrics.guest_memory.clone()),
             Bound { value: settings.instance_wait.get(), setting: names::INSTANCE_WAIT },
             Bound { value: settings.instance_queue, setting: names::INSTANCE_QUEUE },
         );
@@ -204,8 +208,8 @@ impl GuestHost {
             observe: Arc::clone(&self.observe),
         });
         let function_key = self.function_key(&function);
-        let (places, share) = (pool::places(&component), limits.instances);
-        let account = self.pool.account(function_key, next_shelf_id(), places, share);
+        let (needs, share) = (pool::needs(&component), limits.instances);
+        let account = self.pool.account(function_key, next_shelf_id(), needs, share);
         let deployed = Arc::new(Deployed {
             function_key,
             identity: function,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tidegate_core::units::{Size, Span};
 
+use super::pool::most_of_one;
 use crate::{
     cluster::registry::FunctionLimits,
     settings::{GuestSettings, names},
@@ -51,9 +52,7 @@ impl Limits {
     /// The function's own wishes where they are within the node's bounds, else the node's.
     pub fn resolve(own: &FunctionLimits, node: &GuestSettings) -> Self {
         Self {
-            memory: own.memory.map_or(Bound { value: node.guest_memory.get(), setting: names::GUEST_MEMORY }, |size| {
-                Self::within(size.get(), node.max_guest_memory.get(), "limits.memory", names::MAX_GUEST_MEMORY)
-            }),
+            memory: Self::memory(own.memory, node),
             wall: own.wall.map_or(Bound { value: node.guest_wall.get(), setting: names::GUEST_WALL }, |wall| {
                 Self::within(wall.get(), node.max_guest_wall.get(), "limits.wall", names::MAX_GUEST_WALL)
             }),
@@ -90,6 +89,14 @@ impl Limits {
                     Self::within(bytes, node.guest_log_bytes.get(), "limits.log_bytes", names::GUEST_LOG_BYTES)
                 }),
         }
+    }
+
+    /// No more than a function can hold of what all guests may hold together: less would do in no case.
+    fn memory(own: Option<Size>, node: &GuestSettings) -> Bound<u64> {
+        let bound = own.map_or(Bound { value: node.guest_memory.get(), setting: names::GUEST_MEMORY }, |size| {
+            Self::within(size.get(), node.max_guest_memory.get(), "limits.memory", names::MAX_GUEST_MEMORY)
+        });
+        Self::within(bound.value, most_of_one(node.total_guest_memory.get()), bound.setting, names::TOTAL_GUEST_MEMORY)
     }
 
     /// One place at least is always the neighbours'.

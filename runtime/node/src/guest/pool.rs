@@ -4,10 +4,14 @@
 //! many places as its memories and tables fill ([`places`]), so that what the engine has set aside is never exhausted
 //! by a few big guests. A function holds its share at most, so that its neighbours find a place however much it wants.
 //!
+//! What all guests together hold of the node's memory is kept here as well ([`memory`]), and who lacks it waits likewise.
+//!
 //! When none is free, requests wait in line, first come, first served; who has to wait for its own function's share
 //! keeps nobody else. Idle instances of the function that holds most go, the longest idle first, and no more of them
 //! than are missing.
 
+mod line;
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +19,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,6 +28,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use wasmtime::component::Component;
 
+use line::{State, Waiter};
+pub(super) use memory::{Charge, Memory, most_of_one};
+
 use super::{InvokeError, hogs::FunctionKey, limits::Bound};
 use crate::settings::names;
 
@@ -31,11 +38,25 @@ use crate::settings::names;
 pub(super) const MEMORIES_PER_PLACE: u32 = 2;
 /// See [`MEMORIES_PER_PLACE`].
 pub(super) const TABLES_PER_PLACE: u32 = 4;
+/// Bytes of a page of a memory.
+pub(super) const PAGE: u64 = 64 << 10;
 
-/// How many places an instance of the component takes.
-pub(super) fn places(component: &Component) -> u32 {
+/// What an instance takes to begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs {
+    /// Places.
+    pub(super) places: u32,
+    /// Bytes of memory at least: of its largest. What others begin with is charged when they do.
+    memory: u64,
+}
+
+/// What an instance of the component takes to begin.
+pub(super) fn needs(component: &Component) -> Needs {
     let needs = component.resources_required();
-    needs.map_or(1, |needs| places_for(needs.num_memories, needs.num_tables))
+    needs.map_or(Needs { places: 1, memory: 0 }, |needs| Needs {
+        places: places_for(needs.num_memories, needs.num_tables),
+        memory: needs.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE),
+    })
 }
 
 fn places_for(memories: u32, tables: u32) -> u32 {
@@ -48,6 +69,8 @@ pub(super) trait Shelf: Send + Sync {
     fn function(&self) -> FunctionKey;
     /// Instances of the deployment that serve nobody.
     fn idle(&self) -> usize;
+    /// Memory that these hold, bytes.
+    fn idle_memory(&self) -> u64;
     /// All instances of the deployment.
     fn instances(&self) -> usize;
     /// Ends the longest-idle instance; false if there is none. Its place comes back at once or, announced by
@@ -62,6 +85,8 @@ struct Share {
     function: FunctionKey,
     /// Places. Changed under the pool's lock only.
     held: AtomicU32,
+    /// Bytes of memory.
+    memory: AtomicU64,
 }
 
 /// On whose account a deployment's instances take places.
@@ -70,26 +95,34 @@ pub(super) struct Account {
     share: Arc<Share>,
     /// Places of one instance.
     places: u32,
+    /// Bytes that one instance begins with.
+    start: u64,
     /// Places that the function may hold.
     bound: Bound<u32>,
     /// The deployment.
     shelf: u64,
 }
 
-/// Places for one instance.
+/// Places for one instance, and the memory that it begins with.
 pub(super) struct Permit {
     account: Option<Arc<Account>>,
-    expected: bool,
+    charge: Option<Charge>,
+    expected: Option<u64>,
 }
 
 impl Permit {
-    fn of(account: &Arc<Account>) -> Self {
-        Self { account: Some(Arc::clone(account)), expected: false }
+    fn of(account: &Arc<Account>, charge: Charge) -> Self {
+        Self { account: Some(Arc::clone(account)), charge: Some(charge), expected: None }
     }
 
-    /// Its instance was evicted, and somebody counts on its places.
-    pub(super) fn was_expected(&mut self) {
-        self.expected = true;
+    /// The memory, for the instance's store to hold.
+    pub(super) fn charge(&mut self, account: &Arc<Account>) -> Charge {
+        self.charge.take().unwrap_or_else(|| Charge::none(account))
+    }
+
+    /// Its instance was evicted, and somebody counts on its places and so many bytes.
+    pub(super) fn was_expected(&mut self, bytes: u64) {
+        self.expected = Some(bytes);
     }
 
     fn disarm(mut self) {
@@ -99,6 +132,8 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        // Before others are looked for who could use it.
+        drop(self.charge.take());
         if let Some(account) = self.account.take() {
             account.give_back(self.expected);
         }
@@ -113,111 +148,28 @@ pub(super) enum Grant<I> {
     Instance(I),
 }
 
-/// Hands a permit or an instance to a waiter; gives it back if there is none any more.
-type Offer = Box<dyn std::any::Any + Send>;
-
-struct Waiter {
-    /// When it came, among all.
-    turn: u64,
-    account: Arc<Account>,
-    sender: oneshot::Sender<Offer>,
-}
-
 /// The places of the node.
 pub(super) struct Pool {
     state: Mutex<State>,
     waiting: AtomicUsize,
     places: Bound<u32>,
+    memory: Memory,
     wait: Bound<Duration>,
     queue: Bound<u32>,
     shares: Mutex<HashMap<FunctionKey, Weak<Share>>>,
     shelves: Mutex<Vec<Weak<dyn Shelf>>>,
 }
 
-struct State {
-    free: u32,
-    /// Places of evicted instances that are on their way back.
-    coming: u32,
-    next_turn: u64,
-    /// Who waits, by function. No line is empty.
-    lines: HashMap<FunctionKey, VecDeque<Waiter>>,
-    waiters: usize,
-}
-
-impl State {
-    /// The function whose first waiter is the next in line, of those that may hold more.
-    fn next(&mut self) -> Option<(FunctionKey, u64, u32)> {
-        // Waiters who left are found by their closed channels.
-        let mut gone = 0;
-        self.lines.retain(|_, line| {
-            while line.front().is_some_and(|waiter| waiter.sender.is_closed()) {
-                line.pop_front();
-                gone += 1;
-            }
-            !line.is_empty()
-        });
-        self.waiters -= gone;
-        let heads = self.lines.iter().filter_map(|(function, line)| Some((*function, line.front()?)));
-        let entitled = heads.filter(|(_, waiter)| waiter.account.has_share_left());
-        let first = entitled.min_by_key(|(_, waiter)| waiter.turn);
-        first.map(|(function, waiter)| (function, waiter.turn, waiter.account.places))
-    }
-
-    fn pop(&mut self, function: FunctionKey) -> Option<Waiter> {
-        let line = self.lines.get_mut(&function)?;
-        let waiter = line.pop_front();
-        self.waiters -= usize::from(waiter.is_some());
-        if line.is_empty() {
-            self.lines.remove(&function);
-        }
-        waiter
-    }
-
-    /// Takes the places for the next in line, if they are there.
-    fn grant(&mut self) -> Option<Waiter> {
-        let (function, _, places) = self.next()?;
-        if places > self.free {
-            return None;
-        }
-        let waiter = self.pop(function)?;
-        self.take(&waiter.account);
-        Some(waiter)
-    }
-
-    fn take(&mut self, account: &Account) {
-        self.free -= account.places;
-        account.share.held.fetch_add(account.places, Ordering::Relaxed);
-    }
-
-    fn put_back(&mut self, account: &Account, expected: bool) {
-        self.free += account.places;
-        account.share.held.fetch_sub(account.places, Ordering::Relaxed);
-        if expected {
-            self.coming = self.coming.saturating_sub(account.places);
-        }
-    }
-
-    /// Places that all in line could take and that are neither free nor on their way.
-    fn missing(&self) -> u32 {
-        let wanted = |line: &VecDeque<Waiter>| {
-            let account = line.front().map(|waiter| &waiter.account)?;
-            let left = account.bound.value.saturating_sub(account.share.held.load(Ordering::Relaxed));
-            let all = u32::try_from(line.len()).unwrap_or(u32::MAX).saturating_mul(account.places);
-            Some(all.min(left))
-        };
-        let wanted = self.lines.values().filter_map(wanted).fold(0, u32::saturating_add);
-        wanted.saturating_sub(self.free).saturating_sub(self.coming)
-    }
-}
-
 impl Pool {
-    pub(super) fn new(places: u32, wait: Bound<Duration>, queue: Bound<u32>) -> Arc<Self> {
+    pub(super) fn new(places: u32, memory: Memory, wait: Bound<Duration>, queue: Bound<u32>) -> Arc<Self> {
         let places = Bound { value: places.max(1), setting: names::MAX_INSTANCES };
-        let state = State { free: places.value, coming: 0, next_turn: 0, lines: HashMap::new(), waiters: 0 };
+        let state =
+            State { free: places.value, coming: 0, coming_bytes: 0, next_turn: 0, lines: HashMap::new(), waiters: 0 };
         Arc::new(Self {
             state: Mutex::new(state),
             waiting: AtomicUsize::new(0),
             places,
+            memory,
             wait,
             queue,
             shares: Mutex::default(),
@@ -225,22 +177,23 @@ impl Pool {
         })
     }
 
-    /// The account of a deployment whose instances take so many places each.
+    /// The account of a deployment whose instances take so much each.
     pub(super) fn account(
         self: &Arc<Self>,
         function: FunctionKey,
         shelf: u64,
-        places: u32,
+        needs: Needs,
         bound: Bound<u32>,
     ) -> Arc<Account> {
         let mut shares = self.shares.lock();
         let share = shares.get(&function).and_then(Weak::upgrade).unwrap_or_else(|| {
             shares.retain(|_, share| share.strong_count() > 0);
-            let share = Arc::new(Share { function, held: AtomicU32::new(0) });
+            let share = Arc::new(Share { function, held: AtomicU32::new(0), memory: AtomicU64::new(0) });
             shares.insert(function, Arc::downgrade(&share));
             share
         });
-        Arc::new(Account { pool: Arc::clone(self), share, places, bound, shelf })
+        let Needs { places, memory: start } = needs;
+        Arc::new(Account { pool: Arc::clone(self), share, places, start, bound, shelf })
     }
 
     /// Makes a shelf known to eviction and sweeping for as long as it lives.
@@ -276,21 +229,22 @@ impl Pool {
     /// Gives what is free to those whose turn it is.
     fn hand_out(&self) {
         loop {
-            let waiter = {
+            let granted = {
                 let mut state = self.state.lock();
-                let waiter = state.grant();
+                let granted = state.grant();
                 self.waiting.store(state.waiters, Ordering::Release);
-                waiter
+                granted
             };
-            let Some(Waiter { account, sender, .. }) = waiter else { return };
-            if let Err(back) = sender.send(Box::new(Permit::of(&account))) {
+            let Some((Waiter { account, sender, .. }, charge)) = granted else { break };
+            if let Err(back) = sender.send(Box::new(Permit::of(&account, charge))) {
                 // It left. Its permit must not be given back by its own drop as well.
                 if let Ok(permit) = back.downcast::<Permit>() {
                     permit.disarm();
                 }
-                self.state.lock().put_back(&account, false);
+                self.state.lock().put_back(&account, None);
             }
         }
+        self.make_memory_for_waiters();
     }
 }
 
@@ -312,8 +266,9 @@ impl Account {
         if state.waiters > 0 && (state.lines.contains_key(&self.share.function) || state.next().is_some()) {
             return None;
         }
+        let charge = self.charge()?;
         state.take(self);
-        Some(Permit::of(self))
+        Some(Permit::of(self, charge))
     }
 
     /// A free place, if there is one and nobody waits for it.
@@ -368,9 +323,9 @@ impl Account {
         let offer = match tokio::time::timeout(wait.value, receiver).await {
             Ok(Ok(offer)) => offer,
             Ok(Err(_)) | Err(_) => {
-                let full = if self.has_share_left() { pool.places } else { self.bound };
+                let error = self.shortage(wait);
                 drop(in_line);
-                return Err(InvokeError::NoInstance { wait, full });
+                return Err(error);
             }
         };
         match offer.downcast::<Permit>() {
@@ -382,8 +337,28 @@ impl Account {
         }
     }
 
+    /// What it waited for in vain.
+    fn shortage(&self, wait: Bound<Duration>) -> InvokeError {
+        let free = self.pool.state.lock().free;
+        match (self.has_share_left(), self.places <= free && !self.has_memory()) {
+            (false, _) => InvokeError::NoInstance { wait, full: self.bound },
+            (true, true) => InvokeError::NoMemory { wait, full: self.pool.memory.bound() },
+            (true, false) => InvokeError::NoInstance { wait, full: self.pool.places },
+        }
+    }
+
     /// Has idle instances ended for whoever came just now: as many as are missing, and none that would not help.
     fn make_room(&self) {
+        self.make_places();
+        self.pool.make_memory_for_waiters();
+    }
+
+    /// An instance is idle now: whoever waits for memory may need it more.
+    pub(super) fn rests(&self) {
+        self.pool.make_memory_for_waiters();
+    }
+
+    fn make_places(&self) {
         if !self.has_share_left() {
             self.pool.evict_one(Some(self.share.function));
         }
@@ -395,15 +370,16 @@ impl Account {
         }
     }
 
-    /// An instance was evicted and gives its places back as soon as it has ended: its permit says so then.
-    pub(super) fn expect(&self) {
-        self.pool.state.lock().coming += self.places;
+    /// An instance was evicted and gives its places and these bytes back as soon as it has ended: its permit says so then.
+    pub(super) fn expect(&self, bytes: u64) {
+        let mut state = self.pool.state.lock();
+        state.coming += self.places;
+        state.coming_bytes += bytes;
     }
 
     /// It ended in another way than expected, and its permit says nothing.
-    pub(super) fn expect_no_more(&self) {
-        let mut state = self.pool.state.lock();
-        state.coming = state.coming.saturating_sub(self.places);
+    pub(super) fn expect_no_more(&self, bytes: u64) {
+        self.pool.state.lock().expect_no_more(self, bytes);
     }
 
     /// Offers an instance that became free to the first in line. It comes back where nobody could use it or its place;
@@ -440,7 +416,7 @@ impl Account {
         }
     }
 
-    fn give_back(&self, expected: bool) {
+    fn give_back(&self, expected: Option<u64>) {
         self.pool.state.lock().put_back(self, expected);
         if self.pool.has_waiters() {
             self.pool.hand_out();

@@ -86,6 +86,10 @@ impl Shelf for Shelf02 {
         self.idle.lock().len()
     }
 
+    fn idle_memory(&self) -> u64 {
+        self.idle.lock().iter().map(|instance| instance.store.data().memory.used()).sum()
+    }
+
     fn instances(&self) -> usize {
         self.deployed.upgrade().map_or(0, |deployed| deployed.instances.load(Ordering::Relaxed))
     }
@@ -280,11 +284,13 @@ impl Drop for CutOff<'_> {
 async fn start(
     deployed: &Arc<Deployed>,
     pre: &ProxyPre<GuestState>,
-    permit: Permit,
+    mut permit: Permit,
     meter: Arc<Meter>,
     running: &Arc<Running>,
 ) -> Result<Box<Instance>, InvokeError> {
-    let store = GuestState::store(deployed, &meter).map_err(|error| InvokeError::Start(format!("{error:#}").into()))?;
+    let charge = permit.charge(&deployed.account);
+    let store =
+        GuestState::store(deployed, &meter, charge).map_err(|error| InvokeError::Start(format!("{error:#}").into()))?;
     let mut starting = Starting { store, alive: Alive::new(deployed), permit };
     starting.store.data_mut().logs.attribute(Some(running));
     let proxy = match pre.instantiate_async(&mut starting.store).await {
@@ -353,7 +359,7 @@ fn settle(
     }
     let state = instance.store.data_mut();
     state.logs.finish(running);
-    reusable &= instance.alive.deployed().isolation == Isolation::Function && !state.memory.exhausted;
+    reusable &= instance.alive.deployed().isolation == Isolation::Function && !state.memory.is_exhausted();
     if reusable {
         state.hooks.current = None;
         state.logs.attribute(None);
@@ -379,7 +385,10 @@ fn settle(
     }
     match deployed.account.offer(instance) {
         Offered::Taken => {}
-        Offered::Nobody(instance) => shelf.put(instance),
+        Offered::Nobody(instance) => {
+            shelf.put(instance);
+            deployed.account.rests();
+        }
         Offered::Other(instance) => drop(instance),
     }
 }

@@ -18,6 +18,7 @@ use super::{
     limits::{Bound, Limits},
     logs::{InstanceLogs, LogPipe},
     meter::Meter,
+    pool::Charge,
     running::Running,
 };
 use crate::observe::{LogStream, Note};
@@ -57,8 +58,8 @@ pub(super) struct GuestState {
 }
 
 impl GuestState {
-    /// A store for one instance of the deployment.
-    pub(super) fn store(deployed: &Arc<Deployed>, meter: &Arc<Meter>) -> wasmtime::Result<Store<Self>> {
+    /// A store for one instance of the deployment, which holds the charge of its memory.
+    pub(super) fn store(deployed: &Arc<Deployed>, meter: &Arc<Meter>, memory: Charge) -> wasmtime::Result<Store<Self>> {
         let logs = InstanceLogs::new(Arc::clone(&deployed.log_owner), deployed.limits.log_bytes.value);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(LogPipe::new(&logs, LogStream::Stdout))
@@ -79,8 +80,8 @@ impl GuestState {
             memory: MemoryMeter {
                 bound: deployed.limits.memory,
                 core_instances: deployed.limits.core_instances.value as usize,
-                used: 0,
-                exhausted: false,
+                charge: memory,
+                refused: None,
             },
             logs,
             tasks: BTreeMap::new(),
@@ -172,40 +173,72 @@ impl WasiHttpView for GuestState {
     }
 }
 
-/// Counts the linear memory of an instance and refuses what is beyond the bound.
+/// Counts the memories and tables of an instance and refuses what is beyond its bound or that of all guests together.
 pub(super) struct MemoryMeter {
     bound: Bound<u64>,
     core_instances: usize,
-    used: u64,
-    /// Whether it ever refused. Most guests die of it soon, and the reason must be named.
-    pub(super) exhausted: bool,
+    charge: Charge,
+    /// The bound it ever refused at. Most guests die of it soon, and the reason must be named.
+    refused: Option<Refused>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Refused {
+    /// The instance's own.
+    Own,
+    /// That of all guests together.
+    Total,
 }
 
 impl MemoryMeter {
-    /// The bound it keeps.
-    pub(super) fn bound(&self) -> Bound<u64> {
-        self.bound
+    /// Whether it ever refused.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Why it refused, if it ever did.
+    pub(super) fn exhaustion(&self) -> Option<InvokeError> {
+        self.refused.map(|refused| match refused {
+            Refused::Own => InvokeError::Memory(self.bound),
+            Refused::Total => InvokeError::TotalMemory(self.charge.bound()),
+        })
+    }
+
+    /// Bytes in use.
+    pub(super) fn used(&self) -> u64 {
+        self.charge.used()
     }
 
     /// Whether more than half of the bound is in use: time to begin anew between two requests.
     pub(super) fn is_half_full(&self) -> bool {
-        self.used > self.bound.value / 2
+        self.used() > self.bound.value / 2
+    }
+
+    /// Takes what the growth of a memory or a table needs, whose sizes are in so many bytes each.
+    fn grow(&mut self, current: usize, desired: usize, unit: u64) -> bool {
+        let more = (desired.saturating_sub(current) as u64).saturating_mul(unit);
+        let refused = if self.used().saturating_add(more) > self.bound.value {
+            Refused::Own
+        } else if self.charge.grow(more) {
+            return true;
+        } else {
+            Refused::Total
+        };
+        // What it met first is what it dies of.
+        self.refused.get_or_insert(refused);
+        false
     }
 }
 
 impl ResourceLimiter for MemoryMeter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let more = desired.saturating_sub(current) as u64;
-        if self.used.saturating_add(more) > self.bound.value {
-            self.exhausted = true;
-            return Ok(false);
-        }
-        self.used += more;
-        Ok(true)
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // Growth beyond a maximum fails afterwards, and nothing would say how much is to be given back.
+        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(current, desired, 1))
     }
 
-    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS)
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let possible = desired <= maximum.unwrap_or(TABLE_ELEMENTS).min(TABLE_ELEMENTS);
+        Ok(possible && self.grow(current, desired, size_of::<usize>() as u64))
     }
 
     fn instances(&self) -> usize {

@@ -129,7 +129,13 @@ impl Node {
     /// # Errors
     /// What is in the way, for a person to read.
     pub async fn start(settings: Settings, options: NodeOptions) -> Result<RunningNode, StartError> {
-        let settings = Arc::new(settings);
+        let settings = Arc::new(Settings { guest: settings.guest.clone().resolved(), ..settings });
+        tracing::info!(
+            "all guests together may hold {} (setting {}, {})",
+            settings.guest.total_guest_memory,
+            names::TOTAL_GUEST_MEMORY,
+            settings.sources.get(names::TOTAL_GUEST_MEMORY),
+        );
         let region = HeaderValue::from_str(&settings.node.region)
             .map_err(|_| setting("region", "a region is a short code such as iad"))?;
         let data = Arc::new(DataDir::open(&settings.node.data)?);

@@ -3,7 +3,7 @@
 //! Labels are configured names only (functions, destinations); whatever has no configured name counts as `other`, so
 //! that no caller can make a node hold a series for each URL it invents.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -53,6 +53,10 @@ pub struct Metrics {
     pub instances: Gauge,
     /// Instances made.
     pub instances_made: Counter,
+    /// Bytes of memory that all guests hold together. Their host counts in it.
+    pub guest_memory: Gauge<u64, AtomicU64>,
+    /// Bytes that they may hold.
+    pub guest_memory_bound: Gauge<u64, AtomicU64>,
     /// Outbound calls by destination and outcome.
     pub calls: Family<DestinationLabels, Counter>,
     /// Attempts that left the node.
@@ -84,6 +88,8 @@ impl Metrics {
             invocations: ByFunction::default(),
             instances: Gauge::default(),
             instances_made: Counter::default(),
+            guest_memory: Gauge::default(),
+            guest_memory_bound: Gauge::default(),
             calls: Family::default(),
             attempts: Counter::default(),
             attempt_outcomes: CLASSES.map(|(_, outcome)| outcomes.get_or_create(&OutcomeLabel { outcome }).clone()),
@@ -97,6 +103,12 @@ impl Metrics {
         registry.register_collector(Box::new(metrics.invocations.clone()));
         registry.register("instances", "Guest instances alive", metrics.instances.clone());
         registry.register("instances_made", "Guest instances made", metrics.instances_made.clone());
+        registry.register("guest_memory_bytes", "Memory of all guests together", metrics.guest_memory.clone());
+        registry.register(
+            "guest_memory_bound_bytes",
+            "Memory that all guests together may hold",
+            metrics.guest_memory_bound.clone(),
+        );
         registry.register("calls", "Outbound calls by destination and outcome", metrics.calls.clone());
         registry.register("attempts", "Outbound attempts that left the node", metrics.attempts.clone());
         registry.register("attempt_outcomes", "What outbound attempts came to", outcomes);

@@ -58,6 +58,7 @@ kinds! {
         "guest-copy" 500 "The guest wanted more copied in one call than it may"
         "instance-wait" 503 "No instance became free in time; `Retry-After` is set"
         "instance-pool" 503 "The engine has no room for more at the moment; `Retry-After` is set"
+        "total-guest-memory" 503 "All guests together hold as much memory as they may, or all that is left for this function; `Retry-After` is set"
         "instance-queue" 503 "Too many requests wait for an instance; `Retry-After` is set"
         "instance-lost" 503 "Another request brought the shared instance down; a retry helps"
         "shutting-down" 503 "The node is going down; a retry reaches another or the next one"

@@ -55,7 +55,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
             upload_idle, open_timeout,
         }
         guest {
-            max_instances, guest_instances, guest_core_instances, instance_wait, instance_queue, guest_memory, max_guest_memory, guest_wall, max_guest_wall, guest_cpu,
+            max_instances, guest_instances, guest_core_instances, instance_wait, instance_queue, guest_memory, max_guest_memory, total_guest_memory, guest_wall, max_guest_wall, guest_cpu,
             max_guest_cpu,
             guest_stream_idle, guest_stream_total, guest_calls, guest_concurrent_calls, guest_handles, guest_fields,
             guest_log_bytes, instance_reuse, instance_age, instance_idle, instance_concurrency, warm_memory, guest_threads, max_module, compile_cpu,

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod file;
+mod machine;
 pub mod names;
 mod nearest;
 mod reference;
@@ -192,6 +193,9 @@ pub struct GuestSettings {
     /// Largest memory a function's own limits may ask for
     #[arg(long, env = "TIDEGATE_MAX_GUEST_MEMORY", value_name = "SIZE", default_value = "1GiB")]
     pub max_guest_memory: Size,
+    /// Memory of all guests together; one function holds no more of it than it leaves free. 0: half of the machine's, or of what its control group may have
+    #[arg(long, env = "TIDEGATE_TOTAL_GUEST_MEMORY", value_name = "SIZE", default_value = "0B")]
+    pub total_guest_memory: Size,
     /// Time to the head of a guest's answer; waiting at the gate does not count
     #[arg(long, env = "TIDEGATE_GUEST_WALL", value_name = "DURATION", default_value = "30s")]
     pub guest_wall: Span,
@@ -333,7 +337,7 @@ pub struct ObserveSettings {
     /// Memory for finished trails
     #[arg(long, env = "TIDEGATE_TRAIL_BYTES", value_name = "SIZE", default_value = "64MiB")]
     pub trail_bytes: Size,
-    /// Memory for guest logs
+    /// Memory for guest logs. Where it is full, the function that keeps most loses its oldest lines
     #[arg(long, env = "TIDEGATE_LOG_BYTES", value_name = "SIZE", default_value = "16MiB")]
     pub log_bytes: Size,
     /// Events a slow reader of logs may lag behind before it misses some
@@ -345,6 +349,19 @@ impl IngressSettings {
     /// How far bodies are read that nobody wants.
     pub fn read_on(&self) -> ReadOn {
         ReadOn { bytes: self.read_on_bytes.get(), time: self.read_on_time.get() }
+    }
+}
+
+impl GuestSettings {
+    /// With the bounds worked out that are a share of the machine.
+    pub fn resolved(mut self) -> Self {
+        if self.total_guest_memory.get() == 0 {
+            let unknown = u64::from(self.max_instances).saturating_mul(self.guest_memory.get());
+            let half = machine::memory().map_or(unknown, |memory| memory.get() / 2);
+            // Whole mebibytes read better. Nobody has less than one.
+            self.total_guest_memory = Size::mib((half >> 20).max(1));
+        }
+        self
     }
 }
 

@@ -36,6 +36,7 @@ names! {
     INSTANCE_QUEUE = "instance_queue";
     GUEST_MEMORY = "guest_memory";
     MAX_GUEST_MEMORY = "max_guest_memory";
+    TOTAL_GUEST_MEMORY = "total_guest_memory";
     GUEST_WALL = "guest_wall";
     MAX_GUEST_WALL = "max_guest_wall";
     GUEST_CPU = "guest_cpu";

@@ -66,6 +66,44 @@ async fn a_guest_that_allocates_ends_at_its_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_may_have_half_of_what_all_may_have_together_whatever_its_own_bound_says() {
+    let host = Host::new(&["--total-guest-memory", "32MiB"]);
+    for guest in ["misbehave", "misbehave-p3"] {
+        let greedy = host.deploy_with(guest, limits(|limits| limits.memory = Some(Size::mib(64)))).await;
+        let error = host.get(&greedy, "/alloc").await.unwrap_err();
+        assert!(matches!(error, InvokeError::Memory(_)), "{guest}: {error:?}");
+        let problem = Problem::from(error);
+        assert_eq!(
+            (problem.value.as_deref(), problem.setting.as_deref()),
+            (Some("16MiB"), Some("total_guest_memory")),
+            "{guest}"
+        );
+        eventually("its instance is gone", || greedy.instances() == 0).await;
+        assert_eq!(host.observe.metrics.guest_memory.get(), 0, "{guest}: all came back");
+    }
+    assert_eq!(host.observe.metrics.guest_memory_bound.get(), 32 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_a_guest_that_traps_exits_or_is_left_comes_back() {
+    let host = Host::new(&["--total-guest-memory", "256MiB"]);
+    for guest in ["misbehave", "misbehave-p3"] {
+        let deployment = host.deploy(guest).await;
+        for path in ["/trap", "/exit", "/recurse"] {
+            let _ = host.get(&deployment, path).await;
+            eventually("its instance is gone", || deployment.instances() == 0).await;
+            assert_eq!(host.observe.metrics.guest_memory.get(), 0, "{guest}{path}");
+        }
+        let path = if guest == "misbehave" { "/sleep?ms=60000" } else { "/never" };
+        let left = tokio::time::timeout(Duration::from_millis(100), host.get(&deployment, path)).await;
+        assert!(left.is_err());
+        assert!(deployment.instances() == 0 || host.observe.metrics.guest_memory.get() > 0, "{guest}");
+        eventually("its instance is gone", || deployment.instances() == 0).await;
+        eventually("and its memory", || host.observe.metrics.guest_memory.get() == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_recurses_traps() {
     let host = Host::new(&[]);
     let guest = host.deploy("misbehave").await;
@@ -187,7 +225,9 @@ async fn spinning_guests_do_not_hold_up_another_function() {
 
 #[test]
 fn a_function_may_ask_for_what_the_node_gives_at_most_and_not_for_more() {
-    let node = guest_settings(&["--guest-wall", "5s", "--max-guest-wall", "10s", "--max-guest-memory", "512MiB"]);
+    let flags = ["--guest-wall", "5s", "--max-guest-wall", "10s", "--max-guest-memory", "512MiB"];
+    let with_total = |total| guest_settings(&[&flags[..], &["--total-guest-memory", total]].concat());
+    let node = with_total("1GiB");
     let own = FunctionLimits {
         wall: Some(Span(std::time::Duration::from_secs(60))),
         cpu: Some(Span(std::time::Duration::from_secs(1))),
@@ -198,4 +238,6 @@ fn a_function_may_ask_for_what_the_node_gives_at_most_and_not_for_more() {
     assert_eq!((limits.wall.value, limits.wall.setting), (Duration::from_secs(10), "max_guest_wall"));
     assert_eq!((limits.cpu.value, limits.cpu.setting), (Duration::from_secs(1), "limits.cpu"));
     assert_eq!((limits.memory.value, limits.memory.setting), (400 << 20, "limits.memory"));
+    let limits = tidegate::guest::Limits::resolve(&own, &with_total("600MiB"));
+    assert_eq!((limits.memory.value, limits.memory.setting), (300 << 20, "total_guest_memory"), "half of all");
 }

@@ -203,6 +203,41 @@ async fn idle_instances_go_when_another_function_needs_their_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn idle_instances_go_when_another_function_needs_their_memory() {
+    for (idle, path) in [("probe-ts", "/count"), ("hello-rust-p3", "/"), ("hello-rust", "/")] {
+        let hold = "/hold?mib=16&ms=200";
+        let (rests, holds) = {
+            let host = Host::new(&[]);
+            let deployment = host.deploy_reused(idle).await;
+            host.text(&deployment, path).await;
+            let rests = host.observe.metrics.guest_memory.get();
+            let host = Host::new(&[]);
+            let deployment = host.deploy("misbehave").await;
+            let grown = eventually("it holds memory", || host.observe.metrics.guest_memory.get() > 16 << 20);
+            let holds = async {
+                grown.await;
+                host.observe.metrics.guest_memory.get()
+            };
+            (rests, futures::future::join(host.text(&deployment, hold), holds).await.1)
+        };
+        // Enough for the one or the other.
+        let total = format!("{}B", 2 * holds + rests / 2);
+        let host = Host::new(&["--total-guest-memory", &total]);
+        let (resting, wants) = (host.deploy_reused(idle).await, host.deploy("misbehave").await);
+        host.text(&resting, path).await;
+        let mut answer = host.get(&wants, hold).await;
+        if matches!(&answer, Err(InvokeError::TotalMemory(_))) && idle == "hello-rust-p3" {
+            // Instances of 0.3 end a little later: the next one finds room.
+            eventually("it ended", || resting.instances() == 0).await;
+            answer = host.get(&wants, hold).await;
+        }
+        assert!(answer.is_ok(), "{idle}: {answer:?}");
+        drop(answer);
+        eventually("all memory came back", || host.observe.metrics.guest_memory.get() == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_function_never_holds_the_last_place_and_its_own_bound_is_named() {
     let host = Host::new(&["--max-instances", "8", "--instance-wait", "200ms"]);
     let limits = FunctionLimits { instances: Some(2), ..Default::default() };

@@ -2,6 +2,7 @@
 
 mod changes;
 mod deploys;
+mod logs;
 mod looking;
 
 use std::sync::{Arc, Mutex};

@@ -21,7 +21,9 @@ use crate::{
     cluster::registry::World,
     guest::{
         engine::{self, Flavor, MEMORIES, TABLE_ELEMENTS, TABLES},
-        linker, sockets,
+        linker,
+        pool::PAGE,
+        sockets,
     },
 };
 
@@ -60,9 +62,6 @@ pub(super) enum Report {
     /// Something else went wrong.
     Failed(String),
 }
-
-/// Bytes of a page of linear memory.
-const PAGE: u64 = 64 << 10;
 
 /// Lowest priority: requests come first.
 const NICE: i32 = 19;

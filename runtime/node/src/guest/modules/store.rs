@@ -413,7 +413,7 @@ impl ModuleStore {
 /// What a version may have, against what its component needs.
 fn fits(component: &Component, memory: Bound<u64>, places: Bound<u32>) -> Result<(), ModuleError> {
     compile_worker::needs(component, memory.value, memory.setting)?;
-    let needs = pool::places(component);
+    let needs = pool::needs(component).places;
     if needs > places.value {
         return Err(Flaw::NeedsMore {
             what: "the instance pool's places".into(),

@@ -7,23 +7,31 @@ use futures::FutureExt;
 use super::*;
 
 fn pool(places: u32) -> Arc<Pool> {
+    pool_with_memory(places, 1 << 40)
+}
+
+pub(super) fn pool_with_memory(places: u32, memory: u64) -> Arc<Pool> {
     let wait = Bound { value: Duration::from_secs(60), setting: "instance_wait" };
-    Pool::new(places, wait, Bound { value: 100, setting: "instance_queue" })
+    let memory = Memory::new(Bound { value: memory, setting: "total_guest_memory" }, Default::default());
+    Pool::new(places, memory, wait, Bound { value: 100, setting: "instance_queue" })
 }
 
 /// The account of function `function`, whose instances take `places` and which may hold `share`.
 fn account(pool: &Arc<Pool>, function: FunctionKey, places: u32, share: u32) -> Arc<Account> {
-    pool.account(function, function, places, Bound { value: share, setting: "guest_instances" })
+    let needs = Needs { places, memory: 0 };
+    pool.account(function, function, needs, Bound { value: share, setting: "guest_instances" })
 }
 
-fn waiting(account: &Arc<Account>) -> std::pin::Pin<Box<dyn Future<Output = Result<Grant<()>, InvokeError>> + Send>> {
+pub(super) fn waiting(
+    account: &Arc<Account>,
+) -> std::pin::Pin<Box<dyn Future<Output = Result<Grant<()>, InvokeError>> + Send>> {
     let account = Arc::clone(account);
     let mut waiting = async move { account.acquire::<()>(None).await }.boxed();
     assert!((&mut waiting).now_or_never().is_none(), "it has to wait");
     waiting
 }
 
-fn granted(waiting: &mut (impl Future<Output = Result<Grant<()>, InvokeError>> + Unpin)) -> Option<Permit> {
+pub(super) fn granted(waiting: &mut (impl Future<Output = Result<Grant<()>, InvokeError>> + Unpin)) -> Option<Permit> {
     match waiting.now_or_never()? {
         Ok(Grant::Permit(permit)) => Some(permit),
         _ => panic!("no permit"),
@@ -99,19 +107,23 @@ async fn the_bound_that_was_full_and_the_wait_are_named_and_a_client_s_deadline_
 }
 
 /// Instances that end some time after they were evicted, as those of 0.3 do.
-struct Slow {
-    account: Arc<Account>,
-    idle: Mutex<Vec<Permit>>,
-    ending: Mutex<Vec<Permit>>,
+pub(super) struct Slow {
+    pub(super) account: Arc<Account>,
+    pub(super) idle: Mutex<Vec<Permit>>,
+    pub(super) ending: Mutex<Vec<Permit>>,
 }
 
 impl Shelf for Slow {
     fn function(&self) -> FunctionKey {
-        1
+        self.account.share.function
     }
 
     fn idle(&self) -> usize {
         self.idle.lock().len()
+    }
+
+    fn idle_memory(&self) -> u64 {
+        self.idle.lock().iter().filter_map(|permit| Some(permit.charge.as_ref()?.used())).sum()
     }
 
     fn instances(&self) -> usize {
@@ -120,8 +132,9 @@ impl Shelf for Slow {
 
     fn evict(&self) -> bool {
         let Some(mut permit) = self.idle.lock().pop() else { return false };
-        self.account.expect();
-        permit.was_expected();
+        let bytes = permit.charge.as_ref().map_or(0, Charge::used);
+        self.account.expect(bytes);
+        permit.was_expected(bytes);
         self.ending.lock().push(permit);
         true
     }

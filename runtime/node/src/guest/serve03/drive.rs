@@ -68,8 +68,8 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
     impl Drop for Close {
         fn drop(&mut self) {
             self.0.retired.store(true, Ordering::Release);
-            if self.0.ended() {
-                self.0.deployed.account.expect_no_more();
+            if let Some(bytes) = self.0.ended() {
+                self.0.deployed.account.expect_no_more(bytes);
             }
             if let Some(shelf) = self.1.upgrade() {
                 shelf.remove(&self.0);
@@ -141,8 +141,8 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
         live.store.data().logs.finish(running);
         running.cancel();
     }
-    if shared.ended() {
-        live.permit.was_expected();
+    if let Some(bytes) = shared.ended() {
+        live.permit.was_expected(bytes);
     }
     drop(close);
     drop(live);
@@ -241,7 +241,8 @@ async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared:
     accessor.with(|mut access| {
         let mut store = access.as_context_mut();
         let state = store.data_mut();
-        if state.memory.exhausted || state.memory.is_half_full() || state.leaks_resources() {
+        shared.memory.store(state.memory.used(), Ordering::Relaxed);
+        if state.memory.is_exhausted() || state.memory.is_half_full() || state.leaks_resources() {
             shared.retire();
         }
     });

@@ -101,11 +101,13 @@ async fn start(
     deployed: &Arc<Deployed>,
     pre: &ServicePre<GuestState>,
     shelf: &Arc<Shelf03>,
-    permit: Permit,
+    mut permit: Permit,
     running: &Arc<Running>,
 ) -> Result<Slot, InvokeError> {
     let meter = Arc::new(Meter::new(Some((Arc::clone(&deployed.ticker), Arc::clone(&deployed.hogs)))));
-    let store = GuestState::store(deployed, &meter).map_err(|error| InvokeError::Start(format!("{error:#}").into()))?;
+    let charge = permit.charge(&deployed.account);
+    let store =
+        GuestState::store(deployed, &meter, charge).map_err(|error| InvokeError::Start(format!("{error:#}").into()))?;
     let mut live = drive::Live { store, alive: Alive::new(deployed), permit };
     live.store.data_mut().logs.attribute(Some(running));
     let service = {
@@ -115,7 +117,7 @@ async fn start(
             Err(error) => return Err(failure::start(live.store.data(), running, error)),
         }
     };
-    let (shared, slot) = Shared::new(deployed, &meter);
+    let (shared, slot) = Shared::new(deployed, &meter, live.store.data().memory.used());
     if deployed.isolation == Isolation::Function {
         shelf.add(&shared);
     }

@@ -60,6 +60,8 @@ pub(super) struct Shared {
     /// Since when it serves nobody, in [`nanos`]; 0 while it serves.
     pub(super) idle_since: AtomicU64,
     pub(super) born: Instant,
+    /// Bytes of memory that it used when it last answered.
+    pub(super) memory: AtomicU64,
     pub(super) meter: Arc<Meter>,
     pub(super) deployed: Arc<Deployed>,
     /// Invocations whose client left before the guest answered, with the time by which it should have noticed.
@@ -74,7 +76,8 @@ pub(super) struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Eviction {
     No,
-    Expected,
+    /// And so much of its memory.
+    Expected(u64),
     /// Its place is on its way already, or back.
     Ended,
 }
@@ -101,7 +104,7 @@ impl Drop for Slot {
 
 impl Shared {
     /// Of an instance that was made for a request, with that request's place taken.
-    pub(super) fn new(deployed: &Arc<Deployed>, meter: &Arc<Meter>) -> (Arc<Self>, Slot) {
+    pub(super) fn new(deployed: &Arc<Deployed>, meter: &Arc<Meter>, memory: u64) -> (Arc<Self>, Slot) {
         let shared = Arc::new(Self {
             inbox: Mutex::default(),
             wake: AtomicWaker::new(),
@@ -113,6 +116,7 @@ impl Shared {
             killed: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             born: Instant::now(),
+            memory: AtomicU64::new(memory),
             meter: Arc::clone(meter),
             deployed: Arc::clone(deployed),
             abandoned: Mutex::default(),
@@ -160,6 +164,10 @@ impl Shared {
                 self.evict();
             }
         }
+        // Whoever waits for memory may need it more, too.
+        if self.is_idle() {
+            self.deployed.account.rests();
+        }
     }
 
     pub(super) fn send(self: &Arc<Self>, job: Job) {
@@ -179,17 +187,21 @@ impl Shared {
         if idle {
             let mut eviction = self.eviction.lock();
             if *eviction == Eviction::No {
-                self.deployed.account.expect();
-                *eviction = Eviction::Expected;
+                let bytes = self.memory.load(Ordering::Relaxed);
+                self.deployed.account.expect(bytes);
+                *eviction = Eviction::Expected(bytes);
             }
         }
         self.wake.wake();
         idle
     }
 
-    /// The instance has ended. Says whether somebody counts on its place.
-    pub(super) fn ended(&self) -> bool {
-        std::mem::replace(&mut *self.eviction.lock(), Eviction::Ended) == Eviction::Expected
+    /// The instance has ended. Says whether somebody counts on its place, and on how much of its memory.
+    pub(super) fn ended(&self) -> Option<u64> {
+        match std::mem::replace(&mut *self.eviction.lock(), Eviction::Ended) {
+            Eviction::Expected(bytes) => Some(bytes),
+            Eviction::No | Eviction::Ended => None,
+        }
     }
 
     pub(super) fn kill(&self) {
@@ -199,6 +211,11 @@ impl Shared {
 
     pub(super) fn is_idle(&self) -> bool {
         self.active.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether it serves nobody and would serve again.
+    fn rests(&self) -> bool {
+        self.is_idle() && !self.retired.load(Ordering::Acquire)
     }
 
     fn idle_for(&self) -> Option<Duration> {
@@ -291,8 +308,12 @@ impl Shelf for Shelf03 {
     }
 
     fn idle(&self) -> usize {
-        let rests = |shared: &&Arc<Shared>| shared.is_idle() && !shared.retired.load(Ordering::Acquire);
-        self.instances.load().iter().filter(rests).count()
+        self.instances.load().iter().filter(|shared| shared.rests()).count()
+    }
+
+    fn idle_memory(&self) -> u64 {
+        let instances = self.instances.load();
+        instances.iter().filter(|shared| shared.rests()).map(|shared| shared.memory.load(Ordering::Relaxed)).sum()
     }
 
     fn instances(&self) -> usize {
