@@ -117,7 +117,8 @@ mod tests {
             let answer = hyper::service::service_fn(async |_| {
                 let begun = beginning.map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes()))));
                 let failure = Err(BodyError::Transport("never finished".into()));
-                let failing = http_body_util::StreamBody::new(futures::stream::iter(begun.into_iter().chain([failure])));
+                let failing =
+                    http_body_util::StreamBody::new(futures::stream::iter(begun.into_iter().chain([failure])));
                 let inner = failing.boxed_unsync();
                 let body = Recorded { inner, record: None, left: None, failed: None };
                 Ok::<_, std::convert::Infallible>(Response::builder().status(500).body(body).unwrap())
