@@ -250,3 +250,25 @@ async fn who_has_sent_the_whole_request_and_says_so_still_gets_the_answer() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{framing:?}: {answer:?}");
     }
 }
+
+#[tokio::test]
+async fn whoever_stays_and_reads_nothing_frees_the_upstream_within_the_bound() {
+    let endless = || {
+        let chunks = futures::stream::repeat_with(|| Ok(Frame::data(Bytes::from_static(&[b'x'; 65_536]))));
+        http::Response::new(BodyExt::boxed_unsync(StreamBody::new(chunks)))
+    };
+    let upstream = Upstream::scripted(move |_| async move { endless() }).await;
+    let gate = Gate::serve().flags("--write-timeout 1s").start().await;
+    for http2 in [false, true] {
+        let client: Legacy<_, Body> = Legacy::builder(TokioExecutor::new()).http2_only(http2).build_http();
+        let request = Request::get(gate.url(&format!("/to/{}", upstream.url("/"))))
+            .header("authorization", format!("Bearer {TOKEN}"))
+            .body(empty())
+            .unwrap();
+        let began = Instant::now();
+        let unread = client.request(request).await.unwrap();
+        eventually("the upstream's connection is freed", async || upstream.open() == 0).await;
+        assert!(began.elapsed() >= Duration::from_millis(900), "http2: {http2}, {:?}", began.elapsed());
+        drop(unread);
+    }
+}

@@ -3,6 +3,7 @@
 //! The rules live in `tidegate-core`, which has no I/O and no clock. This crate is the thin loop around them: sockets,
 //! instances, files, threads. ARCHITECTURE.md is the map.
 
+#[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -108,6 +108,15 @@ async fn in_dev_nobody_needs_a_token_and_every_key_is_the_upstreams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_the_options_of_the_node_itself_is_told_its_methods() {
+    let (node, _data) = start(&[], true).await;
+    let answer = exchange(node.data_addr, "OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 204") && answer.contains("\r\nallow: GET, HEAD, "), "{answer}");
+    let of_a_path = exchange(node.data_addr, "OPTIONS /* HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(of_a_path.starts_with("HTTP/1.1 404"), "{of_a_path}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_offered_is_refused_as_a_problem() {
     let (node, _data) = start(&[], true).await;
     let address = node.data_addr;

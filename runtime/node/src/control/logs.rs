@@ -14,7 +14,7 @@ use futures::{Stream, stream};
 use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -26,8 +26,9 @@ use super::{
 };
 use crate::{
     cluster::registry::{Registry, Scope},
-    observe::{FeedEvent, LogFilter, LogLine, Observe},
+    observe::{FeedEvent, FeedEvents, FeedItem, LogFilter, LogLine, Observe},
     problem::Problem,
+    settings::names,
 };
 
 /// Lines shown when the caller does not say how many.
@@ -63,21 +64,24 @@ pub(super) async fn read(
         return Ok(Json(json!({"lines": lines})).into_response());
     }
     // Subscribed before the past is read: a line in between comes twice and is dropped by its number, not lost.
-    let receiver = control.observe.feed.subscribe();
+    let feed = control.observe.feed.subscribe();
     let past = control.observe.logs.recent(&filter, limit).into();
     let stop = control.shutdown.clone();
+    let changes = control.registry.watch();
     let (registry, observe) = (control.registry.clone(), Arc::clone(&control.observe));
-    let follow = Follow { past, receiver, filter, stop, registry, observe, caller };
+    let follow = Follow { past, feed, filter, stop, registry, changes, observe, caller };
     let events = KeepAlive::new().interval(Duration::from_secs(15));
     Ok(Sse::new(follow.stream()).keep_alive(events).into_response())
 }
 
 struct Follow {
     past: VecDeque<Arc<LogLine>>,
-    receiver: Receiver<FeedEvent>,
+    feed: FeedEvents,
     filter: LogFilter,
     stop: CancellationToken,
     registry: Registry,
+    /// Tells of revoked tokens, among others.
+    changes: watch::Receiver<u64>,
     observe: Arc<Observe>,
     caller: Caller,
 }
@@ -93,31 +97,32 @@ impl Follow {
                 self.filter.after = line.sequence;
                 return Some(log_event(&line));
             }
-            let event = tokio::select! {
-                event = self.receiver.recv() => event,
+            let item = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return None,
+                Ok(()) = self.changes.changed() => None,
+                item = self.feed.next() => Some(item?),
             };
             if !self.caller.is_known(&self.registry.state()) {
                 // Its token was revoked meanwhile.
                 return None;
             }
-            match event {
-                Ok(FeedEvent::Log(line)) if self.filter.wants(&line) => {
+            match item {
+                Some(FeedItem::Event(FeedEvent::Log(line))) if self.filter.wants(&line) => {
                     self.filter.after = line.sequence;
                     return Some(log_event(&line));
                 }
-                Ok(FeedEvent::Call(call)) if call.function == self.filter.function => {
+                Some(FeedItem::Event(FeedEvent::Call(call))) if call.function == self.filter.function => {
                     return Some(json_event("call", &*call));
                 }
-                Ok(_) => {}
-                Err(RecvError::Lagged(count)) => {
+                Some(FeedItem::Missed(count)) => {
                     // Others may print so much that this function's lines come and go between two looks. They are in its
                     // own ring still; calls are not.
                     self.past = self.observe.logs.recent(&self.filter, MOST).into();
-                    let setting = "feed_lines";
-                    return Some(json_event("missed", &json!({"events": count, "setting": setting})));
+                    let settings = [names::FEED_LINES, names::FEED_BYTES];
+                    return Some(json_event("missed", &json!({"events": count, "settings": settings})));
                 }
-                Err(RecvError::Closed) => return None,
+                Some(FeedItem::Event(_)) | None => {}
             }
         }
     }

@@ -48,15 +48,13 @@ pub(super) async fn list(
 ) -> Result<Json<Value>, Problem> {
     caller.require(Scope::Deploy)?;
     let limit = filter.limit.unwrap_or(SHOWN).min(MOST);
-    let within = if filter.function.is_some() { MOST } else { limit };
     let wanted = |record: &TrailRecord| match (&filter.function, &record.subject) {
         (None, _) => true,
         (Some(name), Subject::Invocation { function, .. }) => name == function.as_str(),
         (Some(_), Subject::Call) => false,
     };
-    let trails = control.observe.trails.recent(caller.tenant(), within);
-    let trails: Vec<_> =
-        trails.iter().filter(|record| wanted(record)).take(limit).map(|record| summary(record)).collect();
+    let trails = control.observe.trails.recent(caller.tenant(), limit, wanted);
+    let trails: Vec<_> = trails.iter().map(|record| summary(record)).collect();
     Ok(Json(json!({"trails": trails})))
 }
 

@@ -214,8 +214,9 @@ impl Pool {
         }
     }
 
+    // In one order with what frees an instance: of that and of coming to the line one sees the other.
     fn has_waiters(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
+        self.waiting.load(Ordering::SeqCst) > 0
     }
 
     /// Ends one idle instance, of the function that holds most; `of` names the only function that may lose one.
@@ -311,7 +312,7 @@ impl Account {
             let waiter = Waiter { turn, account: Arc::clone(self), sender };
             state.lines.entry(self.share.function).or_default().push_back(waiter);
             state.waiters += 1;
-            pool.waiting.store(state.waiters, Ordering::Release);
+            pool.waiting.store(state.waiters, Ordering::SeqCst);
             receiver
         };
         let in_line = InLine(pool);
@@ -413,6 +414,14 @@ impl Account {
                     Err(_) => return Offered::Taken,
                 },
             }
+        }
+    }
+
+    /// Whether somebody in line could use an instance that is free, or its place.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.has_waiters() && {
+            let state = self.pool.state.lock();
+            state.lines.contains_key(&self.share.function) || state.missing() > 0
         }
     }
 

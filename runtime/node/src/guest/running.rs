@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     task::Waker,
     time::Duration,
@@ -160,6 +160,8 @@ impl Running {
     /// Cancelled when nobody waits for the answer any more, or the invocation ended.
     pub(super) fn token(&self) -> CancellationToken {
         let token = self.token.get_or_init(CancellationToken::new).clone();
+        // One of both sees the other: here the cancellation, or there the token.
+        fence(Ordering::SeqCst);
         if self.cancelled.load(Ordering::Acquire) {
             token.cancel();
         }
@@ -169,6 +171,7 @@ impl Running {
     /// Frees every call that is still open.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
         if let Some(token) = self.token.get() {
             token.cancel();
         }
@@ -292,5 +295,48 @@ impl Drop for OpenCall {
                 Err(mut unused) => unused.0 = None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use clap::{Args, FromArgMatches};
+
+    use super::*;
+    use crate::{observe::Subject, settings::GuestSettings};
+
+    #[test]
+    fn a_token_that_is_made_while_the_invocation_is_cancelled_is_cancelled() {
+        let trace = TraceContext::begin();
+        let trail = Trail::begin(trace.trace, "t".into(), Subject::Call);
+        let defaults = GuestSettings::augment_args(clap::Command::new("serve")).get_matches_from(["serve"]);
+        let settings = GuestSettings::from_arg_matches(&defaults).unwrap();
+        let limits = Arc::new(Limits::resolve(&Default::default(), &settings));
+        let both = Barrier::new(2);
+        let rounds: Vec<_> = (0..20_000)
+            .map(|_| {
+                let invocation = Invocation { trail: trail.clone(), trace, deadline: None };
+                Running::new(invocation, Arc::clone(&limits), Hops(0))
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for running in &rounds {
+                    both.wait();
+                    running.cancel();
+                }
+            });
+            for running in &rounds {
+                both.wait();
+                let token = running.token();
+                let began = std::time::Instant::now();
+                while !token.is_cancelled() {
+                    assert!(began.elapsed() < Duration::from_secs(5), "nobody cancels it");
+                    std::hint::spin_loop();
+                }
+            }
+        });
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -230,7 +230,16 @@ async fn acquire(
         return Ok((Place::Fresh(permit), Duration::ZERO));
     }
     let began = Instant::now();
-    let place = match deployed.account.acquire::<Box<Instance>>(deadline).await? {
+    let mut waiting = pin!(deployed.account.acquire::<Box<Instance>>(deadline));
+    let granted = match futures::poll!(waiting.as_mut()) {
+        Poll::Ready(granted) => granted,
+        // One that was put on the shelf since it was looked at was offered to nobody: this request was not in line yet.
+        Poll::Pending => match shelf.take() {
+            Some(instance) => return Ok((Place::Reused(instance), began.elapsed())),
+            None => waiting.await,
+        },
+    };
+    let place = match granted? {
         Grant::Permit(permit) => Place::Fresh(permit),
         Grant::Instance(instance) => Place::Reused(instance),
     };
@@ -379,16 +388,23 @@ fn settle(
     };
     instance.idle_since = Instant::now();
     let deployed = Arc::clone(instance.alive.deployed());
-    if !deployed.account.has_waiters() {
-        shelf.put(instance);
-        return;
-    }
-    match deployed.account.offer(instance) {
-        Offered::Taken => {}
-        Offered::Nobody(instance) => {
-            shelf.put(instance);
-            deployed.account.rests();
+    loop {
+        if deployed.account.has_waiters() {
+            match deployed.account.offer(instance) {
+                Offered::Taken => return,
+                Offered::Nobody(back) => instance = back,
+                Offered::Other(instance) => return drop(instance),
+            }
         }
-        Offered::Other(instance) => drop(instance),
+        shelf.put(instance);
+        deployed.account.rests();
+        // Whoever came to the line meanwhile may have looked at the shelf before.
+        if !deployed.account.is_wanted() {
+            return;
+        }
+        match shelf.take() {
+            Some(idle) => instance = idle,
+            None => return,
+        }
     }
 }

@@ -19,10 +19,10 @@ use std::{
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::service::service_fn;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -36,7 +36,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     leaving::Watch,
     linger::Lingering,
-    traffic::{Socket as Watched, Traffic},
+    socket::Socket as Watched,
+    stall::{Streams, Told as Body},
+    traffic::Traffic,
     waiting::HeadTimer,
 };
 use crate::{body::ReadOn, settings::IngressSettings};
@@ -66,6 +68,8 @@ pub struct Bounds {
     pub header_timeout: Duration,
     /// Between two requests of a connection of HTTP/1.1.
     pub idle_timeout: Duration,
+    /// To take something of an answer that waits for its client.
+    pub write_timeout: Duration,
     /// Largest head of a request, bytes.
     pub header_bytes: u32,
     /// Streams that one HTTP/2 connection may have open.
@@ -82,6 +86,7 @@ impl Bounds {
             connections_setting,
             header_timeout: settings.header_timeout.get(),
             idle_timeout: settings.idle_timeout.get(),
+            write_timeout: settings.write_timeout.get(),
             header_bytes: u32::try_from(settings.max_header_bytes.get()).unwrap_or(u32::MAX),
             http2_streams: settings.max_http2_streams,
             read_on: settings.read_on(),
@@ -201,8 +206,8 @@ impl Told {
     }
 }
 
-fn builder(bounds: &Bounds) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(bounds: &Bounds) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams { most: bounds.write_timeout });
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -228,18 +233,19 @@ async fn connection<H: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
     handler: H,
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    builder: Arc<auto::Builder<Streams>>,
     bounds: Bounds,
     stop: CancellationToken,
 ) {
     // Neither failing makes the connection useless.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE));
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(bounds.write_timeout));
     let traffic = Arc::<Traffic>::default();
     let mut builder = builder.as_ref().clone();
     builder.http1().timer(HeadTimer::new(Arc::clone(&traffic), bounds.header_timeout));
     let descriptor = stream.as_raw_fd();
-    let socket = TokioIo::new(Watched::new(stream, Arc::clone(&traffic)));
+    let socket = TokioIo::new(Watched::new(stream, Arc::clone(&traffic), bounds.write_timeout));
     let spoke = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let (spoke, traffic) = (Arc::clone(&spoke), Arc::clone(&traffic));
@@ -247,10 +253,11 @@ async fn connection<H: Handler>(
         let handler = Arc::new(handler);
         move |request| {
             spoke.store(true, Ordering::Relaxed);
+            let cut = request.version() == Version::HTTP_2;
             // An `async` block around it would be twice its size.
-            Arc::clone(&handler)
-                .handle(peer.clone(), Lingering::request(request, &traffic, bounds.read_on))
-                .map(Ok::<_, Infallible>)
+            let answer =
+                Arc::clone(&handler).handle(peer.clone(), Lingering::request(request, &traffic, bounds.read_on));
+            answer.map(move |answer| Ok::<_, Infallible>(answer.map(|body| Body::new(body, cut))))
         }
     });
     let mut connection = pin!(builder.serve_connection(socket, service));
@@ -291,208 +298,4 @@ async fn connection<H: Handler>(
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-    use crate::body::{self, Body};
-
-    #[derive(Clone)]
-    struct Hello;
-
-    impl Handler for Hello {
-        type Body = Body;
-
-        async fn handle(self: Arc<Self>, _: Peer, request: Request<Lingering>) -> Response<Body> {
-            if request.uri().path() == "/slow" {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Response::new(body::full("hello"))
-        }
-    }
-
-    fn bounds(connections: usize) -> Bounds {
-        Bounds {
-            connections,
-            connections_setting: "max_connections",
-            header_timeout: Duration::from_millis(200),
-            idle_timeout: Duration::from_secs(1),
-            header_bytes: 8 << 10,
-            http2_streams: 10,
-            read_on: ReadOn::default(),
-        }
-    }
-
-    async fn start(connections: usize) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
-        start_with(bounds(connections)).await
-    }
-
-    async fn start_with(bounds: Bounds) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
-        let socket = TcpListener::from_std(bind(([127, 0, 0, 1], 0).into(), "--listen").unwrap()).unwrap();
-        let address = socket.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let served = tokio::spawn(serve(socket, Hello, bounds, stop.clone()));
-        (address, stop, served)
-    }
-
-    async fn ask(stream: &mut TcpStream, path: &str) {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-    }
-
-    async fn answer(stream: &mut TcpStream) -> String {
-        let mut text = vec![0; 4_096];
-        let length = stream.read(&mut text).await.unwrap();
-        String::from_utf8_lossy(&text[..length]).into_owned()
-    }
-
-    #[tokio::test]
-    async fn an_address_in_use_is_named_with_its_flag() {
-        let first = bind(([127, 0, 0, 1], 0).into(), "--listen").unwrap();
-        let address = first.local_addr().unwrap();
-        let error = bind(address, "--listen").unwrap_err().to_string();
-        assert!(error.contains(&address.to_string()) && error.ends_with("(--listen)"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_never_speaks_is_closed_after_the_header_timeout() {
-        let (address, _stop, _served) = start(10).await;
-        for first_bytes in ["", "PRI * HT", "GET / HTTP/1.1\r\nhost:"] {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(first_bytes.as_bytes()).await.unwrap();
-            let ended = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await;
-            assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{first_bytes:?}: {ended:?}");
-        }
-    }
-
-    /// A connection that has had an answer.
-    async fn used(address: SocketAddr) -> TcpStream {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        ask(&mut stream, "/").await;
-        assert!(answer(&mut stream).await.contains("hello"));
-        stream
-    }
-
-    /// Waits for its end; says nothing about when.
-    async fn assert_closed(mut stream: TcpStream) {
-        assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
-    }
-
-    const NEVER: Duration = Duration::from_secs(3_600);
-
-    #[tokio::test]
-    async fn an_idle_connection_outlives_the_header_timeout_and_a_head_that_has_begun_does_not() {
-        let header_timeout = Duration::from_millis(50);
-        let (address, _stop, _served) = start_with(Bounds { header_timeout, idle_timeout: NEVER, ..bounds(10) }).await;
-        let mut idle = used(address).await;
-        let mut begun = used(address).await;
-        begun.write_all(b"GET / HTT").await.unwrap();
-        // The idle one has waited longer than this one, and serves.
-        assert_closed(begun).await;
-        ask(&mut idle, "/").await;
-        assert!(answer(&mut idle).await.contains("hello"));
-    }
-
-    #[tokio::test]
-    async fn an_idle_connection_ends_with_the_idle_timeout_and_a_head_that_has_begun_outlives_it() {
-        let idle_timeout = Duration::from_millis(50);
-        let (address, _stop, _served) = start_with(Bounds { header_timeout: NEVER, idle_timeout, ..bounds(10) }).await;
-        let mut begun = used(address).await;
-        begun.write_all(b"GET / HTT").await.unwrap();
-        let idle = used(address).await;
-        assert_closed(idle).await;
-        begun.write_all(b"P/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        assert!(answer(&mut begun).await.contains("hello"));
-    }
-
-    #[test]
-    fn a_trouble_that_lasts_is_told_now_and_then() {
-        let (began, mut told) = (Instant::now(), Told::default());
-        let news: Vec<_> = [0, 1, 59, 60, 61, 119, 200]
-            .map(|seconds| told.is_news(began + Duration::from_secs(seconds)))
-            .into_iter()
-            .collect();
-        assert_eq!(news, [true, false, false, true, false, false, true]);
-    }
-
-    #[tokio::test]
-    async fn what_is_no_http_is_told_so_and_closed() {
-        let (address, _stop, _served) = start(10).await;
-        let many: String = (0..200).map(|number| format!("x-{number}: 1\r\n")).collect();
-        for (head, status) in [
-            ("content-length: 4\r\ncontent-length: 5\r\n", "400"),
-            ("transfer-encoding: chunked, identity\r\n", "400"),
-            ("x-a : b\r\n", "400"),
-            (many.as_str(), "431"),
-        ] {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(format!("POST / HTTP/1.1\r\nhost: x\r\n{head}\r\n").as_bytes()).await.unwrap();
-            let mut text = String::new();
-            stream.read_to_string(&mut text).await.unwrap();
-            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {text:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn who_still_sends_a_body_that_nobody_reads_gets_the_answer_and_keeps_the_connection() {
-        let (address, _stop, _served) = start(10).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let body = vec![b'x'; 8 << 20];
-        let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(&body).await.unwrap();
-        assert!(answer(&mut stream).await.contains("hello"));
-        ask(&mut stream, "/").await;
-        assert!(answer(&mut stream).await.contains("hello"));
-    }
-
-    #[tokio::test]
-    async fn who_waits_to_be_asked_for_its_body_is_not_asked_by_a_refusal() {
-        let (address, _stop, _served) = start(10).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let head = "POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        assert!(text.starts_with("HTTP/1.1 200 ") && !text.contains("100 Continue"), "{text}");
-    }
-
-    #[tokio::test]
-    async fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
-        let (address, _stop, _served) = start(10).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HT").await.unwrap();
-        assert!(answer(&mut stream).await.contains("hello"));
-    }
-
-    #[tokio::test]
-    async fn connections_beyond_the_bound_wait_until_one_ends() {
-        let (address, _stop, _served) = start(1).await;
-        let mut first = TcpStream::connect(address).await.unwrap();
-        ask(&mut first, "/").await;
-        assert!(answer(&mut first).await.contains("hello"));
-        let mut second = TcpStream::connect(address).await.unwrap();
-        ask(&mut second, "/").await;
-        let early = tokio::time::timeout(Duration::from_millis(50), answer(&mut second)).await;
-        assert!(early.is_err(), "{early:?}");
-        drop(first);
-        assert!(answer(&mut second).await.contains("hello"));
-    }
-
-    #[tokio::test]
-    async fn a_stop_lets_open_requests_finish_and_then_ends() {
-        let (address, stop, served) = start(10).await;
-        let mut open = TcpStream::connect(address).await.unwrap();
-        let mut idle = TcpStream::connect(address).await.unwrap();
-        ask(&mut idle, "/").await;
-        assert!(answer(&mut idle).await.contains("hello"));
-        ask(&mut open, "/slow").await;
-        // The request is in the handler once the idle connection has been answered after it.
-        ask(&mut idle, "/").await;
-        assert!(answer(&mut idle).await.contains("hello"));
-        stop.cancel();
-        assert!(answer(&mut open).await.contains("hello"));
-        tokio::time::timeout(Duration::from_secs(5), served).await.unwrap().unwrap();
-        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
-    }
-}
+mod tests;

@@ -18,6 +18,8 @@ mod opener;
 mod record;
 mod recorded;
 mod route;
+mod socket;
+mod stall;
 mod to;
 mod traffic;
 mod trailers;
@@ -25,7 +27,7 @@ mod waiting;
 
 use std::{sync::Arc, time::Instant};
 
-use http::{HeaderValue, Request, Response, StatusCode, header, uri::Authority};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
 use ipnet::IpNet;
 
 pub use closing::Closing;
@@ -152,6 +154,9 @@ impl Ingress {
     fn goal(&self, request: &Request<Lingering>) -> Result<(Goal, Authority), Problem> {
         head::refuse_what_is_never_done(request)?;
         let authority = head::authority(request)?;
+        if *request.method() == Method::OPTIONS && request.uri().path() == "*" {
+            return Ok((Goal::Answer(what_is_offered()), authority));
+        }
         let goal = self.goal_at(&authority, request.uri().path())?;
         if self.open && matches!(goal, Goal::Gate) {
             to::refuse_web_pages(&authority, request.headers(), self.domain.as_deref())?;
@@ -246,6 +251,16 @@ fn plain(status: StatusCode, text: String) -> Response<Body> {
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// The answer to `OPTIONS *`, which asks about the node and none of its places (RFC 9110, 9.3.7).
+fn what_is_offered() -> Response<Body> {
+    let mut answer = Response::new(body::empty());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     answer
 }
 

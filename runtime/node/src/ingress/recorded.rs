@@ -1,13 +1,16 @@
 //! The body of an answer, which ends the record of its request when it ends.
 
 use std::{
+    future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Sleep;
 
 use super::record::Record;
 use crate::body::{Body, BodyError};
@@ -18,9 +21,31 @@ pub struct Recorded {
     record: Option<Record>,
     /// Bytes that the head promised and that are still to come: hyper asks for none beyond them.
     left: Option<u64>,
-    /// An error that was met and is told when asked again. hyper drops what it has not written when a body fails, and its
-    /// client gets an empty reply for a status, and a beginning, that were there; where the body is late it writes them.
-    failed: Option<BodyError>,
+    failed: Option<Pin<Box<Failed>>>,
+}
+
+/// How long the error of a body is held back. With it hyper drops what it has not written yet: the head, where the body
+/// fails at once, and the data in front. Where the body is late it writes; over HTTP/2 another task does, and nothing
+/// says when.
+const HELD: Duration = Duration::from_millis(5);
+
+pin_project_lite::pin_project! {
+    /// An error that is told once what came before it has been written.
+    struct Failed {
+        #[pin]
+        held: Sleep,
+        error: Option<BodyError>,
+    }
+}
+
+impl Future for Failed {
+    type Output = Option<BodyError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<BodyError>> {
+        let this = self.project();
+        ready!(this.held.poll(cx));
+        Poll::Ready(this.error.take())
+    }
 }
 
 impl Recorded {
@@ -51,8 +76,8 @@ impl http_body::Body for Recorded {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Some(error) = this.failed.take() {
-            return Poll::Ready(Some(Err(error)));
+        if let Some(failed) = &mut this.failed {
+            return failed.as_mut().poll(cx).map(|error| error.map(Err));
         }
         let polled = Pin::new(&mut this.inner).poll_frame(cx);
         if let Some(record) = &mut this.record {
@@ -72,16 +97,16 @@ impl http_body::Body for Recorded {
         }
         match polled {
             Poll::Ready(Some(Err(error))) => {
-                this.failed = Some(error);
-                cx.waker().wake_by_ref();
-                Poll::Pending
+                let failed = Failed { held: tokio::time::sleep(HELD), error: Some(error) };
+                let failed = this.failed.insert(Box::pin(failed));
+                failed.as_mut().poll(cx).map(|error| error.map(Err))
             }
             polled => polled,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.failed.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -99,39 +124,57 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_body_that_fails_takes_neither_its_head_nor_its_beginning_with_it() {
-        for beginning in [None, Some("begun")] {
-            let said = said_of(beginning).await;
-            assert!(said.starts_with("HTTP/1.1 500") && !said.ends_with("0\r\n\r\n"), "{said}");
-            assert!(said.contains(beginning.unwrap_or_default()), "{said}");
-        }
-    }
+    use hyper_util::rt::{TokioExecutor, TokioIo};
 
-    /// What a client gets of an answer that fails after this.
-    async fn said_of(beginning: Option<&'static str>) -> String {
+    /// The address of a server whose one answer has a body of these frames.
+    async fn serve(frames: &'static [&'static str], http2: bool) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(async move {
+        tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let answer = hyper::service::service_fn(async |_| {
-                let begun = beginning.map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes()))));
-                let failure = Err(BodyError::Transport("never finished".into()));
-                let failing =
-                    http_body_util::StreamBody::new(futures::stream::iter(begun.into_iter().chain([failure])));
-                let inner = failing.boxed_unsync();
-                let body = Recorded { inner, record: None, left: None, failed: None };
-                Ok::<_, std::convert::Infallible>(Response::builder().status(500).body(body).unwrap())
+                let data = frames.iter().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes()))));
+                let error = Err(BodyError::Transport("never finished".into()));
+                let failing = http_body_util::StreamBody::new(futures::stream::iter(data.chain([error])));
+                let answer = Response::builder().status(500).body(failing.boxed_unsync()).unwrap();
+                Ok::<_, std::convert::Infallible>(Recorded::plain(answer))
             });
-            hyper::server::conn::http1::Builder::new()
-                .serve_connection(hyper_util::rt::TokioIo::new(stream), answer)
-                .await
+            let stream = TokioIo::new(stream);
+            if http2 {
+                let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = serving.serve_connection(stream, answer).await;
+            } else {
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, answer).await;
+            }
         });
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut said = String::new();
-        stream.read_to_string(&mut said).await.unwrap();
-        assert!(serving.await.unwrap().is_err());
-        said
+        address
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_takes_neither_its_head_nor_what_came_before_with_it() {
+        for (frames, data) in [(&[][..], ""), (&["abc"], "abc"), (&["abc", "def"], "abcdef")] {
+            let mut stream = TcpStream::connect(serve(frames, false).await).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.unwrap();
+            assert!(said.starts_with("HTTP/1.1 500") && !said.ends_with("0\r\n\r\n"), "{said}");
+            assert!(frames.iter().all(|frame| said.contains(&format!("\r\n{frame}\r\n"))), "{said}");
+
+            let stream = TokioIo::new(TcpStream::connect(serve(frames, true).await).await.unwrap());
+            let connected = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await;
+            let (mut sender, connection) = connected.unwrap();
+            tokio::spawn(connection);
+            let request = http::Request::get("http://x/").body(crate::body::empty()).unwrap();
+            let answer = sender.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), 500);
+            let (mut body, mut read) = (answer.into_body(), String::new());
+            let ended = loop {
+                match body.frame().await {
+                    Some(Ok(frame)) => read.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+                    ended => break ended,
+                }
+            };
+            assert!(matches!(ended, Some(Err(_))) && read == data, "{read:?} {ended:?}");
+        }
     }
 }

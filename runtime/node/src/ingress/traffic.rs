@@ -1,16 +1,6 @@
 //! What came on a connection so far, as its socket, its timer, its requests' bodies and its watch know it.
 
-use std::{
-    io::IoSlice,
-    pin::Pin,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    task::{Context, Poll},
-};
-
-use tokio::{
-    io::{self, AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What a connection's parts tell each other. All but the end of a body is written by its own task.
 #[derive(Debug, Default)]
@@ -29,9 +19,10 @@ pub(super) struct Coming(u64);
 
 /// Marks a body in chunks, whose end is seen only in the bytes themselves.
 const CHUNKED: u64 = 1 << 63;
-/// How a body in chunks ends. One with trailers, or with extensions of its last chunk, ends otherwise.
-const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\r\n0\r\n\r\n");
-const LAST_CHUNK_MASK: u64 = u64::MAX >> 8;
+/// How every body in chunks ends: with an empty line, behind its last chunk or its trailers. A part of one may end so
+/// too, with data that ends in a line; where that can't be told apart the client is taken to have sent all.
+const EMPTY_LINE: u64 = u64::from_be_bytes(*b"\0\0\0\0\r\n\r\n");
+const EMPTY_LINE_MASK: u64 = u64::MAX >> 32;
 
 impl Coming {
     /// A body of which `left` bytes, or chunks of an unknown length, follow the first `read` bytes of a connection.
@@ -45,7 +36,7 @@ impl Coming {
 
     /// Whether it has come whole, when nothing comes after `received` bytes of which these are the last.
     pub(super) fn is_whole(self, received: u64, tail: u64) -> bool {
-        if self.0 & CHUNKED == 0 { received >= self.0 } else { tail & LAST_CHUNK_MASK == LAST_CHUNK }
+        if self.0 & CHUNKED == 0 { received >= self.0 } else { tail & EMPTY_LINE_MASK == EMPTY_LINE }
     }
 }
 
@@ -69,7 +60,7 @@ impl Traffic {
     }
 
     /// Only the connection's task reads from its socket: nothing is added to in between.
-    fn received(&self, bytes: &[u8]) {
+    pub(super) fn received(&self, bytes: &[u8]) {
         self.read.store(self.read() + bytes.len() as u64, Relaxed);
         self.tail.store(tail_of(self.tail(), bytes), Relaxed);
     }
@@ -92,69 +83,6 @@ impl Traffic {
     }
 }
 
-/// Pieces that are this short together are put into one before they are written: to have the system gather them takes
-/// longer. Heads with a short body are.
-const GATHERED: usize = 2 << 10;
-
-/// A socket that tells what it reads.
-#[derive(Debug)]
-pub(super) struct Socket {
-    stream: TcpStream,
-    traffic: std::sync::Arc<Traffic>,
-    /// Where short pieces are gathered.
-    gathered: Vec<u8>,
-}
-
-impl Socket {
-    pub(super) fn new(stream: TcpStream, traffic: std::sync::Arc<Traffic>) -> Self {
-        Self { stream, traffic, gathered: Vec::new() }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if let Some(bytes) = buffer.filled().get(before..) {
-            self.traffic.received(bytes);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let length = pieces.iter().map(|piece| piece.len()).fold(0, usize::saturating_add);
-        if length > GATHERED {
-            return Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        }
-        let Self { stream, gathered, .. } = &mut *self;
-        gathered.clear();
-        pieces.iter().for_each(|piece| gathered.extend_from_slice(piece));
-        Pin::new(stream).poll_write(cx, gathered)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +96,16 @@ mod tests {
             (0, Some(u64::MAX), 1 << 40, b"", false),
             (100, None, 115, b"5\r\nhello\r\n0\r\n\r\n", true),
             (100, None, 115, b"5\r\nhello\r\n", false),
-            (100, None, 115, b"a\r\nhello0\r\n\r\n", false),
+            (100, None, 115, b"5\r\nhello\r\n0\r\n", false),
+            (100, None, 115, b"5\r\nhello\r\n0;signed=yes\r\n\r\n", true),
+            (100, None, 115, b"5\r\nhello\r\n0 ; a=\"b\"\r\n\r\n", true),
+            (100, None, 115, b"5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n", true),
+            (100, None, 115, b"5\r\nhello\r\n0;a\r\nx-sum: 1\r\nx-other:\r\n\r\n", true),
+            (100, None, 115, b"5\r\nhello\r\n0\r\nx-sum: 1\r\n", false),
+            (100, None, 115, b"5\r\nhello\r\n0\r\nx-sum: 1", false),
+            (100, None, 115, b"5\r\nhel", false),
+            // In doubt it is whole.
+            (100, None, 115, b"a\r\nhello0\r\n\r\n", true),
             (100, None, 100, b"", false),
         ] {
             let coming = Coming::after(read, left);

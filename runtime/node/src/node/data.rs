@@ -9,6 +9,9 @@ use std::{
 
 use tempfile::NamedTempFile;
 
+/// Mode of its directories.
+const PRIVATE: u32 = 0o700;
+
 /// A data directory that is ours alone while this lives.
 #[derive(Debug)]
 pub struct DataDir {
@@ -30,7 +33,7 @@ impl DataDir {
             };
             io::Error::new(error.kind(), format!("data directory {}: {error}{hint} (--data)", path.display()))
         };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(wrong)?;
+        std::fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(path).map_err(wrong)?;
         let path = path.canonicalize().map_err(wrong)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
         let lock = lock.map_err(wrong)?;
@@ -42,13 +45,39 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(wrong(error)),
         }
         let this = Self { path, _lock: lock };
+        for name in ["", "modules", "artifacts"] {
+            this.keep_private(name).map_err(wrong)?;
+        }
         // Ours alone by now: whatever is in there, nobody writes it any more.
         match std::fs::remove_dir_all(this.path("tmp")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
             _ => {}
         }
-        std::fs::DirBuilder::new().mode(0o700).create(this.path("tmp")).map_err(wrong)?;
+        std::fs::DirBuilder::new().mode(PRIVATE).create(this.path("tmp")).map_err(wrong)?;
         Ok(this)
+    }
+
+    /// Makes a directory in there, which only the node's user gets into, or takes it from others where it was made by
+    /// somebody else, or by an earlier release.
+    fn keep_private(&self, name: &str) -> io::Result<()> {
+        let path = self.path(name);
+        std::fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(&path)?;
+        let mode = std::fs::metadata(&path)?.permissions().mode() & 0o7777;
+        if mode & !PRIVATE == 0 {
+            return Ok(());
+        }
+        let (path_shown, was) = (path.display(), format_args!("{mode:04o}"));
+        match std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode & PRIVATE)) {
+            Ok(()) => {
+                tracing::warn!(path = %path_shown, %was, "others could get into this directory; now only its owner can");
+            }
+            // It belongs to somebody else, who let the node in.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::warn!(path = %path_shown, %was, "others can get into this directory, and the node may not change that");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// The path of a file in the directory.
@@ -114,6 +143,23 @@ mod tests {
         let data = DataDir::open(&root).unwrap();
         assert_eq!(std::fs::read_dir(data.path("tmp")).unwrap().count(), 0);
         assert_eq!(std::fs::read(path).unwrap(), b"x");
+    }
+
+    #[test]
+    fn directories_that_others_could_get_into_are_taken_from_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let modules = data.join("modules");
+        std::fs::create_dir_all(&modules).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        for path in [&data, &modules] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let opened = DataDir::open(&data).unwrap();
+        for path in [&data, &modules, &data.join("artifacts"), &data.join("tmp")] {
+            assert_eq!(mode(path), 0o700, "{}", path.display());
+        }
+        drop(opened);
     }
 
     #[test]

@@ -143,6 +143,14 @@ impl Metrics {
         self.invocations.forget(function);
     }
 
+    /// Forgets the series of a destination that is gone.
+    pub fn forget_destination(&self, destination: &str, outcomes: &[&'static str]) {
+        self.queued_calls.remove(&DestinationLabel { destination: destination.to_owned() });
+        for outcome in outcomes {
+            self.calls.remove(&DestinationLabels { destination: destination.to_owned(), outcome });
+        }
+    }
+
     /// The exposition text (OpenMetrics).
     pub fn render(&self) -> String {
         let mut text = String::new();

@@ -4,18 +4,22 @@
 //! reader does not take, and all of it is cheap when nobody looks.
 
 mod feed;
+#[cfg(test)]
+mod heap;
 mod invocations;
 mod logs;
 mod metrics;
+mod note;
 mod trail;
 
 use std::sync::Arc;
 
-pub use feed::{CallLine, Feed, FeedEvent, FeedItem, FeedReader, TraceIdText};
+pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEvent, TraceIdText};
 pub use invocations::{Invocations, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
 pub use metrics::{DestinationLabel, DestinationLabels, Metrics};
-pub use trail::{Ending, Note, Subject, Trail, TrailRecord, TrailStore, Waits};
+pub use note::Note;
+pub use trail::{Ending, Subject, Trail, TrailRecord, TrailStore, Waits};
 
 use crate::settings::ObserveSettings;
 
@@ -37,7 +41,7 @@ impl Observe {
         Arc::new(Self {
             trails: TrailStore::new(settings.trail_bytes.get()),
             logs: LogStore::new(settings.log_bytes.get()),
-            feed: Feed::new(settings.feed_lines),
+            feed: Feed::new(settings.feed_lines, settings.feed_bytes.get()),
             metrics: Metrics::new(),
         })
     }

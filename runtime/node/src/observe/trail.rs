@@ -7,7 +7,6 @@
 use std::{
     cmp::Reverse,
     collections::VecDeque,
-    fmt,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -15,6 +14,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
+use super::note::Note;
 use crate::ids::{FunctionName, TenantId, TraceId};
 
 /// What a trail is about.
@@ -29,93 +29,6 @@ pub enum Subject {
     },
     /// A call that a program sent through `/to`.
     Call,
-}
-
-/// One decision, with its reason. Every variant reads as a sentence by `Display`.
-#[derive(Clone, Debug)]
-pub enum Note {
-    /// An instance was found or made.
-    Instance {
-        /// Whether it had served before.
-        reused: bool,
-        /// Time spent waiting for a place in the pool.
-        waited: Duration,
-    },
-    /// The guest was ended or refused by a bound or by itself.
-    Guest(String),
-    /// An outbound call entered the door.
-    Call {
-        /// Number of the call in this trail, from 1.
-        call: u32,
-        /// Method and URL without query.
-        what: String,
-    },
-    /// The actor made the call wait.
-    Queued {
-        /// Number of the call.
-        call: u32,
-        /// Why, as the actor says it.
-        why: String,
-    },
-    /// The actor let an attempt go.
-    Admitted {
-        /// Number of the call.
-        call: u32,
-        /// Time since the call asked.
-        waited: Duration,
-    },
-    /// An attempt was answered.
-    Answered {
-        /// Number of the call.
-        call: u32,
-        /// Number of the attempt, from 1.
-        attempt: u32,
-        /// Status.
-        status: u16,
-        /// Time to the head.
-        first_byte: Duration,
-    },
-    /// An attempt failed without an answer.
-    Failed {
-        /// Number of the call.
-        call: u32,
-        /// Number of the attempt, from 1.
-        attempt: u32,
-        /// What went wrong.
-        why: String,
-    },
-    /// The answer broke off.
-    Broke(String),
-    /// A decision about the call: put back, retried, refused, given up, denied.
-    Decided {
-        /// Number of the call.
-        call: u32,
-        /// The decision and its reason.
-        what: String,
-    },
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Instance { reused, waited } if *waited > Duration::from_millis(1) => {
-                let kind = if *reused { "reused" } else { "fresh" };
-                write!(f, "{kind} instance, waited {waited:.1?} for a place")
-            }
-            Self::Instance { reused: true, .. } => f.write_str("reused instance"),
-            Self::Instance { reused: false, .. } => f.write_str("fresh instance"),
-            Self::Guest(what) => write!(f, "guest: {what}"),
-            Self::Call { call, what } => write!(f, "call {call}: {what}"),
-            Self::Queued { call, why } => write!(f, "call {call}: queued, {why}"),
-            Self::Admitted { call, waited } => write!(f, "call {call}: let go after {waited:.1?}"),
-            Self::Answered { call, attempt, status, first_byte } => {
-                write!(f, "call {call}: attempt {attempt} answered {status} in {first_byte:.1?}")
-            }
-            Self::Failed { call, attempt, why } => write!(f, "call {call}: attempt {attempt} failed, {why}"),
-            Self::Broke(why) => write!(f, "the answer broke off: {why}"),
-            Self::Decided { call, what } => write!(f, "call {call}: {what}"),
-        }
-    }
 }
 
 /// How a trail ended.
@@ -148,27 +61,58 @@ pub struct TrailRecord {
     /// How it ended.
     pub ending: Ending,
     /// Decisions, each with the time since the beginning.
-    pub notes: SmallVec<[(Duration, Note); 2]>,
+    pub notes: Notes,
     /// Notes that were dropped beyond the bound of a trail.
     pub dropped: u32,
+    /// Memory of the notes' texts, bytes.
+    texts: u64,
 }
 
-/// Notes that one trail keeps at most; later ones are counted only. A guest with 1,000 calls fits.
-const NOTES: usize = 8_192;
+/// Notes, each with the time since the beginning.
+type Notes = SmallVec<[(Duration, Note); INSIDE]>;
+/// Of them inside the trail itself.
+const INSIDE: usize = 2;
+
+/// Memory that the notes of one trail take at most; later ones are counted only. A guest with 1,000 calls fits.
+const NOTE_BYTES: u64 = 1 << 20;
+/// What the allocator adds to a record, and its counts of references.
+const RECORD_OVERHEAD: u64 = 32;
+
+/// Memory of so many notes outside the trail itself, bytes.
+fn spilled(room: usize) -> u64 {
+    if room > INSIDE { (room * size_of::<(Duration, Note)>()) as u64 } else { 0 }
+}
 
 impl TrailRecord {
+    /// All of its memory, bytes. Names are shared with what they name.
     fn cost(&self) -> u64 {
-        // Texts inside notes are short; their mean is taken rather than a walk over each.
-        (size_of::<Self>() + self.notes.len() * (size_of::<(Duration, Note)>() + 48)) as u64
+        size_of::<Self>() as u64 + RECORD_OVERHEAD + spilled(self.notes.capacity()) + self.texts
     }
 }
 
 struct Open {
-    notes: SmallVec<[(Duration, Note); 2]>,
+    notes: Notes,
+    /// Memory of their texts, bytes.
+    texts: u64,
     dropped: u32,
     calls: u32,
     head: Option<Duration>,
     ended: bool,
+}
+
+impl Open {
+    fn write(&mut self, at: Duration, note: Note) {
+        let (count, room) = (self.notes.len(), self.notes.capacity());
+        // As the vector grows.
+        let room = if count < room { room } else { (count + 1).next_power_of_two() };
+        let texts = self.texts + note.text_bytes();
+        if spilled(room) + texts > NOTE_BYTES {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        }
+        self.texts = texts;
+        self.notes.push((at, note));
+    }
 }
 
 /// A trail that is still being written. Cheap to clone; all clones write to the same one.
@@ -198,7 +142,7 @@ impl Trail {
             subject,
             began,
             began_wall: SystemTime::now(),
-            open: Mutex::new(Open { notes: SmallVec::new(), dropped: 0, calls: 0, head: None, ended: false }),
+            open: Mutex::new(Open { notes: Notes::new(), texts: 0, dropped: 0, calls: 0, head: None, ended: false }),
         }))
     }
 
@@ -207,17 +151,12 @@ impl Trail {
         self.0.id
     }
 
-    /// Writes a decision. One that comes after the end is lost.
+    /// Writes a decision, with its text cut where it is long. One that comes after the end is lost.
     pub fn note(&self, note: Note) {
-        let at = self.0.began.elapsed();
+        let (at, note) = (self.0.began.elapsed(), note.bounded());
         let mut open = self.0.open.lock();
-        if open.ended {
-            return;
-        }
-        if open.notes.len() < NOTES {
-            open.notes.push((at, note));
-        } else {
-            open.dropped += 1;
+        if !open.ended {
+            open.write(at, note);
         }
     }
 
@@ -227,10 +166,17 @@ impl Trail {
         let mut waits = Waits { total, ..Waits::default() };
         let mut open = self.0.open.lock();
         open.head = Some(total);
-        for (_, note) in &open.notes {
+        // From the last wait to the first: they are in the order in which they ended, so all of one that is not counted
+        // yet is before all that is.
+        let mut counted = total;
+        for (at, note) in open.notes.iter().rev() {
             match note {
                 Note::Instance { waited, .. } => waits.instance = Some(*waited),
-                Note::Admitted { waited, .. } => waits.gate += *waited,
+                Note::Admitted { waited, .. } => {
+                    let from = at.saturating_sub(*waited);
+                    waits.gate += counted.min(*at).saturating_sub(from);
+                    counted = counted.min(from);
+                }
                 _ => {}
             }
         }
@@ -250,7 +196,7 @@ impl Trail {
 pub struct Waits {
     /// For a place in the pool; nothing where no instance was needed.
     pub instance: Option<Duration>,
-    /// At the gate, all calls together.
+    /// At the gate: while one call or more waited there, so that it is never more than the whole.
     pub gate: Duration,
     /// All of it, with the work between.
     pub total: Duration,
@@ -288,13 +234,22 @@ impl Ring {
         self.trails.push_back(Kept { id: record.id, bytes, record });
     }
 
+    /// Its memory, with the room for trails that it has.
+    fn held(&self) -> u64 {
+        self.bytes + (self.trails.capacity() * size_of::<Kept>()) as u64
+    }
+
     /// The oldest, taken out where the ring is over its bound.
     fn pop_beyond(&mut self, bound: u64) -> Option<Arc<TrailRecord>> {
-        if self.bytes <= bound {
+        if self.held() <= bound {
             return None;
         }
         let oldest = self.trails.pop_front()?;
         self.bytes -= oldest.bytes;
+        // After many small ones, room for them would keep fewer large ones than there is memory for.
+        if self.trails.capacity() / 4 > self.trails.len() {
+            self.trails.shrink_to(self.trails.len() * 2);
+        }
         Some(oldest.record)
     }
 
@@ -319,13 +274,13 @@ impl TrailStore {
     /// Ends a trail and keeps it. Ending it twice keeps the first.
     pub fn finish(&self, trail: &Trail, ending: Ending) {
         let ended = Instant::now();
-        let (notes, dropped, head) = {
+        let (notes, texts, dropped, head) = {
             let mut open = trail.0.open.lock();
             if open.ended {
                 return;
             }
             open.ended = true;
-            (std::mem::take(&mut open.notes), open.dropped, open.head)
+            (std::mem::take(&mut open.notes), open.texts, open.dropped, open.head)
         };
         let record = Arc::new(TrailRecord {
             id: trail.0.id,
@@ -338,6 +293,7 @@ impl TrailStore {
             ending,
             notes,
             dropped,
+            texts,
         });
         let mut ring = self.ring(record.id).lock();
         ring.push(record);
@@ -359,13 +315,18 @@ impl TrailStore {
         of_trace.filter(|record| record.tenant == *tenant).take(limit).cloned().collect()
     }
 
-    /// The newest `limit` trails of a tenant, newest first.
-    pub fn recent(&self, tenant: &TenantId, limit: usize) -> Vec<Arc<TrailRecord>> {
+    /// The newest `limit` trails of a tenant that are wanted, newest first.
+    pub fn recent(
+        &self,
+        tenant: &TenantId,
+        limit: usize,
+        wanted: impl Fn(&TrailRecord) -> bool,
+    ) -> Vec<Arc<TrailRecord>> {
         let mut newest = Vec::new();
         for ring in &self.rings {
             let ring = ring.lock();
             let trails = ring.newest_first().map(|kept| &kept.record);
-            newest.extend(trails.filter(|record| record.tenant == *tenant).take(limit).cloned());
+            newest.extend(trails.filter(|record| record.tenant == *tenant && wanted(record)).take(limit).cloned());
         }
         newest.sort_by_key(|record| Reverse(record.ended));
         newest.truncate(limit);
@@ -374,62 +335,4 @@ impl TrailStore {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn finished(store: &TrailStore, id: u128) -> Trail {
-        let trail = Trail::begin(TraceId(id), "t".into(), Subject::Call);
-        store.finish(&trail, Ending::Status(200));
-        trail
-    }
-
-    #[test]
-    fn a_ring_forgets_the_oldest_trail_first_and_its_id_with_it() {
-        let store = TrailStore::new((RINGS * 3 * size_of::<TrailRecord>()) as u64);
-        let first = finished(&store, 1);
-        assert!(store.get(&"t".into(), first.id()).is_some());
-        let in_its_ring = |number: u128| number << 32 | 1;
-        for number in 1..=3 {
-            finished(&store, in_its_ring(number));
-        }
-        assert!(store.get(&"t".into(), first.id()).is_none());
-        assert_eq!(store.recent(&"t".into(), 10).len(), 3);
-    }
-
-    #[test]
-    fn the_newest_come_first_whatever_ring_they_are_in() {
-        let store = TrailStore::new(1 << 20);
-        let ids: Vec<_> = (1..=100).map(|number| finished(&store, number << 8 | 1).id()).collect();
-        let recent: Vec<_> = store.recent(&"t".into(), 30).iter().map(|record| record.id).collect();
-        assert_eq!(recent, ids.into_iter().rev().take(30).collect::<Vec<_>>());
-        assert!(store.recent(&"other".into(), 30).is_empty());
-    }
-
-    #[test]
-    fn what_is_noted_after_the_head_is_kept_and_after_the_end_is_not() {
-        let (store, trail) = (TrailStore::new(1 << 20), Trail::begin(TraceId::random(), "t".into(), Subject::Call));
-        trail.note(Note::Guest("before".into()));
-        let waits = trail.answered();
-        trail.note(Note::Guest("streaming".into()));
-        store.finish(&trail, Ending::Cut(200));
-        trail.note(Note::Guest("late".into()));
-        let kept = store.get(&"t".into(), trail.id()).unwrap();
-        assert_eq!(kept.notes.len(), 2);
-        assert_eq!(kept.head, Some(waits.total));
-        assert!(kept.lasted >= waits.total);
-        assert!(trail.0.open.lock().notes.is_empty(), "what nobody will read is not held");
-    }
-
-    #[test]
-    fn notes_keep_their_order_and_read_as_sentences() {
-        let trail = Trail::begin(TraceId::random(), "t".into(), Subject::Call);
-        let call = trail.next_call();
-        trail.note(Note::Queued { call, why: "10/s".into() });
-        trail.note(Note::Decided { call, what: "put back at no cost".into() });
-        let store = TrailStore::new(1 << 20);
-        store.finish(&trail, Ending::Status(200));
-        let kept = store.get(&"t".into(), trail.id()).unwrap();
-        let texts: Vec<_> = kept.notes.iter().map(|(_, note)| note.to_string()).collect();
-        assert_eq!(texts, ["call 1: queued, 10/s", "call 1: put back at no cost"]);
-    }
-}
+mod tests;

@@ -47,8 +47,8 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
     values! { settings:
         node { drain_grace, drain_timeout }
         ingress {
-            max_request_body, max_connections, header_timeout, idle_timeout, max_header_bytes, max_http2_streams,
-            read_on_bytes, read_on_time,
+            max_request_body, max_connections, header_timeout, idle_timeout, write_timeout, max_header_bytes,
+            max_http2_streams, read_on_bytes, read_on_time,
         }
         control {
             max_functions, max_destinations, max_tokens, max_control_body, max_control_connections, max_deploys,
@@ -66,7 +66,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
             max_answer_headers, max_answer_head, attempts, replay_body, replay_memory,
             queue_calls, queue_bytes, max_pause, believed_pause, refusal_body, refusal_wait, max_actors, connection_idle, max_idle_connections,
         }
-        observe { trail_bytes, log_bytes, feed_lines }
+        observe { trail_bytes, log_bytes, feed_lines, feed_bytes }
     }
 }
 

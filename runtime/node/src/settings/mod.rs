@@ -72,7 +72,7 @@ pub struct NodeSettings {
     /// Data listener: functions and /to. Port 0 takes a free one
     #[arg(long, env = "TIDEGATE_LISTEN", value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Control listener: /v1. Loopback or a private network only
+    /// Control listener: /v1. Meant for loopback or a private network; elsewhere the node warns at the start
     #[arg(long, env = "TIDEGATE_CONTROL_LISTEN", value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8081")]
     pub control_listen: SocketAddr,
     /// Listener of /metrics (Prometheus). None: not served
@@ -120,6 +120,9 @@ pub struct IngressSettings {
     /// Time between two requests of an HTTP/1.1 connection. Longer than clients keep theirs, or they meet its end
     #[arg(long, env = "TIDEGATE_IDLE_TIMEOUT", value_name = "DURATION", default_value = "75s")]
     pub idle_timeout: Span,
+    /// Time in which a client must take something of an answer that waits for it; over HTTP/2 of each answer. Then the answer ends, and over HTTP/1.1 the connection
+    #[arg(long, env = "TIDEGATE_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s")]
+    pub write_timeout: Span,
     /// Largest head of a request. Over HTTP/2 a larger one is answered with a bare 431
     #[arg(long, env = "TIDEGATE_MAX_HEADER_BYTES", value_name = "SIZE", default_value = "64KiB")]
     pub max_header_bytes: Size,
@@ -343,6 +346,9 @@ pub struct ObserveSettings {
     /// Events a slow reader of logs may lag behind before it misses some
     #[arg(long, env = "TIDEGATE_FEED_LINES", value_name = "COUNT", default_value_t = 4_096, value_parser = count(1..=1_000_000))]
     pub feed_lines: usize,
+    /// Memory of those events
+    #[arg(long, env = "TIDEGATE_FEED_BYTES", value_name = "SIZE", default_value = "16MiB")]
+    pub feed_bytes: Size,
 }
 
 impl IngressSettings {

@@ -15,6 +15,7 @@ names! {
     MAX_CONNECTIONS = "max_connections";
     HEADER_TIMEOUT = "header_timeout";
     IDLE_TIMEOUT = "idle_timeout";
+    WRITE_TIMEOUT = "write_timeout";
     MAX_HEADER_BYTES = "max_header_bytes";
     MAX_HTTP2_STREAMS = "max_http2_streams";
     READ_ON_BYTES = "read_on_bytes";
@@ -69,6 +70,9 @@ names! {
     REFUSAL_BODY = "refusal_body";
     REFUSAL_WAIT = "refusal_wait";
     MAX_ACTORS = "max_actors";
+    TRAIL_BYTES = "trail_bytes";
+    FEED_LINES = "feed_lines";
+    FEED_BYTES = "feed_bytes";
 }
 
 #[cfg(test)]

@@ -170,6 +170,22 @@ async fn what_the_gate_counts_and_shows_is_what_happened() {
 }
 
 #[tokio::test]
+async fn a_destination_that_is_deleted_takes_its_series_with_it() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let gate = Gate::new(&[]);
+    let config = || serde_json::json!({"match": upstream.url("")});
+    gate.configure(&[("mock", config()), ("kept", serde_json::json!({"match": "http://kept.example"}))]);
+    let under_way = gate.call(get(&upstream.url("/"))).1;
+    gate.get(&upstream.url("/")).await.unwrap();
+    assert!(gate.observe.metrics.render().contains(r#"destination="mock""#));
+    let under_way = gate.door.send(under_way);
+    gate.configure(&[("kept", serde_json::json!({"match": "http://kept.example"}))]);
+    under_way.await.unwrap();
+    let metrics = gate.observe.metrics.render();
+    assert!(!metrics.contains(r#"destination="mock""#), "{metrics}");
+}
+
+#[tokio::test]
 async fn a_policy_that_says_something_in_vain_is_told_so_in_the_trail() {
     let upstream = Upstream::start(|_| async { text(200, "") }).await;
     let gate = Gate::new(&[]);

@@ -12,6 +12,8 @@ const RAW = [
   ["dropPollable", "wasi:io/poll", "[resource-drop]pollable"],
   ["pollableReady", "wasi:io/poll", "[method]pollable.ready"],
   ["pollableBlock", "wasi:io/poll", "[method]pollable.block"],
+  ["poll", "wasi:io/poll", "poll"],
+  ["subscribeDuration", "wasi:clocks/monotonic-clock", "subscribe-duration"],
   ["dropError", "wasi:io/error", "[resource-drop]error"],
   ["read", "wasi:io/streams", "[method]input-stream.read"],
   ["subscribeInput", "wasi:io/streams", "[method]input-stream.subscribe"],

@@ -7,9 +7,9 @@ const RUNTIME = fileURLToPath(new URL("../runtime/", import.meta.url));
 
 // The globals are put in place before the author's module is evaluated: what it captures at module scope is already ours.
 const entrySource = (entry) => `
-import "${RUNTIME}globals.js";
+import ${JSON.stringify(`${RUNTIME}globals.js`)};
 import * as author from ${JSON.stringify(entry)};
-import { createHandler } from "${RUNTIME}serve.js";
+import { createHandler } from ${JSON.stringify(`${RUNTIME}serve.js`)};
 export const incomingHandler = createHandler(author);
 `;
 

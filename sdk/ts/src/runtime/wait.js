@@ -1,10 +1,10 @@
 // Waiting for a WASI pollable of our own. The engine's event loop knows its own (fetch, timers) and cannot be handed ours, so:
 // while nothing of the engine's is under way we block the instance, which serves one request at a time anyhow; otherwise we
-// look again between turns of its loop, soon at first and then at most every MAX_PAUSE_MS.
-import { dropPollable, pollableBlock, pollableReady } from "./wasi.js";
+// block it for MAX_BLOCK_MS at most between turns of its loop. Ours is noticed at once, the engine's own a little late.
+import { blockAtMost, dropPollable, pollableBlock, pollableReady } from "./wasi.js";
 import { nativeSetTimeout } from "./natives.js";
 
-const MAX_PAUSE_MS = 4;
+const MAX_BLOCK_MS = 4;
 
 let engineBusy = false;
 
@@ -23,11 +23,12 @@ export async function ready(pollable) {
   // What the author's code does in the same turn may be what makes the engine busy: let it run first.
   await undefined;
   try {
-    for (let pause = 0; ; pause = pause === 0 ? 1 : Math.min(pause * 2, MAX_PAUSE_MS)) {
+    for (let ms = 1; ; ms = Math.min(ms * 2, MAX_BLOCK_MS)) {
       if (!engineBusy) return pollableBlock(pollable);
       if (pollableReady(pollable)) return undefined;
-      const ms = pause;
-      await new Promise((resolve) => nativeSetTimeout(resolve, ms));
+      await new Promise((resolve) => nativeSetTimeout(resolve, 0));
+      if (pollableReady(pollable)) return undefined;
+      blockAtMost(pollable, ms);
     }
   } finally {
     dropPollable(pollable);

@@ -135,6 +135,20 @@ export const outputPollable = (stream) => raw.subscribeOutput(stream);
 export const pollableReady = (pollable) => raw.pollableReady(pollable) !== 0;
 export const pollableBlock = (pollable) => raw.pollableBlock(pollable);
 
+/** Blocks the instance until `pollable` is ready, and for so many milliseconds at most. */
+export function blockAtMost(pollable, ms) {
+  const timer = raw.subscribeDuration(BigInt(ms) * 1_000_000n);
+  const list = alloc(8);
+  setWord(list, pollable);
+  setWord(list + 4, timer);
+  const at = answer(raw.poll(list, 2));
+  const [ready, count] = [wordAt(at), wordAt(at + 4)];
+  release(at);
+  free(ready, count * 4);
+  free(list, 8);
+  raw.dropPollable(timer);
+}
+
 export const dropPollable = (handle) => raw.dropPollable(handle);
 export const dropRequest = (handle) => raw.dropRequest(handle);
 export const dropInput = (handle) => raw.dropInput(handle);

@@ -110,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_that_the_program_never_saw_are_counted_as_hidden() {
-        let feed = Feed::new(16);
+        let feed = Feed::new(16, 1 << 20);
         let (done, stop) = tokio::sync::oneshot::channel();
         let receiver = feed.read();
         for _ in 0..3 {

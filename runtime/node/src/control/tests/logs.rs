@@ -66,8 +66,6 @@ async fn who_follows_the_logs_is_cut_off_when_its_token_is_revoked() {
     let answer = api.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let id = made["id"].as_str().unwrap();
     api.ask(&format!("DELETE /v1/tokens/{id}"), &[], Body::empty()).await;
-    let refused = || FeedEvent::Refused { status: 429, host: "a".into(), paused: Duration::ZERO, waiting: 0 };
-    api.observe.feed.send(refused);
     let rest = tokio::time::timeout(Duration::from_secs(5), answer.into_body().collect()).await.unwrap().unwrap();
     assert!(rest.to_bytes().is_empty());
 }

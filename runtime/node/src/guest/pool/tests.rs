@@ -185,3 +185,23 @@ async fn an_instance_that_becomes_free_goes_to_who_came_first_or_makes_room_for_
     assert!(matches!(one.offer(()), Offered::Nobody(())));
     drop(theirs);
 }
+
+#[tokio::test]
+async fn a_free_instance_is_wanted_by_its_own_line_and_by_whoever_lacks_a_place() {
+    let pool = pool(2);
+    let (one, other) = (account(&pool, 1, 1, 2), account(&pool, 2, 1, 2));
+    let (busy, _busy) = (one.try_permit().unwrap(), one.try_permit().unwrap());
+    assert!(!one.is_wanted());
+    let own = waiting(&one);
+    assert!(one.is_wanted());
+    drop(own);
+    assert!(!one.is_wanted(), "it left");
+    let mut theirs = waiting(&other);
+    assert!(one.is_wanted());
+    one.expect(0);
+    assert!(!one.is_wanted(), "a place is on its way");
+    one.expect_no_more(0);
+    drop(busy);
+    let _held = granted(&mut theirs).unwrap();
+    assert!(!one.is_wanted());
+}

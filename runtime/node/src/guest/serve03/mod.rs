@@ -10,7 +10,9 @@ mod files;
 mod shared;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -73,9 +75,7 @@ async fn acquire(
     running: &Arc<Running>,
 ) -> Result<Slot, InvokeError> {
     let found = |reused, waited| running.trail.note(Note::Instance { reused, waited });
-    if deployed.isolation == Isolation::Function
-        && let Some(mut slot) = shelf.try_slot()
-    {
+    if let Some(mut slot) = shared_slot(deployed, shelf) {
         slot.offered = true;
         found(true, Duration::ZERO);
         return Ok(slot);
@@ -83,17 +83,33 @@ async fn acquire(
     let began = Instant::now();
     let permit = match deployed.account.try_permit() {
         Some(permit) => permit,
-        None => match deployed.account.acquire::<Slot>(running.deadline).await? {
-            Grant::Permit(permit) => permit,
-            Grant::Instance(mut slot) => {
-                slot.offered = true;
-                found(true, began.elapsed());
-                return Ok(slot);
+        None => {
+            let mut waiting = pin!(deployed.account.acquire::<Slot>(running.deadline));
+            let granted = match futures::poll!(waiting.as_mut()) {
+                Poll::Ready(granted) => granted?,
+                // A place that became free since it was looked for was offered to nobody: this request was not in line yet.
+                Poll::Pending => match shared_slot(deployed, shelf) {
+                    Some(slot) => Grant::Instance(slot),
+                    None => waiting.await?,
+                },
+            };
+            match granted {
+                Grant::Permit(permit) => permit,
+                Grant::Instance(mut slot) => {
+                    slot.offered = true;
+                    found(true, began.elapsed());
+                    return Ok(slot);
+                }
             }
-        },
+        }
     };
     found(false, began.elapsed());
     start(deployed, pre, shelf, permit, running).await
+}
+
+/// A place in an instance that is there, where those are shared.
+fn shared_slot(deployed: &Deployed, shelf: &Shelf03) -> Option<Slot> {
+    if deployed.isolation == Isolation::Function { shelf.try_slot() } else { None }
 }
 
 /// Makes an instance and the task that drives it, with one place taken.
@@ -146,7 +162,7 @@ impl Drop for Watched {
         let Some(slot) = self.slot.take() else { return };
         self.running.cancel();
         let shared = Arc::clone(&slot.shared);
-        if shared.active.load(Ordering::Acquire) <= 1 {
+        if shared.retire_at(1) {
             shared.kill();
         } else if self.running.stream_age().is_none() && !self.running.ended() {
             shared.abandoned.lock().push((Arc::clone(&self.running), Instant::now() + GRACE, slot));

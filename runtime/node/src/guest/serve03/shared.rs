@@ -91,7 +91,8 @@ pub(super) struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let shared = &self.shared;
-        if shared.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+        // In one order with coming to the line, which looks at the places after: one of both sees the other.
+        if shared.active.fetch_sub(1, Ordering::SeqCst) == 1 {
             shared.idle_since.store(nanos().max(1), Ordering::Release);
         }
         if shared.retired.load(Ordering::Acquire) {
@@ -138,14 +139,15 @@ impl Shared {
         let concurrency = self.deployed.reuse.concurrency.max(1);
         let taken = self
             .active
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |active| (active < concurrency).then_some(active + 1));
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |active| (active < concurrency).then_some(active + 1));
         if taken.is_err() {
             return None;
         }
         self.idle_since.store(0, Ordering::Release);
         let slot = Slot { shared: Arc::clone(self), offered: false };
-        // Checked again: it may have retired between the two looks, and nobody would serve the job.
-        if self.retired.load(Ordering::Acquire) {
+        // Checked again: it may have retired between the two looks, and nobody would serve the job. Who retires it looks
+        // at the places after that.
+        if self.retired.load(Ordering::SeqCst) {
             return None;
         }
         if self.served.fetch_add(1, Ordering::AcqRel) + 1 >= self.reuse_limit {
@@ -156,12 +158,28 @@ impl Shared {
 
     /// Offers a place to whoever is first in line.
     fn offer(self: &Arc<Self>) {
-        let Some(slot) = self.try_slot() else { return };
-        if let Offered::Other(slot) = self.deployed.account.offer(slot) {
-            drop(slot);
-            // Somebody else's function needs the place more than nobody's request does.
-            if self.is_idle() {
-                self.evict();
+        while let Some(mut slot) = self.try_slot() {
+            // Somebody who leaves the line with it offers it to the next.
+            slot.offered = true;
+            match self.deployed.account.offer(slot) {
+                Offered::Taken => return,
+                // Whoever came to the line meanwhile may have found this place taken, by the offer.
+                Offered::Nobody(mut slot) => {
+                    slot.offered = false;
+                    drop(slot);
+                    if !self.deployed.account.is_wanted() {
+                        break;
+                    }
+                }
+                Offered::Other(mut slot) => {
+                    slot.offered = false;
+                    drop(slot);
+                    // Somebody else's function needs the place more than nobody's request does.
+                    if self.is_idle() {
+                        self.evict();
+                    }
+                    return;
+                }
             }
         }
         // Whoever waits for memory may need it more, too.
@@ -176,14 +194,23 @@ impl Shared {
     }
 
     pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
+        self.retired.store(true, Ordering::SeqCst);
         self.wake.wake();
+    }
+
+    /// Takes no more requests, if there are no more than `most` on it. Whether that is so still: a request that comes
+    /// in between either sees that it comes too late or is seen here.
+    pub(super) fn retire_at(&self, most: u32) -> bool {
+        if self.active.load(Ordering::SeqCst) > most {
+            return false;
+        }
+        self.retire();
+        self.active.load(Ordering::SeqCst) <= most
     }
 
     /// Ends the instance if it serves nobody; whoever waits for a place counts on it then. False if it serves somebody.
     fn evict(&self) -> bool {
-        self.retired.store(true, Ordering::Release);
-        let idle = self.is_idle();
+        let idle = self.retire_at(0);
         if idle {
             let mut eviction = self.eviction.lock();
             if *eviction == Eviction::No {
@@ -192,7 +219,6 @@ impl Shared {
                 *eviction = Eviction::Expected(bytes);
             }
         }
-        self.wake.wake();
         idle
     }
 
@@ -257,7 +283,7 @@ impl Shared {
         }
         if stuck > 0 {
             self.retire();
-            if stuck >= self.active.load(Ordering::Acquire) as usize {
+            if stuck >= self.active.load(Ordering::SeqCst) as usize {
                 self.kill();
             }
         }

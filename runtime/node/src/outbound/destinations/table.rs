@@ -1,8 +1,11 @@
 //! The table of configured destinations, and what a call follows once it is found.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use http::HeaderMap;
@@ -38,6 +41,8 @@ pub(crate) struct Destination {
     key: u128,
     counters: [OnceLock<Counter>; OUTCOMES.len()],
     queued: OnceLock<Gauge>,
+    /// Its configuration was deleted: calls that are still under way make it no series anew.
+    gone: AtomicBool,
 }
 
 /// A call that waits, as long as this lives.
@@ -79,6 +84,7 @@ impl Destination {
             split_by: compiled.split_by,
             counters: Default::default(),
             queued: OnceLock::new(),
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -95,6 +101,7 @@ impl Destination {
             split_by: Vec::new(),
             counters: Default::default(),
             queued: OnceLock::new(),
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -146,7 +153,8 @@ impl Destination {
 
     /// Its label in metrics.
     fn series(&self) -> String {
-        self.name.as_ref().map_or("other", DestinationName::as_str).to_owned()
+        let name = self.name.as_ref().filter(|_| !self.gone.load(Ordering::Relaxed));
+        name.map_or("other", DestinationName::as_str).to_owned()
     }
 }
 
@@ -217,6 +225,21 @@ impl Table {
             default: Arc::clone(&self.default),
         };
         (next, changed)
+    }
+
+    /// Forgets the series of destinations that are not in the table which follows this one, of whatever tenant.
+    pub(crate) fn forget_gone(&self, next: &Self, metrics: &Metrics) {
+        let left: HashSet<_> = next.all().filter_map(|destination| destination.name.as_ref()).collect();
+        for destination in self.all() {
+            if let Some(name) = destination.name.as_ref().filter(|name| !left.contains(name)) {
+                destination.gone.store(true, Ordering::Relaxed);
+                metrics.forget_destination(name.as_str(), &OUTCOMES);
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Destination>> {
+        self.tenants.values().flatten().map(|entry| &entry.destination)
     }
 
     fn entry(&self, tenant: &TenantId, name: &DestinationName) -> Option<&Entry> {

@@ -139,7 +139,9 @@ impl Door {
             return;
         }
         let (next, changed) = table.next(state, &self.0.settings);
-        self.0.table.store(Arc::new(next));
+        let next = Arc::new(next);
+        self.0.table.store(Arc::clone(&next));
+        table.forget_gone(&next, &self.0.observe.metrics);
         for (old, new) in changed {
             self.0.shards.reconfigure(&old, &new);
         }

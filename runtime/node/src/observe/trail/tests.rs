@@ -1,0 +1,166 @@
+//! What is kept, how much of it, and what it says.
+
+use super::*;
+use crate::observe::heap;
+
+fn finished(store: &TrailStore, id: u128) -> Trail {
+    let trail = Trail::begin(TraceId(id), "t".into(), Subject::Call);
+    store.finish(&trail, Ending::Status(200));
+    trail
+}
+
+#[test]
+fn a_ring_forgets_the_oldest_trail_first_and_its_id_with_it() {
+    let of_one = size_of::<TrailRecord>() as u64 + RECORD_OVERHEAD;
+    let store = TrailStore::new(RINGS as u64 * (3 * of_one + 4 * size_of::<Kept>() as u64));
+    let first = finished(&store, 1);
+    assert!(store.get(&"t".into(), first.id()).is_some());
+    let in_its_ring = |number: u128| number << 32 | 1;
+    for number in 1..=3 {
+        finished(&store, in_its_ring(number));
+    }
+    assert!(store.get(&"t".into(), first.id()).is_none());
+    assert_eq!(store.recent(&"t".into(), 10, |_| true).len(), 3);
+}
+
+#[test]
+fn the_newest_come_first_whatever_ring_they_are_in() {
+    let store = TrailStore::new(1 << 20);
+    let ids: Vec<_> = (1..=100).map(|number| finished(&store, number << 8 | 1).id()).collect();
+    let recent: Vec<_> = store.recent(&"t".into(), 30, |_| true).iter().map(|record| record.id).collect();
+    assert_eq!(recent, ids.into_iter().rev().take(30).collect::<Vec<_>>());
+    assert!(store.recent(&"other".into(), 30, |_| true).is_empty());
+}
+
+#[test]
+fn what_is_noted_after_the_head_is_kept_and_after_the_end_is_not() {
+    let (store, trail) = (TrailStore::new(1 << 20), Trail::begin(TraceId::random(), "t".into(), Subject::Call));
+    trail.note(Note::Guest("before".into()));
+    let waits = trail.answered();
+    trail.note(Note::Guest("streaming".into()));
+    store.finish(&trail, Ending::Cut(200));
+    trail.note(Note::Guest("late".into()));
+    let kept = store.get(&"t".into(), trail.id()).unwrap();
+    assert_eq!(kept.notes.len(), 2);
+    assert_eq!(kept.head, Some(waits.total));
+    assert!(kept.lasted >= waits.total);
+    assert!(trail.0.open.lock().notes.is_empty(), "what nobody will read is not held");
+}
+
+#[test]
+fn notes_keep_their_order_and_read_as_sentences() {
+    let trail = Trail::begin(TraceId::random(), "t".into(), Subject::Call);
+    let call = trail.next_call();
+    trail.note(Note::Queued { call, why: "10/s".into() });
+    trail.note(Note::Decided { call, what: "put back at no cost".into() });
+    let store = TrailStore::new(1 << 20);
+    store.finish(&trail, Ending::Status(200));
+    let kept = store.get(&"t".into(), trail.id()).unwrap();
+    let texts: Vec<_> = kept.notes.iter().map(|(_, note)| note.to_string()).collect();
+    assert_eq!(texts, ["call 1: queued, 10/s", "call 1: put back at no cost"]);
+}
+
+#[test]
+fn trails_are_looked_through_for_those_that_are_wanted_before_they_are_counted() {
+    let store = TrailStore::new(8 << 20);
+    let subject = Subject::Invocation { function: "rare".into(), version: 1 };
+    store.finish(&Trail::begin(TraceId(1), "t".into(), subject), Ending::Status(200));
+    for number in 2..2_000 {
+        finished(&store, number << 8 | 1);
+    }
+    let found = store.recent(&"t".into(), 1, |record| matches!(record.subject, Subject::Invocation { .. }));
+    assert_eq!(found.len(), 1);
+}
+
+/// A trail that began so long ago, and whose calls were let go at these times after these waits, all in milliseconds.
+fn waits(began: u64, admitted: &[(u64, u32, u64)]) -> Waits {
+    let millis = Duration::from_millis;
+    let trail = Trail::begin_at(Instant::now() - millis(began), TraceId(1), "t".into(), Subject::Call);
+    for &(at, call, waited) in admitted {
+        trail.0.open.lock().write(millis(at), Note::Admitted { call, waited: millis(waited) });
+    }
+    trail.answered()
+}
+
+#[test]
+fn the_time_at_the_gate_is_that_in_which_a_call_waited_and_never_more_than_the_whole() {
+    for (admitted, gate) in [
+        (&[][..], 0),
+        (&[(10, 1, 0)], 0),
+        (&[(50, 1, 20)], 20),
+        // One call that waited twice.
+        (&[(20, 1, 20), (60, 1, 10)], 30),
+        // A wait that holds the one before it is counted once.
+        (&[(20, 1, 20), (60, 1, 60)], 60),
+        // Calls that wait at the same time.
+        (&[(50, 1, 50), (50, 2, 50), (55, 3, 45)], 55),
+        (&[(30, 1, 20), (50, 2, 30), (90, 3, 10)], 50),
+        (&[(30, 1, 10), (90, 2, 80)], 80),
+        // Longer than there was time.
+        (&[(40, 1, 4_000)], 40),
+        (&[(40, 1, 40), (70, 1, 70), (95, 1, 95)], 95),
+    ] {
+        let waits = waits(100, admitted);
+        assert_eq!(waits.gate, Duration::from_millis(gate), "{admitted:?}");
+        assert!(waits.gate <= waits.total);
+    }
+}
+
+#[test]
+fn a_trail_that_is_written_keeps_notes_up_to_its_bound_and_counts_the_others() {
+    let trail = Trail::begin(TraceId(1), "t".into(), Subject::Call);
+    for call in 0..1_000 {
+        trail.note(Note::Call { call, what: "x".repeat(300) });
+        for _ in 0..3 {
+            trail.note(Note::Decided { call, what: "let go after 100 ms, as ever".into() });
+        }
+    }
+    assert_eq!(trail.0.open.lock().dropped, 0, "a thousand calls fit");
+    let before = heap::held();
+    for call in 0..10_000 {
+        trail.note(Note::Decided { call, what: "x".repeat(60_000) });
+    }
+    let open = trail.0.open.lock();
+    assert!(open.dropped > 5_000 && open.notes.len() + open.dropped as usize == 14_000);
+    assert!((heap::held() - before).unsigned_abs() as u64 <= NOTE_BYTES);
+}
+
+#[test]
+fn many_notes_of_long_paths_stay_within_the_store() {
+    let (bound, before) = (1 << 20, heap::held());
+    let store = TrailStore::new(bound);
+    for number in 0..5_000_u32 {
+        let trail = Trail::begin(TraceId(u128::from(number) << 8 | 1), "t".into(), Subject::Call);
+        trail.note(Note::Call { call: 1, what: format!("GET http://10.0.0.1/{}", "a".repeat(60_000)) });
+        trail.note(Note::Decided { call: 1, what: "refused".into() });
+        store.finish(&trail, Ending::Status(403));
+    }
+    assert!((heap::held() - before) as u64 <= bound);
+    assert!(!store.recent(&"t".into(), 1, |_| true).is_empty());
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 64, ..Default::default() })]
+
+    #[test]
+    fn what_a_store_counts_covers_what_it_holds(
+        trails in proptest::collection::vec(proptest::collection::vec(0_usize..700, 0..40), 1..80),
+        bound in 1_u64 << 12..1 << 20,
+    ) {
+        let tenant = TenantId::from("t");
+        let before = heap::held();
+        let store = TrailStore::new(bound);
+        for (number, texts) in trails.iter().enumerate() {
+            let trail = Trail::begin(TraceId((number as u128) << 8 | 1), tenant.clone(), Subject::Call);
+            for length in texts {
+                // Grown as `format!` grows them.
+                let what = std::iter::repeat_n("x", *length).collect();
+                trail.note(Note::Decided { call: 1, what });
+            }
+            store.finish(&trail, Ending::Status(200));
+        }
+        let held = (heap::held() - before) as u64;
+        let counted: u64 = store.rings.iter().map(|ring| ring.lock().held()).sum();
+        proptest::prop_assert!(held <= counted && counted <= bound, "{held} held, {counted} counted, bound {bound}");
+    }
+}
