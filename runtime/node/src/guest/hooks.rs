@@ -26,7 +26,7 @@ use super::{
 use crate::{
     body::{Body, BodyError, ReadOn, read_on},
     observe::Note,
-    outbound::{CallTimeouts, OutboundCall, TransportError},
+    outbound::{CallTimeouts, OutboundCall, Said, TransportError},
     problem::Problem,
 };
 
@@ -85,10 +85,9 @@ impl Hooks {
                         turn = turn => turn,
                     };
                     let Ok(open) = turn else { return Err(ErrorCode::ConnectionTerminated) };
+                    let said = Said { method: call.request.method(), uri: call.request.uri() };
                     call.trail.note(Note::Guest(format!(
-                        "{} {} waited {:?} for calls before it: {} at once (setting {})",
-                        call.request.method(),
-                        call.request.uri(),
+                        "{said} waited {:?} for calls before it: {} at once (setting {})",
                         began.elapsed(),
                         bound.value,
                         bound.setting
@@ -168,7 +167,8 @@ fn refuse(
     let Some((running, problem)) = running.and_then(|running| Some((running, problem(running, refusal)?))) else {
         return Box::pin(std::future::ready(Err(ErrorCode::ConnectionTerminated)));
     };
-    running.trail.note(Note::Guest(format!("{} {} refused: {}", request.method(), request.uri(), problem.detail)));
+    let said = Said { method: request.method(), uri: request.uri() };
+    running.trail.note(Note::Guest(format!("{said} refused: {}", problem.detail)));
     let body = request.into_body();
     if !body.is_end_stream() {
         let token = running.token();
@@ -216,6 +216,7 @@ fn to_code(error: TransportError) -> ErrorCode {
         TransportError::Tls { certificate: true, .. } => ErrorCode::TlsCertificateError,
         TransportError::Tls { .. } => ErrorCode::TlsProtocolError,
         TransportError::FirstByteTimeout { .. } => ErrorCode::ConnectionReadTimeout,
+        TransportError::Unread { .. } => ErrorCode::ConnectionWriteTimeout,
         TransportError::Closed { .. } => ErrorCode::ConnectionTerminated,
         TransportError::HeadTooLarge { bytes, .. } => {
             ErrorCode::HttpResponseHeaderSectionSize(u32::try_from(bytes.get()).ok())

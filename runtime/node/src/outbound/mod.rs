@@ -18,6 +18,7 @@ mod origin;
 mod pool;
 mod redirect;
 mod refuse;
+mod said;
 mod shards;
 #[cfg(test)]
 mod testing;
@@ -36,3 +37,4 @@ pub use pool::{Resolve, SystemResolver};
 pub(crate) use redirect::Mount;
 pub use to::{Routed, ToError};
 pub use wait_clock::{WaitClock, WaitGuard};
+pub(crate) use said::Said;
