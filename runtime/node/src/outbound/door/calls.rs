@@ -185,7 +185,11 @@ impl Call<'_> {
                 self.ending.note(|call| Note::Failed { call, attempt, why: error.to_string() });
                 (Outcome::Failed(failure), Err(error))
             }
-            Attempted::Denied(denied) => return Next::End(End::Refused(Box::new(denied.into()))),
+            Attempted::Denied(denied) => {
+                // Which addresses a network of the operator's has is told to the operator alone.
+                tracing::info!(denied = ?denied, "a call was denied by the address guard");
+                return Next::End(End::Refused(Box::new(denied.into())));
+            }
             Attempted::Own(error) => return Next::End(End::Failed(error)),
             Attempted::DeadlinePassed => {
                 let mut problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
