@@ -24,7 +24,7 @@ use super::{
     destinations::{DestinationPage, Table, compile},
     guard::AddressGuard,
     headers::{self, Stated},
-    pool::{HeadBounds, Pool, PoolParts, Resolve, SystemResolver},
+    pool::{HeadBounds, Liveness, Pool, PoolParts, Resolve, SystemResolver},
     refuse,
     shards::{self, Shards},
     to::{self, Routed, ToError},
@@ -52,12 +52,15 @@ pub struct DoorParts {
     pub shards: usize,
     /// How far request bodies are read that nobody wants any more.
     pub read_on: ReadOn,
+    /// When a silent peer is taken for gone.
+    pub liveness: Liveness,
 }
 
 impl Default for DoorParts {
     fn default() -> Self {
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { resolver: Arc::new(SystemResolver::default()), roots: None, shards, read_on: ReadOn::default() }
+        let (resolver, liveness) = (Arc::new(SystemResolver::default()), Liveness::default());
+        Self { resolver, roots: None, shards, read_on: ReadOn::default(), liveness }
     }
 }
 
@@ -104,6 +107,8 @@ impl Door {
             roots: parts.roots,
             observe: Arc::clone(&observe),
             heads: HeadBounds { headers: settings.max_answer_headers, bytes: settings.max_answer_head },
+            liveness: parts.liveness,
+            unread: settings.body_idle_timeout.get(),
             max_idle: settings.max_idle_connections,
             idle_time: settings.connection_idle.get(),
         })?;
