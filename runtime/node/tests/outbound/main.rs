@@ -10,8 +10,14 @@
 
 mod bodies;
 mod connections;
+mod credit;
 mod guards;
+mod hopeless;
 mod limits;
+mod liveness;
 mod messages;
+mod patience;
+mod profiles;
 mod support;
 mod tls;
+mod uploads;

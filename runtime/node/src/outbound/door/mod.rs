@@ -19,8 +19,8 @@ use tidegate_core::{Config, Effective, Policy};
 
 use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
 use super::{
-    Hops, Origin, OutboundCall, Sender, SenderKind, TransportError,
-    body::{KeptBody, ReplayMemory, Start, drain},
+    Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
+    body::{Idle, KeptBody, ReplayMemory, Start, drain},
     destinations::{DestinationPage, Table, compile},
     guard::AddressGuard,
     headers::{self, Stated},
@@ -221,7 +221,7 @@ impl Inner {
                 return Err(error);
             }
         };
-        trail.note(Note::Call { call: number, what: format!("{} {origin}{}", parts.method, parts.uri.path()) });
+        trail.note(Note::Call { call: number, what: Said { method: &parts.method, uri: &parts.uri }.to_string() });
         let target = self.target(&sender.tenant, &origin);
         let mut ending = Ending::new(self, &target, trail, number, &parts, &sender);
         if let SenderKind::Function { name, allowed_hosts: Some(hosts), .. } = &sender.kind
@@ -251,6 +251,9 @@ impl Inner {
         headers::outgoing(&mut parts.headers, trace.child().header(), hops + 1);
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
         let first_byte = self.first_byte(&target, &sender, &stated, &policy);
+        let idle = self.idle(&stated);
+        let own = stated.policy.as_ref().and_then(|policy| policy.deadline);
+        let deadline_stated = own.or(sender.policy.deadline).or(target.destination.policy.deadline).is_some();
         let deadline = shards::now() + policy.deadline;
 
         let start = Start { keep: self.settings.replay_body.get(), memory: &self.memory, read_on: self.read_on };
@@ -274,18 +277,22 @@ impl Inner {
         }
         let partition = target.destination.partition(&parts.headers, kept.as_split());
         self.known.remember(&target, &partition, &self.shards);
-        let repeatable =
-            target.destination.repeatable.allows(&parts.method, has_key || policy.idempotency_key.is_some());
+        let repeatable = target.destination.repeatable(&parts.method, parts.uri.path());
+        let repeatable = repeatable.allows(&parts.method, has_key || policy.idempotency_key.is_some());
+        let tokens = policy.tokens.unwrap_or_else(|| target.destination.tokens(kept.as_split()));
         let call = calls::Call {
             door: self,
             target: &target,
             key: partition.key,
             policy,
             repeatable,
+            tokens,
             deadline,
+            deadline_stated,
             head: calls::Head { method: parts.method, uri: parts.uri, headers: parts.headers },
             timeouts,
             first_byte,
+            idle,
             kept,
             wait_clock,
             ending,
@@ -296,7 +303,11 @@ impl Inner {
     /// How long an attempt may take to the head of its answer: what a policy says, else longer where the client says that
     /// it waits longer.
     fn first_byte(&self, target: &Target, sender: &Sender, stated: &Stated, policy: &Effective) -> FirstByte {
-        let ours = FirstByte { time: policy.attempt_timeout, setting: names::FIRST_BYTE_TIMEOUT };
+        let setting = match policy.attempt_timeout == self.defaults.attempt_timeout {
+            true => names::FIRST_BYTE_TIMEOUT,
+            false => "policy.attempt_timeout",
+        };
+        let ours = FirstByte { time: policy.attempt_timeout, setting };
         let own = stated.policy.as_ref().and_then(|policy| policy.attempt_timeout);
         let said = own.or(sender.policy.attempt_timeout).or(target.destination.policy.attempt_timeout);
         match stated.patience {
@@ -305,6 +316,17 @@ impl Inner {
                 FirstByte { time: patience.min(most), setting: names::PATIENT_FIRST_BYTE_TIMEOUT }
             }
             _ => ours,
+        }
+    }
+
+    /// How long the answer's body may stand still: longer, too, where the client says that it waits longer. Models that
+    /// think send nothing meanwhile.
+    fn idle(&self, stated: &Stated) -> Idle {
+        let time = self.settings.body_idle_timeout.get();
+        let patient = self.settings.patient_first_byte_timeout.get();
+        match stated.patience.map(|patience| patience.min(patient)) {
+            Some(patience) if patience > time => Idle { time: patience, setting: names::PATIENT_FIRST_BYTE_TIMEOUT },
+            _ => Idle { time, setting: names::BODY_IDLE_TIMEOUT },
         }
     }
 

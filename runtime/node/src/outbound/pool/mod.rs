@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 
 pub(crate) use self::dial::DialError;
 pub use self::dns::{Resolve, SystemResolver};
-pub(crate) use self::lease::{Broken, Lease, Peeked, Streaming};
+pub(crate) use self::lease::{Broken, Exchanged, Lease, Peeked, Streaming, Upload};
 pub(crate) use self::tls::system_roots;
 use self::{dns::Dns, h1::H1, h2::H2, socket::Socket, tls::Tls};
 use super::{Origin, Scheme, TransportError, guard::AddressGuard};
