@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderValue, Request};
 use tidegate::{body, body::Body, outbound::TransportError, problem::Problem};
 use tokio::net::TcpListener;
 
@@ -32,11 +32,17 @@ async fn the_clock_of_the_first_byte_starts_when_the_body_has_left() {
     })
     .await;
     let gate = Gate::new(&["--first-byte-timeout=100ms", "--call-deadline=150ms", "--replay-body=2KiB"]);
-    let begin = Instant::now();
-    let answer = gate.send(Request::post(upstream.url("/")).body(slow(25)).unwrap()).await.unwrap();
-    assert_eq!(read(answer).await, (25 << 10).to_string());
-    assert!(begin.elapsed() >= Duration::from_millis(500));
-    // It is over all the same when the head does not come, or when somebody said by when.
+    for length in [None, Some(25 << 10)] {
+        let begin = Instant::now();
+        let mut request = Request::post(upstream.url("/")).body(slow(25)).unwrap();
+        if let Some(length) = length {
+            // Nobody asks for the end of a body whose length was stated.
+            request.headers_mut().insert("content-length", HeaderValue::from(length));
+        }
+        assert_eq!(read(gate.send(request).await.unwrap()).await, (25 << 10).to_string());
+        assert!(begin.elapsed() >= Duration::from_millis(500));
+    }
+    // A head that does not come within its time is late all the same.
     let deaf = Upstream::start(|request| async move {
         read_incoming(request.into_body()).await;
         std::future::pending().await
@@ -44,6 +50,7 @@ async fn the_clock_of_the_first_byte_starts_when_the_body_has_left() {
     .await;
     let error = gate.send(Request::post(deaf.url("/")).body(slow(10)).unwrap()).await.unwrap_err();
     assert!(matches!(error, TransportError::FirstByteTimeout { .. }), "{error:?}");
+    // So is a body when somebody said by when.
     let begin = Instant::now();
     let request = Request::post(upstream.url("/")).header("tidegate-policy", "deadline=0.2").body(slow(200)).unwrap();
     assert_eq!(gate.send(request).await.unwrap().status(), 504);

@@ -98,6 +98,16 @@ impl State {
         self.keep.is_none() && self.held >= WINDOW
     }
 
+    /// Whether a chunk is here that the reader has not.
+    fn waits(&self) -> bool {
+        self.chunks.len() > self.next - self.first.min(self.next)
+    }
+
+    /// Whether the reader has all there is. Where a length was stated, nobody asks it for more than that.
+    fn has_left(&self) -> bool {
+        self.taken || matches!(self.end, Some(Ok(()))) && self.trailers.is_none() && !self.waits()
+    }
+
     /// Takes a chunk in.
     fn push(&mut self, chunk: Bytes) {
         let bytes = chunk.len() as u64;
@@ -169,10 +179,10 @@ impl Shared {
         self.state.lock().taken
     }
 
-    /// Ready once the reader took everything there is.
-    pub(crate) async fn all_taken(&self) {
+    /// Ready once the body has left: a reader has all of it.
+    pub(crate) async fn left(&self) {
         // What rang may have been an earlier attempt's end.
-        while !self.is_taken() {
+        while !self.state.lock().has_left() {
             self.taken.notified().await;
         }
     }
@@ -180,7 +190,7 @@ impl Shared {
     /// How far it is. Where two looks see the same, nothing moved in between.
     pub(crate) fn progress(&self) -> Progress {
         let state = self.state.lock();
-        Progress { next: state.next, waits: state.chunks.len() > state.next - state.first.min(state.next) }
+        Progress { next: state.next, waits: state.waits() }
     }
 
     pub(super) fn failure(&self) -> Option<String> {
@@ -248,9 +258,13 @@ impl Reader {
                 state.pop();
                 pump = state.pump.take();
             }
+            let left = state.has_left();
             drop(state);
             if let Some(pump) = pump {
                 pump.wake();
+            }
+            if left {
+                self.shared.taken.notify_one();
             }
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
@@ -382,7 +396,11 @@ impl Filling {
                 None => state.finish(Ok(())),
             }
             let (reader, ended) = (state.reader.take(), state.end.is_some());
+            let left = state.has_left();
             drop(state);
+            if left {
+                self.shared.taken.notify_one();
+            }
             if let Some(reader) = reader {
                 reader.wake();
             }

@@ -80,10 +80,10 @@ pub(super) fn prepare(stream: &TcpStream, unread: Duration) {
     let socket = SockRef::from(stream);
     let alive = TcpKeepalive::new().with_time(QUIET).with_interval(PROBE).with_retries(PROBES);
     let _ = socket.set_tcp_keepalive(&alive);
-    // Otherwise what nobody acknowledges is sent again for a quarter of an hour. The same bound holds for a peer that
-    // lives and reads nothing, which is why it is that of a body that stands still.
+    // Otherwise what nobody acknowledges is sent again for a quarter of an hour. It ends peers, too, that live and read
+    // nothing, so that it leaves time to whoever bounds that and says so.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = socket.set_tcp_user_timeout(Some(unread));
+    let _ = socket.set_tcp_user_timeout(Some(unread.saturating_add(QUIET)));
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = unread;
 }

@@ -25,6 +25,9 @@ use crate::outbound::body::{OutBody, Shared};
 /// without a word, and every further attempt would wait for it again.
 const SUSPECT: Duration = Duration::from_secs(5);
 
+/// How often it is looked within the time that a request's body may stand still: it is ended within a quarter more.
+const LOOKS: u32 = 4;
+
 /// The right to send one request over a connection.
 pub(crate) struct Lease(Link);
 
@@ -175,21 +178,20 @@ impl Upload {
                 None => std::future::pending().await,
             }
         });
-        let mut before = body.progress();
-        loop {
+        let (mut before, mut still) = (body.progress(), 0);
+        while still < LOOKS {
             tokio::select! {
                 biased;
                 exchanged = exchange.as_mut() => return Uploaded::Exchanged(Box::new(exchanged)),
-                () = body.all_taken() => return Uploaded::All,
+                () = body.left() => return Uploaded::All,
                 () = &mut over => return Uploaded::Stopped(Exchanged::OutOfTime),
-                () = tokio::time::sleep(self.idle) => {}
+                () = tokio::time::sleep(self.idle / LOOKS) => {}
             }
             let now = body.progress();
-            if now == before {
-                return Uploaded::Stopped(if now.waits { Exchanged::Unread } else { Exchanged::Unsent });
-            }
+            still = if now == before { still + 1 } else { 0 };
             before = now;
         }
+        Uploaded::Stopped(if before.waits { Exchanged::Unread } else { Exchanged::Unsent })
     }
 }
 
