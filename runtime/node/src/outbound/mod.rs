@@ -26,9 +26,7 @@ mod to;
 mod wait_clock;
 
 pub use call::{CallTimeouts, OutboundCall, Sender, SenderKind, TransportError};
-pub use destinations::{
-    CompiledDestination, DestinationPage, DestinationState, PartitionState, Profile, compile,
-};
+pub use destinations::{CompiledDestination, DestinationPage, DestinationState, PartitionState, Profile, compile};
 pub use door::{Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
 pub use headers::{HOP, Hops};

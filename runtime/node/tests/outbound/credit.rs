@@ -38,7 +38,8 @@ async fn a_compressed_refusal_for_want_of_credit_is_passed_on_at_once_as_it_came
 
 #[tokio::test]
 async fn a_refusal_that_grows_beyond_the_bound_when_unpacked_is_told_in_the_trail() {
-    let (upstream, _) = refusing(format!(r#"{{"error": {{"code": "insufficient_quota"}}}}{}"#, " ".repeat(1 << 20))).await;
+    let (upstream, _) =
+        refusing(format!(r#"{{"error": {{"code": "insufficient_quota"}}}}{}"#, " ".repeat(1 << 20))).await;
     let mut request = post(&upstream.url("/"), "x");
     request.headers_mut().insert("tidegate-policy", "deadline=0.5".parse().unwrap());
     let (_, told) = Gate::new(&[]).told(request).await;

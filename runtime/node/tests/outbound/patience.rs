@@ -48,7 +48,11 @@ async fn a_patient_clients_stream_may_stand_still_for_longer() {
     assert_eq!(read(answer).await, "first last");
     for (flags, patience, setting) in [
         (&flags[..], None, "body_idle_timeout"),
-        (&["--body-idle-timeout=100ms", "--patient-first-byte-timeout=150ms"], Some("600"), "patient_first_byte_timeout"),
+        (
+            &["--body-idle-timeout=100ms", "--patient-first-byte-timeout=150ms"],
+            Some("600"),
+            "patient_first_byte_timeout",
+        ),
     ] {
         let answer = Gate::new(flags).send(asked(patience)).await.unwrap();
         let error = answer.into_body().collect().await.unwrap_err().to_string();

@@ -338,11 +338,17 @@ mod tests {
     fn one_origin_has_one_destination_however_it_is_spelt() {
         let mut state = State::default();
         state.apply(put("first", "https://dup.example", None)).unwrap();
-        for spelling in ["https://dup.example", "https://dup.example/", "https://DUP.example:443", "HTTPS://dup.example."] {
-            let Err(Rejection::Conflict(why)) = state.apply(put("second", spelling, None)) else { panic!("{spelling}") };
+        for spelling in
+            ["https://dup.example", "https://dup.example/", "https://DUP.example:443", "HTTPS://dup.example."]
+        {
+            let Err(Rejection::Conflict(why)) = state.apply(put("second", spelling, None)) else {
+                panic!("{spelling}")
+            };
             assert!(why.contains("`first`") && why.contains("`https://dup.example`"), "{why}");
         }
-        for other in ["http://dup.example", "https://dup.example:8443", "https://dup.example:*", "https://*.dup.example"] {
+        for other in
+            ["http://dup.example", "https://dup.example:8443", "https://dup.example:*", "https://*.dup.example"]
+        {
             state.apply(put(&other.len().to_string(), other, None)).unwrap();
         }
         // Its own spelling can change.

@@ -162,7 +162,9 @@ mod tests {
         let denied = |host: &str| Problem::from(guard(&[]).check(host, "10.1.2.3".parse().unwrap()).unwrap_err());
         let problem = denied("db.example.com");
         assert_eq!(problem.kind, "address-denied");
-        for text in ["db.example.com", "an address of a private network", "--egress-allow CIDR", "TIDEGATE_EGRESS_ALLOW"] {
+        for text in
+            ["db.example.com", "an address of a private network", "--egress-allow CIDR", "TIDEGATE_EGRESS_ALLOW"]
+        {
             assert!(problem.detail.contains(text), "{text}: {}", problem.detail);
         }
         assert!(!problem.detail.contains("10.1"), "{}", problem.detail);
