@@ -84,3 +84,17 @@ async fn a_limit_in_tokens_holds_calls_back_by_what_they_state_or_are_taken_to_c
     gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": "openai", "limits": limits}))]);
     assert_eq!(gate.send(post(&url, r#"{"max_tokens": 5000}"#)).await.unwrap().status(), 200);
 }
+
+#[tokio::test]
+async fn a_limit_in_tokens_alone_says_nothing_about_how_many_requests_may_leave() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    for (unit, known) in [("tokens", false), ("requests", true)] {
+        let gate = Gate::new(&[]);
+        let limits = json!([{"unit": unit, "quota": 100_000, "per": "1s"}]);
+        gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": "openai", "limits": limits}))]);
+        assert_eq!(gate.send(post(&upstream.url("/"), "{}")).await.unwrap().status(), 200);
+        let state = gate.state();
+        let pace = &state["destinations"][0]["partitions"][0]["pace"];
+        assert_eq!(pace["window"].is_null(), known, "{unit}: {pace}");
+    }
+}
