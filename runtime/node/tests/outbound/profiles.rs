@@ -64,7 +64,7 @@ async fn calls_of_a_profile_are_waited_for_as_it_says() {
 #[tokio::test]
 async fn a_limit_in_tokens_holds_calls_back_by_what_they_state_or_are_taken_to_cost() {
     let upstream = Upstream::start(|_| async { text(200, "") }).await;
-    let limits = json!([{"unit": "tokens", "quota": 100, "per": "1s", "burst": 100}]);
+    let limits = json!([{"unit": "tokens", "quota": 100, "per": "1s"}]);
     let url = upstream.url("/v1/chat/completions");
     let sixty = r#"{"max_tokens": 60}"#;
     for (config, body) in [

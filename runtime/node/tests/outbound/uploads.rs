@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::stream;
 use http::{HeaderValue, Request};
-use tidegate::{body, body::Body, outbound::TransportError, problem::Problem};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tidegate::{body::Body, outbound::TransportError, problem::Problem};
 use tokio::net::TcpListener;
 
 use crate::support::*;
@@ -63,7 +66,8 @@ async fn an_upload_that_stands_still_is_ended_and_it_is_told_whose_fault_that_is
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let gate = Gate::new(&["--body-idle-timeout=100ms", "--replay-body=2KiB"]);
     // Nobody reads what the sender has.
-    let request = Request::post(&url).body(body::full(vec![1; 64 << 20])).unwrap();
+    let chunks = (0..64).map(|_| Ok(Frame::data(Bytes::from(vec![1; 1 << 20]))));
+    let request = Request::post(&url).body(StreamBody::new(stream::iter(chunks)).boxed_unsync()).unwrap();
     let problem = Problem::from(gate.send(request).await.unwrap_err());
     assert_eq!((problem.kind, problem.setting.as_deref()), ("request-unread", Some("body_idle_timeout")));
     // The sender has nothing.

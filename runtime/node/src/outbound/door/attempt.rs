@@ -90,14 +90,14 @@ impl Call<'_> {
                 let why = self.kept.failure().unwrap_or_else(|| "it was streamed and is gone".into());
                 return Attempted::Own(TransportError::RequestBody { why });
             };
+            // A deadline that somebody stated holds for a body on its way, too; another begins when it has left.
+            let whole = (self.deadline_stated && body.is_streamed()).then(|| self.left());
+            let upload = Upload { idle: self.idle.time, whole };
             let Some(request) = self.request(&lease, body) else {
                 let why = "its URI can't be written".into();
                 return Attempted::Own(TransportError::BadRequest { why });
             };
             let began = Instant::now();
-            // A deadline that somebody stated holds for the body, too; another begins when it has left.
-            let whole = self.deadline_stated.then(|| self.left());
-            let upload = Upload { idle: self.idle.time, whole };
             let mut bound = None;
             let head = |streamed: bool| {
                 if streamed && !self.deadline_stated {
