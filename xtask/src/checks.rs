@@ -109,7 +109,7 @@ pub(crate) fn words(shell: &Shell) -> Result<()> {
 /// The reference pages are those the program makes.
 pub(crate) fn reference_pages(shell: &Shell) -> Result<()> {
     let program = shell.tidegate(false)?;
-    for page in ["settings", "problems"] {
+    for page in ["settings", "problems", "profiles"] {
         let made = shell.read(&program.to_string_lossy(), &["reference", page])?;
         let kept = fs::read_to_string(shell.root().join(format!("docs/{page}.md"))).unwrap_or_default();
         if made.trim() != kept.trim() {

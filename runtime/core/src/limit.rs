@@ -16,12 +16,19 @@ pub enum Unit {
     Tokens,
 }
 
-impl fmt::Display for Unit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Unit {
+    /// As configurations write it.
+    pub fn name(self) -> &'static str {
+        match self {
             Unit::Requests => "requests",
             Unit::Tokens => "tokens",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

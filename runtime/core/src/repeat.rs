@@ -40,7 +40,8 @@ impl Repeatable {
 pub enum Failure {
     /// Resolving, connecting or the TLS handshake failed.
     Connect,
-    /// It failed in a way that no repetition changes: there is no such name, or nobody vouches for the certificate.
+    /// It failed in a way that no repetition changes: there is no such name, nobody vouches for the certificate, or the
+    /// answer is one that can't be taken.
     Hopeless,
     /// The connection broke before a complete answer head.
     Broken,
@@ -55,7 +56,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Failure::Connect => "could not connect",
-            Failure::Hopeless => "can't be connected to",
+            Failure::Hopeless => "failed as it would again",
             Failure::Broken => "connection broke before the answer",
             Failure::TimedOut => "no answer in time",
             Failure::Unprocessed => "refused before it was processed",
@@ -145,7 +146,7 @@ pub enum Reason {
     Final,
     /// The destination says that no waiting helps.
     LastWord,
-    /// It can't be connected to, whenever that is tried.
+    /// It fails, whenever it is tried.
     Hopeless,
     /// The upstream said `x-should-retry: false`.
     UpstreamSaysNo,

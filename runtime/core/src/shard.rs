@@ -12,7 +12,7 @@ use crate::{
     actor::{Actor, Context},
     budget::Budget,
     calls::{Call, Calls, NewCall, Permit, Ticket},
-    limit::{Limit, LimitError, LimitProblem},
+    limit::{Limit, LimitError, LimitProblem, Unit},
     pace::Limits,
     queue::Bounds,
     refusal::{Refusal, Waiting},
@@ -81,9 +81,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether the destination's limits are configured, so that nothing has to be found out.
+    /// Whether the destination's limits are configured, so that nothing has to be found out. A limit in tokens alone says
+    /// nothing about how many requests may leave.
     pub(crate) fn is_known(&self) -> bool {
-        !self.limits.is_empty() || self.max_concurrency.is_some()
+        self.limits.iter().any(|limit| limit.unit == Unit::Requests) || self.max_concurrency.is_some()
     }
 
     /// Checks and compiles settings.

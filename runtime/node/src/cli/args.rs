@@ -82,6 +82,8 @@ pub(super) enum Page {
     Settings,
     /// Every kind of problem+json
     Problems,
+    /// What is known of well-known APIs
+    Profiles,
 }
 
 /// Stands for a data directory that is made for this run and removed after it.

@@ -103,6 +103,7 @@ fn run(command: Command, out: Out) -> Result<ExitCode, Failure> {
             let page = match page {
                 Page::Settings => crate::settings::reference_page(),
                 Page::Problems => crate::problem::reference_page(),
+                Page::Profiles => crate::outbound::Profile::reference_page(),
             };
             let page = page.trim_end();
             let printed = if out.is_json() { out.value(&json!({"markdown": page})) } else { out.line(page) };

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     body::{Body, BodyError, ReadOn, read_on},
     observe::Note,
-    outbound::{CallTimeouts, OutboundCall, TransportError},
+    outbound::{CallTimeouts, OutboundCall, Said, TransportError},
     problem::Problem,
 };
 
@@ -64,7 +64,8 @@ impl Hooks {
             Err(refusal) => return refuse(Some(&running), refusal, request, self.deployed.read_on),
         };
         let token = running.token();
-        let what = matches!(turn, Turn::Later(_)).then(|| format!("{} {}", request.method(), request.uri()));
+        let what =
+            matches!(turn, Turn::Later(_)).then(|| Said { method: request.method(), uri: request.uri() }.to_string());
         let trail = running.trail.clone();
         request.extensions_mut().insert(running.hops);
         let call = OutboundCall {
@@ -166,7 +167,8 @@ fn refuse(
     let Some((running, problem)) = running.and_then(|running| Some((running, problem(running, refusal)?))) else {
         return Box::pin(std::future::ready(Err(ErrorCode::ConnectionTerminated)));
     };
-    running.trail.note(Note::Guest(format!("{} {} refused: {}", request.method(), request.uri(), problem.detail)));
+    let said = Said { method: request.method(), uri: request.uri() };
+    running.trail.note(Note::Guest(format!("{said} refused: {}", problem.detail)));
     let body = request.into_body();
     if !body.is_end_stream() {
         let token = running.token();
@@ -214,6 +216,7 @@ fn to_code(error: TransportError) -> ErrorCode {
         TransportError::Tls { certificate: true, .. } => ErrorCode::TlsCertificateError,
         TransportError::Tls { .. } => ErrorCode::TlsProtocolError,
         TransportError::FirstByteTimeout { .. } => ErrorCode::ConnectionReadTimeout,
+        TransportError::Unread { .. } => ErrorCode::ConnectionWriteTimeout,
         TransportError::Closed { .. } => ErrorCode::ConnectionTerminated,
         TransportError::HeadTooLarge { bytes, .. } => {
             ErrorCode::HttpResponseHeaderSectionSize(u32::try_from(bytes.get()).ok())

@@ -124,6 +124,16 @@ pub enum TransportError {
         /// Whether the request may be sent again although the upstream may have processed it.
         repeatable: bool,
     },
+    /// The upstream takes nothing more of the request's body.
+    #[error("{host} took nothing more of the request's body for {limit:?} (setting {setting})")]
+    Unread {
+        /// Host and port.
+        host: String,
+        /// The bound.
+        limit: Duration,
+        /// The setting.
+        setting: &'static str,
+    },
     /// The head of the answer is beyond what is taken.
     #[error(
         "the head of {host}'s answer has more than {headers} headers (setting {}) or more than {bytes} (setting {})",

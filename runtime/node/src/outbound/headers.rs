@@ -181,7 +181,7 @@ pub(crate) fn stated(headers: &HeaderMap) -> Result<Stated, (HeaderName, String)
     }
     let patience = patience(headers).map(|patience| patience.min(policy::Policy::MAX_DEADLINE));
     if let Some(patience) = patience {
-        policy.get_or_insert_default().deadline.get_or_insert(patience.into());
+        policy.get_or_insert_default().deadline.get_or_insert(before(patience).into());
     }
     Ok(Stated { policy, patience, length: length(headers).map_err(|why| (header::CONTENT_LENGTH, why))? })
 }
@@ -212,6 +212,13 @@ impl Preferences {
     }
 }
 
+/// When the gate must speak so that a client that waits this long hears it: a fiftieth earlier, but 250 ms at least and
+/// 2 s at most for the way there and back, and never more than half of the time.
+fn before(patience: Duration) -> Duration {
+    let way = (patience / 50).clamp(Duration::from_millis(250), Duration::from_secs(2));
+    patience - way.min(patience / 2)
+}
+
 /// How long the client says it waits: `Prefer: wait=10`, or the time-out that the OpenAI and Anthropic clients state in
 /// `x-stainless-read-timeout` (Python) and `x-stainless-timeout` (JavaScript), in seconds.
 fn patience(headers: &HeaderMap) -> Option<Duration> {
@@ -224,6 +231,24 @@ fn patience(headers: &HeaderMap) -> Option<Duration> {
 /// A number of seconds that somebody may wait.
 fn seconds(text: &str) -> Option<Duration> {
     text.parse().ok().filter(|seconds| (0.001..1e6).contains(seconds)).map(Duration::from_secs_f64)
+}
+
+/// Makes one line of all `content-length` lines of an answer. Where the length is not what frames the body (HEAD, 204,
+/// 304), nobody below looked at it, and clients above break over two.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn settle_length(headers: &mut HeaderMap) -> Result<(), String> {
+    // Beside a coding it does not count, and does not pass.
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    let Some(length) = length(headers)? else { return Ok(()) };
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    if lines.next().is_some_and(|line| line.as_bytes().contains(&b',')) || lines.next().is_some() {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(())
 }
 
 /// The one length that all `content-length` lines agree on.
@@ -306,14 +331,16 @@ mod tests {
     }
 
     #[test]
-    fn the_client_states_its_patience_in_several_ways() {
+    fn the_client_states_its_patience_in_several_ways_and_is_answered_before_it_ends() {
         for (headers, seconds) in [
-            (&[("prefer", "respond-async, wait=10")][..], Some(10.0)),
-            (&[("prefer", "return=minimal; wait=\"2\"")], Some(2.0)),
-            (&[("x-stainless-read-timeout", "600")], Some(600.0)),
-            (&[("x-stainless-timeout", "1.5")], Some(1.5)),
+            (&[("prefer", "respond-async, wait=10")][..], Some(9.75)),
+            (&[("prefer", "return=minimal; wait=\"2\"")], Some(1.75)),
+            (&[("x-stainless-read-timeout", "600")], Some(598.0)),
+            (&[("x-stainless-read-timeout", "60")], Some(58.8)),
+            (&[("x-stainless-timeout", "1.5")], Some(1.25)),
+            (&[("x-stainless-timeout", "0.4")], Some(0.2)),
             (&[("tidegate-policy", "deadline=3"), ("prefer", "wait=10")], Some(3.0)),
-            (&[("tidegate-policy", "retries=3"), ("prefer", "wait=10")], Some(10.0)),
+            (&[("tidegate-policy", "retries=3"), ("prefer", "wait=10")], Some(9.75)),
             (&[("x-stainless-read-timeout", "NaN")], None),
             (&[("x-stainless-read-timeout", "0")], None),
             (&[("prefer", "wait")], None),
@@ -354,6 +381,29 @@ mod tests {
             assert_eq!(stated(&map(headers)).err().map(|(name, _)| name.to_string()).as_deref(), Some(wrong));
         }
         assert_eq!(stated(&map(&[("content-length", "5, 5")])).ok().and_then(|stated| stated.length), Some(5));
+    }
+
+    #[test]
+    fn an_answer_has_one_length_or_is_refused() {
+        for (lines, settled) in [
+            (&["5"][..], Some("5")),
+            (&["5", "5"], Some("5")),
+            (&["5, 5"], Some("5")),
+            (&["5", "6"], None),
+            (&["5, 6"], None),
+            (&["five"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("content-length", HeaderValue::from_static(line));
+            }
+            let settles = settle_length(&mut headers).is_ok();
+            let all: Vec<_> = headers.get_all("content-length").iter().map(|line| line.to_str().unwrap()).collect();
+            assert_eq!(settles.then_some(all), settled.map(|line| vec![line]), "{lines:?}");
+        }
+        let mut chunked = map(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("content-length", "6")]);
+        assert_eq!(settle_length(&mut chunked), Ok(()));
+        assert_eq!(settle_length(&mut HeaderMap::new()), Ok(()));
     }
 
     #[test]

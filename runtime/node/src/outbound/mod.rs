@@ -18,6 +18,7 @@ mod origin;
 mod pool;
 mod redirect;
 mod refuse;
+mod said;
 mod shards;
 #[cfg(test)]
 mod testing;
@@ -25,14 +26,15 @@ mod to;
 mod wait_clock;
 
 pub use call::{CallTimeouts, OutboundCall, Sender, SenderKind, TransportError};
-pub use destinations::{CompiledDestination, DestinationPage, DestinationState, PartitionState, compile};
+pub use destinations::{CompiledDestination, DestinationPage, DestinationState, PartitionState, Profile, compile};
 pub use door::{Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
 pub use headers::{HOP, Hops};
 pub(crate) use headers::{Preferences, has_any, strip_connection, trailer_names};
 pub use origin::{Authority, Origin, Scheme};
 pub(crate) use pool::system_roots;
-pub use pool::{Resolve, SystemResolver};
+pub use pool::{Liveness, Resolve, SystemResolver};
 pub(crate) use redirect::Mount;
+pub(crate) use said::Said;
 pub use to::{Routed, ToError};
 pub use wait_clock::{WaitClock, WaitGuard};

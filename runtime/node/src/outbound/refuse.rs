@@ -80,6 +80,9 @@ impl From<TransportError> for Problem {
             E::FirstByteTimeout { .. } => {
                 (StatusCode::GATEWAY_TIMEOUT, "first-byte-timeout", "No answer in time", "http_response_timeout")
             }
+            E::Unread { .. } => {
+                (StatusCode::GATEWAY_TIMEOUT, "request-unread", "The request is not read", "http_response_timeout")
+            }
             E::Closed { .. } => {
                 (StatusCode::BAD_GATEWAY, "closed", "The connection was closed", "connection_terminated")
             }
@@ -105,6 +108,10 @@ impl From<TransportError> for Problem {
                 // It may have been processed: not even a client should send it again by itself.
                 if *repeatable { problem } else { problem.final_answer() }
             }
+            // Its body is gone: only its sender can send it again, who knows whether that is safe.
+            E::Unread { limit, setting, .. } => {
+                problem.bound("time without progress of a request's body", Span(*limit), *setting).final_answer()
+            }
             E::HeadTooLarge { headers, bytes, .. } => problem
                 .bound(
                     "headers and size of an answer's head",
@@ -113,7 +120,7 @@ impl From<TransportError> for Problem {
                 )
                 .final_answer(),
             E::Dns { lasting: true, .. } | E::Tls { certificate: true, .. } => problem.final_answer(),
-            E::RequestBody { .. } | E::BadRequest { .. } => problem.final_answer(),
+            E::Protocol { .. } | E::RequestBody { .. } | E::BadRequest { .. } => problem.final_answer(),
             _ => problem,
         }
     }

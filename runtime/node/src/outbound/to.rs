@@ -117,8 +117,14 @@ fn url(scheme: Scheme, rest: &str) -> Result<Routed, ToError> {
         (authority, Cow::Borrowed(tail))
     };
     let authority = percent_decode_str(authority).decode_utf8().map_err(|error| invalid(error.to_string()))?;
-    let authority = Origin::authority_of(&authority).map_err(invalid)?;
+    let authority =
+        Origin::authority_of(&authority).map_err(|_| invalid(format!("`{}` is no host", without_user(&authority))))?;
     routed(Origin::new(scheme, &authority).map_err(invalid)?, &tail)
+}
+
+/// The authority as it may be printed.
+fn without_user(authority: &str) -> &str {
+    authority.rsplit('@').next().unwrap_or_default()
 }
 
 /// The URI of an origin and the client's own path and query.
@@ -183,6 +189,7 @@ mod tests {
             ("/to/https:///path", "no host"),
             ("/to/https://host:99999/", "port"),
             ("/to/http://fe80%2525eth0/", "no host"),
+            ("/to/https://user:pass@a b@host^/", "`host^` is no host"),
         ] {
             let error = to(path).unwrap_err().to_string();
             assert!(error.contains(why), "{path}: {error}");

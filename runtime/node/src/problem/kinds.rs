@@ -29,7 +29,7 @@ kinds! {
         "unauthorized" 401 "No token, or one that is not known or was revoked"
         "missing-scope" 403 "The token's scopes do not cover this; `scope` names the one that would"
         "no-such-path" 404 "Nothing is at this path"
-        "method-not-allowed" 405 "The path does not take this method; `Allow` says which it takes"
+        "method-not-allowed" 405 "The path does not take this method; `Allow` says which it takes, but for CONNECT and TRACE, which no path takes"
     }
 
     "Data listener" {
@@ -78,7 +78,7 @@ kinds! {
         "host-denied" 403 "The function's `allowed_hosts` don't hold this host; the detail has the line to paste"
         "address-denied" 403 "The host's address is not public, and `egress_allow` does not hold it"
         "destination-unknown" 404 "No destination of this name is configured"
-        "queue-full" 429 "As many calls or bytes wait for the destination as may; `Retry-After` is set"
+        "queue-full" 429 "As many calls or bytes wait for the destination as may; `Retry-After` is set where it is calls and known when one of them leaves"
         "deadline-unreachable" 429 "The call's turn would come after its deadline; `Retry-After` says when to come back"
         "cost-too-large" 429 "The call costs more than the destination's whole quota: it can never be sent"
         "dns" 502 "The host has no address"
@@ -89,6 +89,7 @@ kinds! {
         "protocol" 502 "What the upstream sent is no HTTP"
         "too-many-destinations" 503 "The node remembers as many busy destinations as it may"
         "connect-timeout" 504 "No connection to the upstream in time"
+        "request-unread" 504 "The upstream took nothing more of the request's body for `body_idle_timeout`"
         "first-byte-timeout" 504 "No head of an answer from the upstream in time"
         "deadline-passed" 504 "The call's deadline passed while it waited or was under way"
         "loop" 508 "The request has passed too many gates: it calls itself"
@@ -138,7 +139,9 @@ pub fn reference_page() -> String {
          `/problems/KIND`, `detail` says what happened this time and what to do next. Where a bound bit, `limit`, `value`\n\
          and `setting` name it ([settings](settings.md)); `trail` is the trace id under which `tidegate trails show` tells\n\
          the whole story. `Retry-After` is set where a later try may help, `x-should-retry: false` where a client's own\n\
-         can't. Clients may rely on kinds and statuses; titles and details may be reworded.\n",
+         can't. Clients may rely on kinds and statuses; titles and details may be reworded.\n\n\
+         Only what never becomes a request is answered without a body, and its connection closed: a head that is no HTTP\n\
+         with a 400, one beyond what the listener reads with a 431.\n",
     );
     for (heading, kinds) in KINDS {
         page.push_str(&format!("\n## {heading}\n\n| kind | status | when |\n|---|---|---|\n"));

@@ -283,7 +283,7 @@ pub struct OutboundSettings {
     /// Time of one attempt to the head of the answer
     #[arg(long, env = "TIDEGATE_FIRST_BYTE_TIMEOUT", value_name = "DURATION", default_value = "60s")]
     pub first_byte_timeout: Span,
-    /// The same at most where the client says that it waits longer and no policy says how long
+    /// The same at most where the client says that it waits longer and no policy says how long; also between two chunks
     #[arg(long, env = "TIDEGATE_PATIENT_FIRST_BYTE_TIMEOUT", value_name = "DURATION", default_value = "5m")]
     pub patient_first_byte_timeout: Span,
     /// Time between two chunks of an answer's body

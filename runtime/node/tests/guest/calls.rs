@@ -13,10 +13,11 @@ use http_body_util::BodyExt;
 use tidegate::{
     body,
     cluster::registry::{FunctionConfig, FunctionLimits},
+    observe::Ending,
     outbound::{HOP, Hops, TransportError},
 };
 
-use crate::support::{Host, Seen, collect, eventually, invocation, request};
+use crate::support::{Host, Seen, collect, eventually, invocation, request, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_reaches_the_door_with_its_url_and_comes_back_with_its_answer() {
@@ -144,6 +145,23 @@ async fn calls_beyond_the_bound_of_an_invocation_are_answered_429_and_never_reac
     let guest = host.deploy_with("misbehave", FunctionConfig { limits, ..Default::default() }).await;
     let text = host.text(&guest, "/calls?n=10&url=http%3A%2F%2Fup.test%2F").await;
     assert_eq!(text, "3 200\n7 429\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_call_is_told_without_the_key_in_its_query() {
+    let host = Host::new(&[]);
+    let limits = FunctionLimits { outbound_calls: Some(0), ..Default::default() };
+    let guest = host.deploy_with("misbehave", FunctionConfig { limits, ..Default::default() }).await;
+    let invocation = invocation(&guest);
+    let trail = invocation.trail.clone();
+    let asked = request("/calls?n=1&url=http%3A%2F%2Fup.test%2Fmodels%3Fkey%3DAIza-SECRET");
+    let answer = host.host.invoke(&guest, asked, invocation).await.unwrap();
+    assert_eq!(collect(answer.into_body()).await.unwrap(), "1 429\n");
+    host.observe.trails.finish(&trail, Ending::Status(200));
+    let record = host.observe.trails.get(&tenant(), trail.id()).unwrap();
+    let told: Vec<_> = record.notes.iter().map(|(_, note)| note.to_string()).collect();
+    assert!(told.iter().any(|line| line.contains("GET http://up.test/models refused")), "{told:?}");
+    assert!(told.iter().all(|line| !line.contains("SECRET")), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,12 +10,18 @@
 
 mod bodies;
 mod connections;
+mod credit;
 mod deadlines;
 mod guards;
+mod hopeless;
 mod limits;
+mod liveness;
 mod messages;
+mod patience;
+mod profiles;
 mod refusals;
 mod shown;
 mod support;
 mod tls;
 mod unknown;
+mod uploads;

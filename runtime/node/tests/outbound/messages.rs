@@ -91,6 +91,18 @@ async fn answers_without_a_body_have_none() {
 }
 
 #[tokio::test]
+async fn no_key_in_a_query_stands_in_a_trail() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    let path = "/v1/models?key=AIza-SECRET";
+    for url in
+        [upstream.url(path), format!("http://user:SECRET@{}{path}", upstream.address), format!("http://10.0.0.1{path}")]
+    {
+        let (_, told) = Gate::new(&[]).told(get(&url)).await;
+        assert!(!told.is_empty() && told.iter().all(|line| !line.contains("SECRET")), "{url}: {told:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_redirect_is_passed_to_the_sender() {
     let upstream = Upstream::start(|_| async {
         let mut response = text(302, "");

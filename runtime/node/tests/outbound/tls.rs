@@ -18,7 +18,7 @@ use tidegate::outbound::{DoorParts, TransportError};
 use crate::support::*;
 
 /// A certificate for `upstream.test`, as the server's configuration and as the roots that trust it.
-fn certificate(alpn: &[&str]) -> (rustls::ServerConfig, rustls::RootCertStore) {
+pub fn certificate(alpn: &[&str]) -> (rustls::ServerConfig, rustls::RootCertStore) {
     let signed = rcgen::generate_simple_self_signed(vec!["upstream.test".to_owned()]).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(signed.cert.der().clone()).unwrap();

@@ -16,6 +16,7 @@ use super::{
     output::{Cell, Out, note, paint},
     target::ClientArgs,
 };
+use crate::outbound::Profile;
 
 /// Arguments of `tidegate destinations`.
 #[derive(Args, Debug)]
@@ -78,11 +79,14 @@ struct Put {
     /// Deadline of its calls
     #[arg(long, value_name = "DURATION")]
     deadline: Option<tidegate_core::units::Span>,
-    /// Description of a well-known API to begin from, such as openai
-    #[arg(long, value_name = "API")]
+    #[arg(long, value_name = "API", help = profiles())]
     api_profile: Option<String>,
     #[command(flatten)]
     client: ClientArgs,
+}
+
+fn profiles() -> String {
+    format!("What is known of a service's API, to begin from: {}. The server may know more", Profile::names())
 }
 
 /// Runs the command.

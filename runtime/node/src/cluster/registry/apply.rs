@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::state::{
     Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
 };
-use crate::ids::{DestinationName, Digest, FunctionName, TenantId};
+use crate::{
+    ids::{DestinationName, Digest, FunctionName, TenantId},
+    outbound::HostPattern,
+};
 
 /// Deleted functions whose highest version number is remembered one by one (no setting: beyond it numbers only skip).
 const NUMBERS: usize = 10_000;
@@ -84,8 +87,8 @@ impl State {
                 check_revision(key.1.as_str(), old.map_or(0, |old| old.revision), if_revision)?;
                 if let Some(other) = self.destination_with_match(&key, &config.r#match) {
                     return Err(Rejection::Conflict(format!(
-                        "destination `{}` already stands for `{}`",
-                        other.name, config.r#match
+                        "destination `{}` already stands for `{}`: change that one, or remove it first",
+                        other.name, other.config.r#match
                     )));
                 }
                 let created = old.is_none();
@@ -252,8 +255,11 @@ impl State {
         key: &(TenantId, DestinationName),
         pattern: &str,
     ) -> Option<&Arc<DestinationRecord>> {
+        // What is not read any more is still what it was, letter by letter.
+        let read = |text: &str| text.parse::<HostPattern>().map_err(|_| text.to_owned());
+        let wanted = read(pattern);
         let of_tenant = self.destinations.iter().filter(|(other, _)| other.0 == key.0 && other.1 != key.1);
-        of_tenant.map(|(_, destination)| destination).find(|destination| destination.config.r#match == pattern)
+        of_tenant.map(|(_, destination)| destination).find(|destination| read(&destination.config.r#match) == wanted)
     }
 }
 
@@ -326,6 +332,31 @@ mod tests {
     fn put(name: &str, pattern: &str, if_revision: Option<u64>) -> Command {
         let config = Arc::new(DestinationConfig { r#match: pattern.into(), ..DestinationConfig::default() });
         Command::PutDestination { tenant: "t".into(), name: name.into(), config, if_revision }
+    }
+
+    #[test]
+    fn one_origin_has_one_destination_however_it_is_spelt() {
+        let mut state = State::default();
+        state.apply(put("first", "https://dup.example", None)).unwrap();
+        for spelling in
+            ["https://dup.example", "https://dup.example/", "https://DUP.example:443", "HTTPS://dup.example."]
+        {
+            let Err(Rejection::Conflict(why)) = state.apply(put("second", spelling, None)) else {
+                panic!("{spelling}")
+            };
+            assert!(why.contains("`first`") && why.contains("`https://dup.example`"), "{why}");
+        }
+        for other in
+            ["http://dup.example", "https://dup.example:8443", "https://dup.example:*", "https://*.dup.example"]
+        {
+            state.apply(put(&other.len().to_string(), other, None)).unwrap();
+        }
+        // Its own spelling can change.
+        state.apply(put("first", "https://DUP.example/", None)).unwrap();
+        // What a later release has stored is compared letter by letter.
+        state.apply(put("later", "https://no such thing", None)).unwrap();
+        assert!(state.apply(put("again", "https://no such thing", None)).is_err());
+        state.apply(put("again", "https://no such other", None)).unwrap();
     }
 
     fn shape(state: &State) -> (Option<u64>, Vec<u64>) {

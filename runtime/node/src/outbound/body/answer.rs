@@ -16,7 +16,6 @@ use tokio::time::{Instant, Sleep};
 use crate::{
     body::{self, Body, BodyError},
     outbound::{headers, pool::Streaming, shards::Admission},
-    settings::names,
 };
 
 /// An answer whose length is known and at most this is taken at once, if it is here already, bytes.
@@ -27,13 +26,20 @@ const DISCARD_BYTES: usize = 64 << 10;
 /// How long, for the same reason.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
+/// How long a body may stand still, and which setting says so.
+#[derive(Clone, Copy)]
+pub(crate) struct Idle {
+    pub(crate) time: Duration,
+    pub(crate) setting: &'static str,
+}
+
 /// The body of an answer with everything that its call holds. Its end, or its drop, gives all of it back.
 struct AnswerBody {
     /// What was read ahead.
     first: Option<Result<Frame<Bytes>, BodyError>>,
     stream: Streaming,
     admission: Option<Admission>,
-    idle: Duration,
+    idle: Idle,
     sleep: Option<Pin<Box<Sleep>>>,
     last: Instant,
     /// When its slot was kept last: one whose reader has stopped goes to others after two idle times.
@@ -41,7 +47,7 @@ struct AnswerBody {
 }
 
 /// Wraps the body of an answer. One that is here completely becomes plain bytes and gives everything back at once.
-pub(crate) async fn wrap(mut stream: Streaming, admission: Admission, idle: Duration) -> Body {
+pub(crate) async fn wrap(mut stream: Streaming, admission: Admission, idle: Idle) -> Body {
     let first = std::future::poll_fn(|cx| {
         stream.settle(cx);
         if stream.is_end_stream() || stream.size_hint().upper().is_none_or(|length| length > SMALL) {
@@ -60,7 +66,7 @@ pub(crate) async fn wrap(mut stream: Streaming, admission: Admission, idle: Dura
         None if stream.is_end_stream() => return body::empty(),
         first => first,
     };
-    admission.flows(idle.saturating_mul(2));
+    admission.flows(idle.time.saturating_mul(2));
     let (admission, now) = (Some(admission), Instant::now());
     AnswerBody { first, stream, admission, idle, sleep: None, last: now, kept: now }.boxed_unsync()
 }
@@ -92,14 +98,14 @@ impl AnswerBody {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         let sleep = self.sleep.get_or_insert_with(|| {
             self.last = Instant::now();
-            Box::pin(tokio::time::sleep(self.idle))
+            Box::pin(tokio::time::sleep(self.idle.time))
         });
         loop {
             std::task::ready!(sleep.as_mut().poll(cx));
             // Chunks only leave their time behind; the timer is set anew when it rings too early.
-            let due = self.last + self.idle;
+            let due = self.last + self.idle.time;
             if due <= Instant::now() {
-                return Poll::Ready(BodyError::Idle { limit: self.idle, setting: names::BODY_IDLE_TIMEOUT });
+                return Poll::Ready(BodyError::Idle { limit: self.idle.time, setting: self.idle.setting });
             }
             sleep.as_mut().reset(due);
         }
@@ -128,9 +134,9 @@ impl http_body::Body for AnswerBody {
         if this.stream.is_end_stream() {
             this.admission = None;
         } else if let Some(admission) = &this.admission
-            && this.last - this.kept > this.idle / 2
+            && this.last - this.kept > this.idle.time / 2
         {
-            admission.flows(this.idle.saturating_mul(2));
+            admission.flows(this.idle.time.saturating_mul(2));
             this.kept = this.last;
         }
         Poll::Ready(frame.map(checked))

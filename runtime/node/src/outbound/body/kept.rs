@@ -208,6 +208,11 @@ impl OutBody {
         }
     }
 
+    /// Whether it leaves while it comes.
+    pub(crate) fn is_streamed(&self) -> bool {
+        matches!(self, Self::Pumped(_))
+    }
+
     /// The trailers, where they are known before it is sent.
     pub(crate) fn trailers(&self) -> Option<HeaderMap> {
         match self {

@@ -8,10 +8,12 @@
 mod answer;
 mod kept;
 mod memory;
+mod plain;
 mod pump;
 
 use answer::request_trailers;
-pub(crate) use answer::{discard, wrap};
+pub(crate) use answer::{Idle, discard, wrap};
 pub(crate) use kept::{KeptBody, OutBody};
 pub(crate) use memory::ReplayMemory;
-pub(crate) use pump::{Pump, Start, drain};
+pub(crate) use plain::{Unread, plain};
+pub(crate) use pump::{Pump, Shared, Start, drain};

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{
     kept::{KeptBody, wrong_length},
@@ -45,7 +46,20 @@ pub(crate) struct Start<'a> {
 }
 
 /// What the pump, the readers and the call share.
-pub(crate) struct Shared(Mutex<State>);
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Rung when a reader has taken everything.
+    taken: Notify,
+}
+
+/// How far a body is on its way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Progress {
+    /// Number of the chunk that leaves next.
+    next: usize,
+    /// Whether that one is here and waits to be taken: its sender is not who is slow.
+    pub(crate) waits: bool,
+}
 
 struct State {
     chunks: VecDeque<Bytes>,
@@ -82,6 +96,16 @@ impl State {
     /// Whether the sender is held back.
     fn is_full(&self) -> bool {
         self.keep.is_none() && self.held >= WINDOW
+    }
+
+    /// Whether a chunk is here that the reader has not.
+    fn waits(&self) -> bool {
+        self.chunks.len() > self.next - self.first.min(self.next)
+    }
+
+    /// Whether the reader has all there is. Where a length was stated, nobody asks it for more than that.
+    fn has_left(&self) -> bool {
+        self.taken || matches!(self.end, Some(Ok(()))) && self.trailers.is_none() && !self.waits()
     }
 
     /// Takes a chunk in.
@@ -123,7 +147,7 @@ impl State {
 impl Shared {
     /// A reader from the beginning; nothing when the beginning is gone.
     pub(super) fn reader(self: &Arc<Self>) -> Option<Reader> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.first > 0 {
             return None;
         }
@@ -136,27 +160,41 @@ impl Shared {
 
     /// Whether the beginning is still here.
     pub(super) fn is_replayable(&self) -> bool {
-        let state = self.0.lock();
+        let state = self.state.lock();
         state.first == 0
     }
 
     /// Whether it may still turn out to be whole and small.
     pub(super) fn is_kept(&self) -> bool {
-        self.0.lock().keep.is_some()
+        self.state.lock().keep.is_some()
     }
 
     pub(super) fn held(&self) -> u64 {
-        let state = self.0.lock();
+        let state = self.state.lock();
         state.declared.unwrap_or(0).min(state.keep.unwrap_or(0)).max(state.held)
     }
 
     /// Whether the reader took everything there is.
     pub(crate) fn is_taken(&self) -> bool {
-        self.0.lock().taken
+        self.state.lock().taken
+    }
+
+    /// Ready once the body has left: a reader has all of it.
+    pub(crate) async fn left(&self) {
+        // What rang may have been an earlier attempt's end.
+        while !self.state.lock().has_left() {
+            self.taken.notified().await;
+        }
+    }
+
+    /// How far it is. Where two looks see the same, nothing moved in between.
+    pub(crate) fn progress(&self) -> Progress {
+        let state = self.state.lock();
+        Progress { next: state.next, waits: state.waits() }
     }
 
     pub(super) fn failure(&self) -> Option<String> {
-        match &self.0.lock().end {
+        match &self.state.lock().end {
             Some(Err(why)) => Some(why.to_string()),
             _ => None,
         }
@@ -164,7 +202,7 @@ impl Shared {
 
     /// The trailers, once they came.
     pub(super) fn trailers(&self) -> Option<HeaderMap> {
-        self.0.lock().trailers.clone()
+        self.state.lock().trailers.clone()
     }
 
     /// The call does not need the body any more; a reader may still be at work.
@@ -175,7 +213,7 @@ impl Shared {
     /// Changes who wants the body, and lets the pump see it.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let pump = {
-            let mut state = self.0.lock();
+            let mut state = self.state.lock();
             change(&mut state);
             if state.drains() {
                 state.chunks.clear();
@@ -207,7 +245,7 @@ impl Reader {
         if self.ended {
             return Poll::Ready(None);
         }
-        let mut state = self.shared.0.lock();
+        let mut state = self.shared.state.lock();
         if state.newest != self.number {
             self.ended = true;
             return Poll::Ready(Some(Err(BodyError::Cancelled)));
@@ -220,9 +258,13 @@ impl Reader {
                 state.pop();
                 pump = state.pump.take();
             }
+            let left = state.has_left();
             drop(state);
             if let Some(pump) = pump {
                 pump.wake();
+            }
+            if left {
+                self.shared.taken.notify_one();
             }
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
@@ -239,13 +281,15 @@ impl Reader {
                 self.ended = true;
                 let trailers = state.trailers.clone();
                 state.taken = true;
+                drop(state);
+                self.shared.taken.notify_one();
                 Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
             }
         }
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        let state = self.shared.0.lock();
+        let state = self.shared.state.lock();
         match (&state.end, state.declared) {
             _ if state.trailers.is_some() => SizeHint::default(),
             (Some(Ok(())), _) if state.first == 0 => SizeHint::with_exact(state.total),
@@ -292,7 +336,7 @@ impl Pump {
             reader: None,
             pump: None,
         };
-        let shared = Arc::new(Shared(Mutex::new(state)));
+        let shared = Arc::new(Shared { state: Mutex::new(state), taken: Notify::new() });
         (Self(Some(Filling { body, shared: Arc::clone(&shared), read_on: start.read_on, rest: None })), shared)
     }
 
@@ -305,7 +349,7 @@ impl Pump {
     /// The body of a pump that is done.
     pub(super) fn into_whole(mut self) -> Result<(KeptBody, Option<Pump>), TransportError> {
         let Some(filling) = self.0.take() else { return Ok((KeptBody::Empty, None)) };
-        let mut state = filling.shared.0.lock();
+        let mut state = filling.shared.state.lock();
         if let Some(Err(why)) = &state.end {
             return Err(TransportError::RequestBody { why: why.to_string() });
         }
@@ -322,7 +366,7 @@ impl Filling {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let drains = {
-                let mut state = self.shared.0.lock();
+                let mut state = self.shared.state.lock();
                 state.pump = Some(cx.waker().clone());
                 if !state.drains() && state.is_full() {
                     return Poll::Pending;
@@ -333,11 +377,11 @@ impl Filling {
                 let rest = self.rest.get_or_insert_with(|| Rest::new(self.read_on));
                 std::task::ready!(rest.poll(&mut self.body, cx));
                 // However it ended, nobody waits for its end.
-                self.shared.0.lock().end.get_or_insert(Ok(()));
+                self.shared.state.lock().end.get_or_insert(Ok(()));
                 return Poll::Ready(());
             }
             let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-            let mut state = self.shared.0.lock();
+            let mut state = self.shared.state.lock();
             match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => {
@@ -352,7 +396,11 @@ impl Filling {
                 None => state.finish(Ok(())),
             }
             let (reader, ended) = (state.reader.take(), state.end.is_some());
+            let left = state.has_left();
             drop(state);
+            if left {
+                self.shared.taken.notify_one();
+            }
             if let Some(reader) = reader {
                 reader.wake();
             }
@@ -374,7 +422,7 @@ impl Future for Filling {
 impl Drop for Pump {
     fn drop(&mut self) {
         let Some(filling) = self.0.take() else { return };
-        if filling.shared.0.lock().end.is_some() {
+        if filling.shared.state.lock().end.is_some() {
             return;
         }
         // Outside a runtime the node is going down, and the sender with it.

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tidegate_core::{Config, Limit, Policy, Repeatable, Settings};
+use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, limit::Unit};
 
-use super::partition::Splitter;
+use super::{
+    partition::Splitter,
+    profiles::{GENERIC, Profile},
+};
 use crate::{
     cluster::registry::{ConfigError, DestinationConfig},
     outbound::guard::HostPattern,
@@ -15,8 +18,6 @@ use crate::{
 
 /// Splitters of one destination at most.
 const SPLITTERS: usize = 4;
-/// Profiles that are known; `generic` is the one that says nothing.
-const PROFILES: &[&str] = &["generic"];
 
 /// A destination's configuration, checked.
 #[derive(Clone, Debug)]
@@ -24,8 +25,12 @@ pub struct CompiledDestination {
     pub(super) pattern: HostPattern,
     pub(super) split_by: Vec<Splitter>,
     pub(super) limits: Arc<Config>,
-    pub(super) repeatable: Repeatable,
+    /// Nothing: as the profile says.
+    pub(super) repeatable: Option<Repeatable>,
     pub(super) policy: Policy,
+    pub(super) profile: &'static Profile,
+    /// The quota of the narrowest limit in tokens: no estimate is more, so that none keeps a call out for ever.
+    pub(super) token_quota: Option<u64>,
 }
 
 impl CompiledDestination {
@@ -53,7 +58,15 @@ pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Resul
         let known = "match, profile, split_by, limits, max_concurrency, repeatable, policy";
         return Err(error(key, format!("is no key of a destination; there are {known}")));
     }
-    compile_known(config, settings)
+    let compiled = compile_known(config, settings)?;
+    if compiled.token_quota.is_some() && !compiled.profile.estimates_tokens && compiled.policy.tokens.is_none() {
+        let of_tokens = |limit: &Value| limit.get("unit").and_then(Value::as_str) == Some(Unit::Tokens.name());
+        let index = config.limits.iter().position(of_tokens).unwrap_or_default();
+        let why = "nothing counts the tokens of these calls, so the limit would hold nothing back: limit requests, choose \
+                   a profile that estimates tokens (openai, anthropic), or say in policy.tokens what a call costs";
+        return Err(error(format!("limits[{index}].unit"), why));
+    }
+    Ok(compiled)
 }
 
 /// As [`compile`], for what is already stored: keys of a later release are left alone.
@@ -66,11 +79,11 @@ pub(super) fn compile_known(
         let why = format!("write the scheme too, such as \"https://{}\"", config.r#match);
         return Err(error("match", why));
     }
-    if let Some(profile) = &config.profile
-        && !PROFILES.contains(&profile.as_str())
-    {
-        return Err(error("profile", format!("`{profile}` is not known; there is {}", PROFILES.join(", "))));
-    }
+    let profile = match &config.profile {
+        None => &GENERIC,
+        Some(name) => Profile::named(name)
+            .ok_or_else(|| error("profile", format!("`{name}` is not known; there are {}", Profile::names())))?,
+    };
     if config.split_by.len() > SPLITTERS {
         return Err(error("split_by", format!("{} are too many, at most {SPLITTERS}", config.split_by.len())));
     }
@@ -85,16 +98,16 @@ pub(super) fn compile_known(
         .iter()
         .enumerate()
         .map(|(index, value)| read::<Limit>(&format!("limits[{index}]"), value.clone()))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    let of_tokens = limits.iter().filter(|limit| limit.unit == Unit::Tokens);
+    let token_quota = of_tokens.map(|limit| limit.quota).min();
     let limits = Settings { limits, max_concurrency: config.max_concurrency, ..node_settings(settings) };
     let limits = Config::new(&limits).map_err(|wrong| error(wrong.key, wrong.problem))?;
-    let repeatable = match &config.repeatable {
-        None => Repeatable::default(),
-        Some(text) => read("repeatable", Value::String(text.clone()))?,
-    };
+    let repeatable = config.repeatable.as_ref().map(|text| read("repeatable", Value::String(text.clone())));
+    let repeatable = repeatable.transpose()?;
     let policy: Policy = read("policy", Value::Object(config.policy.clone()))?;
     policy.validate().map_err(|why| error(format!("policy.{}", why.member), why.problem))?;
-    Ok(CompiledDestination { pattern, split_by, limits: Arc::new(limits), repeatable, policy })
+    Ok(CompiledDestination { pattern, split_by, limits: Arc::new(limits), repeatable, policy, profile, token_quota })
 }
 
 /// What the node's settings say about every destination.
@@ -129,16 +142,35 @@ mod tests {
     #[test]
     fn the_shape_of_the_design_is_taken() {
         let compiled = check(
-            r#"{"match": "https://api.openai.com", "profile": "generic",
+            r#"{"match": "https://api.openai.com", "profile": "openai",
                 "split_by": ["header:authorization", "body:/model"],
-                "limits": [{"unit": "requests", "quota": 500, "per": "1m", "burst": 20}],
-                "max_concurrency": 64, "repeatable": "always",
+                "limits": [{"unit": "requests", "quota": 500, "per": "1m", "burst": 20},
+                           {"unit": "tokens", "quota": 90000, "per": "1m"}],
+                "max_concurrency": 64,
                 "policy": {"mode": "hedge", "regions": ["iad", "lhr"], "deadline": "10m"}}"#,
         )
         .unwrap();
         assert_eq!(compiled.split_by.len(), 2);
-        assert_eq!(compiled.repeatable, Repeatable::Always);
+        assert_eq!((compiled.profile.name, compiled.token_quota), ("openai", Some(90_000)));
+        let always = check(r#"{"match": "https://a", "repeatable": "always"}"#).unwrap();
+        assert_eq!(always.repeatable, Some(Repeatable::Always));
         assert!(check(r#"{"match": "https://*.example.com"}"#).is_ok());
+    }
+
+    #[test]
+    fn a_limit_in_tokens_is_taken_only_where_something_counts_them() {
+        let limits = r#""limits": [{"quota": 5, "per": "1s"}, {"unit": "tokens", "quota": 10, "per": "1m"}]"#;
+        let error = check(&format!(r#"{{"match": "https://a", {limits}}}"#)).unwrap_err();
+        for text in ["`limits[1].unit`", "limit requests", "policy.tokens"] {
+            assert!(error.contains(text), "{error}");
+        }
+        for counted in [r#""profile": "anthropic""#, r#""policy": {"tokens": 3}"#] {
+            let compiled = check(&format!(r#"{{"match": "https://a", {counted}, {limits}}}"#)).unwrap();
+            assert_eq!(compiled.token_quota, Some(10));
+        }
+        // What is stored already stays in force.
+        let config = serde_json::from_str(&format!(r#"{{"match": "https://a", {limits}}}"#)).unwrap();
+        assert!(compile_known(&config, &settings(&[])).is_ok());
     }
 
     #[test]
@@ -146,7 +178,7 @@ mod tests {
         for (json, key) in [
             (r#"{"match": "api.openai.com"}"#, "`match`"),
             (r#"{"match": "https://a/b"}"#, "`match`"),
-            (r#"{"match": "https://a", "profile": "openai"}"#, "`profile`"),
+            (r#"{"match": "https://a", "profile": "nobody"}"#, "there are generic, openai, anthropic"),
             (r#"{"match": "https://a", "limts": []}"#, "`limts`"),
             (r#"{"match": "https://a", "limits": [{"quota": 0, "per": "1s"}]}"#, "limits[0].quota"),
             (r#"{"match": "https://a", "limits": [{"quota": 5, "per": 1}]}"#, "limits[0]"),

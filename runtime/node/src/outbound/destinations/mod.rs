@@ -5,10 +5,13 @@
 
 mod compile;
 mod partition;
+mod profiles;
 mod table;
+mod tokens;
 mod view;
 
 pub use compile::{CompiledDestination, compile};
 pub(crate) use partition::{Partition, hash_key};
+pub use profiles::Profile;
 pub(crate) use table::{Destination, Ended, Table};
 pub use view::{DestinationPage, DestinationState, PartitionState};

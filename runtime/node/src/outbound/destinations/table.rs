@@ -8,15 +8,17 @@ use std::{
     },
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use tidegate_core::{Config, Policy, Repeatable};
+use tidegate_core::{Config, Effective, Policy, Repeatable};
 
 use super::{
     CompiledDestination, Partition,
     compile::{compile_known, node_settings},
     hash_key,
     partition::{self, SplitBody},
+    profiles::{GENERIC, Profile},
+    tokens,
 };
 use crate::{
     cluster::registry::{DestinationConfig, State},
@@ -35,8 +37,11 @@ pub(crate) struct Destination {
     /// What it stands for: the pattern, or the origin.
     pub(crate) matches: Arc<str>,
     pub(crate) limits: Arc<Config>,
-    pub(crate) repeatable: Repeatable,
+    repeatable: Option<Repeatable>,
     pub(crate) policy: Policy,
+    profile: &'static Profile,
+    /// Where tokens of calls are estimated: the most that one is taken to cost.
+    token_quota: Option<u64>,
     split_by: Vec<partition::Splitter>,
     key: u128,
     counters: [OnceLock<Counter>; OUTCOMES.len()],
@@ -81,6 +86,8 @@ impl Destination {
             limits: compiled.limits,
             repeatable: compiled.repeatable,
             policy: compiled.policy,
+            profile: compiled.profile,
+            token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
             split_by: compiled.split_by,
             counters: Default::default(),
             queued: OnceLock::new(),
@@ -96,8 +103,10 @@ impl Destination {
             tenant: tenant.clone(),
             matches,
             limits,
-            repeatable: Repeatable::default(),
+            repeatable: None,
             policy: Policy::default(),
+            profile: &GENERIC,
+            token_quota: None,
             split_by: Vec::new(),
             counters: Default::default(),
             queued: OnceLock::new(),
@@ -110,9 +119,28 @@ impl Destination {
         self.name.as_ref().map_or(&*self.matches, DestinationName::as_str)
     }
 
-    /// Whether the body decides about the partition.
+    /// Lays its profile and its policy over what stands below them.
+    pub(crate) fn apply(&self, policy: &mut Effective) {
+        self.profile.apply(policy);
+        policy.apply(&self.policy);
+    }
+
+    /// Which requests may be sent twice.
+    pub(crate) fn repeatable(&self, method: &Method, path: &str) -> Repeatable {
+        self.repeatable.unwrap_or_else(|| self.profile.repeatable(method, path))
+    }
+
+    /// Whether the body decides about the partition, or about the cost.
     pub(crate) fn needs_body(&self) -> bool {
-        partition::needs_body(&self.split_by)
+        partition::needs_body(&self.split_by) || self.token_quota.is_some()
+    }
+
+    /// What a call that does not say it costs in tokens, as far as a limit asks for it.
+    pub(crate) fn tokens(&self, body: Result<Option<&[u8]>, ()>) -> u32 {
+        match (self.token_quota, body) {
+            (Some(quota), Ok(Some(body))) => u32::try_from(tokens::estimate(body).min(quota)).unwrap_or(u32::MAX),
+            _ => 0,
+        }
     }
 
     /// The partition of a request. `body`: nothing where there is none, an error where it is too large to be kept.

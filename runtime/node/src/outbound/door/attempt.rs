@@ -12,7 +12,8 @@ use crate::{
         TransportError,
         body::OutBody,
         guard::AddressDenied,
-        pool::{Broken, DialError, Lease, Streaming},
+        headers,
+        pool::{Broken, DialError, Exchanged, Lease, Streaming, Upload},
         shards::{self, Admission},
         trailer_names,
     },
@@ -89,26 +90,31 @@ impl Call<'_> {
                 let why = self.kept.failure().unwrap_or_else(|| "it was streamed and is gone".into());
                 return Attempted::Own(TransportError::RequestBody { why });
             };
+            // A deadline that somebody stated holds for a body on its way, too; another begins when it has left.
+            let whole = (self.deadline_stated && body.is_streamed()).then(|| self.left());
+            let upload = Upload { idle: self.idle.time, whole };
             let Some(request) = self.request(&lease, body) else {
                 let why = "its URI can't be written".into();
                 return Attempted::Own(TransportError::BadRequest { why });
             };
             let began = Instant::now();
-            let bound = self.bound(self.timeouts.first_byte, self.first_byte.time);
-            let broken = match lease.exchange(request, bound.time).await {
-                Ok(Some(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    let host = self.target.host.to_string();
-                    let why = "it switched protocols without being asked".into();
-                    return Attempted::Failed(Failure::Broken, TransportError::Protocol { host, why });
+            let mut bound = None;
+            let head = |streamed: bool| {
+                if streamed && !self.deadline_stated {
+                    self.deadline = self.deadline.max(shards::now() + self.policy.deadline);
                 }
-                Ok(Some(response)) => return Attempted::Answer(Box::new(response), began.elapsed()),
+                bound.insert(self.bound(self.timeouts.first_byte, self.first_byte.time)).time
+            };
+            let broken = match lease.exchange(request, upload, head).await {
+                Ok(Exchanged::Answer(mut response)) => {
+                    let Err(why) = checked(&mut response) else {
+                        return Attempted::Answer(response, began.elapsed());
+                    };
+                    let host = self.target.host.to_string();
+                    return Attempted::Failed(Failure::Hopeless, TransportError::Protocol { host, why });
+                }
                 Err(broken) => broken,
-                Ok(None) => {
-                    let host = self.target.host.to_string();
-                    let (limit, setting, repeatable) = (bound.time, self.first_byte.setting, self.repeatable);
-                    let error = TransportError::FirstByteTimeout { host, limit, setting, repeatable };
-                    return bound.missed(Failure::TimedOut, error);
-                }
+                Ok(late) => return self.late(&late, upload, bound),
             };
             if let Some(why) = self.kept.failure() {
                 return Attempted::Own(TransportError::RequestBody { why });
@@ -121,8 +127,35 @@ impl Call<'_> {
                 moves += 1;
                 continue;
             }
-            let failure = if unprocessed { Failure::Unprocessed } else { Failure::Broken };
-            return Attempted::Failed(failure, self.classify(&broken));
+            let error = self.classify(&broken);
+            let failure = match error {
+                _ if unprocessed => Failure::Unprocessed,
+                // Whoever answers so lives, and answers the next attempt likewise.
+                TransportError::HeadTooLarge { .. } | TransportError::Protocol { .. } => Failure::Hopeless,
+                _ => Failure::Broken,
+            };
+            return Attempted::Failed(failure, error);
+        }
+    }
+
+    /// What an exchange came to that took too long.
+    fn late(&self, late: &Exchanged, upload: Upload, bound: Option<Bound>) -> Attempted {
+        let host = self.target.host.to_string();
+        match (late, bound) {
+            (Exchanged::OutOfTime, _) => Attempted::DeadlinePassed,
+            (Exchanged::Unsent, _) => {
+                let why = format!("nothing came for {:?} (setting {})", upload.idle, self.idle.setting);
+                Attempted::Own(TransportError::RequestBody { why })
+            }
+            (_, Some(bound)) => {
+                let (limit, setting, repeatable) = (bound.time, self.first_byte.setting, self.repeatable);
+                let error = TransportError::FirstByteTimeout { host, limit, setting, repeatable };
+                bound.missed(Failure::TimedOut, error)
+            }
+            (_, None) => {
+                let (limit, setting) = (upload.idle, self.idle.setting);
+                Attempted::Failed(Failure::TimedOut, TransportError::Unread { host, limit, setting })
+            }
         }
     }
 
@@ -206,12 +239,20 @@ impl Call<'_> {
             let settings = &self.door.settings;
             let (headers, bytes) = (settings.max_answer_headers, settings.max_answer_head);
             TransportError::HeadTooLarge { host, headers, bytes }
-        } else if error.is_parse() || error.is_parse_status() {
+        } else if error.is_parse() || error.is_parse_status() || broken.is_malformed() {
             TransportError::Protocol { host, why }
         } else {
             TransportError::Closed { host, why }
         }
     }
+}
+
+/// Whether a head can be passed on; what is wrong with it otherwise.
+fn checked(response: &mut Response<Streaming>) -> Result<(), String> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err("it switched protocols without being asked".into());
+    }
+    headers::settle_length(response.headers_mut()).map_err(|why| format!("its content-length {why}"))
 }
 
 /// Whether the connection is gone without a byte of an answer.

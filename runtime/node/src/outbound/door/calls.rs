@@ -19,7 +19,7 @@ use crate::{
     observe::{FeedEvent, Note},
     outbound::{
         CallTimeouts, TransportError, WaitClock,
-        body::{KeptBody, Pump, discard, wrap},
+        body::{Idle, KeptBody, Pump, Unread, discard, plain, wrap},
         headers,
         pool::{Peeked, Streaming},
         refuse,
@@ -37,10 +37,15 @@ pub(super) struct Call<'a> {
     pub(super) key: u128,
     pub(super) policy: Arc<Effective>,
     pub(super) repeatable: bool,
+    /// What it costs in tokens, stated or estimated.
+    pub(super) tokens: u32,
     pub(super) deadline: Time,
+    /// Whether somebody said so, and not only the node's settings or a profile.
+    pub(super) deadline_stated: bool,
     pub(super) head: Head,
     pub(super) timeouts: CallTimeouts,
     pub(super) first_byte: FirstByte,
+    pub(super) idle: Idle,
     pub(super) kept: KeptBody,
     pub(super) wait_clock: Option<Arc<WaitClock>>,
     pub(super) ending: Ending<'a>,
@@ -133,8 +138,7 @@ impl Call<'_> {
 
     /// Asks the actor, and waits if it says so.
     async fn admission(&mut self, ticket: Option<Ticket>) -> Result<Admission, Box<Problem>> {
-        let tokens = self.policy.tokens.unwrap_or(0);
-        let new = new_call(self.deadline, self.kept.held(), tokens, ticket);
+        let new = new_call(self.deadline, self.kept.held(), self.tokens, ticket);
         let limits = self.door.limits(self.target);
         let wait = match self.door.shards.ask(self.key, &limits, new) {
             Asked::Admitted(admission) => {
@@ -185,7 +189,11 @@ impl Call<'_> {
                 self.ending.note(|call| Note::Failed { call, attempt, why: error.to_string() });
                 (Outcome::Failed(failure), Err(error))
             }
-            Attempted::Denied(denied) => return Next::End(End::Refused(Box::new(denied.into()))),
+            Attempted::Denied(denied) => {
+                // Which addresses a network of the operator's has is told to the operator alone.
+                tracing::info!(denied = ?denied, "a call was denied by the address guard");
+                return Next::End(End::Refused(Box::new(denied.into())));
+            }
             Attempted::Own(error) => return Next::End(End::Failed(error)),
             Attempted::DeadlinePassed => {
                 let mut problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
@@ -235,10 +243,15 @@ impl Call<'_> {
         }
         let settings = &self.door.settings;
         let (size, wait) = (settings.refusal_body, settings.refusal_wait);
+        let too_large = || format!("larger than {size} (setting {})", names::REFUSAL_BODY);
         let bound = match response.body_mut().peek(size.get(), wait.get()).await {
-            Peeked::Whole(body) => return credit::is_exhausted(&body),
+            Peeked::Whole(body) => match plain(response.headers(), body, size.get()) {
+                Ok(body) => return credit::is_exhausted(&body),
+                Err(Unread::TooLarge) => format!("unpacked, {}", too_large()),
+                Err(other) => other.to_string(),
+            },
             Peeked::Broken => return false,
-            Peeked::TooLarge => format!("larger than {size} (setting {})", names::REFUSAL_BODY),
+            Peeked::TooLarge => too_large(),
             Peeked::TooSlow => format!("not here within {wait} (setting {})", names::REFUSAL_WAIT),
         };
         let what = format!("whether credit is used up is not known: the body of the 429 is {bound}");
@@ -265,8 +278,10 @@ impl Call<'_> {
     async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
         let (mut parts, stream) = response.into_parts();
         headers::incoming(&mut parts.headers);
-        let idle = self.door.settings.body_idle_timeout.get();
-        let idle = self.timeouts.between_bytes.map_or(idle, |own| own.min(idle));
+        let idle = match self.timeouts.between_bytes {
+            Some(own) if own < self.idle.time => Idle { time: own, ..self.idle },
+            _ => self.idle,
+        };
         let body = wrap(stream, admission, idle).await;
         self.ending.answered(parts.status.as_u16());
         parts.version = http::Version::HTTP_11;

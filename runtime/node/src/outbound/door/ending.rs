@@ -10,7 +10,7 @@ use super::{Inner, Target, answer};
 use crate::{
     body::Body,
     observe::{CallLine, FeedEvent, Note, Trail},
-    outbound::{Sender, SenderKind, TransportError, destinations::Ended},
+    outbound::{Sender, SenderKind, TransportError, destinations::Ended, said},
     problem::Problem,
 };
 
@@ -99,7 +99,7 @@ impl<'a> Ending<'a> {
                 },
                 method: self.method.to_string(),
                 host: self.target.host.to_string(),
-                path: self.uri.path().to_owned(),
+                path: said::path(&self.uri),
                 status,
                 attempts: self.attempts,
                 waited_ms: millis(self.waited),

@@ -19,12 +19,12 @@ use tidegate_core::{Config, Effective, Policy};
 
 use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
 use super::{
-    Hops, Origin, OutboundCall, Sender, SenderKind, TransportError,
-    body::{KeptBody, ReplayMemory, Start, drain},
+    Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
+    body::{Idle, KeptBody, ReplayMemory, Start, drain},
     destinations::{DestinationPage, Table, compile},
     guard::AddressGuard,
     headers::{self, Stated},
-    pool::{HeadBounds, Pool, PoolParts, Resolve, SystemResolver},
+    pool::{HeadBounds, Liveness, Pool, PoolParts, Resolve, SystemResolver},
     refuse,
     shards::{self, Shards},
     to::{self, Routed, ToError},
@@ -52,12 +52,15 @@ pub struct DoorParts {
     pub shards: usize,
     /// How far request bodies are read that nobody wants any more.
     pub read_on: ReadOn,
+    /// When a silent peer is taken for gone.
+    pub liveness: Liveness,
 }
 
 impl Default for DoorParts {
     fn default() -> Self {
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { resolver: Arc::new(SystemResolver::default()), roots: None, shards, read_on: ReadOn::default() }
+        let (resolver, liveness) = (Arc::new(SystemResolver::default()), Liveness::default());
+        Self { resolver, roots: None, shards, read_on: ReadOn::default(), liveness }
     }
 }
 
@@ -104,6 +107,8 @@ impl Door {
             roots: parts.roots,
             observe: Arc::clone(&observe),
             heads: HeadBounds { headers: settings.max_answer_headers, bytes: settings.max_answer_head },
+            liveness: parts.liveness,
+            unread: settings.body_idle_timeout.get(),
             max_idle: settings.max_idle_connections,
             idle_time: settings.connection_idle.get(),
         })?;
@@ -218,7 +223,7 @@ impl Inner {
                 return Err(error);
             }
         };
-        trail.note(Note::Call { call: number, what: format!("{} {origin}{}", parts.method, parts.uri.path()) });
+        trail.note(Note::Call { call: number, what: Said { method: &parts.method, uri: &parts.uri }.to_string() });
         let target = self.target(&sender.tenant, &origin);
         let mut ending = Ending::new(self, &target, trail, number, &parts, &sender);
         if let SenderKind::Function { name, allowed_hosts: Some(hosts), .. } = &sender.kind
@@ -248,6 +253,9 @@ impl Inner {
         headers::outgoing(&mut parts.headers, trace.child().header(), hops + 1);
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
         let first_byte = self.first_byte(&target, &sender, &stated, &policy);
+        let idle = self.idle(&stated);
+        let own = stated.policy.as_ref().and_then(|policy| policy.deadline);
+        let deadline_stated = own.or(sender.policy.deadline).or(target.destination.policy.deadline).is_some();
         let deadline = shards::now() + policy.deadline;
 
         let start = Start { keep: self.settings.replay_body.get(), memory: &self.memory, read_on: self.read_on };
@@ -271,18 +279,22 @@ impl Inner {
         }
         let partition = target.destination.partition(&parts.headers, kept.as_split());
         self.known.remember(&target, &partition, &self.shards);
-        let repeatable =
-            target.destination.repeatable.allows(&parts.method, has_key || policy.idempotency_key.is_some());
+        let repeatable = target.destination.repeatable(&parts.method, parts.uri.path());
+        let repeatable = repeatable.allows(&parts.method, has_key || policy.idempotency_key.is_some());
+        let tokens = policy.tokens.unwrap_or_else(|| target.destination.tokens(kept.as_split()));
         let call = calls::Call {
             door: self,
             target: &target,
             key: partition.key,
             policy,
             repeatable,
+            tokens,
             deadline,
+            deadline_stated,
             head: calls::Head { method: parts.method, uri: parts.uri, headers: parts.headers },
             timeouts,
             first_byte,
+            idle,
             kept,
             wait_clock,
             ending,
@@ -293,7 +305,11 @@ impl Inner {
     /// How long an attempt may take to the head of its answer: what a policy says, else longer where the client says that
     /// it waits longer.
     fn first_byte(&self, target: &Target, sender: &Sender, stated: &Stated, policy: &Effective) -> FirstByte {
-        let ours = FirstByte { time: policy.attempt_timeout, setting: names::FIRST_BYTE_TIMEOUT };
+        let setting = match policy.attempt_timeout == self.defaults.attempt_timeout {
+            true => names::FIRST_BYTE_TIMEOUT,
+            false => "policy.attempt_timeout",
+        };
+        let ours = FirstByte { time: policy.attempt_timeout, setting };
         let own = stated.policy.as_ref().and_then(|policy| policy.attempt_timeout);
         let said = own.or(sender.policy.attempt_timeout).or(target.destination.policy.attempt_timeout);
         match stated.patience {
@@ -302,6 +318,17 @@ impl Inner {
                 FirstByte { time: patience.min(most), setting: names::PATIENT_FIRST_BYTE_TIMEOUT }
             }
             _ => ours,
+        }
+    }
+
+    /// How long the answer's body may stand still: longer, too, where the client says that it waits longer. Models that
+    /// think send nothing meanwhile.
+    fn idle(&self, stated: &Stated) -> Idle {
+        let time = self.settings.body_idle_timeout.get();
+        let patient = self.settings.patient_first_byte_timeout.get();
+        match stated.patience.map(|patience| patience.min(patient)) {
+            Some(patience) if patience > time => Idle { time: patience, setting: names::PATIENT_FIRST_BYTE_TIMEOUT },
+            _ => Idle { time, setting: names::BODY_IDLE_TIMEOUT },
         }
     }
 

@@ -58,7 +58,7 @@ impl Target {
         Uri::from_parts(parts).ok()
     }
 
-    /// The policy in force: defaults < destination < sender < the request's own.
+    /// The policy in force: defaults < profile < destination < sender < the request's own.
     pub(super) fn policy(&self, defaults: &Effective, sender: &Arc<Sender>, own: Option<&Policy>) -> Arc<Effective> {
         let shared = self.shared_policy(defaults, sender);
         let Some(own) = own else { return shared };
@@ -75,7 +75,7 @@ impl Target {
             return Arc::clone(policy);
         }
         let mut policy = defaults.clone();
-        policy.apply(&self.destination.policy);
+        self.destination.apply(&mut policy);
         policy.apply(&sender.policy);
         let policy = Arc::new(policy);
         // A weak reference keeps the address taken, so that another sender can't be mistaken for this one.

@@ -17,7 +17,7 @@ pub enum Kind {
     Loopback,
     /// A private network, carrier-grade NAT and IPv6 unique local addresses (Fly's 6PN) included.
     Private,
-    /// The local link, cloud metadata services included.
+    /// The local link, cloud metadata services included, also where they have an address of their own (Azure).
     LinkLocal,
     /// No single machine.
     Multicast,
@@ -53,8 +53,10 @@ pub(super) fn kind(address: IpAddr) -> Kind {
 }
 
 fn kind_v4(address: Ipv4Addr) -> Kind {
-    let [a, b, c, _] = address.octets();
+    let [a, b, c, d] = address.octets();
     match (a, b, c) {
+        // Azure's platform, metadata and DHCP answer here, from inside each of its machines only.
+        (168, 63, 129) if d == 16 => Kind::LinkLocal,
         (0, ..) => Kind::Unspecified,
         (127, ..) => Kind::Loopback,
         (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Kind::Private,
@@ -128,6 +130,10 @@ mod tests {
             ("100.128.0.0", Kind::Public),
             ("127.0.0.1", Kind::Loopback),
             ("127.255.255.255", Kind::Loopback),
+            ("168.63.129.15", Kind::Public),
+            ("168.63.129.16", Kind::LinkLocal),
+            ("168.63.129.17", Kind::Public),
+            ("::ffff:168.63.129.16", Kind::LinkLocal),
             ("169.254.0.0", Kind::LinkLocal),
             ("169.254.169.254", Kind::LinkLocal),
             ("172.15.255.255", Kind::Public),

@@ -75,13 +75,15 @@ impl HostPattern {
         Some(Origin { scheme, host: host.as_ref().into(), port })
     }
 
-    /// Length of what must agree; of two patterns that match, the longer one is the narrower.
-    pub fn narrowness(&self) -> usize {
-        match &self.host {
+    /// What must agree; of two patterns that match, the greater one is the narrower: the longer host, then one port before
+    /// any, then one scheme before both.
+    pub fn narrowness(&self) -> (usize, bool, bool) {
+        let host = match &self.host {
             Host::Any => 0,
             Host::Below(suffix) => suffix.len(),
             Host::Exact(_) => usize::MAX,
-        }
+        };
+        (host, self.port != Port::Any, self.scheme.is_some())
     }
 
     /// Its scheme, where it names one.
@@ -104,10 +106,15 @@ impl std::str::FromStr for HostPattern {
     fn from_str(text: &str) -> Result<Self, PatternError> {
         let wrong = |why: &str| PatternError { text: text.to_owned(), why: why.to_owned() };
         let (scheme, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (Some(Scheme::Http), rest),
-            Some(("https", rest)) => (Some(Scheme::Https), rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(Scheme::Http), rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(Scheme::Https), rest),
             Some(_) => return Err(wrong("the scheme is neither http nor https")),
             None => (None, text),
+        };
+        // Two spellings of one port are one pattern.
+        let exact = |port: u16| match scheme.map(Scheme::default_port) == Some(port) {
+            true => Port::Default,
+            false => Port::Exact(port),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains('/') {
@@ -121,7 +128,7 @@ impl std::str::FromStr for HostPattern {
         if !below && (rest == "*" || rest.starts_with("*:")) {
             let port = match rest.strip_prefix("*:") {
                 Some("*") => Port::Any,
-                Some(digits) => Port::Exact(digits.parse().map_err(|_| wrong("the port is none"))?),
+                Some(digits) => exact(digits.parse().map_err(|_| wrong("the port is none"))?),
                 None => Port::Default,
             };
             return Ok(Self { scheme, host: Host::Any, port });
@@ -144,7 +151,7 @@ impl std::str::FromStr for HostPattern {
         let port = match (any_port, stated) {
             (true, true) => return Err(wrong("the port is none")),
             (true, false) => Port::Any,
-            (false, true) => Port::Exact(origin.port),
+            (false, true) => exact(origin.port),
             (false, false) => Port::Default,
         };
         Ok(Self { scheme, host, port })
@@ -271,6 +278,45 @@ mod tests {
             ["api.openai.com", "*.example.com", "https://a:8443", "*", "*:80", "a:*", "*:*", "http://[::1]:8080"]
         {
             assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn two_spellings_of_a_pattern_are_one() {
+        for (one, other) in [
+            ("https://dup.example", "https://dup.example/"),
+            ("https://dup.example", "HTTPS://DUP.example:443"),
+            ("http://127.0.0.1", "http://127.1:80"),
+            ("https://*.Example.com", "https://*.example.com:443/"),
+            ("https://*", "https://*:443"),
+        ] {
+            assert_eq!(one.parse::<HostPattern>(), other.parse(), "{one} {other}");
+        }
+        for (one, other) in [
+            ("https://a", "http://a"),
+            ("https://a", "https://a:80"),
+            ("https://a:443", "https://a:*"),
+            ("a:443", "a"),
+            ("https://a", "https://*.a"),
+        ] {
+            assert_ne!(one.parse::<HostPattern>(), other.parse(), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn the_narrower_pattern_names_more_of_the_host_then_the_port() {
+        let narrowness = |text: &str| text.parse::<HostPattern>().unwrap().narrowness();
+        let widest_first = [
+            "https://*:*",
+            "https://*",
+            "https://*.example.com:*",
+            "https://*.example.com",
+            "https://*.a.example.com:*",
+            "https://a.example.com:*",
+            "https://a.example.com:9",
+        ];
+        for pair in widest_first.windows(2) {
+            assert!(narrowness(pair[0]) < narrowness(pair[1]), "{pair:?}");
         }
     }
 

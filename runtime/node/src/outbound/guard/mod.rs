@@ -27,7 +27,7 @@ pub struct AddressGuard {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressDenied {
     /// The address is not public.
-    #[error("{host} is {address}, which is {kind}")]
+    #[error("{host} leads to {kind}")]
     Address {
         /// The name that was asked for.
         host: String,
@@ -100,8 +100,11 @@ fn is_private_name(host: &str) -> bool {
 impl From<AddressDenied> for Problem {
     fn from(denied: AddressDenied) -> Self {
         let network = match &denied {
-            AddressDenied::Address { address, .. } => address::network_to_allow(*address),
-            AddressDenied::Name { .. } => "CIDR".to_owned(),
+            // Nothing but what the caller wrote.
+            AddressDenied::Address { host, address, .. } if host.parse() == Ok(*address) => {
+                address::network_to_allow(*address)
+            }
+            AddressDenied::Address { .. } | AddressDenied::Name { .. } => "CIDR".to_owned(),
         };
         let detail = format!(
             "{denied}: calls to it are not allowed on this node. Whoever runs the node can allow the network with \
@@ -155,12 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_names_the_address_and_how_to_allow_it() {
-        let denied = guard(&[]).check("db.example.com", "10.1.2.3".parse().unwrap()).unwrap_err();
-        let problem = Problem::from(denied);
+    fn a_denial_says_what_kind_of_address_it_is_and_names_only_one_that_the_caller_wrote() {
+        let denied = |host: &str| Problem::from(guard(&[]).check(host, "10.1.2.3".parse().unwrap()).unwrap_err());
+        let problem = denied("db.example.com");
         assert_eq!(problem.kind, "address-denied");
-        for text in ["db.example.com", "10.1.2.3", "--egress-allow 10.1.2.3/32", "TIDEGATE_EGRESS_ALLOW"] {
+        for text in
+            ["db.example.com", "an address of a private network", "--egress-allow CIDR", "TIDEGATE_EGRESS_ALLOW"]
+        {
             assert!(problem.detail.contains(text), "{text}: {}", problem.detail);
         }
+        assert!(!problem.detail.contains("10.1"), "{}", problem.detail);
+        let problem = denied("10.1.2.3");
+        assert!(problem.detail.contains("--egress-allow 10.1.2.3/32"), "{}", problem.detail);
     }
 }

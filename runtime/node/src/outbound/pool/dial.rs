@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use super::dns::{Dns, Unknown};
@@ -22,6 +23,13 @@ use crate::{
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried at most.
 const ADDRESSES: usize = 8;
+
+/// Silence of a connection after which the system asks whether its peer is there, the time between two questions, and how
+/// many stay without an answer (no settings: an upstream answers them without its program, and the first sign that NATs
+/// forget a connection is at half a minute).
+const QUIET: Duration = Duration::from_secs(15);
+const PROBE: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]
@@ -62,10 +70,22 @@ pub(super) async fn dial(
     let stream = connect_first(&allowed, origin.port).await.map_err(|error| {
         DialError::Failed(TransportError::Connect { host: origin.authority().to_string(), why: error.to_string() })
     })?;
-    // A gate that waits for more bytes to fill a segment adds 40 ms to small requests. A socket that refuses the
-    // option works without it.
-    let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// Sets a socket's options. One that refuses an option works without it.
+pub(super) fn prepare(stream: &TcpStream, unread: Duration) {
+    // A gate that waits for more bytes to fill a segment adds 40 ms to small requests.
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    let alive = TcpKeepalive::new().with_time(QUIET).with_interval(PROBE).with_retries(PROBES);
+    let _ = socket.set_tcp_keepalive(&alive);
+    // Otherwise what nobody acknowledges is sent again for a quarter of an hour. It ends peers, too, that live and read
+    // nothing, so that it leaves time to whoever bounds that and says so.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket.set_tcp_user_timeout(Some(unread.saturating_add(QUIET)));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = unread;
 }
 
 /// Tries the addresses in order, each after a head start of the one before or its failure.

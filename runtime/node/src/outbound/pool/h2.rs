@@ -45,11 +45,14 @@ impl H2 {
         open: OpenConnection,
         upstream: &Arc<Upstream>,
     ) -> hyper::Result<Arc<Self>> {
+        let liveness = upstream.shared.liveness;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_max_send_streams(UNSAID)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(liveness.every)
+            .keep_alive_timeout(liveness.within)
             .max_header_list_size(u32::try_from(upstream.shared.heads.bytes.get()).unwrap_or(u32::MAX))
             .handshake(TokioIo::new(socket))
             .await?;

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     error::Error as _,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
@@ -19,11 +19,14 @@ use super::{
     h1::{H1, Rest},
     h2::Stream,
 };
-use crate::outbound::body::OutBody;
+use crate::outbound::body::{OutBody, Shared};
 
 /// A shared connection on which a call waited in vain for at least this long gets no more calls: its peer may be gone
 /// without a word, and every further attempt would wait for it again.
 const SUSPECT: Duration = Duration::from_secs(5);
+
+/// How often it is looked within the time that a request's body may stand still: it is ended within a quarter more.
+const LOOKS: u32 = 4;
 
 /// The right to send one request over a connection.
 pub(crate) struct Lease(Link);
@@ -64,27 +67,47 @@ impl Lease {
         }
     }
 
-    /// Sends the request and waits for the head of the answer, at most this long: nothing, then. Dropping the future closes the connection (HTTP/1.1) or
-    /// resets the stream (HTTP/2).
+    /// Sends the request and waits for the head of the answer. While its body is still on its way, `upload` bounds that;
+    /// how long the head is then waited for, `head` is asked only when the body has left, with `true` where that took
+    /// time. Dropping the future closes the connection (HTTP/1.1) or resets the stream (HTTP/2).
     ///
     /// # Errors
     /// [`Broken`] when the connection ended before.
     pub(crate) async fn exchange(
         self,
         request: Request<OutBody>,
-        time: Duration,
-    ) -> Result<Option<Response<Streaming>>, Broken> {
+        upload: Upload,
+        head: impl FnOnce(bool) -> Duration,
+    ) -> Result<Exchanged, Broken> {
         let shared = match &self.0 {
             Link::H1 { .. } => None,
             Link::H2(stream) => Some(Arc::clone(&stream.connection)),
         };
-        if let Ok(exchanged) = tokio::time::timeout(time, self.exchange_unbounded(request)).await {
-            return exchanged.map(Some);
+        let retire = |time: Duration| {
+            if let Some(connection) = shared.as_ref().filter(|_| time >= SUSPECT) {
+                connection.retire();
+            }
+        };
+        let body = request.body().progress();
+        let mut exchange = pin!(self.exchange_unbounded(request));
+        if let Some(body) = &body {
+            match Box::pin(upload.watch(body, exchange.as_mut())).await {
+                Uploaded::All => {}
+                Uploaded::Exchanged(exchanged) => return (*exchanged).map(Exchanged::answer),
+                Uploaded::Stopped(stopped) => {
+                    if matches!(stopped, Exchanged::Unread) {
+                        retire(upload.idle);
+                    }
+                    return Ok(stopped);
+                }
+            }
         }
-        if let Some(connection) = shared.filter(|_| time >= SUSPECT) {
-            connection.retire();
+        let time = head(body.is_some());
+        if let Ok(exchanged) = tokio::time::timeout(time, exchange).await {
+            return exchanged.map(Exchanged::answer);
         }
-        Ok(None)
+        retire(time);
+        Ok(Exchanged::Late)
     }
 
     async fn exchange_unbounded(self, request: Request<OutBody>) -> Result<Response<Streaming>, Broken> {
@@ -108,6 +131,70 @@ impl Lease {
     }
 }
 
+/// What an exchange came to.
+pub(crate) enum Exchanged {
+    /// The head of an answer.
+    Answer(Box<Response<Streaming>>),
+    /// No head in time.
+    Late,
+    /// The peer took nothing more of the request's body.
+    Unread,
+    /// Nothing more came of the request's body.
+    Unsent,
+    /// The body was still on its way when all time was over.
+    OutOfTime,
+}
+
+impl Exchanged {
+    fn answer(response: Response<Streaming>) -> Self {
+        Self::Answer(Box::new(response))
+    }
+}
+
+/// How long a request's body may take that is sent while it comes. It takes as long as it takes, but must move.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upload {
+    /// Time without any progress.
+    pub(crate) idle: Duration,
+    /// All of it, where its sender said so.
+    pub(crate) whole: Option<Duration>,
+}
+
+enum Uploaded {
+    All,
+    Exchanged(Box<Result<Response<Streaming>, Broken>>),
+    Stopped(Exchanged),
+}
+
+impl Upload {
+    async fn watch(
+        self,
+        body: &Shared,
+        mut exchange: Pin<&mut impl Future<Output = Result<Response<Streaming>, Broken>>>,
+    ) -> Uploaded {
+        let mut over = pin!(async {
+            match self.whole {
+                Some(whole) => tokio::time::sleep(whole).await,
+                None => std::future::pending().await,
+            }
+        });
+        let (mut before, mut still) = (body.progress(), 0);
+        while still < LOOKS {
+            tokio::select! {
+                biased;
+                exchanged = exchange.as_mut() => return Uploaded::Exchanged(Box::new(exchanged)),
+                () = body.left() => return Uploaded::All,
+                () = &mut over => return Uploaded::Stopped(Exchanged::OutOfTime),
+                () = tokio::time::sleep(self.idle / LOOKS) => {}
+            }
+            let now = body.progress();
+            still = if now == before { still + 1 } else { 0 };
+            before = now;
+        }
+        Uploaded::Stopped(if before.waits { Exchanged::Unread } else { Exchanged::Unsent })
+    }
+}
+
 impl Broken {
     /// Whether the peer says that it did nothing with the request: it refused the stream (RFC 9113 section 8.7), or left
     /// it out of what it still serves before it goes away (section 6.8). A connection that goes away with an error says
@@ -120,6 +207,15 @@ impl Broken {
         error.is_remote()
             && (error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)
                 || error.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
+    }
+
+    /// Whether this side ended the stream over HTTP/2 because of what came on it: a head beyond `max_answer_head`, or one
+    /// that no rule allows (RFC 9113 section 8.1.1).
+    pub(crate) fn is_malformed(&self) -> bool {
+        let error = self.error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+        error.is_some_and(|error| {
+            error.is_library() && error.is_reset() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR)
+        })
     }
 }
 

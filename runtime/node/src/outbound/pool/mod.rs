@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 
 pub(crate) use self::dial::DialError;
 pub use self::dns::{Resolve, SystemResolver};
-pub(crate) use self::lease::{Broken, Lease, Peeked, Streaming};
+pub(crate) use self::lease::{Broken, Exchanged, Lease, Peeked, Streaming, Upload};
 pub(crate) use self::tls::system_roots;
 use self::{dns::Dns, h1::H1, h2::H2, socket::Socket, tls::Tls};
 use super::{Origin, Scheme, TransportError, guard::AddressGuard};
@@ -43,6 +43,9 @@ pub(crate) struct PoolParts {
     pub(crate) roots: Option<Arc<rustls::RootCertStore>>,
     pub(crate) observe: Arc<Observe>,
     pub(crate) heads: HeadBounds,
+    pub(crate) liveness: Liveness,
+    /// How long what was sent may stay unread by its peer (setting `body_idle_timeout`).
+    pub(crate) unread: Duration,
     /// Idle connections kept (setting `max_idle_connections`).
     pub(crate) max_idle: usize,
     /// How long an idle connection is kept (setting `connection_idle`).
@@ -56,6 +59,24 @@ pub(crate) struct HeadBounds {
     pub(crate) headers: usize,
     /// Its size (setting `max_answer_head`).
     pub(crate) bytes: Size,
+}
+
+/// How a peer that is gone without a word (a NAT that forgot the connection, a machine without power) is told from one that
+/// thinks: over HTTP/2 it is asked, while calls wait for it. Any peer answers in a round trip, and ten seconds cost nobody
+/// anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    /// Silence after which it is asked.
+    pub every: Duration,
+    /// How long its answer is waited for.
+    pub within: Duration,
+}
+
+impl Default for Liveness {
+    /// 10 s and 5 s.
+    fn default() -> Self {
+        Self { every: Duration::from_secs(10), within: Duration::from_secs(5) }
+    }
 }
 
 /// All connections of a node.
@@ -72,6 +93,8 @@ struct Shared {
     tls: Tls,
     observe: Arc<Observe>,
     heads: HeadBounds,
+    liveness: Liveness,
+    unread: Duration,
     max_idle: usize,
     idle: AtomicUsize,
 }
@@ -142,6 +165,8 @@ impl Pool {
             tls: Tls::new(parts.roots),
             observe: parts.observe,
             heads: parts.heads,
+            liveness: parts.liveness,
+            unread: parts.unread,
             max_idle: parts.max_idle,
             idle: AtomicUsize::new(0),
         };
@@ -269,6 +294,7 @@ impl Upstream {
 
     async fn make(self: &Arc<Self>) -> Result<Lease, DialError> {
         let stream = dial::dial(&self.tenant, &self.origin, &self.shared.dns, &self.shared.guard).await?;
+        dial::prepare(&stream, self.shared.unread);
         let open = OpenConnection::new(&self.shared.observe);
         let socket = match self.origin.scheme {
             Scheme::Http => Socket::Plain(stream),
