@@ -221,13 +221,13 @@ async fn a_stop_lets_open_requests_finish_and_then_ends() {
 
 /// Answers with a body without end, and tells when one is dropped.
 #[derive(Clone)]
-struct Endless(mpsc::UnboundedSender<()>);
+struct Endless(mpsc::Sender<()>);
 
-struct Dropped(mpsc::UnboundedSender<()>);
+struct Dropped(mpsc::Sender<()>);
 
 impl Drop for Dropped {
     fn drop(&mut self) {
-        let _ = self.0.send(());
+        let _ = self.0.try_send(());
     }
 }
 
@@ -244,8 +244,8 @@ impl Handler for Endless {
     }
 }
 
-fn endless() -> (Endless, mpsc::UnboundedReceiver<()>) {
-    let (sender, dropped) = mpsc::unbounded_channel();
+fn endless() -> (Endless, mpsc::Receiver<()>) {
+    let (sender, dropped) = mpsc::channel(16);
     (Endless(sender), dropped)
 }
 
