@@ -264,13 +264,19 @@ impl Engines {
 
 /// The length of an epoch: what a guest may run before the host looks at it again.
 pub(super) const TICK: Duration = Duration::from_millis(1);
+/// The same while no guest was seen to compute for long. Each move takes a worker's processor away for a moment.
+const CALM_TICK: Duration = Duration::from_millis(4);
+/// Short ticks after a guest was last seen to.
+const ALERT_TICKS: u32 = 100;
 /// Ticks without a guest after which the thread sleeps until one runs.
-const IDLE_TICKS: u32 = 1_000;
+const IDLE_TICKS: u32 = 250;
 
 /// The thread that moves the epoch on while guests run. It is no task: a guest that spins must not be able to hold it.
 pub(super) struct Ticker {
     used: AtomicBool,
     parked: AtomicBool,
+    /// Whether a guest was seen to compute for long since the epoch moved last.
+    computes: AtomicBool,
     thread: OnceLock<thread::Thread>,
 }
 
@@ -278,7 +284,12 @@ impl Ticker {
     /// Starts the thread; it ends when the ticker is dropped.
     pub(super) fn start(engines: &Arc<Engines>) -> std::io::Result<Arc<Self>> {
         let ticker =
-            Arc::new(Self { used: AtomicBool::new(true), parked: AtomicBool::new(false), thread: OnceLock::new() });
+            Arc::new(Self {
+                used: AtomicBool::new(true),
+                parked: AtomicBool::new(false),
+                computes: AtomicBool::new(false),
+                thread: OnceLock::new(),
+            });
         let (weak, engines) = (Arc::downgrade(&ticker), Arc::clone(engines));
         let handle = thread::Builder::new().name("tidegate-epoch".into()).spawn(move || Self::run(&weak, &engines))?;
         let _ = ticker.thread.set(handle.thread().clone());
@@ -286,11 +297,15 @@ impl Ticker {
     }
 
     fn run(weak: &Weak<Self>, engines: &Engines) {
-        let mut idle = 0;
+        let (mut idle, mut alert) = (0, 0_u32);
         loop {
-            thread::sleep(TICK);
+            thread::sleep(if alert > 0 { TICK } else { CALM_TICK });
             engines.made().for_each(|hosted| hosted.engine.increment_epoch());
             let Some(ticker) = weak.upgrade() else { return };
+            alert = match ticker.computes.swap(false, Ordering::Relaxed) {
+                true => ALERT_TICKS,
+                false => alert.saturating_sub(1),
+            };
             if ticker.used.swap(false, Ordering::SeqCst) {
                 idle = 0;
                 continue;
@@ -309,6 +324,11 @@ impl Ticker {
                 ticker.parked.store(false, Ordering::SeqCst);
             }
         }
+    }
+
+    /// Says that a guest computes for long: the epoch moves more often for a while.
+    pub(super) fn alert(&self) {
+        self.computes.store(true, Ordering::Relaxed);
     }
 
     /// Says that a guest is about to run.

@@ -88,6 +88,11 @@ impl Meter {
     /// On the polling thread only.
     pub(super) fn tick(&self) -> (Duration, Duration) {
         let mut slice = self.slice_nanos();
+        if slice >= SHORT
+            && let Some((ticker, _)) = &self.host
+        {
+            ticker.alert();
+        }
         if self.ticked.load(Relaxed) == 0 && slice >= SHORT {
             slice = slice.min(TICK.as_nanos() as u64);
             self.before_tick.store(slice, Relaxed);
