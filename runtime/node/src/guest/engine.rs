@@ -283,13 +283,12 @@ pub(super) struct Ticker {
 impl Ticker {
     /// Starts the thread; it ends when the ticker is dropped.
     pub(super) fn start(engines: &Arc<Engines>) -> std::io::Result<Arc<Self>> {
-        let ticker =
-            Arc::new(Self {
-                used: AtomicBool::new(true),
-                parked: AtomicBool::new(false),
-                computes: AtomicBool::new(false),
-                thread: OnceLock::new(),
-            });
+        let ticker = Arc::new(Self {
+            used: AtomicBool::new(true),
+            parked: AtomicBool::new(false),
+            computes: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        });
         let (weak, engines) = (Arc::downgrade(&ticker), Arc::clone(engines));
         let handle = thread::Builder::new().name("tidegate-epoch".into()).spawn(move || Self::run(&weak, &engines))?;
         let _ = ticker.thread.set(handle.thread().clone());
