@@ -54,13 +54,22 @@ pub const DOWN_AFTER: u8 = 4;
 pub const LIVED: Duration = Duration::from_secs(600);
 /// A busy period ends when nothing left for this long although it could have.
 const QUIET: Duration = Duration::from_secs(1);
-/// Requests that pass between two refusals after which the backoff begins anew.
+/// Requests that pass between two refusals after which neither says much about the other.
 const CALM: u32 = 8;
+/// Cuts in a row, each after less than [`CALM`] requests of a sender at a learned pace, after which the pace is forgotten.
+const VAIN: u8 = 2;
 /// Calls that wait at once although nobody presses: a few senders that call one by one, all held by a pause.
 const FEW: usize = 3;
 /// What was accepted at once is taken for at least this long a time: most limits allow about a second's worth.
 const AT_LEAST: Duration = Duration::from_secs(1);
 const OPEN: u32 = u32::MAX;
+/// Doublings of [`FIRST_PAUSE`] that reach [`LONGEST_BACKOFF`].
+const DOUBLINGS: u8 = 7;
+
+/// Half of a pause is random: never nothing, never in step with other nodes.
+fn jittered(pause: Duration, random: &mut fastrand::Rng) -> Duration {
+    pause.mul_f64(0.5 + random.f64() / 2.0)
+}
 
 /// What a refusal says, and when.
 #[derive(Debug, Clone, Copy)]
@@ -74,13 +83,17 @@ pub(crate) struct Said {
     pub(crate) waiting: bool,
     /// Longest pause that is believed at its word.
     pub(crate) believed: Duration,
+    /// Whether the call was neither refused nor failed before.
+    pub(crate) fresh: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     Open,
+    /// `eager`: the end for calls that were neither refused nor failed before.
     Paused {
         until: Time,
+        eager: Time,
         cause: Cause,
     },
     /// `until`: the end of the pause, ahead of which the probe may have left.
@@ -102,13 +115,19 @@ pub(crate) struct Guard {
     grown: Time,
     /// Accepted since it was last doubled by evidence.
     fresh: u32,
-    /// Accepted since the last cut or failure: resets the backoff.
+    /// Accepted since the last cut or failure.
     calm: u32,
+    /// Doublings of the backoff: one more with each pause, one less with each request that passes.
     exponent: u8,
-    /// Failures in a row.
+    /// A probe of this pause did not pass.
+    failed_probe: bool,
+    /// Failures in a row, and when the first of them left.
     streak: u8,
+    streak_left: Time,
     /// Cuts so far; numbers the pauses.
     cuts: u32,
+    /// The last that a fresh call made.
+    fresh_cut: u32,
     /// When the last cut was made; what departed before belongs to it.
     cut_at: Time,
     /// Probes of a long pause.
@@ -127,9 +146,15 @@ pub(crate) struct Guard {
     pressed: bool,
     /// The last cut was taken for an accident.
     spared: bool,
+    /// Cuts in a row that the learned pace did not keep away.
+    vain: u8,
+    /// The cut at which learning began.
+    learned_at: u32,
     last_accepted: Time,
     /// Accepted so far, wrapping.
     passed: u32,
+    /// When the latest request left that is known to have passed.
+    proof: Time,
     /// How long refusals and failures take to arrive, moving average.
     refusal_rtt: Duration,
     /// The fastest answer so far; zero when none was seen.
@@ -147,8 +172,11 @@ impl Default for Guard {
             fresh: 0,
             calm: 0,
             exponent: 0,
+            failed_probe: false,
             streak: 0,
+            streak_left: Time::ZERO,
             cuts: 0,
+            fresh_cut: 0,
             cut_at: Time::ZERO,
             doubt: None,
             told: Time::ZERO,
@@ -159,8 +187,11 @@ impl Default for Guard {
             unlearned: false,
             pressed: false,
             spared: false,
+            vain: 0,
+            learned_at: 0,
             last_accepted: Time::ZERO,
             passed: 0,
+            proof: Time::ZERO,
             refusal_rtt: Duration::ZERO,
             fastest: Duration::ZERO,
             learned: None,
@@ -176,17 +207,23 @@ impl Guard {
         }
     }
 
-    /// What holds the next call, and until when at most. `None`: it may leave.
-    pub(crate) fn hold(&mut self, now: Time) -> Option<(Time, Waiting)> {
+    /// What holds the next call, and until when at most. `None`: it may leave. `fresh`: it was neither refused nor
+    /// failed before.
+    pub(crate) fn hold(&mut self, fresh: bool, now: Time) -> Option<(Time, Waiting)> {
         match self.phase {
             Phase::Open => {}
-            Phase::Paused { until, cause } if now < self.opens(until) => {
-                return Some((self.opens(until), Waiting::Paused { left: until.since(now), cause }));
+            Phase::Paused { until, eager, cause } => {
+                // The next call is the probe; it is held by nothing else here.
+                let end = if fresh { eager } else { until };
+                let opens = self.opens(end);
+                return (now < opens).then_some((opens, Waiting::Paused { left: end.since(now), cause }));
             }
-            // The next call is the probe; it is held by nothing else here.
-            Phase::Paused { .. } => return None,
             Phase::Probing { passes, cause, .. } if now < passes => return Some((passes, Waiting::Probe(cause))),
-            Phase::Probing { .. } => self.resume(now),
+            Phase::Probing { .. } => {
+                // Refusals and failures arrive faster than this: it passed, whenever its answer comes.
+                self.passes(self.last_departure);
+                self.resume(now);
+            }
         }
         if self.unanswered >= self.window {
             // One by one and not twice as many at once: of those that leave together all are refused, or none.
@@ -214,8 +251,8 @@ impl Guard {
         self.grown = now;
     }
 
-    /// A call leaves. `idle`: nothing waited before it.
-    pub(crate) fn launch(&mut self, call: Call, idle: bool, now: Time) {
+    /// A call leaves. `idle`: nothing waited before it. `fresh`: it was neither refused nor failed before.
+    pub(crate) fn launch(&mut self, call: Call, idle: bool, fresh: bool, now: Time) {
         if idle && self.unanswered == 0 && self.phase == Phase::Open && now.since(self.last_departure) > QUIET {
             self.began = now;
             self.departures = 0;
@@ -229,7 +266,8 @@ impl Guard {
         self.unanswered += 1;
         self.departures = self.departures.saturating_add(1);
         self.last_departure = now;
-        if let Phase::Paused { until, cause } = self.phase {
+        if let Phase::Paused { until, eager, cause } = self.phase {
+            let until = if fresh { eager } else { until };
             self.phase = Phase::Probing { call, passes: Time::NEVER, until, cause };
         }
         if let Some(learned) = &mut self.learned {
@@ -261,11 +299,6 @@ impl Guard {
         }
     }
 
-    /// Neither paused nor probing.
-    pub(crate) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
-    }
-
     pub(crate) fn is_probe(&self, call: Call) -> bool {
         matches!(self.phase, Phase::Probing { call: probe, .. } if probe == call)
     }
@@ -279,9 +312,11 @@ impl Guard {
         self.answered();
         let took = now.since(left).max(Duration::from_nanos(1));
         self.fastest = if self.fastest.is_zero() { took } else { self.fastest.min(took) };
-        self.passed = self.passed.wrapping_add(1);
+        self.passes(left);
         self.last_accepted = now;
-        self.streak = 0;
+        if left >= self.streak_left {
+            self.streak = 0;
+        }
         if self.is_probe(call) {
             self.resume(now);
         }
@@ -290,13 +325,21 @@ impl Guard {
         }
         self.calm = self.calm.saturating_add(1);
         if self.calm >= CALM {
-            self.exponent = 0;
             self.spared = false;
         }
         self.fresh = self.fresh.saturating_add(1);
         if self.window != OPEN && self.fresh >= self.window.saturating_mul(EVIDENCE) {
             self.widen(self.window, now);
             self.fresh = 0;
+        }
+    }
+
+    /// A request that left at `left` passed.
+    fn passes(&mut self, left: Time) {
+        if left >= self.cut_at {
+            self.passed = self.passed.wrapping_add(1);
+            self.proof = self.proof.max(left);
+            self.exponent = self.exponent.saturating_sub(1);
         }
     }
 
@@ -311,8 +354,26 @@ impl Guard {
         if let Phase::Probing { call: probe, until, cause, .. } = self.phase
             && probe == call
         {
-            self.phase = Phase::Paused { until, cause };
+            self.phase = Phase::Paused { until, eager: until, cause };
         }
+    }
+
+    /// The call was refused for a reason of its own, and was so at cut `since` already: what was learned from it and
+    /// later ones is no more than that.
+    pub(crate) fn misled(&mut self, call: Call, since: u32) {
+        self.forgotten(call);
+        if self.learned_at >= since && self.learned.is_some() {
+            self.unlearn();
+        }
+    }
+
+    /// Forgets the pace. What is learned next is counted from the last cut on, as between any two.
+    fn unlearn(&mut self) {
+        self.learned = None;
+        self.unlearned = false;
+        self.spared = false;
+        self.vain = 0;
+        self.began = self.cut_at;
     }
 
     /// It answered, if not well (500, 408): alive, no sign of a limit.
@@ -326,7 +387,7 @@ impl Guard {
 
     /// A refusal of a call.
     pub(crate) fn refused(&mut self, call: Call, said: Said, random: &mut fastrand::Rng, now: Time) {
-        let Said { left, cause, wait, waiting, believed } = said;
+        let Said { left, cause, wait, waiting, believed, fresh } = said;
         self.answered();
         self.streak = 0;
         self.heard(left, now);
@@ -343,13 +404,14 @@ impl Guard {
                 self.cut_accepted = self.cut_accepted.saturating_sub(1);
             }
             if let Some(wait) = wait {
-                self.pause(now + wait, cause, now);
+                self.pause(now + wait, now + wait, cause, now);
                 self.doubt(believed, random, now);
             }
             return;
         }
         if probe {
             // The same shortage: nothing new to learn from, but what departed meanwhile belongs to it.
+            self.failed_probe = true;
             self.departures = self.departures.saturating_sub(1);
         } else {
             self.cut_accepted = self.departures.saturating_sub(1);
@@ -365,48 +427,63 @@ impl Guard {
             }
         }
         self.cut(now);
-        let until = now + wait.unwrap_or_else(|| self.backoff(LONGEST_BACKOFF, random));
-        self.pause(until, cause, now);
+        if fresh {
+            self.fresh_cut = self.cuts;
+        }
+        match wait {
+            Some(wait) => self.pause(now + wait, now + wait, cause, now),
+            None => self.back_off(fresh, LONGEST_BACKOFF, cause, random, now),
+        }
         self.doubt(believed, random, now);
+    }
+
+    /// Pauses for a time that the destination does not name. A call that was refused or failed before may do so for a
+    /// reason of its own: those that did not are kept for the shortest such time only.
+    fn back_off(&mut self, fresh: bool, cap: Duration, cause: Cause, random: &mut fastrand::Rng, now: Time) {
+        let pause = self.backoff(cap, random);
+        let eager = if fresh { pause } else { pause.min(jittered(FIRST_PAUSE, random)) };
+        self.pause(now + pause, now + eager, cause, now);
     }
 
     /// A probe that left before the end of the pause did not pass: the pause goes on.
     fn early_failed(&mut self, refused: bool, random: &mut fastrand::Rng, now: Time) {
         if let Phase::Probing { until, cause, .. } = self.phase {
-            self.phase = Phase::Paused { until, cause };
+            self.phase = Phase::Paused { until, eager: until, cause };
         }
         if let Some(doubt) = &mut self.doubt {
             doubt.failed(refused, random, now);
         }
     }
 
-    /// A failure of the destination as a whole. Returns whether it counts as down from here.
+    /// A failure of the destination as a whole.
     pub(crate) fn failed(
         &mut self,
         call: Call,
         left: Time,
         status: Option<u16>,
+        fresh: bool,
         random: &mut fastrand::Rng,
         now: Time,
-    ) -> bool {
+    ) {
         self.answered();
         self.heard(left, now);
+        if self.streak == 0 {
+            self.streak_left = left;
+        }
         self.streak = self.streak.saturating_add(1);
         let cause = Cause::Down { status };
         if self.is_early(call, now) {
             self.early_failed(false, random, now);
         } else if self.is_probe(call) {
+            self.failed_probe = true;
             self.cut(now);
-            let until = now + self.backoff(LONGEST_DOWN, random);
             self.phase = Phase::Open;
-            self.pause(until, cause, now);
+            self.back_off(fresh, LONGEST_DOWN, cause, random, now);
         } else if self.streak >= DOWN_AFTER && self.lived(now) && left >= self.cut_at {
             self.departures = 0;
             self.cut(now);
-            let until = now + self.backoff(LONGEST_DOWN, random);
-            self.pause(until, cause, now);
+            self.back_off(fresh, LONGEST_DOWN, cause, random, now);
         }
-        self.is_down()
     }
 
     fn heard(&mut self, left: Time, now: Time) {
@@ -434,24 +511,26 @@ impl Guard {
         self.doubt = None;
     }
 
-    /// Half of the backoff is random: never nothing, never in step with other nodes.
     fn backoff(&mut self, cap: Duration, random: &mut fastrand::Rng) -> Duration {
-        let full =
-            FIRST_PAUSE.saturating_mul(1u32.checked_shl(u32::from(self.exponent.min(20))).unwrap_or(u32::MAX)).min(cap);
-        self.exponent = self.exponent.saturating_add(1);
-        full.mul_f64(0.5 + random.f64() / 2.0)
+        let full = FIRST_PAUSE.saturating_mul(1 << self.exponent.min(DOUBLINGS)).min(cap);
+        self.exponent = (self.exponent + 1).min(DOUBLINGS);
+        jittered(full, random)
     }
 
-    /// Pauses until `until`; a pause is extended, never shortened by a later word.
-    fn pause(&mut self, until: Time, cause: Cause, now: Time) {
+    /// Pauses until `until`, for fresh calls until `eager`; a pause is extended, never shortened by a later word.
+    fn pause(&mut self, until: Time, eager: Time, cause: Cause, now: Time) {
         match &mut self.phase {
-            Phase::Paused { until: other, .. } if *other >= until => {}
+            Phase::Paused { until: other, eager: sooner, .. } if *other >= until => *sooner = eager.max(*sooner),
+            Phase::Paused { eager: sooner, .. } => {
+                let eager = eager.max(*sooner);
+                self.phase = Phase::Paused { until, eager, cause };
+            }
             // A probe is out before the end, which moves.
             Phase::Probing { until: other, passes, .. } if *other > now => {
                 *other = until.max(*other);
                 *passes = until.max(*passes);
             }
-            _ => self.phase = Phase::Paused { until, cause },
+            _ => self.phase = Phase::Paused { until, eager, cause },
         }
         if let Phase::Paused { cause: Cause::Refused { by: None, .. } | Cause::Down { .. }, .. } = self.phase {
             self.doubt = None;
@@ -460,7 +539,7 @@ impl Guard {
 
     /// Doubts a pause for which only a header speaks, where it is longer than what is `believed`.
     fn doubt(&mut self, believed: Duration, random: &mut fastrand::Rng, now: Time) {
-        if let Phase::Paused { until, cause: Cause::Refused { by: Some(_), .. } } = self.phase
+        if let Phase::Paused { until, cause: Cause::Refused { by: Some(_), .. }, .. } = self.phase
             && self.doubt.is_none()
         {
             self.doubt = Doubt::of(until.since(now), believed, random, now).map(Box::new);
@@ -475,6 +554,7 @@ impl Guard {
             self.told = now;
         }
         self.doubt = None;
+        self.failed_probe = false;
         self.window = RAMP_WINDOW;
         self.grown = now;
         self.fresh = 0;
@@ -499,21 +579,34 @@ impl Guard {
             self.began = self.cut_at;
             return;
         }
+        // Who sends one by one at a pace that was learned is not refused after a few again and again, unless the pace is
+        // not what is refused.
+        let vain = self.learned.is_some() && !self.pressed && accepted < CALM && self.told <= self.cut_at;
+        self.vain = if vain { self.vain + 1 } else { 0 };
+        if self.vain >= VAIN {
+            self.unlearn();
+            return;
+        }
+        if self.learned.is_none() {
+            self.learned_at = self.cuts;
+        }
         let busy = if self.pressed { self.told.since(self.began).max(AT_LEAST) } else { alone };
         self.learned.get_or_insert_default().learn(accepted, busy, self.cut_at, now);
     }
 
-    /// The end of the pause, where there is one.
-    pub(crate) fn paused_until(&self, now: Time) -> Option<(Time, Cause)> {
-        match self.phase {
-            Phase::Paused { until, cause } | Phase::Probing { until, cause, .. } if until > now => Some((until, cause)),
-            _ => None,
-        }
+    /// The end of the pause for a call, where there is one.
+    pub(crate) fn paused_until(&self, fresh: bool, now: Time) -> Option<(Time, Cause)> {
+        let (until, cause) = match self.phase {
+            Phase::Open => return None,
+            Phase::Paused { eager, cause, .. } if fresh => (eager, cause),
+            Phase::Paused { until, cause, .. } | Phase::Probing { until, cause, .. } => (until, cause),
+        };
+        (until > now).then_some((until, cause))
     }
 
-    /// When the next call may leave as far as pauses go.
-    pub(crate) fn resumes(&self, now: Time) -> Time {
-        let until = self.paused_until(now).map_or(now, |(until, _)| until);
+    /// When a call may leave as far as pauses go.
+    pub(crate) fn resumes(&self, fresh: bool, now: Time) -> Time {
+        let until = self.paused_until(fresh, now).map_or(now, |(until, _)| until);
         self.doubt.as_ref().map_or(until, |doubt| doubt.resumes(until)).max(now)
     }
 
@@ -532,9 +625,19 @@ impl Guard {
         doubt::believed(wait, believed)
     }
 
-    /// Whether the next call to leave is the probe after a pause.
-    pub(crate) fn probe_next(&self, now: Time) -> bool {
-        matches!(self.phase, Phase::Paused { until, .. } if self.opens(until) <= now)
+    /// When the next fresh call may leave as the probe of the pause, where there is one and none is out.
+    pub(crate) fn probes_at(&self) -> Option<Time> {
+        if let Phase::Paused { eager, .. } = self.phase { Some(self.opens(eager)) } else { None }
+    }
+
+    /// Whether a probe of this pause did not pass.
+    pub(crate) fn has_failed_probe(&self) -> bool {
+        self.failed_probe
+    }
+
+    /// Whether a request passed that left after `then`.
+    pub(crate) fn passed_since(&self, then: Time) -> bool {
+        self.proof > then
     }
 
     /// How long `ahead` more departures take at the learned pace, when there is one.
@@ -556,6 +659,11 @@ impl Guard {
 
     pub(crate) fn unanswered(&self) -> u32 {
         self.unanswered
+    }
+
+    /// The number of the last pause that a fresh call began by being refused.
+    pub(crate) fn fresh_cut(&self) -> u32 {
+        self.fresh_cut
     }
 
     pub(crate) fn cuts(&self) -> u32 {

@@ -61,14 +61,17 @@ pub(super) fn timing(waits: Waits) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
+
     use crate::observe::{Note, Subject, Trail};
 
     #[test]
     fn an_answer_says_its_trace_and_where_its_time_went() {
-        let trail = Trail::begin(TraceId(0xab), "t".into(), Subject::Call);
+        let began = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        let trail = Trail::begin_at(began, TraceId(0xab), "t".into(), Subject::Call);
         trail.note(Note::Instance { reused: false, waited: Duration::from_micros(1_500) });
-        trail.note(Note::Admitted { call: 1, waited: Duration::from_millis(20) });
-        trail.note(Note::Admitted { call: 2, waited: Duration::from_millis(5) });
+        trail.note(Note::Admitted { call: 1, waited: Duration::from_millis(20), why: None });
+        trail.note(Note::Admitted { call: 2, waited: Duration::from_millis(5), why: None });
         let mut headers = HeaderMap::new();
         headers.insert(SERVER_TIMING, HeaderValue::from_static("db;dur=5"));
         decorate(&mut headers, None, &HeaderValue::from_static("iad"), trail.id(), timing(trail.answered()));
@@ -77,5 +80,16 @@ mod tests {
         let timings: Vec<_> = headers.get_all(SERVER_TIMING).iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(timings[0], "db;dur=5", "the guest's own stays");
         assert!(timings[1].starts_with("instance;dur=1.500, gate;dur=25.000, total;dur="), "{timings:?}");
+    }
+
+    #[test]
+    fn calls_that_wait_side_by_side_wait_no_longer_than_it_took() {
+        let began = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        let trail = Trail::begin_at(began, TraceId(0xab), "t".into(), Subject::Call);
+        for call in 1..=3 {
+            trail.note(Note::Admitted { call, waited: Duration::from_millis(900), why: None });
+        }
+        let waits = trail.answered();
+        assert_eq!(waits.gate, waits.total);
     }
 }

@@ -15,3 +15,4 @@ mod limits;
 mod messages;
 mod support;
 mod tls;
+mod troubles;
