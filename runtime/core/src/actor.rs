@@ -21,16 +21,14 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// How many others must pass between two refusals of a call for the second to count as its own.
-const OTHERS: u32 = 8;
-/// Refusals of its own after which a call pauses nobody else.
-const ALONE_AFTER: u8 = 3;
-/// Refusals of its own after which the refusal is its answer.
+/// How many others must pass between refusals that are a call's own for the next to count towards [`OWNED_AFTER`].
+const OTHERS: u8 = 8;
+/// Refusals of its own, the first counted, after which the refusal is its answer.
 const OWNED_AFTER: u8 = 5;
-/// How long a call that was refused twice lets others go first; doubles with each further refusal.
-const ASIDE: Duration = Duration::from_millis(250);
-/// How many calls are looked at to find a probe that was not refused itself.
-const PROBE_CHOICE: usize = 8;
+/// How long a call that was refused lets others go first, about.
+const FIRST_ASIDE: Duration = Duration::from_millis(150);
+/// The same after its second refusal; doubles with each further one, four times.
+const ASIDE: Duration = Duration::from_millis(500);
 
 /// What every operation is given.
 pub(crate) struct Context<'a> {
@@ -99,7 +97,7 @@ impl Actor {
     pub(crate) fn is_blank(&self, now: Time) -> bool {
         self.is_idle()
             && self.guard.learned().is_none()
-            && self.guard.paused_until(now).is_none()
+            && self.guard.paused_until(false, now).is_none()
             && self
                 .paces
                 .when(&self.config.limits, now, Units::default(), Cost { requests: 1, tokens: 1 })
@@ -107,9 +105,9 @@ impl Actor {
     }
 
     /// What holds a call of `cost` now, and until when at most.
-    fn hold(&mut self, cost: Cost, cx: &mut Context<'_>) -> Option<(Time, Waiting)> {
+    fn hold(&mut self, cost: Cost, fresh: bool, cx: &mut Context<'_>) -> Option<(Time, Waiting)> {
         let now = cx.now;
-        if let Some(held) = self.guard.hold(now) {
+        if let Some(held) = self.guard.hold(fresh, now) {
             return Some(held);
         }
         if !self.config.limits.is_empty()
@@ -131,9 +129,9 @@ impl Actor {
     }
 
     /// When a call could leave at the earliest behind `ahead`, whatever else happens, and what says so.
-    fn earliest(&self, ahead: Units, cost: Cost, now: Time) -> (Time, Waiting) {
-        let from = self.guard.resumes(now);
-        match (self.paces.when(&self.config.limits, from, ahead, cost), self.guard.paused_until(now)) {
+    fn earliest(&self, ahead: Units, cost: Cost, fresh: bool, now: Time) -> (Time, Waiting) {
+        let from = self.guard.resumes(fresh, now);
+        match (self.paces.when(&self.config.limits, from, ahead, cost), self.guard.paused_until(fresh, now)) {
             (Some((at, limit)), _) if at > from => (at, Waiting::Limit(*limit)),
             (_, Some((until, cause))) => (from, Waiting::Paused { left: until.since(now), cause }),
             _ => (now, Waiting::Turn),
@@ -150,7 +148,8 @@ impl Actor {
         }
         let limited = self.config.max_concurrency.is_some();
         entry.slot = self.slots.take(call, if limited { entry.deadline } else { Time::NEVER });
-        self.guard.launch(call, idle, cx.now);
+        let fresh = entry.ticket.is_fresh();
+        self.guard.launch(call, idle, fresh, cx.now);
     }
 
     pub(crate) fn submit(&mut self, index: u32, new: NewCall, arrival: u64, cx: &mut Context<'_>) -> Submitted {
@@ -175,19 +174,27 @@ impl Actor {
             place: Place { turn: 0, arrival },
             since: now,
             not_before: Time::ZERO,
-            refusals: 0,
             tries: 0,
+            refusals: 0,
+            others: 0,
             passed: 0,
+            failed: Time::ZERO,
+            cut: 0,
+            last_cut: 0,
             again: false,
         });
+        let fresh = ticket.is_fresh();
+        // A fresh call may be the probe of a pause that goes on for those which were refused or failed before.
+        let probes_at = self.guard.probes_at().filter(|_| fresh);
         let first = match &self.busy {
             None => true,
+            Some(busy) if probes_at.is_some() => busy.queue.fresh().next().is_none(),
             Some(busy) => busy.queue.first().is_none_or(|(place, _)| ticket.place < place),
         };
         let delayed = ticket.not_before > now;
         let mut held = (ticket.not_before, Waiting::Backoff { left: ticket.not_before.since(now) });
         if !delayed && new.deadline > now {
-            match if first { self.hold(new.cost, cx) } else { Some((Time::NEVER, Waiting::Turn)) } {
+            match if first { self.hold(new.cost, fresh, cx) } else { Some((Time::NEVER, Waiting::Turn)) } {
                 None => {
                     let idle = self.busy.is_none();
                     let call = cx.calls.insert(Self::entry(index, new, ticket, now));
@@ -202,7 +209,7 @@ impl Actor {
             Some(busy) if new.returning.is_none() => busy.queue.cost(),
             _ => Units::default(),
         };
-        let (could, why) = self.earliest(ahead, new.cost, now);
+        let (could, why) = self.earliest(ahead, new.cost, fresh, now);
         let (could, why) = if delayed && ticket.not_before > could { held } else { (could, why) };
         if could >= new.deadline {
             let left = new.deadline.since(now);
@@ -219,6 +226,8 @@ impl Actor {
         self.wake = self.wake.min(busy.queue.next_event());
         if first {
             self.wake = self.wake.min(held.0);
+        } else if let Some(at) = probes_at {
+            self.wake = self.wake.min(at);
         }
         let behind = if matches!(held.1, Waiting::Turn) { busy.why } else { held.1 };
         let expected = could.max(now + self.guard.spacing(ahead.requests)).max(held.0.finite().unwrap_or(now));
@@ -300,9 +309,10 @@ impl Actor {
                 self.turn_away(call, Refusal::DeadlinePassed { waited, why }, cx);
                 continue;
             }
-            let Some(call) = Self::next(&self.guard, &busy.queue, cx) else { break };
-            let Some((cost, since)) = cx.calls.get(call).map(|entry| (entry.cost, entry.ticket.since)) else { break };
-            if let Some((until, why)) = self.hold(cost, cx) {
+            let Some(call) = Self::next(&self.guard, &busy.queue) else { break };
+            let Some(entry) = cx.calls.get(call) else { break };
+            let (cost, fresh, asked) = (entry.cost, entry.ticket.is_fresh(), entry.left);
+            if let Some((until, why)) = self.hold(cost, fresh, cx) {
                 held = until;
                 if let Some(busy) = &mut self.busy {
                     busy.why = why;
@@ -316,7 +326,7 @@ impl Actor {
                     self.busy = None;
                 }
                 self.launch(call, false, cx);
-                cx.fx.push(Effect::Admit { call, permit: Permit(call), waited: now.since(since), why });
+                cx.fx.push(Effect::Admit { call, permit: Permit(call), waited: now.since(asked), why });
             }
         }
         self.wake = match &self.busy {
@@ -325,30 +335,32 @@ impl Actor {
         };
     }
 
-    /// The first in order; for a probe the first that was not refused itself, so that one bad call can't hold all.
-    fn next(guard: &Guard, queue: &Queue, cx: &Context<'_>) -> Option<Call> {
+    /// The first in order; for the probe of a pause the first that was neither refused nor failed itself, so that calls
+    /// which fail for a reason of their own can't hold the others. Should those wait in front that have one and don't
+    /// know it yet, the next probe is the last that came.
+    fn next(guard: &Guard, queue: &Queue) -> Option<Call> {
         let (_, first) = queue.first()?;
-        if !guard.probe_next(cx.now) {
+        if guard.probes_at().is_none() {
             return Some(first);
         }
-        let fresh = |call: &Call| cx.calls.get(*call).is_some_and(|entry| entry.ticket.tries < 2);
-        queue.in_order().take(PROBE_CHOICE).map(|(_, call)| call).find(fresh).or(Some(first))
+        let fresh = if guard.has_failed_probe() { queue.fresh().next_back() } else { queue.fresh().next() };
+        fresh.or(Some(first))
     }
 
     /// A pause or a limit grew: refuses at once what can't start before its deadline any more.
     fn recheck(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
-        let resumes = self.guard.paused_until(now).map_or(Time::ZERO, |_| self.guard.resumes(now));
+        let resumes = self.guard.paused_until(true, now).map_or(Time::ZERO, |_| self.guard.resumes(true, now));
         while let Some(call) = self.busy.as_ref().and_then(|busy| busy.queue.expiring(resumes)) {
             let Some(entry) = cx.calls.get(call) else { break };
-            let (could, why) = self.earliest(Units::default(), entry.cost, now);
+            let (could, why) = self.earliest(Units::default(), entry.cost, true, now);
             let left = entry.deadline.since(now);
             let refusal = Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why };
             self.turn_away(call, refusal, cx);
         }
         let Some(busy) = &self.busy else { return };
         if self.config.limits.is_empty()
-            || busy.queue.first_deadline() > self.earliest(busy.queue.cost(), Cost::ONE, now).0
+            || busy.queue.first_deadline() > self.earliest(busy.queue.cost(), Cost::ONE, true, now).0
         {
             return;
         }
@@ -357,7 +369,7 @@ impl Actor {
         let mut late = Vec::new();
         for (_, call) in busy.queue.in_order() {
             let Some(entry) = cx.calls.get(call) else { continue };
-            let (could, why) = self.earliest(ahead, entry.cost, now);
+            let (could, why) = self.earliest(ahead, entry.cost, true, now);
             if could >= entry.deadline {
                 let left = entry.deadline.since(now);
                 late.push((call, Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why }));

@@ -15,9 +15,9 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
-    /// Retries per request over the last [`WINDOW`], 0.2 unless stated (setting `retry_budget.share`).
+    /// Retries per request over the last [`WINDOW`], 0.2 unless stated.
     pub share: f64,
-    /// Retries per second that are always allowed, 10 unless stated (setting `retry_budget.per_second`).
+    /// Retries per second that are always allowed, 10 unless stated.
     pub per_second: u32,
 }
 

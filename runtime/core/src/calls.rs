@@ -42,17 +42,28 @@ pub struct Ticket {
     pub(crate) place: Place,
     pub(crate) since: Time,
     pub(crate) not_before: Time,
-    /// Refusals of this call.
+    /// How often it was refused or failed, where that may be the destination's fault.
     pub(crate) tries: u8,
-    /// Those between which others passed.
+    /// Refusals that are its own: enough others passed since the one before.
     pub(crate) refusals: u8,
-    /// Others' accepted departures when it was refused last.
+    /// Others that passed since the last of these.
+    pub(crate) others: u8,
+    /// How many had passed, and when, when it was refused or failed last.
     pub(crate) passed: u32,
+    pub(crate) failed: Time,
+    /// The cuts at which it was refused first and last.
+    pub(crate) cut: u32,
+    pub(crate) last_cut: u32,
     /// It has left before: its next departure is no first attempt.
     pub(crate) again: bool,
 }
 
 impl Ticket {
+    /// Whether nothing speaks against it: it was neither refused nor failed yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.tries == 0
+    }
+
     /// When the call first asked for admission.
     pub fn since(&self) -> Time {
         self.since
@@ -107,7 +118,7 @@ pub(crate) struct Entry {
     pub(crate) cost: Cost,
     pub(crate) charge: Charge,
     pub(crate) slot: Slot,
-    /// When it was admitted, then when it departed.
+    /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
 }
 

@@ -55,13 +55,22 @@ pub const DOWN_AFTER: u8 = 4;
 pub const LIVED: Duration = Duration::from_secs(600);
 /// A busy period ends when nothing left for this long although it could have.
 const QUIET: Duration = Duration::from_secs(1);
-/// Requests that pass between two refusals after which the backoff begins anew.
+/// Requests that pass between two refusals after which neither says much about the other.
 const CALM: u32 = 8;
+/// Cuts in a row, each after less than [`CALM`] requests of a sender at a learned pace, after which the pace is forgotten.
+const VAIN: u8 = 2;
 /// Calls that wait at once although nobody presses: a few senders that call one by one, all held by a pause.
 const FEW: usize = 3;
 /// What was accepted at once is taken for at least this long a time: most limits allow about a second's worth.
 const AT_LEAST: Duration = Duration::from_secs(1);
 const OPEN: u32 = u32::MAX;
+/// Doublings of [`FIRST_PAUSE`] that reach [`LONGEST_BACKOFF`].
+const DOUBLINGS: u8 = 7;
+
+/// Half of a pause is random: never nothing, never in step with other nodes.
+fn jittered(pause: Duration, random: &mut fastrand::Rng) -> Duration {
+    pause.mul_f64(0.5 + random.f64() / 2.0)
+}
 
 /// What a refusal says, and when.
 #[derive(Debug, Clone, Copy)]
@@ -75,13 +84,17 @@ pub(crate) struct Said {
     pub(crate) waiting: bool,
     /// Longest pause that is believed at its word.
     pub(crate) believed: Duration,
+    /// Whether the call was neither refused nor failed before.
+    pub(crate) fresh: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     Open,
+    /// `eager`: the end for calls that were neither refused nor failed before.
     Paused {
         until: Time,
+        eager: Time,
         cause: Cause,
     },
     /// `until`: the end of the pause, ahead of which the probe may have left.
@@ -103,13 +116,19 @@ pub(crate) struct Guard {
     grown: Time,
     /// Accepted since it was last doubled by evidence.
     fresh: u32,
-    /// Accepted since the last cut or failure: resets the backoff.
+    /// Accepted since the last cut or failure.
     calm: u32,
+    /// Doublings of the backoff: one more with each pause, one less with each request that passes.
     exponent: u8,
-    /// Failures in a row.
+    /// A probe of this pause did not pass.
+    failed_probe: bool,
+    /// Failures in a row, and when the first of them left.
     streak: u8,
+    streak_left: Time,
     /// Cuts so far; numbers the pauses.
     cuts: u32,
+    /// The last that a fresh call made.
+    fresh_cut: u32,
     /// When the last cut was made; what departed before belongs to it.
     cut_at: Time,
     /// Probes of a long pause.
@@ -128,9 +147,15 @@ pub(crate) struct Guard {
     pressed: bool,
     /// The last cut was taken for an accident.
     spared: bool,
+    /// Cuts in a row that the learned pace did not keep away.
+    vain: u8,
+    /// The cut at which learning began.
+    learned_at: u32,
     last_accepted: Time,
     /// Accepted so far, wrapping.
     passed: u32,
+    /// When the latest request left that is known to have passed.
+    proof: Time,
     /// How long refusals and failures take to arrive, moving average.
     refusal_rtt: Duration,
     /// The fastest answer so far; zero when none was seen.
@@ -148,8 +173,11 @@ impl Default for Guard {
             fresh: 0,
             calm: 0,
             exponent: 0,
+            failed_probe: false,
             streak: 0,
+            streak_left: Time::ZERO,
             cuts: 0,
+            fresh_cut: 0,
             cut_at: Time::ZERO,
             doubt: None,
             told: Time::ZERO,
@@ -160,8 +188,11 @@ impl Default for Guard {
             unlearned: false,
             pressed: false,
             spared: false,
+            vain: 0,
+            learned_at: 0,
             last_accepted: Time::ZERO,
             passed: 0,
+            proof: Time::ZERO,
             refusal_rtt: Duration::ZERO,
             fastest: Duration::ZERO,
             learned: None,
@@ -177,17 +208,23 @@ impl Guard {
         }
     }
 
-    /// What holds the next call, and until when at most. `None`: it may leave.
-    pub(crate) fn hold(&mut self, now: Time) -> Option<(Time, Waiting)> {
+    /// What holds the next call, and until when at most. `None`: it may leave. `fresh`: it was neither refused nor
+    /// failed before.
+    pub(crate) fn hold(&mut self, fresh: bool, now: Time) -> Option<(Time, Waiting)> {
         match self.phase {
             Phase::Open => {}
-            Phase::Paused { until, cause } if now < self.opens(until) => {
-                return Some((self.opens(until), Waiting::Paused { left: until.since(now), cause }));
+            Phase::Paused { until, eager, cause } => {
+                // The next call is the probe; it is held by nothing else here.
+                let end = if fresh { eager } else { until };
+                let opens = self.opens(end);
+                return (now < opens).then_some((opens, Waiting::Paused { left: end.since(now), cause }));
             }
-            // The next call is the probe; it is held by nothing else here.
-            Phase::Paused { .. } => return None,
             Phase::Probing { passes, cause, .. } if now < passes => return Some((passes, Waiting::Probe(cause))),
-            Phase::Probing { .. } => self.resume(now),
+            Phase::Probing { .. } => {
+                // Refusals and failures arrive faster than this: it passed, whenever its answer comes.
+                self.passes(self.last_departure);
+                self.resume(now);
+            }
         }
         if self.unanswered >= self.window {
             // One by one and not twice as many at once: of those that leave together all are refused, or none.
@@ -215,8 +252,8 @@ impl Guard {
         self.grown = now;
     }
 
-    /// A call leaves. `idle`: nothing waited before it.
-    pub(crate) fn launch(&mut self, call: Call, idle: bool, now: Time) {
+    /// A call leaves. `idle`: nothing waited before it. `fresh`: it was neither refused nor failed before.
+    pub(crate) fn launch(&mut self, call: Call, idle: bool, fresh: bool, now: Time) {
         if idle && self.unanswered == 0 && self.phase == Phase::Open && now.since(self.last_departure) > QUIET {
             self.began = now;
             self.departures = 0;
@@ -230,7 +267,8 @@ impl Guard {
         self.unanswered += 1;
         self.departures = self.departures.saturating_add(1);
         self.last_departure = now;
-        if let Phase::Paused { until, cause } = self.phase {
+        if let Phase::Paused { until, eager, cause } = self.phase {
+            let until = if fresh { eager } else { until };
             self.phase = Phase::Probing { call, passes: Time::NEVER, until, cause };
         }
         if let Some(learned) = &mut self.learned {
@@ -262,11 +300,6 @@ impl Guard {
         }
     }
 
-    /// Neither paused nor probing.
-    pub(crate) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
-    }
-
     pub(crate) fn is_probe(&self, call: Call) -> bool {
         matches!(self.phase, Phase::Probing { call: probe, .. } if probe == call)
     }
@@ -288,17 +321,19 @@ impl Guard {
         )
     }
 
-    /// The end of the pause, where there is one.
-    pub(crate) fn paused_until(&self, now: Time) -> Option<(Time, Cause)> {
-        match self.phase {
-            Phase::Paused { until, cause } | Phase::Probing { until, cause, .. } if until > now => Some((until, cause)),
-            _ => None,
-        }
+    /// The end of the pause for a call, where there is one.
+    pub(crate) fn paused_until(&self, fresh: bool, now: Time) -> Option<(Time, Cause)> {
+        let (until, cause) = match self.phase {
+            Phase::Open => return None,
+            Phase::Paused { eager, cause, .. } if fresh => (eager, cause),
+            Phase::Paused { until, cause, .. } | Phase::Probing { until, cause, .. } => (until, cause),
+        };
+        (until > now).then_some((until, cause))
     }
 
-    /// When the next call may leave as far as pauses go.
-    pub(crate) fn resumes(&self, now: Time) -> Time {
-        let until = self.paused_until(now).map_or(now, |(until, _)| until);
+    /// When a call may leave as far as pauses go.
+    pub(crate) fn resumes(&self, fresh: bool, now: Time) -> Time {
+        let until = self.paused_until(fresh, now).map_or(now, |(until, _)| until);
         self.doubt.as_ref().map_or(until, |doubt| doubt.resumes(until)).max(now)
     }
 
@@ -317,9 +352,19 @@ impl Guard {
         doubt::believed(wait, believed)
     }
 
-    /// Whether the next call to leave is the probe after a pause.
-    pub(crate) fn probe_next(&self, now: Time) -> bool {
-        matches!(self.phase, Phase::Paused { until, .. } if self.opens(until) <= now)
+    /// When the next fresh call may leave as the probe of the pause, where there is one and none is out.
+    pub(crate) fn probes_at(&self) -> Option<Time> {
+        if let Phase::Paused { eager, .. } = self.phase { Some(self.opens(eager)) } else { None }
+    }
+
+    /// Whether a probe of this pause did not pass.
+    pub(crate) fn has_failed_probe(&self) -> bool {
+        self.failed_probe
+    }
+
+    /// Whether a request passed that left after `then`.
+    pub(crate) fn passed_since(&self, then: Time) -> bool {
+        self.proof > then
     }
 
     /// How long `ahead` more departures take at the learned pace, when there is one.
@@ -341,6 +386,11 @@ impl Guard {
 
     pub(crate) fn unanswered(&self) -> u32 {
         self.unanswered
+    }
+
+    /// The number of the last pause that a fresh call began by being refused.
+    pub(crate) fn fresh_cut(&self) -> u32 {
+        self.fresh_cut
     }
 
     pub(crate) fn cuts(&self) -> u32 {

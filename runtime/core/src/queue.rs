@@ -1,5 +1,5 @@
-//! The calls that wait at one destination: an ordered map by place, those with a delay of their own beside it, and all
-//! of them by deadline. Every operation is O(log n).
+//! The calls that wait at one destination: by place, those that were refused or failed before apart from the fresh ones;
+//! those with a delay of their own beside them, and all of them by deadline. Every operation is O(log n).
 
 use crate::{
     calls::{Call, Entry, Place},
@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bounds {
-    /// Calls, 10,000 unless stated (setting `queue.calls`).
+    /// Calls, 10,000 unless stated.
     pub calls: u32,
-    /// Bytes of their bodies, 64 MiB unless stated (setting `queue.bytes`).
+    /// Bytes of their bodies, 64 MiB unless stated.
     pub bytes: crate::units::Size,
 }
 
@@ -28,10 +28,11 @@ impl Default for Bounds {
 /// Everything that waits. Exists only while something does.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    order: BTreeMap<Place, Call>,
+    fresh: BTreeMap<Place, Call>,
+    again: BTreeMap<Place, Call>,
     delayed: BTreeSet<(Time, Call)>,
     deadlines: BTreeSet<(Time, Call)>,
-    /// Sum of the costs of `order`.
+    /// Sum of the costs of `fresh` and `again`.
     cost: Units,
     bytes: u64,
 }
@@ -55,17 +56,37 @@ impl Queue {
     }
 
     pub(crate) fn first(&self) -> Option<(Place, Call)> {
-        self.order.first_key_value().map(|(place, call)| (*place, *call))
+        self.in_order().next()
+    }
+
+    /// The calls that were neither refused nor failed yet, in order.
+    pub(crate) fn fresh(&self) -> impl DoubleEndedIterator<Item = Call> + '_ {
+        self.fresh.values().copied()
     }
 
     /// The call that waits last in order, delayed ones included only by order of nothing else waiting.
     pub(crate) fn last(&self) -> Option<(Place, Call)> {
-        self.order.last_key_value().map(|(place, call)| (*place, *call))
+        let last = [&self.fresh, &self.again].into_iter().filter_map(BTreeMap::last_key_value).max()?;
+        Some((*last.0, *last.1))
     }
 
     /// In order of their turns.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = (Place, Call)> + '_ {
-        self.order.iter().map(|(place, call)| (*place, *call))
+        let (mut fresh, mut again) = (self.fresh.iter().peekable(), self.again.iter().peekable());
+        std::iter::from_fn(move || {
+            let first = match (fresh.peek(), again.peek()) {
+                (Some(one), Some(other)) if one < other => fresh.next(),
+                (_, Some(_)) => again.next(),
+                _ => fresh.next(),
+            };
+            first.map(|(place, call)| (*place, *call))
+        })
+    }
+
+    fn take_place(&mut self, call: Call, entry: &Entry) {
+        let order = if entry.ticket.is_fresh() { &mut self.fresh } else { &mut self.again };
+        order.insert(entry.ticket.place, call);
+        self.cost.add(entry.cost);
     }
 
     pub(crate) fn delayed(&self) -> impl Iterator<Item = Call> + '_ {
@@ -78,15 +99,18 @@ impl Queue {
         if entry.ticket.not_before > now {
             self.delayed.insert((entry.ticket.not_before, call));
         } else {
-            self.order.insert(entry.ticket.place, call);
-            self.cost.add(entry.cost);
+            self.take_place(call, entry);
         }
     }
 
     pub(crate) fn remove(&mut self, call: Call, entry: &Entry) {
         self.deadlines.remove(&(entry.deadline, call));
         self.bytes = self.bytes.saturating_sub(entry.bytes);
-        if !self.delayed.remove(&(entry.ticket.not_before, call)) && self.order.remove(&entry.ticket.place).is_some() {
+        if self.delayed.remove(&(entry.ticket.not_before, call)) {
+            return;
+        }
+        let order = if entry.ticket.is_fresh() { &mut self.fresh } else { &mut self.again };
+        if order.remove(&entry.ticket.place).is_some() {
             self.cost.sub(entry.cost);
         }
     }
@@ -99,8 +123,7 @@ impl Queue {
     /// A delayed call takes its place.
     pub(crate) fn undelay(&mut self, call: Call, entry: &Entry) {
         if self.delayed.remove(&(entry.ticket.not_before, call)) {
-            self.order.insert(entry.ticket.place, call);
-            self.cost.add(entry.cost);
+            self.take_place(call, entry);
         }
     }
 

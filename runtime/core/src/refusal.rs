@@ -73,6 +73,13 @@ pub enum Waiting {
     },
 }
 
+impl Waiting {
+    /// Whether it is the same thing that is waited for, if perhaps longer or at another number.
+    pub fn is_like(&self, other: &Waiting) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,8 +97,8 @@ impl fmt::Display for Waiting {
     }
 }
 
-/// Why a call was refused by the gate itself. The message tells what happened; [`Refusal::limit`], [`Refusal::value`]
-/// and [`Refusal::setting`] are the members of the problem+json.
+/// Why a call was refused by the gate itself. The message tells what happened; [`Refusal::limit`] and [`Refusal::value`]
+/// are members of the problem+json. Which setting changes the limit is the host's to say.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// The queue holds as many calls as it may.
@@ -183,15 +190,9 @@ impl Refusal {
         }
     }
 
-    /// The setting that changes it.
-    pub fn setting(&self) -> &'static str {
-        match self {
-            Refusal::QueueFull { .. } => "queue.calls",
-            Refusal::QueueBytes { .. } => "queue.bytes",
-            Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "policy.deadline",
-            Refusal::CostTooLarge { .. } => "limits",
-            Refusal::TooManyDestinations { .. } => "max_destinations",
-        }
+    /// Whether it was its deadline that ended the call. One that had failed before is better answered with that failure.
+    pub fn is_by_deadline(&self) -> bool {
+        matches!(self, Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. })
     }
 
     /// When a new try could start, for `Retry-After`; `None` where no waiting helps or nothing is known.
@@ -225,6 +226,6 @@ mod tests {
             refusal.to_string(),
             "could start in 1m 30s at the earliest (paused for 1m 30s by Retry-After of a 429), its deadline is in 500 ms"
         );
-        assert_eq!((refusal.kind(), refusal.setting()), ("deadline-unreachable", "policy.deadline"));
+        assert_eq!((refusal.kind(), refusal.limit()), ("deadline-unreachable", "deadline of the call"));
     }
 }

@@ -163,7 +163,7 @@ pub enum Reason {
         /// The policy's number of retries.
         retries: u32,
     },
-    /// The destination's retry budget is spent (setting `retry_budget`).
+    /// The destination's retry budget is spent, see [`crate::budget`].
     BudgetSpent,
     /// The next attempt could only start after the deadline (setting `policy.deadline`).
     NoTime {

@@ -33,7 +33,7 @@ pub use crate::queue::Bounds as QueueBounds;
 pub const MAX_PAUSE: Duration = Duration::from_secs(600);
 /// Longest pause that is believed where only a header speaks for it, unless stated.
 pub const BELIEVED_PAUSE: Duration = Duration::from_secs(15);
-/// How many destination partitions a shard keeps, unless stated (setting `max_destinations`).
+/// How many destination partitions a shard keeps, unless stated.
 pub const MAX_DESTINATIONS: usize = 1 << 20;
 /// How many actors are looked at to find one to forget.
 const FORGET_CHOICE: usize = 64;
@@ -118,9 +118,9 @@ pub enum Effect {
         call: Call,
         /// Its permit.
         permit: Permit,
-        /// How long it waited since it first asked.
+        /// How long it waited since it asked this time.
         waited: Duration,
-        /// For what, at the end.
+        /// For what, at the end: perhaps not for what it was told when it asked.
         why: Waiting,
     },
     /// A call that waited was refused; it is gone.
@@ -129,6 +129,11 @@ pub enum Effect {
         call: Call,
         /// Why.
         refusal: Refusal,
+    },
+    /// A partition at rest made room for another; whoever keeps something of it may let go.
+    Forgot {
+        /// The key it was known by.
+        key: u128,
     },
 }
 
@@ -213,7 +218,7 @@ impl Shard {
         Shard::with_capacity(seed, MAX_DESTINATIONS)
     }
 
-    /// An empty shard that keeps at most `max_destinations` partitions (setting `max_destinations`).
+    /// An empty shard that keeps at most `max_destinations` partitions.
     pub fn with_capacity(seed: u64, max_destinations: usize) -> Shard {
         Shard {
             actors: slab::Slab::new(),
@@ -231,7 +236,7 @@ impl Shard {
     pub fn submit(&mut self, now: Time, key: u128, config: &Arc<Config>, new: NewCall, fx: &mut Effects) -> Submitted {
         let index = match self.by_key.get(&key) {
             Some(index) => *index,
-            None => match self.add(now, key, config) {
+            None => match self.add(now, key, config, fx) {
                 Some(index) => index,
                 None => return Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }),
             },
@@ -245,17 +250,18 @@ impl Shard {
         .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }))
     }
 
-    fn add(&mut self, now: Time, key: u128, config: &Arc<Config>) -> Option<u32> {
-        if self.actors.len() >= self.max_destinations && !self.forget(now) {
-            return None;
+    fn add(&mut self, now: Time, key: u128, config: &Arc<Config>, fx: &mut Effects) -> Option<u32> {
+        if self.actors.len() >= self.max_destinations {
+            let key = self.forget(now)?;
+            fx.push(Effect::Forgot { key });
         }
         let index = u32::try_from(self.actors.insert(Actor::new(key, config.clone()))).ok()?;
         self.by_key.insert(key, index);
         Some(index)
     }
 
-    /// Forgets one actor at rest, rather one that knows nothing worth keeping.
-    fn forget(&mut self, now: Time) -> bool {
+    /// Forgets one actor at rest, rather one that knows nothing worth keeping, and says which.
+    fn forget(&mut self, now: Time) -> Option<u128> {
         let capacity = self.actors.capacity().max(1);
         let mut idle = None;
         for _ in 0..FORGET_CHOICE {
@@ -269,9 +275,9 @@ impl Shard {
                 _ => {}
             }
         }
-        let Some(actor) = idle.and_then(|index| self.actors.try_remove(index)) else { return false };
+        let actor = idle.and_then(|index| self.actors.try_remove(index))?;
         self.by_key.remove(&actor.key);
-        true
+        Some(actor.key)
     }
 
     /// Runs an operation on an actor and keeps its timer true.

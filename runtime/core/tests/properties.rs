@@ -121,6 +121,7 @@ impl Model {
                     let id = self.waiting.remove(&call).expect("admitted what does not wait");
                     self.admitted(id, permit);
                 }
+                Effect::Forgot { key } => panic!("{key} was forgotten, and there is room"),
                 Effect::Refuse { call, .. } => {
                     let id = self.waiting.remove(&call).expect("refused what does not wait");
                     self.end(id);

@@ -1,6 +1,6 @@
 //! What becomes of a call that was admitted: it departs, its outcome is reported, it is over.
 
-use super::{ALONE_AFTER, ASIDE, Actor, Context, OTHERS, OWNED_AFTER};
+use super::{ASIDE, Actor, Context, FIRST_ASIDE, OTHERS, OWNED_AFTER};
 use crate::{
     calls::{Call, Permit, Phase, Ticket},
     guard::{Guard, Said},
@@ -62,44 +62,55 @@ impl Actor {
             Outcome::Answer { status, .. } => Some(*status),
             Outcome::Failed(_) => None,
         };
-        let resumed = self.guard.resumes(now);
-        let mut owns_refusal = false;
+        let resumed = self.guard.resumes(true, now);
+        let fresh = ticket.is_fresh();
+        // Whether others' success shows that the destination has nothing to do with it.
+        let mut own = false;
         match (class, outcome) {
             (Class::Refused, Outcome::Answer { status, signal }) => {
                 let wait = signal.wait.map(|(wait, _)| wait.min(self.config.max_pause));
-                ticket.tries = ticket.tries.saturating_add(1);
-                if ticket.refusals == 0 || self.guard.passed().wrapping_sub(ticket.passed) >= OTHERS {
-                    ticket.refusals = ticket.refusals.saturating_add(1);
-                    ticket.passed = self.guard.passed();
-                }
-                owns_refusal = ticket.refusals >= OWNED_AFTER;
-                if ticket.refusals >= ALONE_AFTER && self.guard.is_open() {
-                    self.guard.forgotten(call);
+                own = self.count_refusal(&mut ticket, now);
+                if own {
+                    self.guard.misled(call, ticket.cut);
                 } else {
                     let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
                     let (waiting, believed) = (self.busy.is_some(), self.config.believed_pause);
-                    let said = Said { left, cause, wait, waiting, believed };
+                    let said = Said { left, cause, wait, waiting, believed, fresh };
                     self.guard.refused(call, said, cx.random, now);
                 }
-                if ticket.tries > 1 {
+                ticket.last_cut = self.guard.cuts();
+                if ticket.cut == 0 {
+                    ticket.cut = ticket.last_cut;
+                }
+                if self.busy.is_some() || self.guard.unanswered() > 0 {
                     // Others go first for a while: if they pass, the refusal is this call's own.
-                    let aside = ASIDE.saturating_mul(1 << u32::from(ticket.tries - 2).min(4));
                     let believed = self.config.believed_pause;
                     let wait = wait.map(|wait| Guard::believed(wait, believed)).unwrap_or_default();
-                    ticket.not_before = self.guard.resumes(now).max(now + wait) + aside;
+                    let again = ASIDE.saturating_mul(1 << u32::from(ticket.tries.saturating_sub(2)).min(4));
+                    let aside = if fresh { FIRST_ASIDE } else { again }.mul_f64(0.75 + cx.random.f64() / 2.0);
+                    ticket.not_before = self.guard.resumes(false, now).max(now + wait) + aside;
                 }
             }
             (Class::Down, _) => {
-                self.guard.failed(call, left, status, cx.random, now);
+                // Another that left after this one failed did pass.
+                own = !fresh && self.guard.passed_since(ticket.failed);
+                ticket.tries = ticket.tries.saturating_add(1);
+                ticket.failed = now;
+                if own {
+                    self.guard.forgotten(call);
+                } else {
+                    self.guard.failed(call, left, status, fresh, cx.random, now);
+                }
             }
             (Class::Faulty | Class::Denied, _) => self.guard.faulty(call, now),
             _ => self.guard.accepted(call, left, now),
         }
         let facts = Facts {
             departed,
-            down: self.guard.is_down(),
-            owns_refusal,
-            resumes: self.guard.resumes(now).max(ticket.not_before),
+            // What is the call's own costs it an attempt: waiting for the destination would not help.
+            down: self.guard.is_down() && !own,
+            owns_refusal: ticket.refusals >= OWNED_AFTER,
+            resumes: self.guard.resumes(ticket.is_fresh(), now).max(ticket.not_before),
             deadline,
         };
         let (spent, budget) = (&mut self.spent, &self.config.retry_budget);
@@ -108,11 +119,29 @@ impl Actor {
             Decision::PutBack => Verdict::PutBack(ticket),
             Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, ..ticket }),
         };
-        if self.guard.resumes(now) > resumed {
+        if self.guard.resumes(true, now) > resumed {
             self.recheck(cx);
         }
         self.pump(cx);
         verdict
+    }
+
+    /// A call was refused. Returns whether that is its own: it was before, another that left since passed, and none that
+    /// was not refused before was.
+    fn count_refusal(&self, ticket: &mut Ticket, now: Time) -> bool {
+        let passed = self.guard.passed().wrapping_sub(ticket.passed);
+        if ticket.tries > 0 {
+            ticket.others = ticket.others.saturating_add(u8::try_from(passed).unwrap_or(u8::MAX));
+        }
+        let own =
+            ticket.tries > 0 && self.guard.passed_since(ticket.failed) && self.guard.fresh_cut() <= ticket.last_cut;
+        if ticket.tries == 0 || own && ticket.others >= OTHERS {
+            ticket.refusals = ticket.refusals.saturating_add(1);
+            ticket.others = 0;
+        }
+        ticket.tries = ticket.tries.saturating_add(1);
+        (ticket.passed, ticket.failed) = (self.guard.passed(), now);
+        own
     }
 
     fn count(&mut self, outcome: &Outcome, class: Class, took: Duration) {

@@ -3,8 +3,8 @@
 //! Good ones widen the window, refusals and failures pause, and when a pause ends its cut is learned from.
 
 use super::{
-    AT_LEAST, CALM, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Guard, LIVED, LONGEST_BACKOFF, LONGEST_DOWN, OPEN, Phase,
-    RAMP_WINDOW, Said, doubt::Doubt,
+    AT_LEAST, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Guard, LIVED, LONGEST_BACKOFF, LONGEST_DOWN, OPEN,
+    Phase, RAMP_WINDOW, Said, VAIN, doubt::Doubt, jittered,
 };
 use crate::{calls::Call, refusal::Cause, time::Time};
 use std::time::Duration;
@@ -15,9 +15,11 @@ impl Guard {
         self.answered();
         let took = now.since(left).max(Duration::from_nanos(1));
         self.fastest = if self.fastest.is_zero() { took } else { self.fastest.min(took) };
-        self.passed = self.passed.wrapping_add(1);
+        self.passes(left);
         self.last_accepted = now;
-        self.streak = 0;
+        if left >= self.streak_left {
+            self.streak = 0;
+        }
         if self.is_probe(call) {
             self.resume(now);
         }
@@ -26,7 +28,6 @@ impl Guard {
         }
         self.calm = self.calm.saturating_add(1);
         if self.calm >= CALM {
-            self.exponent = 0;
             self.spared = false;
         }
         self.fresh = self.fresh.saturating_add(1);
@@ -36,14 +37,41 @@ impl Guard {
         }
     }
 
+    /// A request that left at `left` passed.
+    pub(super) fn passes(&mut self, left: Time) {
+        if left >= self.cut_at {
+            self.passed = self.passed.wrapping_add(1);
+            self.proof = self.proof.max(left);
+            self.exponent = self.exponent.saturating_sub(1);
+        }
+    }
+
     /// The call ended without telling anything: given up, or failed by its own fault.
     pub(crate) fn forgotten(&mut self, call: Call) {
         self.answered();
         if let Phase::Probing { call: probe, until, cause, .. } = self.phase
             && probe == call
         {
-            self.phase = Phase::Paused { until, cause };
+            self.phase = Phase::Paused { until, eager: until, cause };
         }
+    }
+
+    /// The call was refused for a reason of its own, and was so at cut `since` already: what was learned from it and
+    /// later ones is no more than that.
+    pub(crate) fn misled(&mut self, call: Call, since: u32) {
+        self.forgotten(call);
+        if self.learned_at >= since && self.learned.is_some() {
+            self.unlearn();
+        }
+    }
+
+    /// Forgets the pace. What is learned next is counted from the last cut on, as between any two.
+    pub(super) fn unlearn(&mut self) {
+        self.learned = None;
+        self.unlearned = false;
+        self.spared = false;
+        self.vain = 0;
+        self.began = self.cut_at;
     }
 
     /// It answered, if not well (500, 408): alive, no sign of a limit.
@@ -57,7 +85,7 @@ impl Guard {
 
     /// A refusal of a call.
     pub(crate) fn refused(&mut self, call: Call, said: Said, random: &mut fastrand::Rng, now: Time) {
-        let Said { left, cause, wait, waiting, believed } = said;
+        let Said { left, cause, wait, waiting, believed, fresh } = said;
         self.answered();
         self.streak = 0;
         self.heard(left, now);
@@ -74,13 +102,14 @@ impl Guard {
                 self.cut_accepted = self.cut_accepted.saturating_sub(1);
             }
             if let Some(wait) = wait {
-                self.pause(now + wait, cause, now);
+                self.pause(now + wait, now + wait, cause, now);
                 self.doubt(believed, random, now);
             }
             return;
         }
         if probe {
             // The same shortage: nothing new to learn from, but what departed meanwhile belongs to it.
+            self.failed_probe = true;
             self.departures = self.departures.saturating_sub(1);
         } else {
             self.cut_accepted = self.departures.saturating_sub(1);
@@ -96,48 +125,63 @@ impl Guard {
             }
         }
         self.cut(now);
-        let until = now + wait.unwrap_or_else(|| self.backoff(LONGEST_BACKOFF, random));
-        self.pause(until, cause, now);
+        if fresh {
+            self.fresh_cut = self.cuts;
+        }
+        match wait {
+            Some(wait) => self.pause(now + wait, now + wait, cause, now),
+            None => self.back_off(fresh, LONGEST_BACKOFF, cause, random, now),
+        }
         self.doubt(believed, random, now);
+    }
+
+    /// Pauses for a time that the destination does not name. A call that was refused or failed before may do so for a
+    /// reason of its own: those that did not are kept for the shortest such time only.
+    fn back_off(&mut self, fresh: bool, cap: Duration, cause: Cause, random: &mut fastrand::Rng, now: Time) {
+        let pause = self.backoff(cap, random);
+        let eager = if fresh { pause } else { pause.min(jittered(FIRST_PAUSE, random)) };
+        self.pause(now + pause, now + eager, cause, now);
     }
 
     /// A probe that left before the end of the pause did not pass: the pause goes on.
     fn early_failed(&mut self, refused: bool, random: &mut fastrand::Rng, now: Time) {
         if let Phase::Probing { until, cause, .. } = self.phase {
-            self.phase = Phase::Paused { until, cause };
+            self.phase = Phase::Paused { until, eager: until, cause };
         }
         if let Some(doubt) = &mut self.doubt {
             doubt.failed(refused, random, now);
         }
     }
 
-    /// A failure of the destination as a whole. Returns whether it counts as down from here.
+    /// A failure of the destination as a whole.
     pub(crate) fn failed(
         &mut self,
         call: Call,
         left: Time,
         status: Option<u16>,
+        fresh: bool,
         random: &mut fastrand::Rng,
         now: Time,
-    ) -> bool {
+    ) {
         self.answered();
         self.heard(left, now);
+        if self.streak == 0 {
+            self.streak_left = left;
+        }
         self.streak = self.streak.saturating_add(1);
         let cause = Cause::Down { status };
         if self.is_early(call, now) {
             self.early_failed(false, random, now);
         } else if self.is_probe(call) {
+            self.failed_probe = true;
             self.cut(now);
-            let until = now + self.backoff(LONGEST_DOWN, random);
             self.phase = Phase::Open;
-            self.pause(until, cause, now);
+            self.back_off(fresh, LONGEST_DOWN, cause, random, now);
         } else if self.streak >= DOWN_AFTER && self.lived(now) && left >= self.cut_at {
             self.departures = 0;
             self.cut(now);
-            let until = now + self.backoff(LONGEST_DOWN, random);
-            self.pause(until, cause, now);
+            self.back_off(fresh, LONGEST_DOWN, cause, random, now);
         }
-        self.is_down()
     }
 
     fn heard(&mut self, left: Time, now: Time) {
@@ -145,11 +189,11 @@ impl Guard {
         self.refusal_rtt = if self.refusal_rtt.is_zero() { rtt } else { (self.refusal_rtt * 7 + rtt) / 8 };
     }
 
-    fn lived(&self, now: Time) -> bool {
+    pub(super) fn lived(&self, now: Time) -> bool {
         self.passed > 0 && now.since(self.last_accepted) < LIVED
     }
 
-    fn cut(&mut self, now: Time) {
+    pub(super) fn cut(&mut self, now: Time) {
         self.cuts = self.cuts.wrapping_add(1);
         self.cut_at = now;
         self.calm = 0;
@@ -157,24 +201,26 @@ impl Guard {
         self.doubt = None;
     }
 
-    /// Half of the backoff is random: never nothing, never in step with other nodes.
     fn backoff(&mut self, cap: Duration, random: &mut fastrand::Rng) -> Duration {
-        let full =
-            FIRST_PAUSE.saturating_mul(1u32.checked_shl(u32::from(self.exponent.min(20))).unwrap_or(u32::MAX)).min(cap);
-        self.exponent = self.exponent.saturating_add(1);
-        full.mul_f64(0.5 + random.f64() / 2.0)
+        let full = FIRST_PAUSE.saturating_mul(1 << self.exponent.min(DOUBLINGS)).min(cap);
+        self.exponent = (self.exponent + 1).min(DOUBLINGS);
+        jittered(full, random)
     }
 
-    /// Pauses until `until`; a pause is extended, never shortened by a later word.
-    fn pause(&mut self, until: Time, cause: Cause, now: Time) {
+    /// Pauses until `until`, for fresh calls until `eager`; a pause is extended, never shortened by a later word.
+    pub(super) fn pause(&mut self, until: Time, eager: Time, cause: Cause, now: Time) {
         match &mut self.phase {
-            Phase::Paused { until: other, .. } if *other >= until => {}
+            Phase::Paused { until: other, eager: sooner, .. } if *other >= until => *sooner = eager.max(*sooner),
+            Phase::Paused { eager: sooner, .. } => {
+                let eager = eager.max(*sooner);
+                self.phase = Phase::Paused { until, eager, cause };
+            }
             // A probe is out before the end, which moves.
             Phase::Probing { until: other, passes, .. } if *other > now => {
                 *other = until.max(*other);
                 *passes = until.max(*passes);
             }
-            _ => self.phase = Phase::Paused { until, cause },
+            _ => self.phase = Phase::Paused { until, eager, cause },
         }
         if let Phase::Paused { cause: Cause::Refused { by: None, .. } | Cause::Down { .. }, .. } = self.phase {
             self.doubt = None;
@@ -182,8 +228,8 @@ impl Guard {
     }
 
     /// Doubts a pause for which only a header speaks, where it is longer than what is `believed`.
-    fn doubt(&mut self, believed: Duration, random: &mut fastrand::Rng, now: Time) {
-        if let Phase::Paused { until, cause: Cause::Refused { by: Some(_), .. } } = self.phase
+    pub(super) fn doubt(&mut self, believed: Duration, random: &mut fastrand::Rng, now: Time) {
+        if let Phase::Paused { until, cause: Cause::Refused { by: Some(_), .. }, .. } = self.phase
             && self.doubt.is_none()
         {
             self.doubt = Doubt::of(until.since(now), believed, random, now).map(Box::new);
@@ -198,6 +244,7 @@ impl Guard {
             self.told = now;
         }
         self.doubt = None;
+        self.failed_probe = false;
         self.window = RAMP_WINDOW;
         self.grown = now;
         self.fresh = 0;
@@ -214,13 +261,24 @@ impl Guard {
         }
     }
 
-    fn learn(&mut self, now: Time) {
+    pub(super) fn learn(&mut self, now: Time) {
         let (accepted, alone) = (self.cut_accepted, self.cut_at.since(self.began));
         let thin = accepted < CALM || alone < AT_LEAST;
         if !self.pressed && thin && !std::mem::replace(&mut self.spared, true) {
             // Should another follow, it is counted from this one on, as between any two.
             self.began = self.cut_at;
             return;
+        }
+        // Who sends one by one at a pace that was learned is not refused after a few again and again, unless the pace is
+        // not what is refused.
+        let vain = self.learned.is_some() && !self.pressed && accepted < CALM && self.told <= self.cut_at;
+        self.vain = if vain { self.vain + 1 } else { 0 };
+        if self.vain >= VAIN {
+            self.unlearn();
+            return;
+        }
+        if self.learned.is_none() {
+            self.learned_at = self.cuts;
         }
         let busy = if self.pressed { self.told.since(self.began).max(AT_LEAST) } else { alone };
         self.learned.get_or_insert_default().learn(accepted, busy, self.cut_at, now);

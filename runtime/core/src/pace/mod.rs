@@ -222,30 +222,33 @@ impl Paces {
         }
     }
 
-    /// The configuration changed under a live partition: what was charged to a limit goes on counting, scaled, where a
-    /// limit of the same unit and kind stands at the same place; other limits start fresh.
+    /// The configuration changed under a live partition: what was charged to a limit goes on counting in its heir, scaled
+    /// where it is paced; limits that are nobody's heir start fresh. An heir has the same unit and kind and the same
+    /// period; of paced limits the period may be another where no limit has the same. Their order means nothing.
     pub fn reconfigure(&mut self, old: &Limits, new: &Limits, now: Time) {
-        let fresh = Paces::new(new);
-        let mut states: SmallVec<[State; 1]> = SmallVec::new();
-        for (index, (state, (limit, kind))) in fresh.states.into_iter().zip(&new.0).enumerate() {
-            let before = old.0.get(index).zip(self.states.get(index));
-            states.push(match (before, kind) {
-                (Some(((was, Kind::Paced(old_rate)), State::Paced(gcra))), Kind::Paced(rate))
-                    if was.unit == limit.unit =>
-                {
-                    let mut gcra = *gcra;
-                    gcra.rescale(old_rate, rate, now);
-                    State::Paced(gcra)
+        let mut parents: SmallVec<[_; 2]> = old.0.iter().zip(self.states.drain(..)).map(Some).collect();
+        let mut heirs: SmallVec<[Option<State>; 2]> = new.0.iter().map(|_| None).collect();
+        for exactly in [true, false] {
+            for ((limit, kind), heir) in new.0.iter().zip(&mut heirs).filter(|(_, heir)| heir.is_none()) {
+                let inherits = |(was, was_kind): &(Limit, Kind)| {
+                    let same = was.per == limit.per;
+                    was.unit == limit.unit
+                        && match (was_kind, kind) {
+                            (Kind::Paced(_), Kind::Paced(_)) => same || !exactly,
+                            (Kind::Counted, Kind::Counted) => same,
+                            _ => false,
+                        }
+                };
+                let parent = parents.iter_mut().find(|parent| parent.as_ref().is_some_and(|(was, _)| inherits(was)));
+                let Some(((_, was_kind), mut state)) = parent.and_then(Option::take) else { continue };
+                if let (Kind::Paced(was), Kind::Paced(rate), State::Paced(gcra)) = (was_kind, kind, &mut state) {
+                    gcra.rescale(was, rate, now);
                 }
-                (Some(((was, Kind::Counted), State::Counted(window))), Kind::Counted)
-                    if was.unit == limit.unit && was.per == limit.per =>
-                {
-                    State::Counted(window.clone())
-                }
-                _ => state,
-            });
+                *heir = Some(state);
+            }
         }
-        self.states = states;
+        let fresh = Paces::new(new).states;
+        self.states = fresh.into_iter().zip(heirs).map(|(fresh, heir)| heir.unwrap_or(fresh)).collect();
     }
 }
 
@@ -307,5 +310,31 @@ mod tests {
         paces.reconfigure(&slow, &fast, now);
         let (at, _) = paces.when(&fast, now, Units::default(), Cost::ONE).unwrap();
         assert!(at > now && at.since(now) < Duration::from_millis(102), "{at:?}");
+    }
+
+    #[test]
+    fn a_limit_put_before_another_takes_nothing_from_it() {
+        let (day, both) =
+            (limits(&[(Unit::Requests, 10, 86_400)]), limits(&[(Unit::Requests, 10, 1), (Unit::Requests, 10, 86_400)]));
+        let now = Time::from_millis(200_000_000);
+        let held = |paces: &Paces, limits: &Limits| {
+            let (at, limit) = paces.when(limits, now, Units::default(), Cost::ONE).unwrap();
+            (at.since(now) > Duration::from_secs(60), limit.per.0.as_secs())
+        };
+        let mut paces = Paces::new(&day);
+        (0..10).for_each(|_| _ = paces.charge(&day, Cost::ONE, now));
+        paces.reconfigure(&day, &both, now);
+        assert_eq!(held(&paces, &both), (true, 86_400));
+        paces.reconfigure(&both, &day, now);
+        assert_eq!(held(&paces, &day), (true, 86_400));
+        // Two of one kind that change places, and a third that is new.
+        let of = |secs: &[u64]| limits(&secs.iter().map(|secs| (Unit::Requests, 1, *secs)).collect::<Vec<_>>());
+        let (before, after) = (of(&[1, 30]), of(&[5, 30, 1]));
+        let mut paces = Paces::new(&before);
+        paces.charge(&before, Cost::ONE, now);
+        paces.reconfigure(&before, &after, now);
+        let (at, limit) = paces.when(&after, now, Units::default(), Cost::ONE).unwrap();
+        assert_eq!(limit.per.0.as_secs(), 30);
+        assert!(at.since(now) > Duration::from_secs(29));
     }
 }

@@ -50,10 +50,16 @@ fn the_queue_is_bounded_by_calls_and_bytes_and_names_both() {
     gate.queued();
     let big = NewCall { bytes: 101, ..NewCall::by(gate.now + SEC * 60) };
     let Submitted::Refused(refusal) = gate.submit(big) else { panic!() };
-    assert_eq!((refusal.kind(), refusal.value().as_str(), refusal.setting()), ("queue-full", "100B", "queue.bytes"));
+    assert_eq!(
+        (refusal.kind(), refusal.value().as_str(), refusal.limit()),
+        ("queue-full", "100B", "bytes waiting for one destination")
+    );
     gate.queued();
     let Submitted::Refused(refusal) = gate.call(SEC * 60) else { panic!() };
-    assert_eq!((refusal.kind(), refusal.value().as_str(), refusal.setting()), ("queue-full", "2", "queue.calls"));
+    assert_eq!(
+        (refusal.kind(), refusal.value().as_str(), refusal.limit()),
+        ("queue-full", "2", "calls waiting for one destination")
+    );
     assert!(refusal.retry_after().is_some());
 }
 

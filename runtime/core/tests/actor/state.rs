@@ -41,13 +41,19 @@ fn an_actor_at_rest_is_small_and_the_number_of_them_is_bounded() {
         shard.release(now, permit, &mut fx);
     }
     assert_eq!((shard.destinations(), shard.calls()), (10, 0));
+    let mut known: std::collections::BTreeSet<u128> = (0..100).collect();
+    for effect in fx.drain() {
+        let Effect::Forgot { key } = effect else { panic!("{effect:?}") };
+        assert!(known.remove(&key), "{key} was forgotten twice");
+    }
+    assert_eq!(known, shard.keys().collect(), "whoever keeps books hears of each that went");
     // Busy ones are never forgotten.
     let mut shard = Shard::with_capacity(1, 2);
     let new = NewCall::by(now + SEC);
     assert!(matches!(shard.submit(now, 1, &config, new, &mut fx), Submitted::Admitted(_)));
     assert!(matches!(shard.submit(now, 2, &config, new, &mut fx), Submitted::Admitted(_)));
     let Submitted::Refused(refusal) = shard.submit(now, 3, &config, new, &mut fx) else { panic!() };
-    assert_eq!(refusal.setting(), "max_destinations");
+    assert_eq!((refusal.kind(), refusal.value().as_str()), ("too-many-destinations", "2"));
 }
 
 #[test]

@@ -43,6 +43,30 @@ pub enum Says {
     Lies,
 }
 
+/// What a call gets whenever it is sent, whatever the others get.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fate {
+    /// An answer of this status without a word about waiting.
+    Status(u16),
+    /// A 429 that names this wait.
+    Wait(Duration),
+    /// The connection breaks.
+    Broken,
+}
+
+impl Fate {
+    fn outcome(self) -> Outcome {
+        let none = Signal::default();
+        match self {
+            Fate::Status(status) => Outcome::Answer { status, signal: none },
+            Fate::Wait(wait) => {
+                Outcome::Answer { status: 429, signal: Signal { wait: Some((wait, Source::RetryAfter)), ..none } }
+            }
+            Fate::Broken => Outcome::Failed(Failure::Broken),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Upstream {
     pub law: Law,
@@ -57,6 +81,10 @@ pub struct Upstream {
     pub outage: Option<(Time, Time, bool)>,
     /// This call is always refused.
     pub poison: Option<usize>,
+    /// Refuses this part of all requests, by chance.
+    pub moody: f64,
+    /// Refuses every so many-th request.
+    pub every: Option<usize>,
     /// The request of this number is refused for a time that has nothing to do with the law.
     pub accident: Option<(usize, Duration)>,
     tokens: f64,
@@ -78,6 +106,8 @@ impl Upstream {
             refusing: Duration::ZERO,
             outage: None,
             poison: None,
+            moody: 0.0,
+            every: None,
             accident: None,
             tokens,
             last: START,
@@ -156,6 +186,7 @@ impl Upstream {
 
 enum Event {
     Arrive { client: usize },
+    Doomed { fate: Fate },
     Depart { call: usize, permit: Permit },
     Receive { call: usize, permit: Permit },
     Served,
@@ -192,7 +223,8 @@ pub struct World {
     pub calls: Vec<Done>,
     spent: Vec<u32>,
     deadlines: Vec<Time>,
-    clients: Vec<usize>,
+    clients: Vec<Option<usize>>,
+    fates: HashMap<usize, Fate>,
     waiting: HashMap<Call, usize>,
     /// Clients call again after an answer until this time.
     pub until: Time,
@@ -228,6 +260,7 @@ impl World {
             spent: Vec::new(),
             deadlines: Vec::new(),
             clients: Vec::new(),
+            fates: HashMap::new(),
             waiting: HashMap::new(),
             until: START,
             think: Duration::ZERO,
@@ -252,6 +285,23 @@ impl World {
         }
     }
 
+    /// As many calls at `at` that have the same fate whenever they are sent, and are not made again.
+    pub fn doomed(&mut self, calls: usize, at: Duration, fate: Fate) {
+        for _ in 0..calls {
+            self.at(START + at, Event::Doomed { fate });
+        }
+    }
+
+    /// All calls but the doomed.
+    pub fn healthy(&self) -> impl Iterator<Item = &Done> {
+        self.calls.iter().enumerate().filter(|(call, _)| !self.fates.contains_key(call)).map(|(_, done)| done)
+    }
+
+    /// The doomed ones.
+    pub fn unhealthy(&self) -> impl Iterator<Item = &Done> {
+        self.calls.iter().enumerate().filter(|(call, _)| self.fates.contains_key(call)).map(|(_, done)| done)
+    }
+
     fn submit(&mut self, call: usize, returning: Option<Ticket>) {
         let new = NewCall { returning, ..NewCall::by(self.deadlines[call]) };
         match self.shard.submit(self.now, KEY, &self.config, new, &mut self.fx) {
@@ -272,6 +322,7 @@ impl World {
                     let call = self.waiting.remove(&call).expect("admitted a call that does not wait");
                     self.admitted(call, permit);
                 }
+                Effect::Forgot { key } => panic!("{key} was forgotten, and there is room"),
                 Effect::Refuse { call, refusal } => {
                     let call = self.waiting.remove(&call).expect("refused a call that does not wait");
                     self.end(call, 1, refusal.to_string());
@@ -291,8 +342,9 @@ impl World {
         done.ended = Some(self.now);
         done.status = status;
         done.why = why;
-        if self.now < self.until {
-            let client = self.clients[call];
+        if self.now < self.until
+            && let Some(client) = self.clients[call]
+        {
             let at = self.now + self.think.max(MS);
             self.at(at, Event::Arrive { client });
         }
@@ -302,16 +354,20 @@ impl World {
         from + (to - from).mul_f64(self.random.f64())
     }
 
+    fn arrive(&mut self, client: Option<usize>, fate: Option<Fate>) {
+        let call = self.calls.len();
+        self.calls.push(Done { began: self.now, ended: None, status: 0, sent: 0, why: String::new() });
+        self.spent.push(0);
+        self.clients.push(client);
+        self.deadlines.push(self.now + self.deadline);
+        self.fates.extend(fate.map(|fate| (call, fate)));
+        self.submit(call, None);
+    }
+
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Arrive { client } => {
-                let call = self.calls.len();
-                self.calls.push(Done { began: self.now, ended: None, status: 0, sent: 0, why: String::new() });
-                self.spent.push(0);
-                self.clients.push(client);
-                self.deadlines.push(self.now + self.deadline);
-                self.submit(call, None);
-            }
+            Event::Arrive { client } => self.arrive(Some(client), None),
+            Event::Doomed { fate } => self.arrive(None, Some(fate)),
             Event::Depart { call, permit } => match self.shard.departed(self.now, permit, &mut self.fx) {
                 Departure::Go => {
                     if self.now < self.told {
@@ -336,10 +392,14 @@ impl World {
                 let (after, outcome) = if let Some((_, _, silent)) = out {
                     self.asked_while_out += 1;
                     (MS, if silent { Outcome::Failed(Failure::Broken) } else { answer(503) })
+                } else if let Some(fate) = self.fates.get(&call) {
+                    (MS, fate.outcome())
                 } else {
                     let taken = match self.upstream.accident {
                         _ if self.upstream.poison == Some(call) => Err(SEC),
                         Some((number, wait)) if self.seen.len() == number => Err(wait),
+                        _ if self.random.f64() < self.upstream.moody => Err(SEC),
+                        _ if self.upstream.every.is_some_and(|every| self.seen.len() % every == every - 1) => Err(SEC),
                         _ => self.upstream.take(self.now),
                     };
                     self.seen.push((self.now, taken.is_ok()));
@@ -370,6 +430,7 @@ impl World {
                 if let Outcome::Answer { signal, .. } = outcome
                     && let Some((wait, _)) = signal.wait
                     && self.upstream.poison != Some(call)
+                    && !self.fates.contains_key(&call)
                 {
                     self.told = self.told.max(self.now + wait);
                 }

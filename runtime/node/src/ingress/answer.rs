@@ -82,17 +82,18 @@ fn timing(text: &mut Vec<u8>, waits: Waits) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
+
     use crate::observe::{Note, Subject, Trail};
 
     #[test]
     fn an_answer_says_its_trace_and_where_its_time_went() {
-        let began = std::time::Instant::now() - Duration::from_secs(1);
+        let began = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
         let trail = Trail::begin_at(began, TraceId(0xab), "t".into(), Subject::Call);
         trail.note(Note::Instance { reused: false, waited: Duration::from_micros(1_500) });
-        trail.note(Note::Admitted { call: 1, waited: Duration::from_millis(20) });
+        trail.note(Note::Admitted { call: 1, waited: Duration::from_millis(20), why: None });
         let mut headers = HeaderMap::new();
         headers.insert(SERVER_TIMING, HeaderValue::from_static("db;dur=5"));
         let name = FunctionName::from("hello");
@@ -105,5 +106,16 @@ mod tests {
         let timings: Vec<_> = headers.get_all(SERVER_TIMING).iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(timings[0], "db;dur=5", "the guest's own stays");
         assert!(timings[1].starts_with("instance;dur=1.500, gate;dur=20.000, total;dur="), "{timings:?}");
+    }
+
+    #[test]
+    fn calls_that_wait_side_by_side_wait_no_longer_than_it_took() {
+        let began = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        let trail = Trail::begin_at(began, TraceId(0xab), "t".into(), Subject::Call);
+        for call in 1..=3 {
+            trail.note(Note::Admitted { call, waited: Duration::from_millis(900), why: None });
+        }
+        let waits = trail.answered();
+        assert_eq!(waits.gate, waits.total);
     }
 }

@@ -116,7 +116,7 @@ impl Invocations {
 
     /// The seconds in all, and the counts of the buckets.
     fn times(&self) -> (f64, Vec<(f64, u64)>) {
-        let ends = SECONDS.into_iter().chain([f64::MAX]).enumerate();
+        let ends = SECONDS.into_iter().chain([f64::INFINITY]).enumerate();
         let of = |index: usize| self.sum(|stripe| stripe.times.get(index).map_or(0, |count| count.load(Relaxed)));
         let seconds = Duration::from_micros(self.sum(|stripe| stripe.micros.load(Relaxed))).as_secs_f64();
         (seconds, ends.map(|(index, end)| (end, of(index))).collect())

@@ -38,8 +38,10 @@ pub enum Note {
     Admitted {
         /// Number of the call.
         call: u32,
-        /// Time since the call asked.
+        /// Time since the call asked for this attempt.
         waited: Duration,
+        /// For what at the end, where that is not what it was told when it asked.
+        why: Option<String>,
     },
     /// An attempt was answered.
     Answered {
@@ -84,7 +86,10 @@ impl fmt::Display for Note {
             Self::Guest(what) => write!(f, "guest: {what}"),
             Self::Call { call, what } => write!(f, "call {call}: {what}"),
             Self::Queued { call, why } => write!(f, "call {call}: queued, {why}"),
-            Self::Admitted { call, waited } => write!(f, "call {call}: let go after {waited:.1?}"),
+            Self::Admitted { call, waited, why: None } => write!(f, "call {call}: let go after {waited:.1?}"),
+            Self::Admitted { call, waited, why: Some(why) } => {
+                write!(f, "call {call}: let go after {waited:.1?}, at the end {why}")
+            }
             Self::Answered { call, attempt, status, first_byte } => {
                 write!(f, "call {call}: attempt {attempt} answered {status} in {first_byte:.1?}")
             }
@@ -101,7 +106,8 @@ impl Note {
             Self::Guest(text) | Self::Broke(text) => Some(text),
             Self::Call { what, .. } | Self::Decided { what, .. } => Some(what),
             Self::Queued { why, .. } | Self::Failed { why, .. } => Some(why),
-            Self::Instance { .. } | Self::Admitted { .. } | Self::Answered { .. } => None,
+            Self::Admitted { why, .. } => why.as_ref(),
+            Self::Instance { .. } | Self::Answered { .. } => None,
         }
     }
 
@@ -110,7 +116,8 @@ impl Note {
             Self::Guest(text) | Self::Broke(text) => Some(text),
             Self::Call { what, .. } | Self::Decided { what, .. } => Some(what),
             Self::Queued { why, .. } | Self::Failed { why, .. } => Some(why),
-            Self::Instance { .. } | Self::Admitted { .. } | Self::Answered { .. } => None,
+            Self::Admitted { why, .. } => why.as_mut(),
+            Self::Instance { .. } | Self::Answered { .. } => None,
         }
     }
 

@@ -180,6 +180,8 @@ impl Trail {
                 _ => {}
             }
         }
+        // Calls that wait side by side wait once.
+        waits.gate = waits.gate.min(total);
         waits
     }
 

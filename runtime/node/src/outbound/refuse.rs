@@ -21,7 +21,8 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
         Refusal::QueueFull { .. } => names::QUEUE_CALLS,
         Refusal::QueueBytes { .. } => names::QUEUE_BYTES,
         Refusal::TooManyDestinations { .. } => names::MAX_ACTORS,
-        other => other.setting(),
+        Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "policy.deadline",
+        Refusal::CostTooLarge { .. } => "limits",
     };
     let mut problem = Problem::new(status, refusal.kind(), title, format!("{destination}: {refusal}"))
         .bound(refusal.limit(), refusal.value(), setting)
@@ -40,6 +41,21 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
         (None, _) => {}
     }
     problem
+}
+
+/// The answer for a call that failed with `last`, was to be sent again, and could not be before its deadline: its
+/// failure, and what it waited for. A 429 would be taken for something that another try mends.
+pub(super) fn failed(mut last: Problem, refusal: &Refusal) -> Problem {
+    last.detail = format!("{}; not sent again: {refusal}", last.detail);
+    last.bound(refusal.limit(), refusal.value(), "policy.deadline").final_answer()
+}
+
+/// A failure that the upstream answered itself.
+pub(super) fn failing(destination: &str, status: u16) -> Problem {
+    let detail = format!("{destination}: the last attempt was answered {status}");
+    Problem::new(StatusCode::BAD_GATEWAY, "upstream-failing", "The upstream fails", detail)
+        .proxy_error("destination_unavailable")
+        .member("destination", destination)
 }
 
 /// The answer for a call whose deadline passed while an attempt was under way.

@@ -84,6 +84,7 @@ kinds! {
         "dns" 502 "The host has no address"
         "connect" 502 "No connection to the upstream"
         "tls" 502 "TLS with the upstream failed"
+        "upstream-failing" 502 "The upstream kept failing until the call's deadline; the detail names its last answer"
         "closed" 502 "The upstream closed the connection before it answered"
         "head-too-large" 502 "The head of the upstream's answer is beyond `max_answer_headers` or `max_answer_head`"
         "protocol" 502 "What the upstream sent is no HTTP"

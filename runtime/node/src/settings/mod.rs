@@ -310,6 +310,12 @@ pub struct OutboundSettings {
     /// Body bytes that wait in the queue of one destination partition
     #[arg(long, env = "TIDEGATE_QUEUE_BYTES", value_name = "SIZE", default_value = "64MiB")]
     pub queue_bytes: Size,
+    /// Retries of one destination partition, as percent of its requests over ten seconds
+    #[arg(long, env = "TIDEGATE_RETRY_SHARE", value_name = "PERCENT", default_value_t = 20)]
+    pub retry_share: u32,
+    /// Retries a second that a destination partition may always make
+    #[arg(long, env = "TIDEGATE_RETRY_RATE", value_name = "COUNT", default_value_t = 10)]
+    pub retry_rate: u32,
     /// Longest pause an upstream's headers can cause
     #[arg(long, env = "TIDEGATE_MAX_PAUSE", value_name = "DURATION", default_value = "10m")]
     pub max_pause: Span,

@@ -65,6 +65,8 @@ names! {
     REPLAY_MEMORY = "replay_memory";
     QUEUE_CALLS = "queue_calls";
     QUEUE_BYTES = "queue_bytes";
+    RETRY_SHARE = "retry_share";
+    RETRY_RATE = "retry_rate";
     MAX_PAUSE = "max_pause";
     BELIEVED_PAUSE = "believed_pause";
     REFUSAL_BODY = "refusal_body";

@@ -23,5 +23,6 @@ mod refusals;
 mod shown;
 mod support;
 mod tls;
+mod troubles;
 mod unknown;
 mod uploads;

@@ -77,7 +77,7 @@ fn waits(began: u64, admitted: &[(u64, u32, u64)]) -> Waits {
     let millis = Duration::from_millis;
     let trail = Trail::begin_at(Instant::now() - millis(began), TraceId(1), "t".into(), Subject::Call);
     for &(at, call, waited) in admitted {
-        trail.0.open.lock().write(millis(at), Note::Admitted { call, waited: millis(waited) });
+        trail.0.open.lock().write(millis(at), Note::Admitted { call, waited: millis(waited), why: None });
     }
     trail.answered()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, limit::Unit};
+use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, budget::Budget, limit::Unit};
 
 use super::{
     partition::Splitter,
@@ -115,6 +115,7 @@ pub(super) fn node_settings(settings: &OutboundSettings) -> Settings {
     let bytes = tidegate_core::units::Size(settings.queue_bytes.get());
     Settings {
         queue: tidegate_core::shard::QueueBounds { calls: settings.queue_calls, bytes },
+        retry_budget: Budget { share: f64::from(settings.retry_share) / 100.0, per_second: settings.retry_rate },
         max_pause: settings.max_pause.get(),
         believed_pause: settings.believed_pause.get(),
         ..Settings::default()

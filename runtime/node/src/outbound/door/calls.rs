@@ -8,7 +8,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use tidegate_core::{
-    Attempt, Effective, Outcome, Ticket, Time, Verdict, credit,
+    Attempt, Effective, Outcome, Refusal, Ticket, Time, Verdict, credit,
     repeat::{Class, Reason},
     signal,
 };
@@ -51,6 +51,16 @@ pub(super) struct Call<'a> {
     pub(super) ending: Ending<'a>,
 }
 
+/// Why an answer is passed on, with the settings that say so.
+fn told(reason: Reason) -> String {
+    match reason {
+        Reason::BudgetSpent => {
+            format!("passed on: {reason} (settings {}, {})", names::RETRY_SHARE, names::RETRY_RATE)
+        }
+        _ => format!("passed on: {reason}"),
+    }
+}
+
 /// How long the head of an answer is waited for, and which setting says so.
 pub(super) struct FirstByte {
     pub(super) time: Duration,
@@ -71,11 +81,19 @@ enum End {
     Failed(TransportError),
 }
 
+/// Another attempt.
+struct Again {
+    ticket: Ticket,
+    /// Whether it costs one.
+    costs: bool,
+    /// How the one before failed, where waiting for the destination is what comes now.
+    failed: Option<Problem>,
+}
+
 /// What to do after an attempt.
 enum Next {
     End(End),
-    /// Ask again with this ticket; `true` when it costs an attempt.
-    Again(Ticket, bool),
+    Again(Again),
 }
 
 impl Call<'_> {
@@ -118,37 +136,37 @@ impl Call<'_> {
     }
 
     async fn rounds(&mut self) -> End {
-        let mut ticket = None;
+        let (mut ticket, mut failed) = (None, None);
         let mut spent = 0;
         loop {
-            let admission = match self.admission(ticket).await {
+            let admission = match self.admission(ticket, failed.take()).await {
                 Ok(admission) => admission,
                 Err(problem) => return End::Refused(problem),
             };
             let attempted = self.attempt(&admission).await;
             match self.after(attempted, admission, spent).await {
                 Next::End(end) => return end,
-                Next::Again(next, costs) => {
-                    ticket = Some(next);
-                    spent += u32::from(costs);
+                Next::Again(again) => {
+                    (ticket, failed) = (Some(again.ticket), again.failed);
+                    spent += u32::from(again.costs);
                 }
             }
         }
     }
 
-    /// Asks the actor, and waits if it says so.
-    async fn admission(&mut self, ticket: Option<Ticket>) -> Result<Admission, Box<Problem>> {
+    /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
+    async fn admission(&mut self, ticket: Option<Ticket>, failed: Option<Problem>) -> Result<Admission, Box<Problem>> {
         let new = new_call(self.deadline, self.kept.held(), self.tokens, ticket);
         let limits = self.door.limits(self.target);
-        let wait = match self.door.shards.ask(self.key, &limits, new) {
+        let (wait, why) = match self.door.shards.ask(self.key, &limits, new) {
             Asked::Admitted(admission) => {
-                self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO });
+                self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO, why: None });
                 return Ok(admission);
             }
-            Asked::Refused(refusal) => return Err(refuse::refused(&refusal, self.target.label()).into()),
+            Asked::Refused(refusal) => return Err(self.refused(&refusal, failed).into()),
             Asked::Queued { wait, why } => {
                 self.ending.note(|call| Note::Queued { call, why: why.to_string() });
-                wait
+                (wait, why)
             }
         };
         let began = tokio::time::Instant::now();
@@ -160,10 +178,18 @@ impl Call<'_> {
         self.ending.waited += began.elapsed();
         match admitted {
             Ok(admitted) => {
-                self.ending.note(|call| Note::Admitted { call, waited: admitted.waited });
+                let changed = (!admitted.why.is_like(&why)).then(|| admitted.why.to_string());
+                self.ending.note(|call| Note::Admitted { call, waited: admitted.waited, why: changed });
                 Ok(admitted.admission)
             }
-            Err(refusal) => Err(refuse::refused(&refusal, self.target.label()).into()),
+            Err(refusal) => Err(self.refused(&refusal, failed).into()),
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal, failed: Option<Problem>) -> Problem {
+        match failed {
+            Some(failed) if refusal.is_by_deadline() => refuse::failed(failed, refusal),
+            _ => refuse::refused(refusal, self.target.label()),
         }
     }
 
@@ -205,7 +231,7 @@ impl Call<'_> {
             Attempted::PutBack(ticket) => {
                 let what = "put back at no cost: the destination was paused meanwhile".into();
                 self.ending.note(|call| Note::Decided { call, what });
-                return Next::Again(ticket, false);
+                return Next::Again(Again { ticket, costs: false, failed: None });
             }
         };
         let facts =
@@ -218,7 +244,7 @@ impl Call<'_> {
         let (ticket, costs, what) = match verdict {
             Verdict::Return(reason) => {
                 if reason != Reason::Final {
-                    self.ending.note(|call| Note::Decided { call, what: format!("passed on: {reason}") });
+                    self.ending.note(|call| Note::Decided { call, what: told(reason) });
                 }
                 return Next::End(match came {
                     Ok(response) => End::Answer(response, admission),
@@ -230,10 +256,17 @@ impl Call<'_> {
         };
         self.ending.note(|call| Note::Decided { call, what: what.into() });
         drop(admission);
-        if let Ok(response) = came {
-            discard(response.into_body()).await;
-        }
-        Next::Again(ticket, costs)
+        // What waits for a destination that fails has failed; what one refuses has not.
+        let waits = outcome.class() == Class::Down && !costs;
+        let failed = match came {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                discard(response.into_body()).await;
+                waits.then(|| refuse::failing(self.target.label(), status))
+            }
+            Err(error) => waits.then(|| error.into()),
+        };
+        Next::Again(Again { ticket, costs, failed })
     }
 
     /// Whether a refusal says in its body that no waiting helps. A bound that keeps its body unread is told in the trail.

@@ -2,10 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use parking_lot::Mutex;
@@ -22,8 +19,6 @@ use crate::{
 /// All of them.
 pub(super) struct Known {
     partitions: Mutex<HashMap<u128, Entry>>,
-    /// Rises whenever some are forgotten: whoever believes to be known looks again.
-    epoch: AtomicU64,
     bound: usize,
 }
 
@@ -66,25 +61,22 @@ impl Shown {
 impl Known {
     /// At most this many (setting `max_actors`).
     pub(super) fn new(bound: usize) -> Self {
-        Self { partitions: Mutex::default(), epoch: AtomicU64::new(1), bound }
+        Self { partitions: Mutex::default(), bound }
     }
 
     /// Remembers a partition, once.
     pub(super) fn remember(&self, target: &Target, partition: &Partition, shards: &Shards) {
-        let epoch = self.epoch.load(Ordering::Relaxed);
+        // Whoever believes to be known looks again when some were forgotten. Nobody has looked at 0.
+        let epoch = shards.forgotten().count() + 1;
         if partition.label.is_none() && target.known.swap(epoch, Ordering::Relaxed) == epoch {
             return;
         }
         let mut partitions = self.partitions.lock();
-        if partitions.contains_key(&partition.key) {
-            return;
+        for key in shards.forgotten().take() {
+            partitions.remove(&key);
         }
-        if partitions.len() >= self.bound {
-            partitions.retain(|key, _| shards.snapshot(*key).is_some());
-            self.epoch.fetch_add(1, Ordering::Relaxed);
-            if partitions.len() >= self.bound {
-                return;
-            }
+        if partitions.contains_key(&partition.key) || partitions.len() >= self.bound {
+            return;
         }
         let destination = &target.destination;
         let entry = Entry {

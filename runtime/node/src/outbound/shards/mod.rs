@@ -9,7 +9,10 @@ mod timer;
 mod wait;
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,6 +32,32 @@ use wait::Waiter;
 pub(crate) struct Shards {
     shards: Box<[Mutex<Hosted>]>,
     timer: Timer,
+    forgotten: Arc<Forgotten>,
+}
+
+/// Partitions that made room for others, for whoever keeps books about partitions.
+#[derive(Default)]
+pub(crate) struct Forgotten {
+    keys: Mutex<Vec<u128>>,
+    /// All of them so far.
+    count: AtomicU64,
+}
+
+impl Forgotten {
+    /// How many so far: the books are true as long as it stays the same.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Takes out those that were not taken before.
+    pub(crate) fn take(&self) -> Vec<u128> {
+        std::mem::take(&mut self.keys.lock())
+    }
+
+    fn push(&self, key: u128) {
+        self.keys.lock().push(key);
+        self.count.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// A core shard with what the host adds: who waits.
@@ -37,6 +66,7 @@ struct Hosted {
     effects: Effects,
     /// By the index of the call.
     waiters: Vec<Option<Arc<Waiter>>>,
+    forgotten: Arc<Forgotten>,
 }
 
 /// Wakes what an operation let go or refused, once the lock is gone.
@@ -64,14 +94,17 @@ impl Shards {
     /// When the system gives no thread.
     pub(crate) fn start(count: usize, max_actors: usize) -> std::io::Result<Arc<Self>> {
         let count = count.max(1);
+        let forgotten = Arc::new(Forgotten::default());
         let hosted = |_| {
             Mutex::new(Hosted {
                 core: Shard::with_capacity(rand::random(), max_actors.div_ceil(count)),
                 effects: Effects::default(),
                 waiters: Vec::new(),
+                forgotten: Arc::clone(&forgotten),
             })
         };
-        let shards = Arc::new(Self { shards: (0..count).map(hosted).collect(), timer: Timer::default() });
+        let shards = (0..count).map(hosted).collect();
+        let shards = Arc::new(Self { shards, timer: Timer::default(), forgotten });
         timer::spawn(&shards)?;
         Ok(shards)
     }
@@ -115,6 +148,11 @@ impl Shards {
             }
         });
         asked.unwrap_or(Asked::Refused(Refusal::TooManyDestinations { limit: 0 }))
+    }
+
+    /// The partitions that were forgotten.
+    pub(crate) fn forgotten(&self) -> &Forgotten {
+        &self.forgotten
     }
 
     /// The live state of a partition.
@@ -174,8 +212,12 @@ impl Hosted {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain() {
             let (call, outcome) = match effect {
-                Effect::Admit { call, permit, waited, .. } => (call, Ok((permit, waited))),
+                Effect::Admit { call, permit, waited, why } => (call, Ok((permit, waited, why))),
                 Effect::Refuse { call, refusal } => (call, Err(refusal)),
+                Effect::Forgot { key } => {
+                    self.forgotten.push(key);
+                    continue;
+                }
             };
             if let Some(waiter) = self.forget(call) {
                 woken.push((waiter, outcome));

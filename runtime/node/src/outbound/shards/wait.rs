@@ -9,12 +9,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tidegate_core::{Call, Permit, Refusal};
+use tidegate_core::{Call, Permit, Refusal, Waiting};
 
 use super::{Admission, Shards, Woken};
 
 /// What became of a call that waited.
-pub(super) type Outcome = Result<(Permit, Duration), Refusal>;
+pub(super) type Outcome = Result<(Permit, Duration, Waiting), Refusal>;
 
 /// Where the shard leaves the outcome.
 #[derive(Default)]
@@ -44,8 +44,10 @@ pub(super) fn wake(woken: Woken) {
 pub(crate) struct Admitted {
     /// The right to send.
     pub(crate) admission: Admission,
-    /// Time since the call first asked.
+    /// Time since the call asked.
     pub(crate) waited: Duration,
+    /// For what, at the end.
+    pub(crate) why: Waiting,
 }
 
 /// Waits in the queue. Dropping it leaves the queue.
@@ -81,9 +83,9 @@ impl Future for Wait {
         };
         self.over = true;
         match outcome {
-            Some(Ok((permit, waited))) => {
+            Some(Ok((permit, waited, why))) => {
                 let admission = Admission { shards: self.shards.clone(), shard: self.shard, permit };
-                Poll::Ready(Ok(Admitted { admission, waited }))
+                Poll::Ready(Ok(Admitted { admission, waited, why }))
             }
             Some(Err(refusal)) => Poll::Ready(Err(refusal)),
             None => Poll::Pending,

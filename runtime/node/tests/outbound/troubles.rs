@@ -1,0 +1,94 @@
+//! Calls that fail for a reason of their own, and destinations that fail for everybody.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::Request;
+use tidegate::body;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn calls_that_fail_for_a_reason_of_their_own_stop_nobody_else() {
+    for status in [504, 429] {
+        let upstream = Upstream::start(move |request| {
+            let bad = request.uri().path() == "/bad";
+            async move { text(if bad { status } else { 200 }, "") }
+        })
+        .await;
+        let gate = Arc::new(Gate::new(&[]));
+        let over = Arc::new(AtomicBool::new(false));
+        let healthy: Vec<_> = (0..8)
+            .map(|_| {
+                let (gate, url, over) = (Arc::clone(&gate), upstream.url("/good"), Arc::clone(&over));
+                tokio::spawn(async move {
+                    let mut longest = Duration::ZERO;
+                    while !over.load(Ordering::SeqCst) {
+                        let began = Instant::now();
+                        assert_eq!(gate.get(&url).await.unwrap().status(), 200);
+                        longest = longest.max(began.elapsed());
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    longest
+                })
+            })
+            .collect();
+        until("the healthy ones are under way", || upstream.requests() > 40).await;
+        let bad: Vec<_> = (0..3)
+            .map(|_| {
+                let (gate, url) = (Arc::clone(&gate), upstream.url("/bad"));
+                tokio::spawn(async move { gate.get(&url).await.unwrap().status().as_u16() })
+            })
+            .collect();
+        for call in bad {
+            assert_eq!(tokio::time::timeout(Duration::from_secs(30), call).await.unwrap().unwrap(), status);
+        }
+        over.store(true, Ordering::SeqCst);
+        for caller in healthy {
+            let longest = caller.await.unwrap();
+            assert!(longest < Duration::from_secs(4), "{status}: a healthy call took {longest:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_failed_is_answered_with_its_failure_at_its_deadline_and_not_with_a_429() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let upstream = Upstream::start({
+        let fails = Arc::clone(&fails);
+        move |_| {
+            let status = if fails.load(Ordering::SeqCst) { 504 } else { 200 };
+            async move { text(status, "") }
+        }
+    })
+    .await;
+    let gate = Arc::new(Gate::new(&[]));
+    gate.get(&upstream.url("/")).await.unwrap();
+    fails.store(true, Ordering::SeqCst);
+    let calls: Vec<_> = (0..4)
+        .map(|_| {
+            let gate = Arc::clone(&gate);
+            let request = Request::get(upstream.url("/")).header("prefer", "wait=2").body(body::empty()).unwrap();
+            tokio::spawn(async move { gate.send(request).await.unwrap() })
+        })
+        .collect();
+    for call in calls {
+        let answer = call.await.unwrap();
+        // The upstream's own where the call was under way when it became clear, ours where it waited.
+        if answer.status() == 504 {
+            continue;
+        }
+        assert_eq!(answer.status(), 502);
+        assert_eq!(answer.headers()["x-should-retry"], "false");
+        let problem: serde_json::Value = serde_json::from_str(&read(answer).await).unwrap();
+        assert_eq!(problem["type"], "/problems/upstream-failing");
+        assert_eq!((&problem["setting"], &problem["status"]), (&"policy.deadline".into(), &502.into()));
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("answered 504; not sent again: "), "{detail}");
+    }
+}
