@@ -107,15 +107,4 @@ mod tests {
         assert_eq!(timings[0], "db;dur=5", "the guest's own stays");
         assert!(timings[1].starts_with("instance;dur=1.500, gate;dur=20.000, total;dur="), "{timings:?}");
     }
-
-    #[test]
-    fn calls_that_wait_side_by_side_wait_no_longer_than_it_took() {
-        let began = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-        let trail = Trail::begin_at(began, TraceId(0xab), "t".into(), Subject::Call);
-        for call in 1..=3 {
-            trail.note(Note::Admitted { call, waited: Duration::from_millis(900), why: None });
-        }
-        let waits = trail.answered();
-        assert_eq!(waits.gate, waits.total);
-    }
 }
