@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -37,7 +37,7 @@ use super::{
     leaving::Watch,
     linger::Lingering,
     socket::Socket as Watched,
-    stall::{Streams, Told as Body},
+    stall::{Form, Streams, Told as Body},
     traffic::Traffic,
     waiting::HeadTimer,
 };
@@ -253,11 +253,11 @@ async fn connection<H: Handler>(
         let handler = Arc::new(handler);
         move |request| {
             spoke.store(true, Ordering::Relaxed);
-            let cut = request.version() == Version::HTTP_2;
+            let form = Form::of(&request);
             // An `async` block around it would be twice its size.
             let answer =
                 Arc::clone(&handler).handle(peer.clone(), Lingering::request(request, &traffic, bounds.read_on));
-            answer.map(move |answer| Ok::<_, Infallible>(answer.map(|body| Body::new(body, cut))))
+            answer.map(move |answer| Ok::<_, Infallible>(answer.map(|body| Body::new(body, form))))
         }
     });
     let mut connection = pin!(builder.serve_connection(socket, service));

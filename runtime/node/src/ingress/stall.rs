@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{Method, Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::time::Instant;
@@ -38,20 +39,41 @@ enum Last {
 /// Longest piece of an answer over HTTP/2, bytes: how much a client must take within the bound to be no stalled one.
 const PIECE: usize = 64 << 10;
 
+/// How the frames of a body go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As they are: over HTTP/1.1.
+    Whole,
+    /// In pieces that a client can be expected to take: over HTTP/2.
+    Pieces,
+    /// Not at all: hyper sends what the body of an answer to HEAD has over HTTP/2, which is an error of the protocol.
+    Nothing,
+}
+
+impl Form {
+    /// That of the answers to a request.
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        match request.version() {
+            Version::HTTP_2 if *request.method() == Method::HEAD => Self::Nothing,
+            Version::HTTP_2 => Self::Pieces,
+            _ => Self::Whole,
+        }
+    }
+}
+
 pin_project_lite::pin_project! {
     /// The body of an answer, which lets its stream's task know what became of it.
     pub(super) struct Told<B> {
         #[pin]
         body: B,
-        // Whether frames are cut to pieces.
-        cut: bool,
+        form: Form,
         rest: Bytes,
     }
 }
 
 impl<B> Told<B> {
-    pub(super) fn new(body: B, cut: bool) -> Self {
-        Self { body, cut, rest: Bytes::new() }
+    pub(super) fn new(body: B, form: Form) -> Self {
+        Self { body, form, rest: Bytes::new() }
     }
 }
 
@@ -61,10 +83,12 @@ impl<B: Body<Data = Bytes>> Body for Told<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let polled = if this.rest.is_empty() {
+        let polled = if *this.form == Form::Nothing {
+            Poll::Ready(None)
+        } else if this.rest.is_empty() {
             match this.body.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame)))
-                    if *this.cut && frame.data_ref().is_some_and(|data| data.len() > PIECE) =>
+                    if *this.form == Form::Pieces && frame.data_ref().is_some_and(|data| data.len() > PIECE) =>
                 {
                     *this.rest = frame.into_data().unwrap_or_default();
                     Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(PIECE)))))
@@ -80,7 +104,7 @@ impl<B: Body<Data = Bytes>> Body for Told<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.form == Form::Nothing || self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -156,8 +180,8 @@ mod tests {
     #[tokio::test]
     async fn long_frames_of_http_2_are_cut_and_none_is_lost() {
         let all: Bytes = (0..PIECE * 2 + 1).map(|at| at as u8).collect();
-        for (cut, lengths) in [(true, vec![PIECE, PIECE, 1]), (false, vec![all.len()])] {
-            let mut body = Told::new(crate::body::full(all.clone()), cut);
+        for (form, lengths) in [(Form::Pieces, vec![PIECE, PIECE, 1]), (Form::Whole, vec![all.len()])] {
+            let mut body = Told::new(crate::body::full(all.clone()), form);
             let (mut seen, mut joined) = (Vec::new(), Vec::new());
             while !body.is_end_stream() {
                 assert_eq!(body.size_hint().exact(), Some((all.len() - joined.len()) as u64));

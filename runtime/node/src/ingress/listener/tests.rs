@@ -295,3 +295,20 @@ async fn who_opens_no_window_over_http_2_loses_that_answer_and_no_other() {
     drop(read);
     soon(dropped.recv()).await.unwrap();
 }
+
+#[tokio::test]
+async fn an_answer_to_head_has_no_body_over_either_version() {
+    let (address, _stop, _served) = start(10).await;
+    let head = || Request::head(format!("http://{address}/")).body(body::empty()).unwrap();
+    let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let answer = soon(sender.send_request(head())).await.unwrap();
+    assert_eq!(answer.headers()["content-length"], "5");
+    assert!(soon(answer.into_body().collect()).await.unwrap().to_bytes().is_empty());
+    let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let answer = soon(sender.send_request(head())).await.unwrap();
+    assert_eq!(answer.headers()["content-length"], "5");
+}
