@@ -26,7 +26,7 @@ const OTHERS: u8 = 8;
 /// Refusals of its own, the first counted, after which the refusal is its answer.
 const OWNED_AFTER: u8 = 5;
 /// How long a call that was refused lets others go first, about.
-const FIRST_ASIDE: Duration = Duration::from_millis(150);
+const FIRST_ASIDE: Duration = Duration::from_millis(250);
 /// The same after its second refusal; doubles with each further one, four times.
 const ASIDE: Duration = Duration::from_millis(500);
 

@@ -63,7 +63,7 @@ fn calls_that_fail_for_a_reason_of_their_own_stop_nobody_else() {
                 let (least, most) = match fate {
                     Fate::Wait(wait) => (0.6, wait * 2 + SEC),
                     _ if doomed > 3 => (0.8, SEC * 6),
-                    _ => (0.9, SEC * 4),
+                    _ => (0.88, SEC * 4),
                 };
                 assert!(share >= least && longest <= most, "{name}");
             }
