@@ -69,7 +69,7 @@ impl Actor {
         match (class, outcome) {
             (Class::Refused, Outcome::Answer { status, signal }) => {
                 let wait = signal.wait.map(|(wait, _)| wait.min(self.config.max_pause));
-                own = self.count_refusal(&mut ticket, now);
+                own = self.count_refusal(&mut ticket, wait.is_some(), now);
                 if own {
                     self.guard.misled(call, ticket.cut);
                 } else {
@@ -127,14 +127,16 @@ impl Actor {
     }
 
     /// A call was refused. Returns whether that is its own: it was before, another that left since passed, and none that
-    /// was not refused before was.
-    fn count_refusal(&self, ticket: &mut Ticket, now: Time) -> bool {
+    /// was not refused before was. Where the answer `said` how long to wait, it must have been twice: who leaves
+    /// meanwhile leaves against a word.
+    fn count_refusal(&self, ticket: &mut Ticket, said: bool, now: Time) -> bool {
         let passed = self.guard.passed().wrapping_sub(ticket.passed);
         if ticket.tries > 0 {
             ticket.others = ticket.others.saturating_add(u8::try_from(passed).unwrap_or(u8::MAX));
         }
-        let own =
-            ticket.tries > 0 && self.guard.passed_since(ticket.failed) && self.guard.fresh_cut() <= ticket.last_cut;
+        let own = ticket.tries > u8::from(said)
+            && self.guard.passed_since(ticket.failed)
+            && self.guard.fresh_cut() <= ticket.last_cut;
         if ticket.tries == 0 || own && ticket.others >= OTHERS {
             ticket.refusals = ticket.refusals.saturating_add(1);
             ticket.others = 0;
