@@ -20,6 +20,7 @@ impl Handler for Hello {
 
     async fn handle(self: Arc<Self>, _: Peer, request: Request<Lingering>) -> Response<Body> {
         if request.uri().path() == "/slow" {
+            // Open while the listener is told to stop; nothing is measured by it.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Response::new(body::full("hello"))
