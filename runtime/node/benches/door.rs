@@ -117,7 +117,8 @@ async fn call(gate: &Gate, url: &str) {
     let (trail, call) = gate.call(get(url));
     let answer = gate.door.send(call).await.unwrap();
     answer.into_body().collect().await.unwrap();
-    gate.observe.trails.finish(&trail, tidegate::observe::Ending::Status(200));
+    let subject = tidegate::observe::Subject { tenant: "t", invocation: None };
+    gate.observe.trails.finish(&trail, subject, tidegate::observe::Ending::Status(200));
 }
 
 /// Calls a second through a door on one thread.

@@ -10,6 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod alarm;
 pub mod body;
 pub mod cli;
+mod clock;
 pub mod cluster;
 pub mod control;
 pub mod guest;

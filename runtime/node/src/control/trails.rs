@@ -25,7 +25,7 @@ use super::{
 use crate::{
     cluster::registry::Scope,
     ids::TraceId,
-    observe::{Ending, Subject, TrailRecord},
+    observe::{Ending, TrailRecord},
     problem::Problem,
 };
 
@@ -48,13 +48,8 @@ pub(super) async fn list(
 ) -> Result<Json<Value>, Problem> {
     caller.require(Scope::Deploy)?;
     let limit = filter.limit.unwrap_or(SHOWN).min(MOST);
-    let wanted = |record: &TrailRecord| match (&filter.function, &record.subject) {
-        (None, _) => true,
-        (Some(name), Subject::Invocation { function, .. }) => name == function.as_str(),
-        (Some(_), Subject::Call) => false,
-    };
-    let trails = control.observe.trails.recent(caller.tenant(), limit, wanted);
-    let trails: Vec<_> = trails.iter().map(|record| summary(record)).collect();
+    let trails = control.observe.trails.recent(caller.tenant().as_str(), limit, filter.function.as_deref());
+    let trails: Vec<_> = trails.iter().map(summary).collect();
     Ok(Json(json!({"trails": trails})))
 }
 
@@ -66,7 +61,7 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     caller.require(Scope::Deploy)?;
     let id: TraceId = id.parse().map_err(|why: &str| bad_request(why))?;
-    let trails = control.observe.trails.of_trace(caller.tenant(), id, MOST);
+    let trails = control.observe.trails.of_trace(caller.tenant().as_str(), id, MOST);
     let Some((last, earlier)) = trails.split_first() else {
         let size = control.settings.observe.trail_bytes;
         let detail = format!("no finished trail `{id}` is kept: it goes on still, or fell out of the ring of {size}");
@@ -83,7 +78,7 @@ pub(super) async fn show(
 }
 
 /// The trail of a trace that ended last, as if it were the only one, with the earlier ones beside it where there are any.
-fn whole(last: &TrailRecord, earlier: &[Arc<TrailRecord>]) -> Value {
+fn whole(last: &TrailRecord, earlier: &[TrailRecord]) -> Value {
     let one = |record: &TrailRecord| {
         let mut shown = summary(record);
         let notes = record.notes.iter().map(|(at, note)| json!({"at_ms": millis(*at), "text": note.to_string()}));
@@ -93,14 +88,14 @@ fn whole(last: &TrailRecord, earlier: &[Arc<TrailRecord>]) -> Value {
     };
     let mut shown = one(last);
     if !earlier.is_empty() {
-        set(&mut shown, "earlier", earlier.iter().map(|record| one(record)).collect::<Vec<_>>());
+        set(&mut shown, "earlier", earlier.iter().map(one).collect::<Vec<_>>());
     }
     shown
 }
 
 /// The trails of a trace as a person reads them: in the order in which they ended, a line between two.
-fn timelines(newest_first: &[Arc<TrailRecord>]) -> String {
-    newest_first.iter().rev().map(|record| timeline(record)).collect::<Vec<_>>().join("\n")
+fn timelines(newest_first: &[TrailRecord]) -> String {
+    newest_first.iter().rev().map(timeline).collect::<Vec<_>>().join("\n")
 }
 
 fn summary(record: &TrailRecord) -> Value {
@@ -111,12 +106,12 @@ fn summary(record: &TrailRecord) -> Value {
         "lasted_ms": millis(record.lasted),
         "notes": record.notes.len(),
     });
-    match &record.subject {
-        Subject::Invocation { function, version } => {
+    match &record.invocation {
+        Some((function, version)) => {
             set(&mut shown, "function", function.as_str());
             set(&mut shown, "version", *version);
         }
-        Subject::Call => set(&mut shown, "call", true),
+        None => set(&mut shown, "call", true),
     }
     if let Some(head) = record.head {
         set(&mut shown, "head_ms", millis(head));
@@ -135,9 +130,9 @@ fn summary(record: &TrailRecord) -> Value {
 /// The trail as a person reads it: one line a decision, with the time since the beginning.
 fn timeline(record: &TrailRecord) -> String {
     let mut text = String::new();
-    let what = match &record.subject {
-        Subject::Invocation { function, version } => format!("invocation of {function}@{version}"),
-        Subject::Call => "call through /to".to_owned(),
+    let what = match &record.invocation {
+        Some((function, version)) => format!("invocation of {function}@{version}"),
+        None => "call through /to".to_owned(),
     };
     let lasted = millis(record.lasted);
     let head = millis(record.head.unwrap_or(record.lasted));
@@ -164,17 +159,21 @@ fn millis(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{Note, Trail, TrailStore};
+    use crate::observe::{Note, Subject, Trail, TrailStore};
+
+    fn call_of(tenant: &str) -> Subject<'_> {
+        Subject { tenant, invocation: None }
+    }
 
     #[test]
     fn a_timeline_reads_as_one_line_a_decision() {
         let store = TrailStore::new(1 << 20);
-        let subject = Subject::Invocation { function: "agent".into(), version: 3 };
-        let trail = Trail::begin(TraceId(0xab), "t".into(), subject);
+        let trail = Trail::begin(TraceId(0xab));
         trail.note(Note::Instance { reused: true, waited: Duration::ZERO });
         trail.note(Note::Decided { call: 1, what: "put back at no cost".into() });
-        store.finish(&trail, Ending::Status(200));
-        let text = timeline(&store.get(&"t".into(), TraceId(0xab)).unwrap());
+        let subject = Subject { tenant: "t", invocation: Some(("agent", 3)) };
+        store.finish(&trail, subject, Ending::Status(200));
+        let text = timeline(&store.get("t", TraceId(0xab)).unwrap());
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("000000000000000000000000000000ab invocation of agent@3: answered 200"), "{text}");
         assert!(lines[1].ends_with("ms  reused instance"), "{text}");
@@ -187,10 +186,10 @@ mod tests {
         for (ending, cut, text) in
             [(Ending::Status(200), None, ", whole after "), (Ending::Cut(200), Some(true), ", cut after ")]
         {
-            let trail = Trail::begin(TraceId::random(), "t".into(), Subject::Call);
+            let trail = Trail::begin(TraceId::random());
             trail.answered();
-            store.finish(&trail, ending);
-            let record = store.get(&"t".into(), trail.id()).unwrap();
+            store.finish(&trail, call_of("t"), ending);
+            let record = store.get("t", trail.id()).unwrap();
             let shown = summary(&record);
             assert_eq!((&shown["status"], shown.get("cut").and_then(Value::as_bool)), (&200.into(), cut));
             assert!(shown["head_ms"].as_f64() <= shown["lasted_ms"].as_f64(), "{shown}");
@@ -202,15 +201,15 @@ mod tests {
     fn all_trails_of_a_trace_are_shown_and_a_single_one_as_ever() {
         let (store, id) = (TrailStore::new(1 << 20), TraceId(0xab));
         let shown = || {
-            let trails = store.of_trace(&"t".into(), id, MOST);
+            let trails = store.of_trace("t", id, MOST);
             let (last, earlier) = trails.split_first().unwrap();
             (whole(last, earlier), timelines(&trails))
         };
-        store.finish(&Trail::begin(id, "t".into(), Subject::Call), Ending::Status(429));
-        store.finish(&Trail::begin(id, "other".into(), Subject::Call), Ending::Status(500));
+        store.finish(&Trail::begin(id), call_of("t"), Ending::Status(429));
+        store.finish(&Trail::begin(id), call_of("other"), Ending::Status(500));
         let (json, _) = shown();
         assert_eq!((&json["status"], json.get("earlier")), (&429.into(), None));
-        store.finish(&Trail::begin(id, "t".into(), Subject::Call), Ending::Status(200));
+        store.finish(&Trail::begin(id), call_of("t"), Ending::Status(200));
         let (json, text) = shown();
         assert_eq!((&json["status"], &json["earlier"][0]["status"]), (&200.into(), &429.into()));
         assert_eq!(json["earlier"].as_array().unwrap().len(), 1, "another tenant's is not shown");

@@ -254,7 +254,7 @@ mod tests {
     use crate::{
         guest::{Invocation, limits::Limits},
         ids::TraceContext,
-        observe::{LogFilter, Subject, Trail},
+        observe::{LogFilter, Trail},
         outbound::Hops,
         settings::Settings,
     };
@@ -268,8 +268,7 @@ mod tests {
 
     fn running() -> Arc<Running> {
         let trace = TraceContext::begin();
-        let subject = Subject::Invocation { function: "f".into(), version: 1 };
-        let trail = Trail::begin(trace.trace, "t".into(), subject);
+        let trail = Trail::begin(trace.trace);
         let limits = Limits::resolve(&Default::default(), &settings().guest);
         Running::new(Invocation { trail, trace, deadline: None }, Arc::new(limits), Hops(0))
     }

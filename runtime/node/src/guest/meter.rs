@@ -3,27 +3,22 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
     engine::{TICK, Ticker},
     hogs::Hogs,
 };
+use crate::clock::nanos;
 
 /// A poll below this is measured by the clock on the wall alone, in nanoseconds. Most that see the epoch move are: it
 /// moved while their guest waited for something.
 const SHORT: u64 = 200_000;
-
-/// Nanoseconds since the process first asked. Monotonic, for arithmetic in atomics.
-pub(super) fn nanos() -> u64 {
-    static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
-    BASE.elapsed().as_nanos() as u64
-}
 
 /// This thread's time on a processor, in nanoseconds.
 fn thread_nanos() -> u64 {

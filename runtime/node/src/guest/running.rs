@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     task::Waker,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::task::AtomicWaker;
@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{InvokeError, limits::Limits, meter::nanos};
+use super::{InvokeError, limits::Limits};
 use crate::{
+    clock::{self, nanos},
     ids::{TraceContext, TraceId},
     observe::Trail,
     outbound::{Hops, WaitClock},
@@ -30,18 +31,18 @@ pub struct Invocation {
     /// The trace it belongs to.
     pub trace: TraceContext,
     /// When its client stops waiting for the head of the answer; the function's wall time holds besides.
-    pub deadline: Option<std::time::Instant>,
+    pub deadline: Option<Instant>,
 }
 
 /// The shared record of one invocation. Held by its instance, its calls and its answer.
 pub(super) struct Running {
     pub(super) trail: Trail,
     pub(super) trace: TraceContext,
-    pub(super) deadline: Option<std::time::Instant>,
+    pub(super) deadline: Option<Instant>,
     pub(super) limits: Arc<Limits>,
     /// Gates that the request which it serves has passed; its calls carry it on.
     pub(super) hops: Hops,
-    /// When its guest began to work, in [`nanos`]; 0 before.
+    /// When its guest began to work, in [`clock::nanos`]; 0 before.
     started: AtomicU64,
     calls: Mutex<Calls>,
     /// Time on a processor, in nanoseconds, as far as it is known to be this invocation's.
@@ -51,9 +52,9 @@ pub(super) struct Running {
     wait_clock: OnceLock<Arc<WaitClock>>,
     log_bytes: AtomicU64,
     log_cut: AtomicU64,
-    /// Last time a chunk of the answer was taken, in [`nanos`].
+    /// Last time a chunk of the answer was taken, in [`clock::nanos`].
     activity: AtomicU64,
-    /// When the head was given, in [`nanos`]; 0 before.
+    /// When the head was given, in [`clock::nanos`]; 0 before.
     streaming: AtomicU64,
     answered: AtomicBool,
     failure: Mutex<Option<InvokeError>>,
@@ -119,16 +120,16 @@ impl Running {
         self.trace.trace
     }
 
-    /// Its guest begins to work: the wall time counts from here.
-    pub(super) fn start(&self) {
-        self.started.store(nanos().max(1), Ordering::Relaxed);
+    /// Its guest begins to work now: the wall time counts from here.
+    pub(super) fn start(&self, now: Instant) {
+        self.started.store(clock::nanos_at(now).max(1), Ordering::Relaxed);
     }
 
-    /// Time since its guest began to work, without the time at the gate.
-    pub(super) fn worked(&self) -> Duration {
+    /// Time from when its guest began to work until now, without the time at the gate.
+    pub(super) fn worked(&self, now: Instant) -> Duration {
         match self.started.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            started => Duration::from_nanos(nanos().saturating_sub(started)).saturating_sub(self.waited()),
+            started => Duration::from_nanos(clock::nanos_at(now).saturating_sub(started)).saturating_sub(self.waited()),
         }
     }
 
@@ -208,7 +209,7 @@ impl Running {
 
     /// A chunk of the answer was taken just now.
     pub(super) fn touch(&self) {
-        self.activity.store(nanos(), Ordering::Relaxed);
+        self.activity.store(clock::coarse(), Ordering::Relaxed);
     }
 
     /// Time since a chunk of the answer was last taken.
@@ -218,7 +219,7 @@ impl Running {
 
     /// The head was given: from now on the bounds of a stream hold.
     pub(super) fn begin_stream(&self) {
-        let now = nanos().max(1);
+        let now = clock::coarse().max(1);
         self.activity.store(now, Ordering::Relaxed);
         self.streaming.store(now, Ordering::Release);
     }
@@ -305,12 +306,12 @@ mod tests {
     use clap::{Args, FromArgMatches};
 
     use super::*;
-    use crate::{observe::Subject, settings::GuestSettings};
+    use crate::settings::GuestSettings;
 
     #[test]
     fn a_token_that_is_made_while_the_invocation_is_cancelled_is_cancelled() {
         let trace = TraceContext::begin();
-        let trail = Trail::begin(trace.trace, "t".into(), Subject::Call);
+        let trail = Trail::begin(trace.trace);
         let defaults = GuestSettings::augment_args(clap::Command::new("serve")).get_matches_from(["serve"]);
         let settings = GuestSettings::from_arg_matches(&defaults).unwrap();
         let limits = Arc::new(Limits::resolve(&Default::default(), &settings));
@@ -330,7 +331,7 @@ mod tests {
             });
             let is_forgotten = |running: &&Arc<Running>| {
                 both.wait();
-                let (token, began) = (running.token(), std::time::Instant::now());
+                let (token, began) = (running.token(), Instant::now());
                 while !token.is_cancelled() && began.elapsed() < Duration::from_millis(200) {
                     std::hint::spin_loop();
                 }

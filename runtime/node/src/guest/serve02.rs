@@ -132,8 +132,9 @@ pub(super) async fn invoke(
     running: Arc<Running>,
 ) -> Result<Response<Body>, InvokeError> {
     let (place, waited) = acquire(deployed, shelf, running.deadline).await?;
-    running.start();
-    running.trail.note(Note::Instance { reused: matches!(place, Place::Reused(_)), waited });
+    let now = Instant::now();
+    running.start(now);
+    running.trail.note_at(now, Note::Instance { reused: matches!(place, Place::Reused(_)), waited });
     let method = request.method().clone();
     let meter = match &place {
         Place::Reused(instance) => Arc::clone(&instance.meter),
@@ -160,7 +161,7 @@ pub(super) async fn invoke(
         guest.advance(cx);
         Pin::new(&mut head).poll(cx)
     });
-    let head = watch::head(deployed, &running, answered).await?;
+    let head = watch::head(deployed, &running, Instant::now(), answered).await?;
     let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
     let Some(work) = guest.work.take() else { return Ok(Answer::respond(response, &method, running, None)) };
     running.begin_stream();

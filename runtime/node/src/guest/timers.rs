@@ -46,7 +46,11 @@ impl Timers {
 
     /// Ready after `duration`.
     pub(super) fn sleep(&self, duration: Duration) -> Timer<'_> {
-        let now = Instant::now();
+        self.sleep_from(Instant::now(), duration)
+    }
+
+    /// Ready at `duration` after `now`, which was read already.
+    pub(super) fn sleep_from(&self, now: Instant, duration: Duration) -> Timer<'_> {
         // As tokio takes times that nobody lives to see.
         let due = now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(86_400 * 365 * 30));
         let kept = self.list().lock().pop();

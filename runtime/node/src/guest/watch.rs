@@ -15,12 +15,13 @@ use super::{InvokeError, deployment::Deployed, failure, hogs::Migrating, running
 pub(super) async fn head<H>(
     deployed: &Deployed,
     running: &Arc<Running>,
+    mut now: Instant,
     mut head: impl Future<Output = Result<H, RecvError>> + Unpin,
 ) -> Result<H, InvokeError> {
     loop {
         let wall = running.limits.wall;
-        let left = wall.value.saturating_sub(running.worked());
-        let to_deadline = running.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = wall.value.saturating_sub(running.worked(now));
+        let to_deadline = running.deadline.map(|deadline| deadline.saturating_duration_since(now));
         let expired = if left.is_zero() {
             Some(InvokeError::Wall(wall))
         } else if to_deadline.is_some_and(|left| left.is_zero()) {
@@ -32,11 +33,12 @@ pub(super) async fn head<H>(
             failure::overdue(deployed, running, error.clone());
             return Err(error);
         }
-        let sleep = pin!(deployed.timers.sleep(to_deadline.map_or(left, |deadline| deadline.min(left))));
+        let most = to_deadline.map_or(left, |deadline| deadline.min(left));
+        let sleep = pin!(deployed.timers.sleep_from(now.into(), most));
         tokio::select! {
             biased;
             head = &mut head => return head.map_err(|_| failure::of(running)),
-            () = sleep => {}
+            () = sleep => now = Instant::now(),
         }
     }
 }

@@ -241,6 +241,8 @@ async fn connection<H: Handler>(
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE));
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(bounds.write_timeout));
+    // Its own part of the node's: polling that one, all connections would meet on its lock.
+    let stop = stop.child_token();
     let traffic = Arc::<Traffic>::default();
     let mut builder = builder.as_ref().clone();
     builder.http1().timer(HeadTimer::new(Arc::clone(&traffic), bounds.header_timeout));
@@ -278,7 +280,7 @@ async fn connection<H: Handler>(
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = silence.as_mut(), if waiting => {
+            () = silence.as_mut(), if waiting && !spoke.load(Ordering::Relaxed) => {
                 if !spoke.load(Ordering::Relaxed) {
                     return;
                 }

@@ -219,14 +219,15 @@ impl Ingress {
     fn refusal_of(&self, named: Named, problem: Problem, trace: TraceContext, began: Instant) -> Response<Recorded> {
         let Named { function, version } = named;
         record::count(self, &function, Outcome::of(problem.status));
-        let subject = Subject::Invocation { function: function.clone(), version: version.unwrap_or_default() };
-        let trail = Trail::begin_at(began, trace.trace, TenantId::default_tenant(), subject);
+        let trail = Trail::begin_at(began, trace.trace);
         let ending = Ending::Status(problem.status.as_u16());
         let mut answer = problem.trail(trail.id()).into_response();
         let waits = trail.answered();
         let of = Some(answer::Of { function: &function, version });
         answer::decorate(answer.headers_mut(), of, &self.region, trail.id(), waits);
-        self.observe.trails.finish(&trail, ending);
+        let tenant = TenantId::default_tenant();
+        let invocation = Some((function.as_str(), version.unwrap_or_default()));
+        self.observe.trails.finish(&trail, Subject { tenant: tenant.as_str(), invocation }, ending);
         Recorded::plain(answer)
     }
 }

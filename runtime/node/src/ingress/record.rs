@@ -22,33 +22,55 @@ use crate::{
 pub(super) struct Record {
     pub(super) ingress: OfConnection,
     pub(super) trail: Trail,
-    version: Option<Live>,
+    of: About,
     /// Whether the function's gauge has it.
     in_flight: bool,
     answered: Option<StatusCode>,
     whole: bool,
 }
 
+/// What a request is about.
+enum About {
+    /// An invocation of the version.
+    Version(Live),
+    /// A call through the gate, by a tenant's program.
+    Call(TenantId),
+}
+
+impl About {
+    fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Version(version) => {
+                let identity = version.identity();
+                let invocation = Some((identity.name.as_str(), identity.record.number));
+                Subject { tenant: identity.tenant.as_str(), invocation }
+            }
+            Self::Call(tenant) => Subject { tenant: tenant.as_str(), invocation: None },
+        }
+    }
+}
+
 impl Record {
     /// Of an invocation of the version.
     pub(super) fn of_version(ingress: OfConnection, version: Live, trace: TraceId, began: Instant) -> Self {
-        let identity = version.identity();
-        let subject = Subject::Invocation { function: identity.name.clone(), version: identity.record.number };
-        let trail = Trail::begin_at(began, trace, identity.tenant.clone(), subject);
+        let trail = Trail::begin_at(began, trace);
         // One that nobody has opened yet counts from its next request on.
         let in_flight = version.opened().map(|running| running.counts.begin()).is_some();
-        Self { ingress, trail, version: Some(version), in_flight, answered: None, whole: false }
+        Self { ingress, trail, of: About::Version(version), in_flight, answered: None, whole: false }
     }
 
     /// Of a call through the gate.
     pub(super) fn of_call(ingress: OfConnection, tenant: TenantId, trace: TraceId, began: Instant) -> Self {
-        let trail = Trail::begin_at(began, trace, tenant, Subject::Call);
-        Self { ingress, trail, version: None, in_flight: false, answered: None, whole: false }
+        let trail = Trail::begin_at(began, trace);
+        Self { ingress, trail, of: About::Call(tenant), in_flight: false, answered: None, whole: false }
     }
 
     /// The version that is invoked.
     pub(super) fn version(&self) -> Option<&Live> {
-        self.version.as_ref()
+        match &self.of {
+            About::Version(version) => Some(version),
+            About::Call(_) => None,
+        }
     }
 
     /// The answer as the client gets it, with what is said about how it came to be. From now on its body holds the
@@ -57,7 +79,7 @@ impl Record {
         let mut answer = answer.unwrap_or_else(|problem| problem.trail(self.trail.id()).into_response());
         let status = answer.status();
         let waits = self.trail.answered();
-        let of = self.version.as_ref().map(|version| {
+        let of = self.version().map(|version| {
             let identity = version.identity();
             Of { function: &identity.name, version: Some(identity.record.number) }
         });
@@ -81,11 +103,11 @@ impl Record {
     }
 
     fn running(&self) -> Option<&Running> {
-        self.version.as_ref()?.opened()
+        self.version()?.opened()
     }
 
     fn count(&self, outcome: Outcome) {
-        match (self.running(), &self.version) {
+        match (self.running(), self.version()) {
             (Some(running), _) => running.counts.count(outcome),
             (None, Some(version)) => count(&self.ingress, &version.identity().name, outcome),
             (None, None) => {}
@@ -106,7 +128,7 @@ impl Drop for Record {
         if let Some(running) = self.running().filter(|_| self.in_flight) {
             running.counts.end();
         }
-        self.ingress.observe.trails.finish(&self.trail, ending);
+        self.ingress.observe.trails.finish(&self.trail, self.of.subject(), ending);
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// Longest text of a note, bytes; the rest of a longer one is cut. Whoever calls chooses URLs, and with them the texts.
 const TEXT: usize = 512;
 /// What the allocator adds to a text at most, bytes.
@@ -9,7 +11,7 @@ const TEXT_OVERHEAD: u64 = 16;
 const ELLIPSIS: char = '…';
 
 /// One decision, with its reason. Every variant reads as a sentence by `Display`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Note {
     /// An instance was found or made.
     Instance {

@@ -1,38 +1,38 @@
 //! Trails: what happened to an invocation or a call, decision by decision.
 //!
-//! A trail is written by whoever holds it and stored when it ends, in a ring with a bound in bytes: with the body of its
-//! answer, as a handler may go on calling while it streams. Notes are typed, so that a timeline, a log line and a search
-//! read the same facts.
+//! A trail is written by whoever holds it and stored when it ends ([`TrailStore`]): with the body of its answer, as a
+//! handler may go on calling while it streams. Notes are typed, so that a timeline, a log line and a search read the
+//! same facts.
+
+mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    cmp::Reverse,
-    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::note::Note;
-use crate::ids::{FunctionName, TenantId, TraceId};
+pub use store::{TrailRecord, TrailStore};
 
-/// What a trail is about.
-#[derive(Clone, Debug)]
-pub enum Subject {
-    /// An invocation of a function's version.
-    Invocation {
-        /// The function.
-        function: FunctionName,
-        /// Its version.
-        version: u64,
-    },
-    /// A call that a program sent through `/to`.
-    Call,
+use super::note::Note;
+use crate::{clock, ids::TraceId};
+
+/// Whose a trail is, and what it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject<'a> {
+    /// Whose it is.
+    pub tenant: &'a str,
+    /// The function that was invoked and its version; nothing for a call that a program sent through `/to`.
+    pub invocation: Option<(&'a str, u64)>,
 }
 
 /// How a trail ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Ending {
     /// An answer with this status was given whole.
     Status(u16),
@@ -42,32 +42,6 @@ pub enum Ending {
     Cancelled,
 }
 
-/// A finished trail, as it is kept.
-#[derive(Debug)]
-pub struct TrailRecord {
-    /// Its id, the W3C trace id.
-    pub id: TraceId,
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// What it is about.
-    pub subject: Subject,
-    /// When it began, by the wall clock.
-    pub began: SystemTime,
-    /// Time to the head of the answer, where there was one.
-    pub head: Option<Duration>,
-    /// How long it lasted, to the end of the answer or the cancellation.
-    pub lasted: Duration,
-    ended: Instant,
-    /// How it ended.
-    pub ending: Ending,
-    /// Decisions, each with the time since the beginning.
-    pub notes: Notes,
-    /// Notes that were dropped beyond the bound of a trail.
-    pub dropped: u32,
-    /// Memory of the notes' texts, bytes.
-    texts: u64,
-}
-
 /// Notes, each with the time since the beginning.
 type Notes = SmallVec<[(Duration, Note); INSIDE]>;
 /// Of them inside the trail itself.
@@ -75,19 +49,10 @@ const INSIDE: usize = 2;
 
 /// Memory that the notes of one trail take at most; later ones are counted only. A guest with 1,000 calls fits.
 const NOTE_BYTES: u64 = 1 << 20;
-/// What the allocator adds to a record, and its counts of references.
-const RECORD_OVERHEAD: u64 = 32;
 
 /// Memory of so many notes outside the trail itself, bytes.
 fn spilled(room: usize) -> u64 {
     if room > INSIDE { (room * size_of::<(Duration, Note)>()) as u64 } else { 0 }
-}
-
-impl TrailRecord {
-    /// All of its memory, bytes. Names are shared with what they name.
-    fn cost(&self) -> u64 {
-        size_of::<Self>() as u64 + RECORD_OVERHEAD + spilled(self.notes.capacity()) + self.texts
-    }
 }
 
 struct Open {
@@ -121,8 +86,6 @@ pub struct Trail(Arc<Inner>);
 
 struct Inner {
     id: TraceId,
-    tenant: TenantId,
-    subject: Subject,
     began: Instant,
     began_wall: SystemTime,
     open: Mutex<Open>,
@@ -130,18 +93,16 @@ struct Inner {
 
 impl Trail {
     /// Begins a trail now.
-    pub fn begin(id: TraceId, tenant: TenantId, subject: Subject) -> Self {
-        Self::begin_at(Instant::now(), id, tenant, subject)
+    pub fn begin(id: TraceId) -> Self {
+        Self::begin_at(Instant::now(), id)
     }
 
     /// Begins a trail of what began a moment ago.
-    pub fn begin_at(began: Instant, id: TraceId, tenant: TenantId, subject: Subject) -> Self {
+    pub fn begin_at(began: Instant, id: TraceId) -> Self {
         Self(Arc::new(Inner {
             id,
-            tenant,
-            subject,
             began,
-            began_wall: SystemTime::now(),
+            began_wall: clock::wall(),
             open: Mutex::new(Open { notes: Notes::new(), texts: 0, dropped: 0, calls: 0, head: None, ended: false }),
         }))
     }
@@ -153,7 +114,12 @@ impl Trail {
 
     /// Writes a decision, with its text cut where it is long. One that comes after the end is lost.
     pub fn note(&self, note: Note) {
-        let (at, note) = (self.0.began.elapsed(), note.bounded());
+        self.note_at(Instant::now(), note);
+    }
+
+    /// Writes a decision that was made at this time.
+    pub(crate) fn note_at(&self, now: Instant, note: Note) {
+        let (at, note) = (now.saturating_duration_since(self.0.began), note.bounded());
         let mut open = self.0.open.lock();
         if !open.ended {
             open.write(at, note);
@@ -203,138 +169,3 @@ pub struct Waits {
     /// All of it, with the work between.
     pub total: Duration,
 }
-
-/// Rings that a store's bytes are divided among. Every request ends in one: on one lock the threads would meet.
-const RINGS: usize = 16;
-
-/// The rings of finished trails.
-pub struct TrailStore {
-    rings: [Mutex<Ring>; RINGS],
-    /// Of one ring, bytes.
-    bound: u64,
-}
-
-/// Its trails, the oldest first. One is looked for from the end: people ask rarely, and every request would pay for an
-/// index.
-#[derive(Default)]
-struct Ring {
-    trails: VecDeque<Kept>,
-    bytes: u64,
-}
-
-/// What is asked of many trails is beside their records, which are cold by then.
-struct Kept {
-    id: TraceId,
-    bytes: u64,
-    record: Arc<TrailRecord>,
-}
-
-impl Ring {
-    fn push(&mut self, record: Arc<TrailRecord>) {
-        let bytes = record.cost();
-        self.bytes += bytes;
-        self.trails.push_back(Kept { id: record.id, bytes, record });
-    }
-
-    /// Its memory, with the room for trails that it has.
-    fn held(&self) -> u64 {
-        self.bytes + (self.trails.capacity() * size_of::<Kept>()) as u64
-    }
-
-    /// The oldest, taken out where the ring is over its bound.
-    fn pop_beyond(&mut self, bound: u64) -> Option<Arc<TrailRecord>> {
-        if self.held() <= bound {
-            return None;
-        }
-        let oldest = self.trails.pop_front()?;
-        self.bytes -= oldest.bytes;
-        // After many small ones, room for them would keep fewer large ones than there is memory for.
-        if self.trails.capacity() / 4 > self.trails.len() {
-            self.trails.shrink_to(self.trails.len() * 2);
-        }
-        Some(oldest.record)
-    }
-
-    fn newest_first(&self) -> impl Iterator<Item = &Kept> {
-        self.trails.iter().rev()
-    }
-}
-
-impl TrailStore {
-    /// Keeps at most `bound` bytes.
-    pub fn new(bound: u64) -> Self {
-        Self { rings: Default::default(), bound: bound / RINGS as u64 }
-    }
-
-    /// Whoever chooses trace ids so that they meet in one ring has only that ring's bytes.
-    fn ring(&self, id: TraceId) -> &Mutex<Ring> {
-        let [first, ..] = &self.rings;
-        // Tracers put the time into the upper half, and ours sets the lowest bit.
-        self.rings.get((id.0 >> 8) as usize % RINGS).unwrap_or(first)
-    }
-
-    /// Ends a trail and keeps it. Ending it twice keeps the first.
-    pub fn finish(&self, trail: &Trail, ending: Ending) {
-        let ended = Instant::now();
-        let (notes, texts, dropped, head) = {
-            let mut open = trail.0.open.lock();
-            if open.ended {
-                return;
-            }
-            open.ended = true;
-            (std::mem::take(&mut open.notes), open.texts, open.dropped, open.head)
-        };
-        let record = Arc::new(TrailRecord {
-            id: trail.0.id,
-            tenant: trail.0.tenant.clone(),
-            subject: trail.0.subject.clone(),
-            began: trail.0.began_wall,
-            head,
-            lasted: ended.duration_since(trail.0.began),
-            ended,
-            ending,
-            notes,
-            dropped,
-            texts,
-        });
-        let mut ring = self.ring(record.id).lock();
-        ring.push(record);
-        while let Some(gone) = ring.pop_beyond(self.bound) {
-            // Freed while nobody waits for the ring.
-            MutexGuard::unlocked(&mut ring, || drop(gone));
-        }
-    }
-
-    /// The finished trail of a trace that ended last, for its own tenant.
-    pub fn get(&self, tenant: &TenantId, id: TraceId) -> Option<Arc<TrailRecord>> {
-        self.of_trace(tenant, id, 1).pop()
-    }
-
-    /// The newest `limit` finished trails of a trace, for their own tenant, newest first: an agent's steps share one.
-    pub fn of_trace(&self, tenant: &TenantId, id: TraceId, limit: usize) -> Vec<Arc<TrailRecord>> {
-        let ring = self.ring(id).lock();
-        let of_trace = ring.newest_first().filter(|kept| kept.id == id).map(|kept| &kept.record);
-        of_trace.filter(|record| record.tenant == *tenant).take(limit).cloned().collect()
-    }
-
-    /// The newest `limit` trails of a tenant that are wanted, newest first.
-    pub fn recent(
-        &self,
-        tenant: &TenantId,
-        limit: usize,
-        wanted: impl Fn(&TrailRecord) -> bool,
-    ) -> Vec<Arc<TrailRecord>> {
-        let mut newest = Vec::new();
-        for ring in &self.rings {
-            let ring = ring.lock();
-            let trails = ring.newest_first().map(|kept| &kept.record);
-            newest.extend(trails.filter(|record| record.tenant == *tenant && wanted(record)).take(limit).cloned());
-        }
-        newest.sort_by_key(|record| Reverse(record.ended));
-        newest.truncate(limit);
-        newest
-    }
-}
-
-#[cfg(test)]
-mod tests;

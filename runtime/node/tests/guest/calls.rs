@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use tidegate::{
     body,
     cluster::registry::{FunctionConfig, FunctionLimits},
-    observe::Ending,
+    observe::{Ending, Subject},
     outbound::{HOP, Hops, TransportError},
 };
 
@@ -152,13 +152,15 @@ async fn a_refused_call_is_told_without_the_key_in_its_query() {
     let host = Host::new(&[]);
     let limits = FunctionLimits { outbound_calls: Some(0), ..Default::default() };
     let guest = host.deploy_with("misbehave", FunctionConfig { limits, ..Default::default() }).await;
-    let invocation = invocation(&guest);
+    let invocation = invocation();
     let trail = invocation.trail.clone();
     let asked = request("/calls?n=1&url=http%3A%2F%2Fup.test%2Fmodels%3Fkey%3DAIza-SECRET");
     let answer = host.host.invoke(&guest, asked, invocation).await.unwrap();
     assert_eq!(collect(answer.into_body()).await.unwrap(), "1 429\n");
-    host.observe.trails.finish(&trail, Ending::Status(200));
-    let record = host.observe.trails.get(&tenant(), trail.id()).unwrap();
+    let tenant = tenant();
+    let subject = Subject { tenant: tenant.as_str(), invocation: None };
+    host.observe.trails.finish(&trail, subject, Ending::Status(200));
+    let record = host.observe.trails.get(tenant.as_str(), trail.id()).unwrap();
     let told: Vec<_> = record.notes.iter().map(|(_, note)| note.to_string()).collect();
     assert!(told.iter().any(|line| line.contains("GET http://up.test/models refused")), "{told:?}");
     assert!(told.iter().all(|line| !line.contains("SECRET")), "{told:?}");
@@ -209,7 +211,7 @@ async fn a_client_that_leaves_frees_its_calls_at_once_and_only_its_own() {
         let deployment = host.deploy_reused(guest).await;
         let client = || {
             let (host, deployment) = (Arc::clone(&host.host), Arc::clone(&deployment));
-            let invocation = invocation(&deployment);
+            let invocation = invocation();
             let request = request("/fetch?url=http%3A%2F%2Fup.test%2F");
             tokio::spawn(async move { host.invoke(&deployment, request, invocation).await.map(drop) })
         };

@@ -207,7 +207,7 @@ async fn spinning_guests_do_not_hold_up_another_function() {
     let spinners: Vec<_> = (0..2 * cores)
         .map(|_| {
             let (host, spinner) = (std::sync::Arc::clone(&host.host), std::sync::Arc::clone(&spinner));
-            let invocation = crate::support::invocation(&spinner);
+            let invocation = crate::support::invocation();
             tokio::spawn(
                 async move { host.invoke(&spinner, crate::support::request("/spin"), invocation).await.map(drop) },
             )

@@ -256,7 +256,7 @@ async fn a_client_s_deadline_bounds_the_wait_for_an_instance() {
     for guest in ["misbehave", "probe-p3"] {
         let config = FunctionConfig { isolation: Some(Isolation::Request), ..Default::default() };
         let deployment = host.deploy_with(guest, config).await;
-        let mut waits = invocation(&deployment);
+        let mut waits = invocation();
         let busy = host.get(&deployment, "/sleep?ms=60000");
         let refused = async {
             eventually("the place is taken", || deployment.instances() == 1).await;

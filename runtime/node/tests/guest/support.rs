@@ -16,7 +16,7 @@ use tidegate::{
     cluster::registry::{FunctionConfig, FunctionLimits, Isolation, VersionRecord},
     guest::{Deployment, Egress, FunctionIdentity, GuestHost, Invocation, InvokeError, ModuleError, ModuleInfo},
     ids::{TenantId, TraceContext},
-    observe::{LogFilter, Observe, Subject, Trail},
+    observe::{LogFilter, Observe, Trail},
     outbound::{Door, OutboundCall, Sender, SenderKind, TransportError},
     settings::{GuestSettings, Settings},
 };
@@ -172,7 +172,7 @@ impl Host {
         deployment: &Arc<Deployment>,
         request: Request<Body>,
     ) -> Result<Response<Body>, InvokeError> {
-        let invocation = invocation(deployment);
+        let invocation = invocation();
         self.host.invoke(deployment, request, invocation).await
     }
 
@@ -191,10 +191,9 @@ impl Host {
     }
 }
 
-pub(crate) fn invocation(deployment: &Arc<Deployment>) -> Invocation {
+pub(crate) fn invocation() -> Invocation {
     let trace = TraceContext::begin();
-    let subject = Subject::Invocation { function: deployment.identity().name.as_str().into(), version: 1 };
-    Invocation { trail: Trail::begin(trace.trace, tenant(), subject), trace, deadline: None }
+    Invocation { trail: Trail::begin(trace.trace), trace, deadline: None }
 }
 
 pub(crate) fn request(path: &str) -> Request<Body> {

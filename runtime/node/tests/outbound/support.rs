@@ -240,7 +240,7 @@ impl Gate {
 
     pub fn call(&self, request: Request<Body>) -> (Trail, OutboundCall) {
         let id = TraceId::random();
-        let trail = Trail::begin(id, self.sender.tenant.clone(), Subject::Call);
+        let trail = Trail::begin(id);
         let call = OutboundCall {
             request,
             sender: Arc::clone(&self.sender),
@@ -268,8 +268,9 @@ impl Gate {
     }
 
     pub fn sentences(&self, trail: &Trail) -> Vec<String> {
-        self.observe.trails.finish(trail, Ending::Status(0));
-        let record = self.observe.trails.get(&self.sender.tenant, trail.id()).unwrap();
+        let tenant = self.sender.tenant.as_str();
+        self.observe.trails.finish(trail, Subject { tenant, invocation: None }, Ending::Status(0));
+        let record = self.observe.trails.get(tenant, trail.id()).unwrap();
         record.notes.iter().map(|(_, note)| note.to_string()).collect()
     }
 

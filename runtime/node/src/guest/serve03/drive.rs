@@ -91,6 +91,7 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
         let waker = Waker::from(Arc::clone(&bell));
         let mut turns = 0;
         poll_fn(|cx| {
+            shared.settle();
             bell.outer.register(cx.waker());
             bell.rung.store(false, Ordering::Release);
             let polled = work.as_mut().poll(&mut Context::from_waker(&waker));

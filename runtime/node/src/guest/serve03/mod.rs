@@ -50,15 +50,23 @@ pub(super) async fn invoke(
     request: Request<Body>,
     running: Arc<Running>,
 ) -> Result<Response<Body>, InvokeError> {
-    let slot = acquire(deployed, pre, shelf, &running).await?;
-    running.start();
+    let (slot, now) = match shared_slot(deployed, shelf) {
+        Some(mut slot) => {
+            slot.offered = true;
+            let now = Instant::now();
+            running.trail.note_at(now, Note::Instance { reused: true, waited: Duration::ZERO });
+            (slot, now)
+        }
+        None => (acquire(deployed, pre, shelf, &running).await?, Instant::now()),
+    };
+    running.start(now);
     let method = request.method().clone();
     let shared = Arc::clone(&slot.shared);
     let (sender, head) = oneshot::channel();
     let work = Watched { running: Arc::clone(&running), slot: Some(slot) };
     let request = request.map(|body| body.map_err(to_guest).boxed_unsync());
     shared.send(Job { request, running: Arc::clone(&running), head: sender });
-    let response = match watch::head(deployed, &running, head).await {
+    let response = match watch::head(deployed, &running, now, head).await {
         Ok(head) => head?,
         // It never came to a call: the instance ended first.
         Err(InvokeError::NoAnswer) if running.failure().is_none() => return Err(shared.lost()),
@@ -68,6 +76,7 @@ pub(super) async fn invoke(
     Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
 }
 
+/// Waits for a place in an instance, or for one for a new instance.
 async fn acquire(
     deployed: &Arc<Deployed>,
     pre: &ServicePre<GuestState>,
@@ -75,11 +84,6 @@ async fn acquire(
     running: &Arc<Running>,
 ) -> Result<Slot, InvokeError> {
     let found = |reused, waited| running.trail.note(Note::Instance { reused, waited });
-    if let Some(mut slot) = shared_slot(deployed, shelf) {
-        slot.offered = true;
-        found(true, Duration::ZERO);
-        return Ok(slot);
-    }
     let began = Instant::now();
     let permit = match deployed.account.try_permit() {
         Some(permit) => permit,

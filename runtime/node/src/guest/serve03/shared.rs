@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,17 +18,19 @@ use wasmtime_wasi_http::WasiBody;
 
 use super::files::{Filed, Files};
 use crate::{
+    clock::{self, nanos},
     cluster::registry::Isolation,
     guest::{
         InvokeError,
         deployment::Deployed,
         failure,
         hogs::FunctionKey,
-        meter::{Meter, nanos},
+        meter::Meter,
         pool::{Offered, Shelf},
         running::Running,
         watch,
     },
+    threads,
 };
 
 pub(super) type Head = Result<Response<WasiBody>, InvokeError>;
@@ -57,9 +59,11 @@ pub(super) struct Shared {
     pub(super) retired: AtomicBool,
     /// Ends at once.
     pub(super) killed: AtomicBool,
-    /// Since when it serves nobody, in [`nanos`]; 0 while it serves.
+    /// Since when it serves nobody, in [`clock::nanos`]; 0 while it serves.
     pub(super) idle_since: AtomicU64,
     pub(super) born: Instant,
+    /// The number of the thread that polled it last, whose processor has its memory at hand.
+    pub(super) home: AtomicUsize,
     /// Bytes of memory that it used when it last answered.
     pub(super) memory: AtomicU64,
     pub(super) meter: Arc<Meter>,
@@ -93,7 +97,7 @@ impl Drop for Slot {
         let shared = &self.shared;
         // In one order with coming to the line, which looks at the places after: one of both sees the other.
         if shared.active.fetch_sub(1, Ordering::SeqCst) == 1 {
-            shared.idle_since.store(nanos().max(1), Ordering::Release);
+            shared.idle_since.store(clock::coarse().max(1), Ordering::Release);
         }
         if shared.retired.load(Ordering::Acquire) {
             shared.wake.wake();
@@ -117,6 +121,7 @@ impl Shared {
             killed: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             born: Instant::now(),
+            home: AtomicUsize::new(threads::number()),
             memory: AtomicU64::new(memory),
             meter: Arc::clone(meter),
             deployed: Arc::clone(deployed),
@@ -127,6 +132,14 @@ impl Shared {
         });
         let slot = Slot { shared: Arc::clone(&shared), offered: true };
         (shared, slot)
+    }
+
+    /// This thread polls it.
+    pub(super) fn settle(&self) {
+        let here = threads::number();
+        if self.home.load(Ordering::Relaxed) != here {
+            self.home.store(here, Ordering::Relaxed);
+        }
     }
 
     /// Takes a place, if the instance may have company.
@@ -302,12 +315,16 @@ impl Shelf03 {
         Arc::new(Self { function, instances: ArcSwap::default() })
     }
 
-    /// A place in an instance that rests, else in the one that was made last.
+    /// A place in an instance that this thread ran last, else in one that rests, else in the one that was made last.
     pub(super) fn try_slot(&self) -> Option<Slot> {
         let instances = self.instances.load();
-        let resting = instances.iter().rev().filter(|shared| shared.meter.polled_for().is_zero());
-        let working = instances.iter().rev().filter(|shared| !shared.meter.polled_for().is_zero());
-        resting.chain(working).find_map(Shared::try_slot)
+        let here = threads::number();
+        let is_near = |shared: &&Arc<Shared>| shared.home.load(Ordering::Relaxed) == here;
+        let rests = |shared: &&Arc<Shared>| shared.meter.polled_for().is_zero();
+        let near = instances.iter().rev().filter(is_near);
+        let far = || instances.iter().rev().filter(|shared| !is_near(shared));
+        let (resting, working) = (far().filter(rests), far().filter(|shared| !rests(shared)));
+        near.chain(resting).chain(working).find_map(Shared::try_slot)
     }
 
     pub(super) fn add(&self, new: &Arc<Shared>) {

@@ -1,0 +1,327 @@
+//! Finished trails, within a bound in bytes.
+//!
+//! Every request ends in one and hardly any is ever read, so they are kept as a log keeps its lines: one behind the
+//! other in chunks of memory, of which the oldest is written over. As objects of their own each would be freed when its
+//! memory had been cold for long, and wait for it.
+
+use std::{
+    cmp::Reverse,
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Ending, Subject, Trail};
+use crate::{
+    clock,
+    ids::{FunctionName, TraceId},
+    observe::Note,
+};
+
+/// Rings that a store's bytes are divided among: on one lock the threads would meet.
+const RINGS: usize = 16;
+/// Bytes of a chunk, where the ring has room for several of them.
+const CHUNK: u64 = 64 << 10;
+/// Chunks that a small ring has at least.
+const CHUNKS: u64 = 8;
+/// What a chunk takes besides its bytes: its place in the ring, its counts of references, what the allocator adds.
+const CHUNK_OVERHEAD: u64 = 96;
+
+/// A finished trail, as it is read.
+#[derive(Debug)]
+pub struct TrailRecord {
+    /// Its id, the W3C trace id.
+    pub id: TraceId,
+    /// The function that was invoked and its version; nothing for a call that a program sent through `/to`.
+    pub invocation: Option<(FunctionName, u64)>,
+    /// When it began, by the wall clock.
+    pub began: SystemTime,
+    /// Time to the head of the answer, where there was one.
+    pub head: Option<Duration>,
+    /// How long it lasted, to the end of the answer or the cancellation.
+    pub lasted: Duration,
+    ended: u64,
+    /// How it ended.
+    pub ending: Ending,
+    /// Decisions, each with the time since the beginning.
+    pub notes: Vec<(Duration, Note)>,
+    /// Notes that were dropped beyond the bound of a trail.
+    pub dropped: u32,
+}
+
+/// The rings of finished trails.
+pub struct TrailStore {
+    rings: [Mutex<Ring>; RINGS],
+    /// Of one ring, bytes.
+    bound: u64,
+}
+
+/// A trail as it lies in its chunk, behind its [`Prefix`] and in front of its notes.
+#[derive(Serialize, Deserialize)]
+struct Kept<'a> {
+    #[serde(borrow)]
+    subject: Subject<'a>,
+    /// Since 1970.
+    began: Duration,
+    head: Option<Duration>,
+    lasted: Duration,
+    /// In [`clock::nanos`].
+    ended: u64,
+    ending: Ending,
+    notes: u32,
+    dropped: u32,
+}
+
+/// What is looked at of every trail that is not wanted: the bytes that follow, and the id.
+struct Prefix;
+
+impl Prefix {
+    const LENGTH: usize = 4;
+    const SIZE: usize = Self::LENGTH + 16;
+
+    /// The trails of a chunk, each with its id and what is kept of it, the oldest first.
+    fn split(mut chunk: &[u8]) -> impl Iterator<Item = (TraceId, &[u8])> {
+        std::iter::from_fn(move || {
+            let (length, rest) = chunk.split_first_chunk()?;
+            let (id, rest) = rest.split_first_chunk()?;
+            let (kept, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+            chunk = rest;
+            Some((TraceId(u128::from_le_bytes(*id)), kept))
+        })
+    }
+}
+
+/// Bytes that a trail is written to.
+struct Bytes(Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Bytes {
+    type Output = Vec<u8>;
+
+    fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Vec<u8>> {
+        Ok(self.0)
+    }
+}
+
+fn write(id: TraceId, kept: &Kept<'_>, notes: &[(Duration, Note)]) -> postcard::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(256);
+    bytes.extend_from_slice(&[0; Prefix::LENGTH]);
+    bytes.extend_from_slice(&{ id.0 }.to_le_bytes());
+    let mut bytes = postcard::serialize_with_flavor(kept, Bytes(bytes))?;
+    for note in notes {
+        bytes = postcard::serialize_with_flavor(note, Bytes(bytes))?;
+    }
+    let length = u32::try_from(bytes.len() - Prefix::SIZE).map_err(|_| postcard::Error::SerializeBufferFull)?;
+    if let Some(prefix) = bytes.first_chunk_mut() {
+        *prefix = length.to_le_bytes();
+    }
+    Ok(bytes)
+}
+
+impl Kept<'_> {
+    fn read(bytes: &[u8]) -> Option<(Kept<'_>, &[u8])> {
+        postcard::take_from_bytes(bytes).ok()
+    }
+
+    /// The whole trail, with the notes that follow.
+    fn record(&self, id: TraceId, mut notes: &[u8]) -> TrailRecord {
+        let next = |_| {
+            let (note, rest) = postcard::take_from_bytes(notes).ok()?;
+            notes = rest;
+            Some(note)
+        };
+        TrailRecord {
+            id,
+            invocation: self.subject.invocation.map(|(function, version)| (function.into(), version)),
+            began: SystemTime::UNIX_EPOCH + self.began,
+            head: self.head,
+            lasted: self.lasted,
+            ended: self.ended,
+            ending: self.ending,
+            notes: (0..self.notes).map_while(next).collect(),
+            dropped: self.dropped,
+        }
+    }
+}
+
+/// Chunks of trails, the oldest first.
+#[derive(Default)]
+struct Ring {
+    /// Shared with whoever reads, who must not keep requests from ending.
+    full: VecDeque<Arc<Vec<u8>>>,
+    /// The one that is written to.
+    open: Vec<u8>,
+    /// Memory of the full ones, bytes.
+    bytes: u64,
+}
+
+/// Memory of a chunk with so much room, bytes.
+fn cost(room: usize) -> u64 {
+    if room == 0 { 0 } else { room as u64 + CHUNK_OVERHEAD }
+}
+
+impl Ring {
+    /// Keeps a trail, and forgets the oldest where there is no room for it otherwise. One that is beyond the bound alone
+    /// is not kept.
+    fn push(&mut self, trail: &[u8], bound: u64) {
+        if self.open.capacity() - self.open.len() < trail.len() {
+            let room = trail.len().max((bound / CHUNKS).min(CHUNK) as usize);
+            if cost(room) > bound {
+                return;
+            }
+            self.begin_chunk(room, bound);
+        }
+        self.open.extend_from_slice(trail);
+    }
+
+    fn begin_chunk(&mut self, room: usize, bound: u64) {
+        let full = std::mem::take(&mut self.open);
+        if full.capacity() > 0 {
+            self.bytes += cost(full.capacity());
+            self.full.push_back(Arc::new(full));
+        }
+        while self.bytes + cost(room) > bound {
+            let Some(oldest) = self.full.pop_front() else { break };
+            self.bytes -= cost(oldest.capacity());
+            // Its memory serves again, if nobody reads it just now.
+            if oldest.capacity() == room
+                && let Some(mut oldest) = Arc::into_inner(oldest)
+            {
+                oldest.clear();
+                self.open = oldest;
+            }
+        }
+        if self.open.capacity() != room {
+            self.open = Vec::with_capacity(room);
+        }
+    }
+
+    /// Its memory.
+    #[cfg(test)]
+    fn held(&self) -> u64 {
+        self.bytes + cost(self.open.capacity())
+    }
+}
+
+/// All chunks of a ring as they are now, the newest first.
+fn chunks(ring: &Mutex<Ring>) -> impl Iterator<Item = Arc<Vec<u8>>> {
+    let ring = ring.lock();
+    let open = Arc::new(ring.open.clone());
+    let full: Vec<_> = ring.full.iter().cloned().collect();
+    std::iter::once(open).chain(full.into_iter().rev())
+}
+
+/// The trails of a ring that are wanted, the newest first, `limit` of them at most.
+fn newest(
+    ring: &Mutex<Ring>,
+    limit: usize,
+    is_wanted: impl Fn(TraceId) -> bool,
+    is_about: impl Fn(&Subject<'_>) -> bool,
+) -> Vec<TrailRecord> {
+    let mut found = Vec::new();
+    for chunk in chunks(ring) {
+        let trails: Vec<_> = Prefix::split(&chunk).filter(|(id, _)| is_wanted(*id)).collect();
+        for (id, kept) in trails.into_iter().rev() {
+            if found.len() >= limit {
+                return found;
+            }
+            let Some((kept, notes)) = Kept::read(kept) else { continue };
+            if is_about(&kept.subject) {
+                found.push(kept.record(id, notes));
+            }
+        }
+    }
+    found
+}
+
+impl TrailStore {
+    /// Keeps at most `bound` bytes.
+    pub fn new(bound: u64) -> Self {
+        Self { rings: Default::default(), bound: bound / RINGS as u64 }
+    }
+
+    /// Whoever chooses trace ids so that they meet in one ring has only that ring's bytes.
+    fn ring(&self, id: TraceId) -> &Mutex<Ring> {
+        let [first, ..] = &self.rings;
+        // Tracers put the time into the upper half, and ours sets the lowest bit.
+        self.rings.get((id.0 >> 8) as usize % RINGS).unwrap_or(first)
+    }
+
+    /// Ends a trail and keeps it. Ending it twice keeps the first.
+    pub fn finish(&self, trail: &Trail, subject: Subject<'_>, ending: Ending) {
+        let ended = Instant::now();
+        let trail = &trail.0;
+        let (notes, dropped, head) = {
+            let mut open = trail.open.lock();
+            if open.ended {
+                return;
+            }
+            open.ended = true;
+            (std::mem::take(&mut open.notes), open.dropped, open.head)
+        };
+        let kept = Kept {
+            subject,
+            began: trail.began_wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            head,
+            lasted: ended.duration_since(trail.began),
+            ended: clock::nanos_at(ended),
+            ending,
+            notes: notes.len() as u32,
+            dropped,
+        };
+        // Only the length of a trail could fail, which its bound in bytes keeps far below what fits.
+        if let Ok(bytes) = write(trail.id, &kept, &notes) {
+            self.ring(trail.id).lock().push(&bytes, self.bound);
+        }
+    }
+
+    /// The finished trail of a trace that ended last, for its own tenant.
+    pub fn get(&self, tenant: &str, id: TraceId) -> Option<TrailRecord> {
+        self.of_trace(tenant, id, 1).pop()
+    }
+
+    /// The newest `limit` finished trails of a trace, for their own tenant, newest first: an agent's steps share one.
+    pub fn of_trace(&self, tenant: &str, id: TraceId, limit: usize) -> Vec<TrailRecord> {
+        newest(self.ring(id), limit, |other| other == id, |subject| subject.tenant == tenant)
+    }
+
+    /// The newest `limit` trails of a tenant, or of one of its functions, newest first.
+    pub fn recent(&self, tenant: &str, limit: usize, function: Option<&str>) -> Vec<TrailRecord> {
+        let is_about = |subject: &Subject<'_>| {
+            let of_function = |name| subject.invocation.is_some_and(|(function, _)| function == name);
+            subject.tenant == tenant && function.is_none_or(of_function)
+        };
+        let mut trails: Vec<_> = self.rings.iter().flat_map(|ring| newest(ring, limit, |_| true, is_about)).collect();
+        trails.sort_by_key(|record| Reverse(record.ended));
+        trails.truncate(limit);
+        trails
+    }
+
+    /// All of its memory, bytes.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> u64 {
+        self.rings.iter().map(|ring| ring.lock().held()).sum()
+    }
+}
+
+#[cfg(test)]
+pub(super) fn chunks_of(store: &TrailStore, id: TraceId) -> impl Iterator<Item = Arc<Vec<u8>>> {
+    chunks(store.ring(id))
+}
+
+#[cfg(test)]
+pub(super) fn ids(chunk: &[u8]) -> Vec<TraceId> {
+    Prefix::split(chunk).map(|(id, _)| id).collect()
+}
