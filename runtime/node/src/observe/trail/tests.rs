@@ -13,12 +13,12 @@ fn finished(store: &TrailStore, id: u128) -> Trail {
 
 #[test]
 fn a_ring_forgets_the_oldest_trails_first_and_keeps_as_many_as_there_is_room_for() {
-    for bound in [256 << 10, 1 << 20, 32 << 20] {
+    for bound in [256 << 10, 1 << 20, 8 << 20] {
         let store = TrailStore::new(bound);
         let in_one_ring = |number: u128| number << 32 | 1;
         let forgets = |number: u128| {
             finished(&store, in_one_ring(number));
-            store.get("t", TraceId(1)).is_none()
+            number % 50 == 0 && store.get("t", TraceId(1)).is_none()
         };
         let kept = (0..40_000).find(|number| forgets(*number)).unwrap();
         // A trail without notes takes less than 64 bytes, and one chunk of eight or more goes at a time.
