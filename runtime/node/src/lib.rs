@@ -8,6 +8,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod alarm;
+mod bell;
 pub mod body;
 pub mod cli;
 mod clock;

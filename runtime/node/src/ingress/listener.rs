@@ -41,7 +41,7 @@ use super::{
     traffic::Traffic,
     waiting::HeadTimer,
 };
-use crate::{body::ReadOn, settings::IngressSettings};
+use crate::{bell::Seldom, body::ReadOn, settings::IngressSettings};
 
 /// Connections the system may hold for us until we accept them.
 const BACKLOG: i32 = 4_096;
@@ -241,8 +241,6 @@ async fn connection<H: Handler>(
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE));
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(bounds.write_timeout));
-    // Its own part of the node's: polling that one, all connections would meet on its lock.
-    let stop = stop.child_token();
     let traffic = Arc::<Traffic>::default();
     let mut builder = builder.as_ref().clone();
     builder.http1().timer(HeadTimer::new(Arc::clone(&traffic), bounds.header_timeout));
@@ -266,6 +264,8 @@ async fn connection<H: Handler>(
     let mut watch = Watch::default();
     // hyper's timer starts once it knows which HTTP is spoken; this one also ends those who never say.
     let mut silence = pin!(tokio::time::sleep(bounds.header_timeout));
+    // Polling it takes a lock that all connections share.
+    let mut stopped = pin!(Seldom::new(stop.cancelled()));
     let (mut stopping, mut waiting) = (false, true);
     loop {
         tokio::select! {
@@ -276,7 +276,7 @@ async fn connection<H: Handler>(
                 }
                 return;
             }
-            () = stop.cancelled(), if !stopping => {
+            () = stopped.as_mut(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }

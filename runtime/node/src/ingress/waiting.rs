@@ -13,20 +13,25 @@ use std::{
 
 use hyper::rt;
 use hyper_util::rt::TokioTimer;
+use parking_lot::Mutex;
 
 use super::traffic::Traffic;
 use crate::alarm::Alarm;
 
 /// hyper's timer of one connection. It is asked for one thing: to wait for a head.
-pub(super) struct HeadTimer {
+pub(super) struct HeadTimer(Arc<Waiting>);
+
+struct Waiting {
     traffic: Arc<Traffic>,
     /// For a head that has begun.
     begun: Duration,
+    /// The alarm between two waits. hyper drops each wait when its head has come, and the next is due later.
+    alarm: Mutex<Option<Pin<Box<Alarm>>>>,
 }
 
 impl HeadTimer {
     pub(super) fn new(traffic: Arc<Traffic>, begun: Duration) -> Self {
-        Self { traffic, begun }
+        Self(Arc::new(Waiting { traffic, begun, alarm: Mutex::default() }))
     }
 }
 
@@ -36,24 +41,11 @@ impl rt::Timer for HeadTimer {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn rt::Sleep>> {
-        Box::pin(HeadWait {
-            alarm: Alarm::new(deadline.into()),
-            read: self.traffic.read(),
-            traffic: Arc::clone(&self.traffic),
-            begun: Some(self.begun),
-        })
-    }
-
-    // For every head but a connection's first: the wait that is there begins anew.
-    fn reset(&self, sleep: &mut Pin<Box<dyn rt::Sleep>>, deadline: Instant) {
-        let Some(wait) = sleep.as_mut().downcast_mut_pin::<HeadWait>() else {
-            *sleep = self.sleep_until(deadline);
-            return;
-        };
-        let wait = wait.project();
-        wait.alarm.set(deadline.into());
-        *wait.read = self.traffic.read();
-        *wait.begun = Some(self.begun);
+        let kept = self.0.alarm.lock().take();
+        let mut alarm = kept.unwrap_or_else(|| Box::pin(Alarm::new(deadline.into())));
+        alarm.as_mut().set(deadline.into());
+        let (read, begun) = (self.0.traffic.read(), Some(self.0.begun));
+        Box::pin(HeadWait { alarm: Some(alarm), waiting: Arc::clone(&self.0), read, begun })
     }
 
     fn now(&self) -> Instant {
@@ -61,29 +53,34 @@ impl rt::Timer for HeadTimer {
     }
 }
 
-pin_project_lite::pin_project! {
-    struct HeadWait {
-        #[pin]
-        alarm: Alarm,
-        traffic: Arc<Traffic>,
-        // What had been read when the wait began.
-        read: u64,
-        // The time from the first byte on, until it comes.
-        begun: Option<Duration>,
-    }
+struct HeadWait {
+    /// There until this is dropped.
+    alarm: Option<Pin<Box<Alarm>>>,
+    waiting: Arc<Waiting>,
+    /// What had been read when the wait began.
+    read: u64,
+    /// The time from the first byte on, until it comes.
+    begun: Option<Duration>,
 }
 
 impl Future for HeadWait {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        if this.traffic.read() != *this.read
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let Some(alarm) = &mut this.alarm else { return Poll::Ready(()) };
+        if this.waiting.traffic.read() != this.read
             && let Some(begun) = this.begun.take()
         {
-            this.alarm.as_mut().set(tokio::time::Instant::now() + begun);
+            alarm.as_mut().set(tokio::time::Instant::now() + begun);
         }
-        this.alarm.poll(cx)
+        alarm.as_mut().poll(cx)
+    }
+}
+
+impl Drop for HeadWait {
+    fn drop(&mut self) {
+        *self.waiting.alarm.lock() = self.alarm.take();
     }
 }
 

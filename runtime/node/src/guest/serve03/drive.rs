@@ -3,14 +3,11 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::{Arc, Weak, atomic::Ordering},
+    task::{Context, Poll, Waker},
 };
 
-use futures::{StreamExt, stream::FuturesUnordered, task::AtomicWaker};
+use futures::{StreamExt, stream::FuturesUnordered};
 use wasmtime::{
     AsContextMut,
     component::{Accessor, Resource, TypedFunc},
@@ -28,6 +25,7 @@ use super::{
     shared::{Job, Shared, Shelf03},
 };
 use crate::{
+    bell::Bell,
     guest::{InvokeError, deployment::Alive, failure, meter::Metered, pool::Permit, state::GuestState},
     observe::Note,
 };
@@ -42,24 +40,6 @@ pub(super) struct Live {
 
 /// Times that an instance is polled for what requests left to do, at most, before it takes the next ones all the same.
 const MOST_TURNS: u32 = 256;
-
-/// A waker that remembers whether it was used.
-#[derive(Default)]
-struct Bell {
-    rung: AtomicBool,
-    outer: AtomicWaker,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
-        self.outer.wake();
-    }
-}
 
 /// The instance's task: until it retires and serves nobody, is killed, or traps.
 pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, shelf: Weak<Shelf03>) {
@@ -92,8 +72,8 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
         let mut turns = 0;
         poll_fn(|cx| {
             shared.settle();
-            bell.outer.register(cx.waker());
-            bell.rung.store(false, Ordering::Release);
+            bell.register(cx.waker());
+            bell.take();
             let polled = work.as_mut().poll(&mut Context::from_waker(&waker));
             if polled.is_pending() {
                 if shared.killed.load(Ordering::Acquire) {
@@ -102,7 +82,7 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
                 // Whoever yields to others rings as it does so: then there is more to run. But not for ever: a guest that
                 // does nothing but yield must not keep out those who came before anybody could know.
                 turns += 1;
-                let rests = !bell.rung.load(Ordering::Acquire) || turns > MOST_TURNS;
+                let rests = !bell.is_rung() || turns > MOST_TURNS;
                 if rests {
                     turns = 0;
                 }
