@@ -2,11 +2,13 @@
 
 use std::{
     collections::HashSet,
+    future::{Future, ready},
     hash::{BuildHasher, RandomState},
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicUsize},
 };
 
+use futures::future::Either;
 use http::{Request, Response};
 use tokio::runtime::{Builder, Handle, Runtime};
 use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
@@ -264,40 +266,42 @@ impl GuestHost {
     ///
     /// # Errors
     /// Every way a guest can fail to answer; each becomes a problem.
-    pub async fn invoke(
+    pub fn invoke<'a>(
         &self,
-        deployment: &Arc<Deployment>,
+        deployment: &'a Arc<Deployment>,
         request: Request<Body>,
         invocation: Invocation,
-    ) -> Result<Response<Body>, InvokeError> {
+    ) -> impl Future<Output = Result<Response<Body>, InvokeError>> + Send + use<'a> {
         let hops = Hops::of(request.headers());
         let running = Running::new(invocation, Arc::clone(&deployment.deployed.limits), hops);
         if Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id()) {
-            return serve(deployment, request, running).await;
+            return Either::Left(serve(deployment, request, running));
         }
-        let deployment = Arc::clone(deployment);
-        let task = self.runtime.spawn(async move { serve(&deployment, request, running).await });
-        match tokio_util::task::AbortOnDropHandle::new(task).await {
-            Ok(result) => result,
-            Err(_) => Err(InvokeError::ShuttingDown),
-        }
+        let (deployment, runtime) = (Arc::clone(deployment), self.runtime.clone());
+        Either::Right(async move {
+            let task = runtime.spawn(async move { serve(&deployment, request, running).await });
+            match tokio_util::task::AbortOnDropHandle::new(task).await {
+                Ok(result) => result,
+                Err(_) => Err(InvokeError::ShuttingDown),
+            }
+        })
     }
 }
 
-async fn serve(
+fn serve(
     deployment: &Arc<Deployment>,
     request: Request<Body>,
     running: Arc<Running>,
-) -> Result<Response<Body>, InvokeError> {
+) -> impl Future<Output = Result<Response<Body>, InvokeError>> + Send + use<'_> {
     match (&deployment.deployed.code, &deployment.shelf) {
         (Code::Http02(pre), Kept::Http02(shelf)) => {
-            serve02::invoke(&deployment.deployed, pre, shelf, request, running).await
+            Either::Left(serve02::invoke(&deployment.deployed, pre, shelf, request, running))
         }
         (Code::Http03(pre), Kept::Http03(shelf)) => {
-            Box::pin(serve03::invoke(&deployment.deployed, pre, shelf, request, running)).await
+            Either::Right(Either::Left(serve03::invoke(&deployment.deployed, pre, shelf, request, running)))
         }
         // A deployment's code and shelf are made together.
-        _ => Err(InvokeError::NoAnswer),
+        _ => Either::Right(Either::Right(ready(Err(InvokeError::NoAnswer)))),
     }
 }
 

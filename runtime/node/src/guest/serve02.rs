@@ -230,6 +230,15 @@ async fn acquire(
     if let Some(permit) = deployed.account.try_permit() {
         return Ok((Place::Fresh(permit), Duration::ZERO));
     }
+    Box::pin(wait(deployed, shelf, deadline)).await
+}
+
+/// Waits in line for an instance, or for a place for a new one.
+async fn wait(
+    deployed: &Arc<Deployed>,
+    shelf: &Arc<Shelf02>,
+    deadline: Option<Instant>,
+) -> Result<(Place, Duration), InvokeError> {
     let began = Instant::now();
     let mut waiting = pin!(deployed.account.acquire::<Box<Instance>>(deadline));
     let granted = match futures::poll!(waiting.as_mut()) {

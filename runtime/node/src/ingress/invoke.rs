@@ -1,14 +1,19 @@
 //! One invocation: who asks, what the guest gets to see, what is said about it afterwards.
 
-use std::{pin::pin, time::Instant};
+use std::{
+    future::{Future, ready},
+    pin::pin,
+    time::Instant,
+};
 
+use futures::{FutureExt, TryFutureExt, future::Either};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, uri::Authority};
 
 use super::{
     Lingering, OfConnection, Target,
     credentials::{self, Credentials},
     head,
-    inbound::{bounded, too_large},
+    inbound::{Exceeded, bounded, too_large},
     listener::Peer,
     record::Record,
     recorded::Recorded,
@@ -26,26 +31,42 @@ use crate::{
 const POLICY: HeaderName = HeaderName::from_static(tidegate_core::policy::HEADER);
 
 /// Runs a function for a request. Whatever comes of it is recorded, and says which function it was.
-pub(super) async fn invoke(
+///
+/// All that need not wait is done before there is a future: it is moved to where it is polled, and with it all that it
+/// will hold.
+pub(super) fn invoke(
     ingress: OfConnection,
-    Target { version, start, public }: Target,
+    target: Target,
     authority: Authority,
     peer: Peer,
     trace: TraceContext,
     began: Instant,
     request: Request<Lingering>,
-) -> Response<Recorded> {
+) -> impl Future<Output = Response<Recorded>> + Send {
     let method = request.method().clone();
-    let record = Record::of_version(ingress, version, trace.trace, began);
-    let ended = {
-        // Pinned here, so that all that it will hold is not moved once more.
-        let work = pin!(run(&record, start, public, authority, peer, trace, request));
-        record.ingress.closing.until_over(work).await
-    };
-    record.answer(ended.unwrap_or_else(|| Err(InvokeError::ShuttingDown.into())), &method)
+    let record = Record::of_version(ingress, target.version, trace.trace, began);
+    let prepared = prepare(&record, target.start, target.public, authority, peer, trace, request);
+    async move {
+        let ended = match prepared {
+            Ok(prepared) => {
+                // Pinned here, so that all that it will hold is not moved once more.
+                let work = pin!(run(&record, prepared));
+                record.ingress.closing.until_over(work).await
+            }
+            Err(problem) => Some(Err(problem)),
+        };
+        record.answer(ended.unwrap_or_else(|| Err(InvokeError::ShuttingDown.into())), &method)
+    }
 }
 
-async fn run(
+/// A request as the guest sees it, and what comes with it.
+struct Prepared {
+    request: Request<Body>,
+    exceeded: Exceeded,
+    invocation: Invocation,
+}
+
+fn prepare(
     record: &Record,
     start: usize,
     public: bool,
@@ -53,7 +74,7 @@ async fn run(
     peer: Peer,
     trace: TraceContext,
     request: Request<Lingering>,
-) -> Result<Response<Body>, Problem> {
+) -> Result<Prepared, Problem> {
     let ingress = &*record.ingress;
     let Some(version) = record.version() else { return Err(InvokeError::NoAnswer.into()) };
     let (mut parts, incoming) = request.into_parts();
@@ -66,7 +87,6 @@ async fn run(
     parts.headers.remove(POLICY);
     let deadline = preferences(&parts.headers)?;
     let (body, exceeded) = bounded(incoming, ingress.max_body)?;
-    let running = version.deployment(ingress.functions.opener()).await?;
 
     strip_connection(&mut parts.headers);
     let scheme = head::forwarded(&mut parts.headers, peer, &ingress.trusted_proxies);
@@ -78,9 +98,27 @@ async fn run(
     }
     parts.headers.insert(TRACEPARENT, trace.header());
     parts.uri = head::absolute(&parts.uri, scheme, authority, start)?;
-
     let invocation = Invocation { trail: record.trail.clone(), trace, deadline };
-    match ingress.guests.invoke(&running.deployment, Request::from_parts(parts, body), invocation).await {
+    Ok(Prepared { request: Request::from_parts(parts, body), exceeded, invocation })
+}
+
+fn run(record: &Record, prepared: Prepared) -> impl Future<Output = Result<Response<Body>, Problem>> + Send {
+    let ingress = &*record.ingress;
+    let Prepared { request, exceeded, invocation } = prepared;
+    let answer = match record.version() {
+        Some(version) => match version.opened_to_use() {
+            Some(running) => {
+                let answer = ingress.guests.invoke(&running.deployment, request, invocation);
+                Either::Left(answer.map_err(Refused::Guest))
+            }
+            None => Either::Right(Either::Left(Box::pin(async move {
+                let running = version.deployment(ingress.functions.opener()).await.map_err(Refused::Open)?;
+                ingress.guests.invoke(&running.deployment, request, invocation).await.map_err(Refused::Guest)
+            }))),
+        },
+        None => Either::Right(Either::Right(ready(Err(Refused::Guest(InvokeError::NoAnswer))))),
+    };
+    answer.map(move |answer| match answer {
         Ok(answer) if answer.status().is_informational() => {
             let detail = format!("the function answered {}, which is no final answer", answer.status());
             let kind = "guest-status";
@@ -90,10 +128,19 @@ async fn run(
             strip_connection(answer.headers_mut());
             Ok(answer)
         }
+        Err(Refused::Open(problem)) => Err(problem),
         // Whatever the guest made of it, the reason was the body.
-        Err(_) if exceeded.get() => Err(too_large(ingress.max_body)),
-        Err(error) => Err(error.into()),
-    }
+        Err(Refused::Guest(_)) if exceeded.get() => Err(too_large(ingress.max_body)),
+        Err(Refused::Guest(error)) => Err(error.into()),
+    })
+}
+
+/// Why there is no answer of a guest.
+enum Refused {
+    /// Its version can't be opened.
+    Open(Problem),
+    /// It, or its host, gave none.
+    Guest(InvokeError),
 }
 
 fn authorize(credentials: &Credentials, name: &str) -> Result<(), Problem> {

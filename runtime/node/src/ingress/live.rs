@@ -84,14 +84,19 @@ impl<D> LiveVersion<D> {
     /// # Errors
     /// When it can't be opened; the next request tries again.
     pub async fn deployment<O: Open<Deployment = D>>(&self, opener: &O) -> Result<&D, Problem> {
+        match self.opened_to_use() {
+            Some(deployment) => Ok(deployment),
+            None => Box::pin(self.open_ahead(opener)).await,
+        }
+    }
+
+    /// The version for a request, where it is ready to run already.
+    pub fn opened_to_use(&self) -> Option<&D> {
         // Read first: a cache line that nobody writes is shared by all threads.
         if !self.identity.used.load(Ordering::Relaxed) {
             self.identity.used.store(true, Ordering::Relaxed);
         }
-        match self.deployment.get() {
-            Some(deployment) => Ok(deployment),
-            None => Box::pin(self.open_ahead(opener)).await,
-        }
+        self.opened()
     }
 
     /// Opens it without it being used.

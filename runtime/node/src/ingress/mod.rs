@@ -25,8 +25,13 @@ mod traffic;
 mod trailers;
 mod waiting;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    future::{Future, ready},
+    sync::Arc,
+    time::Instant,
+};
 
+use futures::{FutureExt, future::Either};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
 use ipnet::IpNet;
 
@@ -92,25 +97,39 @@ type OfConnection = Arc<Arc<Ingress>>;
 impl Handler for Arc<Ingress> {
     type Body = Recorded;
 
-    async fn handle(self: Arc<Self>, peer: Peer, mut request: Request<Lingering>) -> Response<Recorded> {
+    fn handle(
+        self: Arc<Self>,
+        peer: Peer,
+        mut request: Request<Lingering>,
+    ) -> impl Future<Output = Response<Recorded>> + Send + 'static {
         let began = Instant::now();
         request.body_mut().watch();
         let wants_trailers = trailers::wanted(&request);
         let trace = TraceContext::from_headers(request.headers());
-        let answer = match self.goal(&request) {
+        let done = |answer| Either::Right(Either::Right(ready(answer)));
+        let work = match self.goal(&request) {
             Ok((Goal::Invoke(target), authority)) => {
-                invoke::invoke(self, target, authority, peer, trace, began, request).await
+                Either::Left(invoke::invoke(self, target, authority, peer, trace, began, request))
             }
             // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
-            Ok((Goal::Gate, _)) => match Box::pin(to::to(Arc::clone(&self), trace, began, request)).await {
-                Ok(answer) => answer,
-                Err(problem) => self.refusal(problem, trace, began),
-            },
-            Ok((Goal::Answer(answer), _)) => Recorded::plain(answer),
-            Ok((Goal::Refuse(named, problem), _)) => self.refusal_of(named, problem, trace, began),
-            Err(problem) => self.refusal(problem, trace, began),
+            Ok((Goal::Gate, _)) => Either::Right(Either::Left(Box::pin(async move {
+                match to::to(Arc::clone(&self), trace, began, request).await {
+                    Ok(answer) => answer,
+                    Err(problem) => self.refusal(problem, trace, began),
+                }
+            }))),
+            Ok((Goal::Answer(answer), _)) => done(Recorded::plain(answer)),
+            Ok((Goal::Refuse(named, problem), _)) => done(self.refusal_of(named, problem, trace, began)),
+            Err(problem) => done(self.refusal(problem, trace, began)),
         };
-        if wants_trailers { trailers::announce(answer).await } else { answer }
+        // An `async` block would hold what it waits for twice.
+        work.then(move |answer| {
+            if wants_trailers {
+                Either::Left(Box::pin(trailers::announce(answer)))
+            } else {
+                Either::Right(ready(answer))
+            }
+        })
     }
 }
 

@@ -10,6 +10,7 @@ mod files;
 mod shared;
 
 use std::{
+    future::Future,
     pin::pin,
     sync::Arc,
     task::Poll,
@@ -19,10 +20,10 @@ use std::{
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::{WasiBody, p3::bindings::ServicePre};
 
 pub(super) use self::shared::Shelf03;
-use self::shared::{Job, Shared, Slot};
+use self::shared::{Head, Job, Shared, Slot};
 use super::{
     InvokeError,
     answer::{Answer, Work},
@@ -43,37 +44,62 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves one request. Dropping the future or the answer's body ends the request's calls, and its instance where that
 /// serves nobody else.
-pub(super) async fn invoke(
-    deployed: &Arc<Deployed>,
-    pre: &ServicePre<GuestState>,
-    shelf: &Arc<Shelf03>,
+pub(super) fn invoke<'a>(
+    deployed: &'a Arc<Deployed>,
+    pre: &'a ServicePre<GuestState>,
+    shelf: &'a Arc<Shelf03>,
     request: Request<Body>,
     running: Arc<Running>,
-) -> Result<Response<Body>, InvokeError> {
-    let (slot, now) = match shared_slot(deployed, shelf) {
+) -> impl Future<Output = Result<Response<Body>, InvokeError>> + Send + use<'a> {
+    let method = request.method().clone();
+    let request = request.map(|body| body.map_err(to_guest).boxed_unsync());
+    // Before there is a future, which is moved with all that it will hold.
+    let sent = match shared_slot(deployed, shelf) {
         Some(mut slot) => {
             slot.offered = true;
             let now = Instant::now();
             running.trail.note_at(now, Note::Instance { reused: true, waited: Duration::ZERO });
-            (slot, now)
+            Ok(Sent::into(slot, request, &running, now))
         }
-        None => (acquire(deployed, pre, shelf, &running).await?, Instant::now()),
+        None => Err(Box::new(request)),
     };
-    running.start(now);
-    let method = request.method().clone();
-    let shared = Arc::clone(&slot.shared);
-    let (sender, head) = oneshot::channel();
-    let work = Watched { running: Arc::clone(&running), slot: Some(slot) };
-    let request = request.map(|body| body.map_err(to_guest).boxed_unsync());
-    shared.send(Job { request, running: Arc::clone(&running), head: sender });
-    let response = match watch::head(deployed, &running, now, head).await {
-        Ok(head) => head?,
-        // It never came to a call: the instance ended first.
-        Err(InvokeError::NoAnswer) if running.failure().is_none() => return Err(shared.lost()),
-        Err(error) => return Err(error),
-    };
-    running.begin_stream();
-    Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
+    async move {
+        let Sent { shared, work, mut head, now } = match sent {
+            Ok(sent) => sent,
+            Err(request) => {
+                let slot = Box::pin(acquire(deployed, pre, shelf, &running)).await?;
+                Sent::into(slot, *request, &running, Instant::now())
+            }
+        };
+        let response = match watch::head(deployed, &running, now, &mut head).await {
+            Ok(head) => head?,
+            // It never came to a call: the instance ended first.
+            Err(InvokeError::NoAnswer) if running.failure().is_none() => return Err(shared.lost()),
+            Err(error) => return Err(error),
+        };
+        running.begin_stream();
+        Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
+    }
+}
+
+/// A request on its way through an instance.
+struct Sent {
+    shared: Arc<Shared>,
+    work: Watched,
+    head: oneshot::Receiver<Head>,
+    /// When it was sent.
+    now: Instant,
+}
+
+impl Sent {
+    fn into(slot: Slot, request: Request<WasiBody>, running: &Arc<Running>, now: Instant) -> Self {
+        running.start(now);
+        let shared = Arc::clone(&slot.shared);
+        let (sender, head) = oneshot::channel();
+        let work = Watched { running: Arc::clone(running), slot: Some(slot) };
+        shared.send(Job { request, running: Arc::clone(running), head: sender });
+        Self { shared, work, head, now }
+    }
 }
 
 /// Waits for a place in an instance, or for one for a new instance.
