@@ -19,7 +19,7 @@ use super::{
     signals,
 };
 use crate::{
-    node::RootFunction,
+    node::{RootFunction, keep_pages_small},
     observe::{FeedEvent, FeedItem},
     settings::Settings,
 };
@@ -65,6 +65,8 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Runs until SIGINT or SIGTERM.
 pub(super) async fn run(args: DevArgs, out: Out) -> Result<Exit, Failure> {
+    // Not for `tidegate run`, whose program would inherit it.
+    keep_pages_small();
     let mut stop = signals::Stop::catch()?;
     let guest = Guest::find(&args)?;
     let mut settings = *args.settings;

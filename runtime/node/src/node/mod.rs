@@ -7,6 +7,7 @@ mod data;
 mod first_token;
 mod keep;
 mod metrics;
+mod pages;
 mod parts;
 mod ready;
 mod recent;
@@ -14,6 +15,7 @@ mod serve;
 mod start;
 
 pub use data::DataDir;
+pub use pages::keep_pages_small;
 pub use ready::Readiness;
 pub use serve::{log_to_stderr, serve};
 pub use start::{Node, NodeOptions, RootFunction, RunningNode, StartError};

@@ -8,7 +8,10 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::start::{Node, NodeOptions, RunningNode, StartError};
+use super::{
+    keep_pages_small,
+    start::{Node, NodeOptions, RunningNode, StartError},
+};
 use crate::settings::{LogFormat, NodeSettings, Settings};
 
 /// Exit code after a second signal, as shells count them: 128 and SIGINT.
@@ -22,6 +25,7 @@ const THREADS: usize = 2;
 /// Why it did not start.
 pub fn serve(settings: Settings, options: NodeOptions) -> Result<ExitCode, StartError> {
     log_to_stderr(&settings.node)?;
+    keep_pages_small();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("tidegate-node")
