@@ -18,7 +18,7 @@ fn a_ring_forgets_the_oldest_trails_first_and_keeps_as_many_as_there_is_room_for
         let in_one_ring = |number: u128| number << 32 | 1;
         let forgets = |number: u128| {
             finished(&store, in_one_ring(number));
-            number % 50 == 0 && store.get("t", TraceId(1)).is_none()
+            number.is_multiple_of(50) && store.get("t", TraceId(1)).is_none()
         };
         let kept = (0..40_000).find(|number| forgets(*number)).unwrap();
         // A trail without notes takes less than 64 bytes, and one chunk of eight or more goes at a time.
