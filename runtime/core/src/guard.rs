@@ -156,8 +156,10 @@ pub(crate) struct Guard {
     passed: u32,
     /// When the latest request left that is known to have passed.
     proof: Time,
-    /// How long refusals and failures take to arrive, moving average.
+    /// How long refusals take to arrive, moving average.
     refusal_rtt: Duration,
+    /// The same of failures, some of which are timeouts.
+    failure_rtt: Duration,
     /// The fastest answer so far; zero when none was seen.
     fastest: Duration,
     learned: Option<Box<Learned>>,
@@ -194,6 +196,7 @@ impl Default for Guard {
             passed: 0,
             proof: Time::ZERO,
             refusal_rtt: Duration::ZERO,
+            failure_rtt: Duration::ZERO,
             fastest: Duration::ZERO,
             learned: None,
         }
@@ -280,11 +283,15 @@ impl Guard {
     /// refused before.
     pub(crate) fn departed(&mut self, call: Call, now: Time) -> Option<Time> {
         match &mut self.phase {
-            Phase::Probing { call: probe, passes, until, .. } if *probe == call => {
+            Phase::Probing { call: probe, passes, until, cause } if *probe == call => {
                 // A refusal or failure arrives fast even where answers take long: neither in this time is a pass. Where
                 // failures are timeouts, this takes a multiple of them: the probe has to answer. Before the end of the
                 // pause nothing but an answer is a pass.
-                *passes = (now + DOUBLING.max(self.refusal_rtt * 4)).max(*until);
+                let rtt = match cause {
+                    Cause::Down { .. } => self.refusal_rtt.max(self.failure_rtt),
+                    Cause::Refused { .. } => self.refusal_rtt,
+                };
+                *passes = (now + DOUBLING.max(rtt * 4)).max(*until);
                 Some(*passes)
             }
             _ => None,

@@ -33,6 +33,11 @@ impl Repeatable {
             Repeatable::Never => idempotent,
         }
     }
+
+    /// Whether a repetition that is allowed costs something.
+    pub fn costs(self, method: &Method, has_key: bool) -> bool {
+        self == Repeatable::Always && !Repeatable::Keyed.allows(method, has_key)
+    }
 }
 
 /// Why no answer came.
@@ -118,6 +123,9 @@ pub struct Attempt<'a> {
     pub policy: &'a Effective,
     /// Whether the request may be repeated, see [`Repeatable::allows`].
     pub repeatable: bool,
+    /// Whether a repetition costs something: it may be repeated for no other reason than that this is all it does
+    /// ([`Repeatable::Always`]).
+    pub costs: bool,
     /// Whether its whole body is still at hand (or it has none). A request whose body was streamed once is not.
     pub replayable: bool,
     /// Attempts this call has spent before this one; a call put back has spent none.
@@ -256,7 +264,8 @@ pub fn after(
     if maybe_processed && !attempt.repeatable {
         return Decision::Return(Reason::NotRepeatable);
     }
-    if facts.down {
+    // Whoever waits out an outage pays for no attempt, but for those that cost something.
+    if facts.down && !(maybe_processed && attempt.costs) {
         return again(facts.resumes).err().unwrap_or(Decision::PutBack);
     }
     if attempt.spent >= attempt.policy.retries {
@@ -293,6 +302,7 @@ mod tests {
     struct Case {
         outcome: Outcome,
         repeatable: bool,
+        costs: bool,
         replayable: bool,
         spent: u32,
         departed: bool,
@@ -307,6 +317,7 @@ mod tests {
         Case {
             outcome,
             repeatable: true,
+            costs: false,
             replayable: true,
             spent: 0,
             departed: true,
@@ -320,8 +331,13 @@ mod tests {
 
     fn decide(case: &Case) -> Decision {
         let policy = Effective { retry_on: case.retry_on.clone(), ..Effective::default() };
-        let attempt =
-            Attempt { policy: &policy, repeatable: case.repeatable, replayable: case.replayable, spent: case.spent };
+        let attempt = Attempt {
+            policy: &policy,
+            repeatable: case.repeatable,
+            costs: case.costs,
+            replayable: case.replayable,
+            spent: case.spent,
+        };
         let facts = Facts {
             departed: case.departed,
             down: case.down,
@@ -394,6 +410,17 @@ mod tests {
             ),
             ("408", case(answer(408)), retry),
             ("504 while down", Case { down: true, spent: 9, ..case(answer(504)) }, Decision::PutBack),
+            ("504 that costs, while down", Case { down: true, costs: true, ..case(answer(504)) }, retry),
+            (
+                "504 that costs, while down, spent",
+                Case { down: true, costs: true, spent: 3, ..case(answer(504)) },
+                back(Reason::AttemptsSpent { retries: 3 }),
+            ),
+            (
+                "no connection, of what costs, while down",
+                Case { down: true, costs: true, departed: false, spent: 9, ..case(failed(Failure::Connect)) },
+                Decision::PutBack,
+            ),
             (
                 "504, POST, while down",
                 Case { down: true, repeatable: false, ..case(answer(504)) },

@@ -182,7 +182,8 @@ impl Model {
                     _ => answer(200, none),
                 };
                 let policy = Effective::default();
-                let attempt = Attempt { policy: &policy, repeatable, replayable, spent: u32::from(what) % 4 };
+                let attempt =
+                    Attempt { policy: &policy, repeatable, costs: false, replayable, spent: u32::from(what) % 4 };
                 let verdict = self.shard.report(self.now, flying.permit, &outcome, &attempt, &mut self.fx);
                 if flying.reported {
                     assert!(matches!(verdict, Verdict::Return(_)));
@@ -280,7 +281,8 @@ impl Model {
             for flying in std::mem::take(&mut self.flying) {
                 if !flying.reported {
                     let policy = Effective::default();
-                    let attempt = Attempt { policy: &policy, repeatable: true, replayable: true, spent: 0 };
+                    let attempt =
+                        Attempt { policy: &policy, repeatable: true, costs: false, replayable: true, spent: 0 };
                     let fine = Outcome::Answer { status: 200, signal: Signal::default() };
                     self.shard.report(self.now, flying.permit, &fine, &attempt, &mut self.fx);
                     if !flying.departed {

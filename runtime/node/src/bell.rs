@@ -55,15 +55,13 @@ pin_project_lite::pin_project! {
         future: F,
         bell: Arc<Bell>,
         waker: Waker,
-        // Whom the bell wakes.
-        outer: Option<Waker>,
     }
 }
 
 impl<F: Future> Seldom<F> {
     pub(crate) fn new(future: F) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), outer: AtomicWaker::new() });
-        Self { future, waker: Waker::from(Arc::clone(&bell)), bell, outer: None }
+        Self { future, waker: Waker::from(Arc::clone(&bell)), bell }
     }
 }
 
@@ -72,15 +70,9 @@ impl<F: Future> Future for Seldom<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let is_known = this.outer.as_ref().is_some_and(|outer| outer.will_wake(cx.waker()));
-        if is_known && !this.bell.is_rung() {
-            return Poll::Pending;
-        }
-        // A bell that rang forgot whom it wakes.
+        // Each time, and before the bell is asked: one that rings takes the waker with it, also a moment after it was
+        // heard.
         this.bell.register(cx.waker());
-        if !is_known {
-            *this.outer = Some(cx.waker().clone());
-        }
         if this.bell.take() { this.future.poll(&mut Context::from_waker(this.waker)) } else { Poll::Pending }
     }
 }
@@ -111,6 +103,37 @@ mod tests {
             waker.lock().take().unwrap().wake();
         }
         assert_eq!(poll(seldom.as_mut()), Poll::Ready(7));
+    }
+
+    /// Ready when it was woken so often, by threads that ring while it is polled for other reasons, too.
+    #[test]
+    fn no_ring_is_lost_however_it_falls_together_with_polls() {
+        const RINGS: u32 = 20_000;
+        let (left, inner) = (AtomicU32::new(RINGS), AtomicWaker::new());
+        let seldom = poll_fn(|cx| {
+            inner.register(cx.waker());
+            if left.load(Ordering::SeqCst) == 0 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let mut seldom = pin!(Seldom::new(seldom));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..RINGS {
+                    left.fetch_sub(1, Ordering::SeqCst);
+                    inner.wake();
+                }
+            });
+            // Polled again at once half of the time, and when it was woken the other half.
+            let mut again = false;
+            let polls = poll_fn(|cx| {
+                again = !again;
+                let polled = seldom.as_mut().poll(cx);
+                if polled.is_pending() && again {
+                    cx.waker().wake_by_ref();
+                }
+                polled
+            });
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(polls);
+        });
     }
 
     #[tokio::test(flavor = "multi_thread")]

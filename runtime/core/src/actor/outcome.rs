@@ -194,7 +194,7 @@ impl Actor {
             }
             Phase::Departed => {
                 self.counts.cancelled += 1;
-                self.guard.forgotten(call);
+                self.guard.given_up(call, cx.random, cx.now);
             }
             Phase::Reported => {}
         }

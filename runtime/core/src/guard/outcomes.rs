@@ -46,6 +46,15 @@ impl Guard {
         }
     }
 
+    /// The call was given up after it had left.
+    pub(crate) fn given_up(&mut self, call: Call, random: &mut fastrand::Rng, now: Time) {
+        if self.is_early(call, now) {
+            // Who asked for silence is not asked by one after another who does not wait for the answer.
+            self.early_failed(false, random, now);
+        }
+        self.forgotten(call);
+    }
+
     /// The call ended without telling anything: given up, or failed by its own fault.
     pub(crate) fn forgotten(&mut self, call: Call) {
         self.answered();
@@ -88,7 +97,7 @@ impl Guard {
         let Said { left, cause, wait, waiting, believed, fresh } = said;
         self.answered();
         self.streak = 0;
-        self.heard(left, now);
+        self.refusal_rtt = smoothed(self.refusal_rtt, now.since(left));
         let probe = self.is_probe(call);
         let stale = left < self.cut_at && !probe;
         self.told = self.told.max(now + wait.unwrap_or_default());
@@ -164,7 +173,7 @@ impl Guard {
         now: Time,
     ) {
         self.answered();
-        self.heard(left, now);
+        self.failure_rtt = smoothed(self.failure_rtt, now.since(left));
         if self.streak == 0 {
             self.streak_left = left;
         }
@@ -182,11 +191,6 @@ impl Guard {
             self.cut(now);
             self.back_off(fresh, LONGEST_DOWN, cause, random, now);
         }
-    }
-
-    fn heard(&mut self, left: Time, now: Time) {
-        let rtt = now.since(left);
-        self.refusal_rtt = if self.refusal_rtt.is_zero() { rtt } else { (self.refusal_rtt * 7 + rtt) / 8 };
     }
 
     pub(super) fn lived(&self, now: Time) -> bool {
@@ -282,5 +286,31 @@ impl Guard {
         }
         let busy = if self.pressed { self.told.since(self.began).max(AT_LEAST) } else { alone };
         self.learned.get_or_insert_default().learn(accepted, busy, self.cut_at, now);
+    }
+}
+
+/// What was heard of so far with one more, each of which counts for an eighth. The first counts wholly.
+fn smoothed(so_far: Duration, rtt: Duration) -> Duration {
+    if so_far.is_zero() { rtt } else { (so_far * 7 + rtt) / 8 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEC: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn how_long_failures_take_says_nothing_about_refusals() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut guard, call) = (Guard::default(), Call { index: 0, generation: 0 });
+        let (left, late) = (Time::from_millis(1_000_000), Time::from_millis(1_060_000));
+        guard.failed(call, left, None, true, &mut random, late);
+        assert_eq!((guard.refusal_rtt, guard.failure_rtt), (Duration::ZERO, SEC * 60));
+        let cause = Cause::Refused { status: 429, by: None };
+        let said = Said { left: late, cause, wait: None, waiting: false, believed: SEC, fresh: true };
+        guard.refused(call, said, &mut random, late + SEC / 20);
+        assert_eq!((guard.refusal_rtt, guard.failure_rtt), (SEC / 20, SEC * 60));
+        assert_eq!(guard.doubling(), super::super::DOUBLING.max(SEC / 10), "the window is not as slow as a timeout");
     }
 }

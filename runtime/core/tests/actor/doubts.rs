@@ -104,3 +104,25 @@ fn a_probe_given_up_before_the_end_of_a_long_pause_leaves_its_place_to_the_next(
     let [Effect::Admit { call, .. }] = gate.effects()[..] else { panic!() };
     assert_eq!(call, second);
 }
+
+#[test]
+fn probes_that_are_given_up_after_they_left_do_not_follow_one_another() {
+    let mut gate = Gate::new(Settings::default());
+    let permit = gate.sent();
+    gate.report(permit, refused(Some(SEC * 600)));
+    let mut gaps = Vec::new();
+    for _ in 0..5 {
+        gate.queued();
+    }
+    for _ in 0..4 {
+        let begin = gate.now;
+        let [Effect::Admit { permit: probe, .. }] = gate.next()[..] else { panic!() };
+        gaps.push(gate.now.since(begin));
+        assert_eq!(gate.shard.departed(gate.now, probe, &mut gate.fx), Departure::Go);
+        gate.shard.release(gate.now, probe, &mut gate.fx);
+        assert!(gate.effects().is_empty(), "the next waits");
+    }
+    for (gap, least) in gaps.iter().zip([2, 4, 8, 16]) {
+        assert!(*gap >= SEC * least && *gap <= SEC * least * 3 / 2, "{gaps:?}");
+    }
+}

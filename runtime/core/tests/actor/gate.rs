@@ -72,7 +72,7 @@ impl Gate {
     }
 
     pub(crate) fn report(&mut self, permit: Permit, outcome: Outcome) -> Verdict {
-        let attempt = Attempt { policy: &self.policy, repeatable: true, replayable: true, spent: 0 };
+        let attempt = Attempt { policy: &self.policy, repeatable: true, costs: false, replayable: true, spent: 0 };
         let verdict = self.shard.report(self.now, permit, &outcome, &attempt, &mut self.fx);
         self.shard.release(self.now, permit, &mut self.fx);
         verdict

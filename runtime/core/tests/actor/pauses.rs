@@ -143,7 +143,7 @@ fn a_call_that_was_refused_lets_those_go_first_that_were_not() {
         gate.now,
         first,
         &refused(Some(SEC)),
-        &Attempt { policy: &gate.policy, repeatable: true, replayable: true, spent: 0 },
+        &Attempt { policy: &gate.policy, repeatable: true, costs: false, replayable: true, spent: 0 },
         &mut gate.fx,
     );
     gate.shard.release(gate.now, first, &mut gate.fx);

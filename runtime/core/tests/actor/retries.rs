@@ -63,7 +63,7 @@ fn a_destination_that_never_answered_fails_after_its_attempts_and_one_that_lived
         let mut permit = gate.admitted();
         let last = (0..).find_map(|spent| {
             // Nothing left the node: not even a POST is in danger.
-            let attempt = Attempt { policy: &gate.policy, repeatable: false, replayable: true, spent };
+            let attempt = Attempt { policy: &gate.policy, repeatable: false, costs: false, replayable: true, spent };
             let outcome = Outcome::Failed(Failure::Connect);
             let verdict = gate.shard.report(gate.now, permit, &outcome, &attempt, &mut gate.fx);
             gate.shard.release(gate.now, permit, &mut gate.fx);

@@ -435,7 +435,13 @@ impl World {
                     self.told = self.told.max(self.now + wait);
                 }
                 let spent = self.spent[call];
-                let attempt = Attempt { policy: &self.policy, repeatable: self.repeatable, replayable: true, spent };
+                let attempt = Attempt {
+                    policy: &self.policy,
+                    repeatable: self.repeatable,
+                    costs: false,
+                    replayable: true,
+                    spent,
+                };
                 let verdict = self.shard.report(self.now, permit, &outcome, &attempt, &mut self.fx);
                 self.shard.release(self.now, permit, &mut self.fx);
                 match verdict {

@@ -14,6 +14,7 @@ use axum::{
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 use super::{
     Control,
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     cluster::registry::Scope,
     ids::TraceId,
-    observe::{Ending, TrailRecord},
+    observe::{Ending, TrailRecord, TrailSummary},
     problem::Problem,
 };
 
@@ -48,7 +49,10 @@ pub(super) async fn list(
 ) -> Result<Json<Value>, Problem> {
     caller.require(Scope::Deploy)?;
     let limit = filter.limit.unwrap_or(SHOWN).min(MOST);
-    let trails = control.observe.trails.recent(caller.tenant().as_str(), limit, filter.function.as_deref());
+    // Looking through all of them takes a while.
+    let (observe, tenant) = (Arc::clone(&control.observe), caller.tenant().clone());
+    let looking = spawn_blocking(move || observe.trails.recent(tenant.as_str(), limit, filter.function.as_deref()));
+    let trails = looking.await.unwrap_or_default();
     let trails: Vec<_> = trails.iter().map(summary).collect();
     Ok(Json(json!({"trails": trails})))
 }
@@ -80,10 +84,10 @@ pub(super) async fn show(
 /// The trail of a trace that ended last, as if it were the only one, with the earlier ones beside it where there are any.
 fn whole(last: &TrailRecord, earlier: &[TrailRecord]) -> Value {
     let one = |record: &TrailRecord| {
-        let mut shown = summary(record);
+        let mut shown = summary(&record.summary);
         let notes = record.notes.iter().map(|(at, note)| json!({"at_ms": millis(*at), "text": note.to_string()}));
         set(&mut shown, "notes", notes.collect::<Vec<_>>());
-        set(&mut shown, "dropped", record.dropped);
+        set(&mut shown, "dropped", record.summary.dropped);
         shown
     };
     let mut shown = one(last);
@@ -98,13 +102,13 @@ fn timelines(newest_first: &[TrailRecord]) -> String {
     newest_first.iter().rev().map(timeline).collect::<Vec<_>>().join("\n")
 }
 
-fn summary(record: &TrailRecord) -> Value {
+fn summary(record: &TrailSummary) -> Value {
     let began = record.began.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut shown = json!({
         "id": record.id.to_string(),
         "began_ms": u64::try_from(began.as_millis()).unwrap_or(u64::MAX),
         "lasted_ms": millis(record.lasted),
-        "notes": record.notes.len(),
+        "notes": record.notes,
     });
     match &record.invocation {
         Some((function, version)) => {
@@ -130,6 +134,7 @@ fn summary(record: &TrailRecord) -> Value {
 /// The trail as a person reads it: one line a decision, with the time since the beginning.
 fn timeline(record: &TrailRecord) -> String {
     let mut text = String::new();
+    let TrailRecord { summary: record, notes } = record;
     let what = match &record.invocation {
         Some((function, version)) => format!("invocation of {function}@{version}"),
         None => "call through /to".to_owned(),
@@ -143,7 +148,7 @@ fn timeline(record: &TrailRecord) -> String {
     };
     // Writing to a String can't fail.
     let _ = writeln!(text, "{} {what}: {ending}", record.id);
-    for (at, note) in &record.notes {
+    for (at, note) in notes {
         let _ = writeln!(text, "{:>10.1} ms  {note}", millis(*at));
     }
     if record.dropped > 0 {
@@ -190,7 +195,7 @@ mod tests {
             trail.answered();
             store.finish(&trail, call_of("t"), ending);
             let record = store.get("t", trail.id()).unwrap();
-            let shown = summary(&record);
+            let shown = summary(&record.summary);
             assert_eq!((&shown["status"], shown.get("cut").and_then(Value::as_bool)), (&200.into(), cut));
             assert!(shown["head_ms"].as_f64() <= shown["lasted_ms"].as_f64(), "{shown}");
             assert!(timeline(&record).contains(text), "{}", timeline(&record));

@@ -263,8 +263,8 @@ async fn connection<H: Handler>(
     let mut connection = pin!(builder.serve_connection(socket, service));
     let mut watch = Watch::default();
     // hyper's timer starts once it knows which HTTP is spoken; this one also ends those who never say.
-    let mut silence = pin!(tokio::time::sleep(bounds.header_timeout));
-    // Polling it takes a lock that all connections share.
+    let mut silence = pin!(Seldom::new(tokio::time::sleep(bounds.header_timeout)));
+    // Polled each time it would take a lock that all connections share.
     let mut stopped = pin!(Seldom::new(stop.cancelled()));
     let (mut stopping, mut waiting) = (false, true);
     loop {
@@ -280,7 +280,7 @@ async fn connection<H: Handler>(
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = silence.as_mut(), if waiting && !spoke.load(Ordering::Relaxed) => {
+            () = silence.as_mut(), if waiting => {
                 if !spoke.load(Ordering::Relaxed) {
                     return;
                 }

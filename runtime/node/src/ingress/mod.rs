@@ -31,7 +31,10 @@ use std::{
     time::Instant,
 };
 
-use futures::{FutureExt, future::Either};
+use futures::{
+    FutureExt,
+    future::{Either, lazy},
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
 use ipnet::IpNet;
 
@@ -100,37 +103,43 @@ impl Handler for Arc<Ingress> {
     fn handle(
         self: Arc<Self>,
         peer: Peer,
-        mut request: Request<Lingering>,
-    ) -> impl Future<Output = Response<Recorded>> + Send + 'static {
-        let began = Instant::now();
-        request.body_mut().watch();
-        let wants_trailers = trailers::wanted(&request);
-        let trace = TraceContext::from_headers(request.headers());
-        let done = |answer| Either::Right(Either::Right(ready(answer)));
-        let work = match self.goal(&request) {
-            Ok((Goal::Invoke(target), authority)) => {
-                Either::Left(invoke::invoke(self, target, authority, peer, trace, began, request))
-            }
-            // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
-            Ok((Goal::Gate, _)) => Either::Right(Either::Left(Box::pin(async move {
-                match to::to(Arc::clone(&self), trace, began, request).await {
-                    Ok(answer) => answer,
-                    Err(problem) => self.refusal(problem, trace, began),
-                }
-            }))),
-            Ok((Goal::Answer(answer), _)) => done(Recorded::plain(answer)),
-            Ok((Goal::Refuse(named, problem), _)) => done(self.refusal_of(named, problem, trace, began)),
-            Err(problem) => done(self.refusal(problem, trace, began)),
-        };
-        // An `async` block would hold what it waits for twice.
-        work.then(move |answer| {
-            if wants_trailers {
-                Either::Left(Box::pin(trailers::announce(answer)))
-            } else {
-                Either::Right(ready(answer))
-            }
-        })
+        request: Request<Lingering>,
+    ) -> impl Future<Output = Response<Recorded>> + Send {
+        // Not before it is polled: by then hyper has handed over what it has read of the body.
+        lazy(move |_| begin(self, peer, request)).flatten()
     }
+}
+
+/// Does for a request all that need not wait, and returns what is left.
+fn begin(
+    ingress: OfConnection,
+    peer: Peer,
+    mut request: Request<Lingering>,
+) -> impl Future<Output = Response<Recorded>> + Send {
+    let began = Instant::now();
+    request.body_mut().watch();
+    let wants_trailers = trailers::wanted(&request);
+    let trace = TraceContext::from_headers(request.headers());
+    let done = |answer| Either::Right(Either::Right(ready(answer)));
+    let work = match ingress.goal(&request) {
+        Ok((Goal::Invoke(target), authority)) => {
+            Either::Left(invoke::invoke(ingress, target, authority, peer, trace, began, request))
+        }
+        // In a box: every request's future would be as big as the gate's, and is moved to where it is polled.
+        Ok((Goal::Gate, _)) => Either::Right(Either::Left(Box::pin(async move {
+            match to::to(Arc::clone(&ingress), trace, began, request).await {
+                Ok(answer) => answer,
+                Err(problem) => ingress.refusal(problem, trace, began),
+            }
+        }))),
+        Ok((Goal::Answer(answer), _)) => done(Recorded::plain(answer)),
+        Ok((Goal::Refuse(named, problem), _)) => done(ingress.refusal_of(named, problem, trace, began)),
+        Err(problem) => done(ingress.refusal(problem, trace, began)),
+    };
+    // An `async` block would hold what it waits for twice.
+    work.then(move |answer| {
+        if wants_trailers { Either::Left(Box::pin(trailers::announce(answer))) } else { Either::Right(ready(answer)) }
+    })
 }
 
 /// What a request is for.

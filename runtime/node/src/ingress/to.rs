@@ -5,7 +5,8 @@
 use std::{collections::HashMap, net::IpAddr, pin::pin, sync::Arc, time::Instant};
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
+    header::{self, Entry},
     uri::{Authority, PathAndQuery},
 };
 use parking_lot::Mutex;
@@ -102,6 +103,14 @@ pub(super) async fn to(
         && let Ok(own) = HeaderValue::try_from(own)
     {
         answer.headers_mut().insert(header::LOCATION, own);
+    }
+    if let Entry::Occupied(mut cookies) = answer.headers_mut().entry(header::SET_COOKIE) {
+        for cookie in cookies.iter_mut() {
+            let own = cookie.to_str().ok().and_then(|cookie| mount.cookie(cookie));
+            if let Some(Ok(own)) = own.map(HeaderValue::try_from) {
+                *cookie = own;
+            }
+        }
     }
     Ok(answer)
 }

@@ -19,7 +19,7 @@ pub use invocations::{Invocations, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
 pub use metrics::{DestinationLabel, DestinationLabels, Metrics};
 pub use note::Note;
-pub use trail::{Ending, Subject, Trail, TrailRecord, TrailStore, Waits};
+pub use trail::{Ending, Subject, Trail, TrailRecord, TrailStore, TrailSummary, Waits};
 
 use crate::settings::ObserveSettings;
 

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-pub use store::{TrailRecord, TrailStore};
+pub use store::{TrailRecord, TrailStore, TrailSummary};
 
 use super::note::Note;
 use crate::{clock, ids::TraceId};

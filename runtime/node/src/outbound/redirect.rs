@@ -51,6 +51,28 @@ impl Mount {
         Some(format!("{}{slash}{below}", self.base()))
     }
 
+    /// The `Set-Cookie` for the client, who sees one host for all upstreams: below the upstream's own path, so that no
+    /// other is sent it. Nothing where it stays as it is.
+    pub(crate) fn cookie(&self, cookie: &str) -> Option<String> {
+        let mut parts = cookie.split(';');
+        let mut own = parts.next()?.to_owned();
+        let mut is_changed = false;
+        for part in parts {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let (name, value) = (name.trim_ascii(), value.trim_ascii());
+            if name.eq_ignore_ascii_case("domain") {
+                is_changed = true;
+            } else if name.eq_ignore_ascii_case("path") && value.starts_with('/') {
+                own.push_str(&format!("; Path={}{value}", self.base()));
+                is_changed = true;
+            } else {
+                own.push(';');
+                own.push_str(part);
+            }
+        }
+        is_changed.then_some(own)
+    }
+
     /// `/to/https://host` or `/to/name`. A URL is written plainly, however the client had escaped it.
     fn base(&self) -> String {
         let name = self.path.path().strip_prefix("/to/").unwrap_or_default();
@@ -70,6 +92,32 @@ fn in_scheme(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cookie_stays_with_its_upstream() {
+        let at = |path: &'static str, uri: &'static str| {
+            let uri = Uri::from_static(uri);
+            let origin = Origin::of(&uri).unwrap();
+            Mount::new(PathAndQuery::from_static(path), uri, origin)
+        };
+        let plain = at("/to/https://a.test/v1/login", "https://a.test/v1/login");
+        let named = at("/to/shop/login", "https://shop.test/login");
+        for (cookie, by_url, by_name) in [
+            ("s=1", None, None),
+            ("s=1; Secure; HttpOnly", None, None),
+            (
+                "s=a=b; Path=/; Secure",
+                Some("s=a=b; Path=/to/https://a.test/; Secure"),
+                Some("s=a=b; Path=/to/shop/; Secure"),
+            ),
+            ("s=1; path = /api", Some("s=1; Path=/to/https://a.test/api"), Some("s=1; Path=/to/shop/api")),
+            ("s=1;Domain=.a.test", Some("s=1"), Some("s=1")),
+            ("s=1; domain=a.test; Path=relative", Some("s=1; Path=relative"), Some("s=1; Path=relative")),
+        ] {
+            assert_eq!(plain.cookie(cookie).as_deref(), by_url, "{cookie}");
+            assert_eq!(named.cookie(cookie).as_deref(), by_name, "{cookie}");
+        }
+    }
 
     fn location(path: &str, uri: &str, location: &str) -> Option<String> {
         let uri: Uri = uri.parse().unwrap();

@@ -18,7 +18,7 @@ pub struct Routed {
     pub uri: Uri,
     /// Its origin.
     pub origin: Origin,
-    /// The destination, for scopes of tokens (`to:NAME`): its configured name, else `host` or `host:port`.
+    /// The destination, for scopes of tokens (`to:NAME`): its configured name, else `host` (https) or `host:port`.
     pub destination: String,
 }
 
@@ -127,11 +127,20 @@ fn without_user(authority: &str) -> &str {
     authority.rsplit('@').next().unwrap_or_default()
 }
 
+/// How scopes of tokens name an origin that is no configured destination: `host` where that says all, else `host:port`.
+/// Spoken to in plain text it is another, and a host without a dot could be the name of a destination.
+fn scope(origin: &Origin) -> String {
+    let authority = origin.authority().to_string();
+    let says_all = origin.scheme == Scheme::Https && origin.host.contains(['.', ':']);
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port == origin.port.to_string());
+    if says_all || has_port { authority } else { format!("{authority}:{}", origin.port) }
+}
+
 /// The URI of an origin and the client's own path and query.
 fn routed(origin: Origin, tail: &str) -> Result<Routed, ToError> {
     let slash = if tail.starts_with('/') { "" } else { "/" };
     let uri = format!("{origin}{slash}{tail}").parse().map_err(|error| ToError::Invalid { why: format!("{error}") })?;
-    let destination = origin.authority().to_string();
+    let destination = scope(&origin);
     Ok(Routed { uri, origin, destination })
 }
 
@@ -151,6 +160,24 @@ mod tests {
 
     fn to(path: &str) -> Result<String, ToError> {
         parse(path, lookup).map(|routed| routed.uri.to_string())
+    }
+
+    #[test]
+    fn a_scope_names_one_origin() {
+        for (path, scope) in [
+            ("/to/https://api.example.com/v1", "api.example.com"),
+            ("/to/https://api.example.com:443/v1", "api.example.com"),
+            ("/to/https://api.example.com:8443/v1", "api.example.com:8443"),
+            ("/to/http://api.example.com/v1", "api.example.com:80"),
+            ("/to/http://127.0.0.1:9999/", "127.0.0.1:9999"),
+            ("/to/http://127.0.0.1/", "127.0.0.1:80"),
+            ("/to/https://openai/", "openai:443"),
+            ("/to/http://openai:8080/", "openai:8080"),
+            ("/to/https://[2001:db8::1]/", "[2001:db8::1]"),
+            ("/to/http://[2001:db8::80]/", "[2001:db8::80]:80"),
+        ] {
+            assert_eq!(parse(path, lookup).unwrap().destination, scope, "{path}");
+        }
     }
 
     #[test]

@@ -78,6 +78,24 @@ async fn a_hundred_calls_share_one_http2_connection() {
     assert!(upstream.peak() > 1, "at once, not one by one");
 }
 
+/// A function that reads its answers in turn, or not at all, waits for nobody but itself.
+#[tokio::test]
+async fn answers_that_nobody_reads_stop_no_other_of_their_connection() {
+    const LENGTH: usize = 3 << 20;
+    let (tls, roots) = certificate(&["h2"]);
+    let upstream = Upstream::start_tls(|_| async move { text(200, &"x".repeat(LENGTH)) }, tls).await;
+    let gate = gate(Some(roots));
+    let mut answers = Vec::new();
+    for _ in 0..8 {
+        answers.push(gate.get(&url(&upstream, "/")).await.unwrap());
+    }
+    assert_eq!(upstream.connections(), 1);
+    for answer in answers {
+        let read = tokio::time::timeout(Duration::from_secs(10), read(answer)).await;
+        assert_eq!(read.expect("it comes while the others are unread").len(), LENGTH);
+    }
+}
+
 #[tokio::test]
 async fn without_http2_a_burst_dials_once_each_after_the_pioneer() {
     let (tls, roots) = certificate(&["http/1.1"]);

@@ -61,6 +61,21 @@ async fn the_clock_of_the_first_byte_starts_when_the_body_has_left() {
 }
 
 #[tokio::test]
+async fn the_deadline_of_an_upload_begins_once_however_often_it_is_repeated() {
+    let upstream = Upstream::start(|request| async move {
+        read_incoming(request.into_body()).await;
+        text(429, "no")
+    })
+    .await;
+    let gate = Gate::new(&["--call-deadline=400ms"]);
+    let begin = Instant::now();
+    let answer = gate.send(Request::post(upstream.url("/")).body(slow(10)).unwrap()).await.unwrap();
+    let took = begin.elapsed();
+    assert_eq!(answer.status(), 429);
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test]
 async fn an_upload_that_stands_still_is_ended_and_it_is_told_whose_fault_that_is() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());

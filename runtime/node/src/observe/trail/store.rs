@@ -30,9 +30,9 @@ const CHUNKS: u64 = 8;
 /// What a chunk takes besides its bytes: its place in the ring, its counts of references, what the allocator adds.
 const CHUNK_OVERHEAD: u64 = 96;
 
-/// A finished trail, as it is read.
+/// A finished trail without its notes.
 #[derive(Debug)]
-pub struct TrailRecord {
+pub struct TrailSummary {
     /// Its id, the W3C trace id.
     pub id: TraceId,
     /// The function that was invoked and its version; nothing for a call that a program sent through `/to`.
@@ -46,10 +46,19 @@ pub struct TrailRecord {
     ended: u64,
     /// How it ended.
     pub ending: Ending,
-    /// Decisions, each with the time since the beginning.
-    pub notes: Vec<(Duration, Note)>,
+    /// How many notes it has.
+    pub notes: u32,
     /// Notes that were dropped beyond the bound of a trail.
     pub dropped: u32,
+}
+
+/// A finished trail.
+#[derive(Debug)]
+pub struct TrailRecord {
+    /// What is said of it where many are listed.
+    pub summary: TrailSummary,
+    /// Decisions, each with the time since the beginning.
+    pub notes: Vec<(Duration, Note)>,
 }
 
 /// The rings of finished trails.
@@ -135,14 +144,8 @@ impl Kept<'_> {
         postcard::take_from_bytes(bytes).ok()
     }
 
-    /// The whole trail, with the notes that follow.
-    fn record(&self, id: TraceId, mut notes: &[u8]) -> TrailRecord {
-        let next = |_| {
-            let (note, rest) = postcard::take_from_bytes(notes).ok()?;
-            notes = rest;
-            Some(note)
-        };
-        TrailRecord {
+    fn summary(&self, id: TraceId) -> TrailSummary {
+        TrailSummary {
             id,
             invocation: self.subject.invocation.map(|(function, version)| (function.into(), version)),
             began: SystemTime::UNIX_EPOCH + self.began,
@@ -150,9 +153,19 @@ impl Kept<'_> {
             lasted: self.lasted,
             ended: self.ended,
             ending: self.ending,
-            notes: (0..self.notes).map_while(next).collect(),
+            notes: self.notes,
             dropped: self.dropped,
         }
+    }
+
+    /// The whole trail, with the notes that follow.
+    fn record(&self, id: TraceId, mut notes: &[u8]) -> TrailRecord {
+        let next = |_| {
+            let (note, rest) = postcard::take_from_bytes(notes).ok()?;
+            notes = rest;
+            Some(note)
+        };
+        TrailRecord { summary: self.summary(id), notes: (0..self.notes).map_while(next).collect() }
     }
 }
 
@@ -177,7 +190,7 @@ impl Ring {
     /// is not kept.
     fn push(&mut self, trail: &[u8], bound: u64) {
         if self.open.capacity() - self.open.len() < trail.len() {
-            let room = trail.len().max((bound / CHUNKS).min(CHUNK) as usize);
+            let room = trail.len().max((bound / CHUNKS).saturating_sub(CHUNK_OVERHEAD).min(CHUNK) as usize);
             if cost(room) > bound {
                 return;
             }
@@ -223,13 +236,13 @@ fn chunks(ring: &Mutex<Ring>) -> impl Iterator<Item = Arc<Vec<u8>>> {
     std::iter::once(open).chain(full.into_iter().rev())
 }
 
-/// The trails of a ring that are wanted, the newest first, `limit` of them at most.
-fn newest(
+/// What is wanted of the trails of a ring, the newest first, `limit` of them at most.
+fn newest<T>(
     ring: &Mutex<Ring>,
     limit: usize,
     is_wanted: impl Fn(TraceId) -> bool,
-    is_about: impl Fn(&Subject<'_>) -> bool,
-) -> Vec<TrailRecord> {
+    read: impl Fn(TraceId, &Kept<'_>, &[u8]) -> Option<T>,
+) -> Vec<T> {
     let mut found = Vec::new();
     for chunk in chunks(ring) {
         let trails: Vec<_> = Prefix::split(&chunk).filter(|(id, _)| is_wanted(*id)).collect();
@@ -237,17 +250,14 @@ fn newest(
             if found.len() >= limit {
                 return found;
             }
-            let Some((kept, notes)) = Kept::read(kept) else { continue };
-            if is_about(&kept.subject) {
-                found.push(kept.record(id, notes));
-            }
+            found.extend(Kept::read(kept).and_then(|(kept, notes)| read(id, &kept, notes)));
         }
     }
     found
 }
 
 impl TrailStore {
-    /// Keeps at most `bound` bytes.
+    /// Keeps at most `bound` bytes, besides chunks that were written over while somebody read them.
     pub fn new(bound: u64) -> Self {
         Self { rings: Default::default(), bound: bound / RINGS as u64 }
     }
@@ -294,17 +304,24 @@ impl TrailStore {
 
     /// The newest `limit` finished trails of a trace, for their own tenant, newest first: an agent's steps share one.
     pub fn of_trace(&self, tenant: &str, id: TraceId, limit: usize) -> Vec<TrailRecord> {
-        newest(self.ring(id), limit, |other| other == id, |subject| subject.tenant == tenant)
+        newest(
+            self.ring(id),
+            limit,
+            |other| other == id,
+            |id, kept, notes| (kept.subject.tenant == tenant).then(|| kept.record(id, notes)),
+        )
     }
 
-    /// The newest `limit` trails of a tenant, or of one of its functions, newest first.
-    pub fn recent(&self, tenant: &str, limit: usize, function: Option<&str>) -> Vec<TrailRecord> {
-        let is_about = |subject: &Subject<'_>| {
-            let of_function = |name| subject.invocation.is_some_and(|(function, _)| function == name);
-            subject.tenant == tenant && function.is_none_or(of_function)
+    /// The newest `limit` trails of a tenant, or of one of its functions, newest first. Where few are, it looks through
+    /// all that are kept.
+    pub fn recent(&self, tenant: &str, limit: usize, function: Option<&str>) -> Vec<TrailSummary> {
+        let read = |id, kept: &Kept<'_>, _: &[u8]| {
+            let Subject { tenant: whose, invocation } = kept.subject;
+            let of_function = |name| invocation.is_some_and(|(function, _)| function == name);
+            (whose == tenant && function.is_none_or(of_function)).then(|| kept.summary(id))
         };
-        let mut trails: Vec<_> = self.rings.iter().flat_map(|ring| newest(ring, limit, |_| true, is_about)).collect();
-        trails.sort_by_key(|record| Reverse(record.ended));
+        let mut trails: Vec<_> = self.rings.iter().flat_map(|ring| newest(ring, limit, |_| true, read)).collect();
+        trails.sort_by_key(|trail| Reverse(trail.ended));
         trails.truncate(limit);
         trails
     }

@@ -26,9 +26,11 @@ use super::{
     memory::{ReplayMemory, Reservation},
     request_trailers,
 };
+use tidegate_core::time::Time;
+
 use crate::{
     body::{Body, BodyError, ReadOn, Rest, read_on},
-    outbound::TransportError,
+    outbound::{TransportError, shards},
 };
 
 /// Unread bytes of a streamed body beyond which its sender is held back.
@@ -76,6 +78,8 @@ struct State {
     reservation: Reservation,
     trailers: Option<HeaderMap>,
     end: Option<Result<(), Arc<str>>>,
+    /// When that was.
+    ended_at: Option<Time>,
     /// The call may still want the body.
     wanted: bool,
     /// Readers alive; only the newest one reads, older ones are of attempts that were given up.
@@ -135,6 +139,7 @@ impl State {
     }
 
     fn finish(&mut self, end: Result<(), Arc<str>>) {
+        self.ended_at = Some(shards::now());
         self.end = Some(match (end, self.declared) {
             (Ok(()), Some(declared)) if declared != self.total => {
                 Err(wrong_length(declared, self.total).to_string().into())
@@ -191,6 +196,11 @@ impl Shared {
     pub(crate) fn progress(&self) -> Progress {
         let state = self.state.lock();
         Progress { next: state.next, waits: state.waits() }
+    }
+
+    /// When it had come to its end.
+    pub(super) fn ended_at(&self) -> Option<Time> {
+        self.state.lock().ended_at
     }
 
     pub(super) fn failure(&self) -> Option<String> {
@@ -329,6 +339,7 @@ impl Pump {
             reservation: start.memory.reserve(),
             trailers: None,
             end: None,
+            ended_at: None,
             wanted: true,
             readers: 0,
             newest: 0,

@@ -100,8 +100,12 @@ impl Call<'_> {
             let began = Instant::now();
             let mut bound = None;
             let head = |streamed: bool| {
-                if streamed && !self.deadline_stated {
-                    self.deadline = self.deadline.max(shards::now() + self.policy.deadline);
+                // Of a body that came with the first attempt, later ones say the same.
+                if streamed
+                    && !self.deadline_stated
+                    && let Some(ended) = self.kept.ended_at()
+                {
+                    self.deadline = self.deadline.max(ended + self.policy.deadline);
                 }
                 bound.insert(self.bound(self.timeouts.first_byte, self.first_byte.time)).time
             };

@@ -37,6 +37,8 @@ pub(super) struct Call<'a> {
     pub(super) key: u128,
     pub(super) policy: Arc<Effective>,
     pub(super) repeatable: bool,
+    /// Whether a repetition costs something.
+    pub(super) costs: bool,
     /// What it costs in tokens, stated or estimated.
     pub(super) tokens: u32,
     pub(super) deadline: Time,
@@ -234,8 +236,13 @@ impl Call<'_> {
                 return Next::Again(Again { ticket, costs: false, failed: None });
             }
         };
-        let facts =
-            Attempt { policy: &self.policy, repeatable: self.repeatable, replayable: self.kept.is_replayable(), spent };
+        let facts = Attempt {
+            policy: &self.policy,
+            repeatable: self.repeatable,
+            costs: self.costs,
+            replayable: self.kept.is_replayable(),
+            spent,
+        };
         let verdict = admission.report(&outcome, &facts);
         self.door.observe.metrics.attempt_came(outcome.class());
         if outcome.class() == Class::Refused {

@@ -280,7 +280,9 @@ impl Inner {
         let partition = target.destination.partition(&parts.headers, kept.as_split());
         self.known.remember(&target, &partition, &self.shards);
         let repeatable = target.destination.repeatable(&parts.method, parts.uri.path());
-        let repeatable = repeatable.allows(&parts.method, has_key || policy.idempotency_key.is_some());
+        let has_key = has_key || policy.idempotency_key.is_some();
+        let costs = repeatable.costs(&parts.method, has_key);
+        let repeatable = repeatable.allows(&parts.method, has_key);
         let tokens = policy.tokens.unwrap_or_else(|| target.destination.tokens(kept.as_split()));
         let call = calls::Call {
             door: self,
@@ -288,6 +290,7 @@ impl Inner {
             key: partition.key,
             policy,
             repeatable,
+            costs,
             tokens,
             deadline,
             deadline_stated,

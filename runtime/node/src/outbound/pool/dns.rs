@@ -5,7 +5,10 @@ use std::{
     ffi::CStr,
     io,
     net::{IpAddr, ToSocketAddrs},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -85,7 +88,15 @@ type Answer = Result<Arc<[IpAddr]>, Unknown>;
 
 struct Entry {
     asked: Instant,
-    answer: Arc<OnceCell<Answer>>,
+    lookup: Arc<LookUp>,
+}
+
+/// One question, for all who ask it.
+#[derive(Default)]
+struct LookUp {
+    answer: OnceCell<Answer>,
+    /// Somebody asks.
+    asked: AtomicBool,
 }
 
 /// A resolver that asks once for all who ask at the same time, and not again for [`TTL`].
@@ -110,18 +121,30 @@ impl Dns {
             return Err(Unknown { why: "names under `invalid` never exist".into(), lasting: true });
         }
         let cell = self.cell(host);
-        let answer = match cell.get() {
+        let answer = match cell.answer.get() {
             Some(answer) => answer.clone(),
             None => {
-                // Before the cell is taken: a tenant that has used its share up must not keep others from asking.
-                let share = self.share(tenant).acquire_owned().await;
-                cell.get_or_init(|| self.ask(host, share.ok())).await.clone()
+                // Before the cell is taken: a tenant that has used its share up must not keep others from asking. Who
+                // waits for what somebody asks already needs none, unless that one leaves.
+                let share = match cell.asked.load(Ordering::Relaxed) {
+                    true => None,
+                    false => self.share(tenant).acquire_owned().await.ok(),
+                };
+                let asking = async || {
+                    cell.asked.store(true, Ordering::Relaxed);
+                    let share = match share {
+                        Some(share) => Some(share),
+                        None => self.share(tenant).acquire_owned().await.ok(),
+                    };
+                    self.ask(host, share).await
+                };
+                cell.answer.get_or_init(asking).await.clone()
             }
         };
         if answer.is_err() {
             // A failure is shared by those who asked together, and forgotten.
             let mut names = self.names.lock();
-            if names.get(host).is_some_and(|entry| Arc::ptr_eq(&entry.answer, &cell)) {
+            if names.get(host).is_some_and(|entry| Arc::ptr_eq(&entry.lookup, &cell)) {
                 names.remove(host);
             }
         }
@@ -156,13 +179,13 @@ impl Dns {
         Arc::clone(share)
     }
 
-    fn cell(&self, host: &Arc<str>) -> Arc<OnceCell<Answer>> {
+    fn cell(&self, host: &Arc<str>) -> Arc<LookUp> {
         let now = Instant::now();
         let mut names = self.names.lock();
         if let Some(entry) = names.get(host)
             && now.duration_since(entry.asked) < TTL
         {
-            return Arc::clone(&entry.answer);
+            return Arc::clone(&entry.lookup);
         }
         if names.len() >= NAMES {
             names.retain(|_, entry| now.duration_since(entry.asked) < TTL);
@@ -170,15 +193,15 @@ impl Dns {
                 names.clear();
             }
         }
-        let answer = Arc::new(OnceCell::new());
-        names.insert(Arc::clone(host), Entry { asked: now, answer: Arc::clone(&answer) });
-        answer
+        let lookup = Arc::<LookUp>::default();
+        names.insert(Arc::clone(host), Entry { asked: now, lookup: Arc::clone(&lookup) });
+        lookup
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -223,6 +246,28 @@ mod tests {
         assert_eq!(asked.load(Ordering::SeqCst), TENANT_LOOKUPS + 1);
         waits.abort();
         stuck.iter().for_each(|call| call.abort());
+    }
+
+    #[tokio::test]
+    async fn many_who_wait_for_one_name_leave_the_others_of_their_tenant_alone() {
+        let deaf = Deaf::default();
+        let asked = Arc::clone(&deaf.0);
+        let dns = Arc::new(Dns::new(Arc::new(deaf)));
+        let tenant = TenantId::from("t");
+        let ask = |name: &'static str| {
+            let (dns, tenant) = (Arc::clone(&dns), tenant.clone());
+            tokio::spawn(async move { dns.look_up(&tenant, &name.into()).await.map(drop) })
+        };
+        let first = ask("deaf.test");
+        while asked.load(Ordering::SeqCst) < 1 {
+            tokio::task::yield_now().await;
+        }
+        let waiting: Vec<_> = (0..TENANT_LOOKUPS * 2).map(|_| ask("deaf.test")).collect();
+        tokio::task::yield_now().await;
+        let good = tokio::time::timeout(Duration::from_secs(5), ask("good.test")).await;
+        assert!(good.expect("it is not kept waiting").unwrap().is_ok());
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        waiting.iter().chain([&first]).for_each(|call| call.abort());
     }
 
     #[tokio::test]

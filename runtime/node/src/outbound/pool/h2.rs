@@ -24,9 +24,10 @@ const BEFORE_SETTINGS: usize = 64;
 const UNSAID: usize = usize::MAX - 1;
 /// Streams on one connection however many the peer takes: beyond this a second connection is faster.
 const STREAMS: usize = 256;
-/// Flow-control windows of what we receive, per stream and connection, bytes.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What a stream may send before somebody reads it, bytes.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// The same of a connection: whoever leaves answers unread, or reads them in turn, must not stop those of others.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
 
 /// One connection, shared by its calls.
 pub(super) struct H2 {
