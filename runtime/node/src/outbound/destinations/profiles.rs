@@ -93,7 +93,8 @@ impl Profile {
              itself (`policy.deadline`, `policy.attempt_timeout`, `repeatable`, `policy.tokens`) wins over the profile,\n\
              and settings of the node that are more patient do, too.\n\n\
              Completions are repeated after a failure although the first may have been processed: that costs its tokens\n\
-             once more each time, `policy.retries` times at most. Everything else is `keyed`. `\"repeatable\": \"keyed\"` stops it.\n\n\
+             once more each time, `policy.retries` times at most. Everything else is `keyed`.\n\
+             `\"repeatable\": \"keyed\"` stops it.\n\n\
              Tokens of a call that states none (`tokens` of a policy) are estimated for limits in tokens: a quarter of\n\
              the characters of the texts in its JSON body, or as many as it asks for at most (`max_tokens`,\n\
              `max_completion_tokens`, `max_output_tokens`), whichever is more, and never more than the limit's quota.\n\
