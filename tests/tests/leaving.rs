@@ -241,15 +241,13 @@ async fn whoever_leaves_the_queue_with_a_body_that_nobody_reads_gives_its_place_
 async fn who_has_sent_the_whole_request_and_says_so_still_gets_the_answer() {
     let gate = Gate::serve().start().await;
     gate.deploy("misbehave", json!({})).await;
-    for (framing, length) in
-        // More than hyper reads unasked, so that the body is unread and its end is not; and what comes with its head.
-        [(Framing::Length, 300_000), (Framing::Chunks, 300_000), (Framing::Length, 10), (Framing::Chunks, 10)]
-    {
-        let mut stream = post(&gate, "/f/misbehave/sleep?ms=400", framing, length, length).await;
+    for framing in [Framing::Length, Framing::Chunks] {
+        // More than hyper reads unasked, so that the body is unread and its end is not.
+        let mut stream = post(&gate, "/f/misbehave/sleep?ms=400", framing, 300_000, 300_000).await;
         stream.shutdown().await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{framing:?} {length}: {answer:?}");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{framing:?}: {answer:?}");
     }
 }
 
