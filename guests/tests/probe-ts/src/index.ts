@@ -2,6 +2,7 @@
 import type { Context, Handler } from "@tidegate/sdk";
 
 const encoder = new TextEncoder();
+// Guests that wait are what is tested: this is their waiting, and no test's.
 const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 // Module scope survives from request to request of one instance.

@@ -20,6 +20,11 @@ pub(crate) struct Gate {
     pub(crate) policy: Effective,
 }
 
+/// The first attempt of a call that may be repeated at no cost.
+pub(crate) fn first_attempt(policy: &Effective) -> Attempt<'_> {
+    Attempt { policy, repeatable: true, costs: false, replayable: true, spent: 0 }
+}
+
 impl Gate {
     pub(crate) fn new(settings: Settings) -> Gate {
         Gate {
@@ -72,8 +77,7 @@ impl Gate {
     }
 
     pub(crate) fn report(&mut self, permit: Permit, outcome: Outcome) -> Verdict {
-        let attempt = Attempt { policy: &self.policy, repeatable: true, costs: false, replayable: true, spent: 0 };
-        let verdict = self.shard.report(self.now, permit, &outcome, &attempt, &mut self.fx);
+        let verdict = self.shard.report(self.now, permit, &outcome, &first_attempt(&self.policy), &mut self.fx);
         self.shard.release(self.now, permit, &mut self.fx);
         verdict
     }

@@ -1,9 +1,9 @@
 //! What a refusal does to everybody: the pause, its probe, and who can make it still.
 
 use std::time::Duration;
-use tidegate_core::{Attempt, Call, Effect, Permit, Refusal, Settings, Submitted, Verdict, Waiting, shard::Departure};
+use tidegate_core::{Call, Effect, Permit, Refusal, Settings, Submitted, Verdict, Waiting, shard::Departure};
 
-use crate::gate::{Gate, KEY, MS, SEC, fine, refused};
+use crate::gate::{Gate, KEY, MS, SEC, fine, first_attempt, refused};
 
 #[test]
 fn a_429_pauses_the_destination_and_costs_no_attempt() {
@@ -139,13 +139,7 @@ fn a_call_that_was_refused_lets_those_go_first_that_were_not() {
     let second = gate.queued();
     gate.now += MS;
     let paused = gate.now;
-    let verdict = gate.shard.report(
-        gate.now,
-        first,
-        &refused(Some(SEC)),
-        &Attempt { policy: &gate.policy, repeatable: true, costs: false, replayable: true, spent: 0 },
-        &mut gate.fx,
-    );
+    let verdict = gate.shard.report(gate.now, first, &refused(Some(SEC)), &first_attempt(&gate.policy), &mut gate.fx);
     gate.shard.release(gate.now, first, &mut gate.fx);
     let Verdict::PutBack(ticket) = verdict else { panic!() };
     let Submitted::Queued { call: back, .. } = gate.again(SEC * 60, ticket) else { panic!() };

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use tidegate_core::{
-    Attempt, Cost, Effect, Limit, NewCall, Refusal, Settings, Submitted, Unit, Verdict,
+    Cost, Effect, Limit, NewCall, Refusal, Settings, Submitted, Unit, Verdict,
     repeat::Reason,
     shard::{Config, QueueBounds},
     units::Size,
 };
 
-use crate::gate::{Gate, KEY, MS, SEC, T, fine, refused};
+use crate::gate::{Gate, KEY, MS, SEC, T, fine, first_attempt, refused};
 
 #[test]
 fn a_queued_call_says_what_for_and_when() {
@@ -69,7 +69,7 @@ fn a_call_that_comes_back_to_a_full_queue_displaces_the_newest() {
     let mut gate = Gate::new(Settings { max_concurrency: Some(1), queue, ..Settings::default() });
     let first = gate.sent();
     let (_, newest) = (gate.queued(), gate.queued());
-    let attempt = Attempt { policy: &gate.policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+    let attempt = first_attempt(&gate.policy);
     let verdict = gate.shard.report(gate.now, first, &refused(Some(SEC)), &attempt, &mut gate.fx);
     let Verdict::PutBack(ticket) = verdict else { panic!() };
     gate.shard.release(gate.now, first, &mut gate.fx);
@@ -108,7 +108,7 @@ fn a_slot_is_held_until_the_body_has_ended() {
     let mut gate = Gate::one_at_a_time();
     let permit = gate.sent();
     let waiting = gate.queued();
-    let attempt = Attempt { policy: &gate.policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+    let attempt = first_attempt(&gate.policy);
     let verdict = gate.shard.report(gate.now, permit, &fine(), &attempt, &mut gate.fx);
     assert_eq!(verdict, Verdict::Return(Reason::Final));
     assert!(gate.effects().is_empty(), "the head is not the end");
@@ -121,7 +121,7 @@ fn a_slot_is_held_until_the_body_has_ended() {
 fn a_slot_whose_answer_nobody_reads_lapses_and_one_that_flows_is_kept() {
     let mut gate = Gate::one_at_a_time();
     let permit = gate.sent();
-    let attempt = Attempt { policy: &gate.policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+    let attempt = first_attempt(&gate.policy);
     gate.shard.report(gate.now, permit, &fine(), &attempt, &mut gate.fx);
     let begin = gate.now;
     gate.shard.flows(gate.now, permit, begin + SEC * 2, &mut gate.fx);

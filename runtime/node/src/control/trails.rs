@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     cluster::registry::Scope,
+    guest::InvokeError,
     ids::TraceId,
     observe::{Ending, TrailRecord, TrailSummary},
     problem::Problem,
@@ -52,7 +53,7 @@ pub(super) async fn list(
     // Looking through all of them takes a while.
     let (observe, tenant) = (Arc::clone(&control.observe), caller.tenant().clone());
     let looking = spawn_blocking(move || observe.trails.recent(tenant.as_str(), limit, filter.function.as_deref()));
-    let trails = looking.await.unwrap_or_default();
+    let trails = looking.await.map_err(|_| InvokeError::ShuttingDown)?;
     let trails: Vec<_> = trails.iter().map(summary).collect();
     Ok(Json(json!({"trails": trails})))
 }

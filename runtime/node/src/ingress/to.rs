@@ -106,8 +106,7 @@ pub(super) async fn to(
     }
     if let Entry::Occupied(mut cookies) = answer.headers_mut().entry(header::SET_COOKIE) {
         for cookie in cookies.iter_mut() {
-            let own = cookie.to_str().ok().and_then(|cookie| mount.cookie(cookie));
-            if let Some(Ok(own)) = own.map(HeaderValue::try_from) {
+            if let Ok(own) = HeaderValue::try_from(mount.cookie(cookie.as_bytes())) {
                 *cookie = own;
             }
         }

@@ -51,26 +51,29 @@ impl Mount {
         Some(format!("{}{slash}{below}", self.base()))
     }
 
-    /// The `Set-Cookie` for the client, who sees one host for all upstreams: below the upstream's own path, so that no
-    /// other is sent it. Nothing where it stays as it is.
-    pub(crate) fn cookie(&self, cookie: &str) -> Option<String> {
-        let mut parts = cookie.split(';');
-        let mut own = parts.next()?.to_owned();
-        let mut is_changed = false;
+    /// The `Set-Cookie` for the client, who sees one host for all upstreams: for no domain, and always below the upstream's
+    /// own path, so that no other is sent it. Where it states no path, the one that holds then (RFC 6265, 5.1.4) is stated.
+    pub(crate) fn cookie(&self, cookie: &[u8]) -> Vec<u8> {
+        let mut parts = cookie.split(|byte| *byte == b';');
+        let mut own = parts.next().unwrap_or_default().to_vec();
+        let mut path = None;
         for part in parts {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let (name, value) = (name.trim_ascii(), value.trim_ascii());
-            if name.eq_ignore_ascii_case("domain") {
-                is_changed = true;
-            } else if name.eq_ignore_ascii_case("path") && value.starts_with('/') {
-                own.push_str(&format!("; Path={}{value}", self.base()));
-                is_changed = true;
-            } else {
-                own.push(';');
-                own.push_str(part);
+            let mut halves = part.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+            let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
+            // The last one counts.
+            if name.eq_ignore_ascii_case(b"path") {
+                path = Some(value).filter(|value| value.starts_with(b"/"));
+            } else if !name.eq_ignore_ascii_case(b"domain") {
+                own.push(b';');
+                own.extend_from_slice(part);
             }
         }
-        is_changed.then_some(own)
+        let asked = self.uri.path();
+        let folder = asked.rfind('/').and_then(|end| asked.get(..end)).filter(|folder| !folder.is_empty());
+        own.extend_from_slice(b"; Path=");
+        own.extend_from_slice(self.base().as_bytes());
+        own.extend_from_slice(path.unwrap_or(folder.unwrap_or("/").as_bytes()));
+        own
     }
 
     /// `/to/https://host` or `/to/name`. A URL is written plainly, however the client had escaped it.
@@ -93,6 +96,12 @@ fn in_scheme(byte: u8) -> bool {
 mod tests {
     use super::*;
 
+    fn location(path: &str, uri: &str, location: &str) -> Option<String> {
+        let uri: Uri = uri.parse().unwrap();
+        let origin = Origin::of(&uri).unwrap();
+        Mount::new(path.parse().unwrap(), uri, origin).location(location)
+    }
+
     #[test]
     fn a_cookie_stays_with_its_upstream() {
         let at = |path: &'static str, uri: &'static str| {
@@ -101,28 +110,20 @@ mod tests {
             Mount::new(PathAndQuery::from_static(path), uri, origin)
         };
         let plain = at("/to/https://a.test/v1/login", "https://a.test/v1/login");
-        let named = at("/to/shop/login", "https://shop.test/login");
+        let named = at("/to/shop", "https://shop.test/");
         for (cookie, by_url, by_name) in [
-            ("s=1", None, None),
-            ("s=1; Secure; HttpOnly", None, None),
-            (
-                "s=a=b; Path=/; Secure",
-                Some("s=a=b; Path=/to/https://a.test/; Secure"),
-                Some("s=a=b; Path=/to/shop/; Secure"),
-            ),
-            ("s=1; path = /api", Some("s=1; Path=/to/https://a.test/api"), Some("s=1; Path=/to/shop/api")),
-            ("s=1;Domain=.a.test", Some("s=1"), Some("s=1")),
-            ("s=1; domain=a.test; Path=relative", Some("s=1; Path=relative"), Some("s=1; Path=relative")),
+            (&b"s=1"[..], "s=1; Path=/to/https://a.test/v1", "s=1; Path=/to/shop/"),
+            (b"s=a=b; Path=/; Secure", "s=a=b; Secure; Path=/to/https://a.test/", "s=a=b; Secure; Path=/to/shop/"),
+            (b"s=1; path = /api", "s=1; Path=/to/https://a.test/api", "s=1; Path=/to/shop/api"),
+            (b"s=1;Domain=.a.test", "s=1; Path=/to/https://a.test/v1", "s=1; Path=/to/shop/"),
+            (b"s=1; Path=/a; Path=b", "s=1; Path=/to/https://a.test/v1", "s=1; Path=/to/shop/"),
+            (b"", "; Path=/to/https://a.test/v1", "; Path=/to/shop/"),
         ] {
-            assert_eq!(plain.cookie(cookie).as_deref(), by_url, "{cookie}");
-            assert_eq!(named.cookie(cookie).as_deref(), by_name, "{cookie}");
+            let text = |own: Vec<u8>| String::from_utf8(own).unwrap();
+            assert_eq!(text(plain.cookie(cookie)), by_url);
+            assert_eq!(text(named.cookie(cookie)), by_name);
         }
-    }
-
-    fn location(path: &str, uri: &str, location: &str) -> Option<String> {
-        let uri: Uri = uri.parse().unwrap();
-        let origin = Origin::of(&uri).unwrap();
-        Mount::new(path.parse().unwrap(), uri, origin).location(location)
+        assert_eq!(named.cookie(b"s=\xff; domain=a"), b"s=\xff; Path=/to/shop/", "whatever bytes it has");
     }
 
     #[test]

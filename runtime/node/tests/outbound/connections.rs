@@ -83,6 +83,7 @@ async fn dropping_the_body_of_an_answer_closes_its_connection_and_frees_its_slot
         let (sender, body) = channel_body();
         tokio::spawn(async move {
             while sender.send(Bytes::from_static(b"tick")).await.is_ok() {
+                // It goes on for as long as somebody is there; how fast does not matter.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
@@ -126,6 +127,7 @@ async fn a_connection_that_its_peer_closed_while_idle_is_not_used() {
         let answer = gate.send(post(&format!("http://{address}/"), "x")).await.unwrap();
         assert_eq!(read(answer).await, "ok");
         until("the server closed", || closed.load(Ordering::SeqCst) == number).await;
+        // So that the gate is likely to have seen it; either way must do.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(served.load(Ordering::SeqCst), 5);
@@ -239,6 +241,7 @@ async fn what_is_no_http_is_a_transport_error() {
     let server = tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             stream.write_all(b"220 smtp.example ESMTP\r\n").await.unwrap();
+            // It waits for its peer, as such servers do; the gate does not wait for it.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
@@ -287,6 +290,7 @@ async fn a_head_without_end_is_cut_by_its_size_and_a_slow_one_by_its_time() {
     let slow = raw(|mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
         while stream.write_all(b"a").await.is_ok() {
+            // A head that goes on, slower than any bound.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })

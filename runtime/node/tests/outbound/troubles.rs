@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -58,12 +58,20 @@ async fn calls_that_fail_for_a_reason_of_their_own_stop_nobody_else() {
 
 #[tokio::test]
 async fn a_call_that_failed_is_answered_with_its_failure_at_its_deadline_and_not_with_a_429() {
-    let fails = Arc::new(AtomicBool::new(false));
+    let (fails, came) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let upstream = Upstream::start({
-        let fails = Arc::clone(&fails);
+        let (fails, came) = (Arc::clone(&fails), Arc::clone(&came));
         move |_| {
-            let status = if fails.load(Ordering::SeqCst) { 504 } else { 200 };
-            async move { text(status, "") }
+            let (fails, came) = (fails.load(Ordering::SeqCst), Arc::clone(&came));
+            async move {
+                if !fails {
+                    return text(200, "");
+                }
+                // One that comes when the others have failed already is refused and has no failure to tell of.
+                came.fetch_add(1, Ordering::SeqCst);
+                until("all calls are under way", || came.load(Ordering::SeqCst) >= 4).await;
+                text(504, "")
+            }
         }
     })
     .await;

@@ -15,8 +15,6 @@ use super::{
     memory::Reservation,
     pump::{Pump, Reader, Shared, Start},
 };
-use tidegate_core::time::Time;
-
 use crate::{
     body::{Body, BodyError},
     outbound::TransportError,
@@ -69,14 +67,6 @@ impl KeptBody {
             return Ok((Self::Pumped(shared), Some(pump)));
         }
         pump.into_whole()
-    }
-
-    /// When the body had come to its end, where that was after its request had begun.
-    pub(crate) fn ended_at(&self) -> Option<Time> {
-        match self {
-            Self::Pumped(shared) => shared.ended_at(),
-            Self::Empty | Self::Whole { .. } => None,
-        }
     }
 
     /// Waits until the body is here completely or is known to be too large to be kept.

@@ -26,11 +26,9 @@ use super::{
     memory::{ReplayMemory, Reservation},
     request_trailers,
 };
-use tidegate_core::time::Time;
-
 use crate::{
     body::{Body, BodyError, ReadOn, Rest, read_on},
-    outbound::{TransportError, shards},
+    outbound::TransportError,
 };
 
 /// Unread bytes of a streamed body beyond which its sender is held back.
@@ -78,8 +76,6 @@ struct State {
     reservation: Reservation,
     trailers: Option<HeaderMap>,
     end: Option<Result<(), Arc<str>>>,
-    /// When that was.
-    ended_at: Option<Time>,
     /// The call may still want the body.
     wanted: bool,
     /// Readers alive; only the newest one reads, older ones are of attempts that were given up.
@@ -139,7 +135,6 @@ impl State {
     }
 
     fn finish(&mut self, end: Result<(), Arc<str>>) {
-        self.ended_at = Some(shards::now());
         self.end = Some(match (end, self.declared) {
             (Ok(()), Some(declared)) if declared != self.total => {
                 Err(wrong_length(declared, self.total).to_string().into())
@@ -196,11 +191,6 @@ impl Shared {
     pub(crate) fn progress(&self) -> Progress {
         let state = self.state.lock();
         Progress { next: state.next, waits: state.waits() }
-    }
-
-    /// When it had come to its end.
-    pub(super) fn ended_at(&self) -> Option<Time> {
-        self.state.lock().ended_at
     }
 
     pub(super) fn failure(&self) -> Option<String> {
@@ -339,7 +329,6 @@ impl Pump {
             reservation: start.memory.reserve(),
             trailers: None,
             end: None,
-            ended_at: None,
             wanted: true,
             readers: 0,
             newest: 0,
@@ -455,65 +444,4 @@ pub(crate) fn drain(body: Body, bounds: ReadOn) {
 }
 
 #[cfg(test)]
-mod tests {
-    use http_body_util::{BodyExt, StreamBody};
-
-    use super::*;
-    use crate::{body, outbound::body::OutBody};
-
-    fn chunks(sizes: &[usize]) -> Body {
-        let frames: Vec<_> = sizes.iter().map(|size| Ok(Frame::data(Bytes::from(vec![1; *size])))).collect();
-        StreamBody::new(futures::stream::iter(frames)).boxed_unsync()
-    }
-
-    async fn taken(body: Body, keep: u64, memory: &Arc<ReplayMemory>) -> (KeptBody, Option<Pump>) {
-        KeptBody::take(body, None, Start { keep, memory, read_on: ReadOn::default() }).await.unwrap()
-    }
-
-    async fn read(body: OutBody) -> usize {
-        body.collect().await.unwrap().to_bytes().len()
-    }
-
-    #[tokio::test]
-    async fn kept_bodies_share_one_memory_and_give_it_back() {
-        let memory = ReplayMemory::new(100);
-        let (first, pump) = taken(chunks(&[30, 30]), 64, &memory).await;
-        assert!(pump.is_none());
-        assert_eq!(memory.used(), 60);
-        let (second, pump) = taken(chunks(&[30, 30]), 64, &memory).await;
-        assert!(!matches!(second, KeptBody::Whole { .. }), "no memory is left to keep it");
-        assert_eq!(memory.used(), 90, "what came before stays until it is read");
-        assert_eq!(read(second.attempt().unwrap()).await, 60);
-        assert!(!second.is_replayable());
-        assert_eq!(memory.used(), 60);
-        assert_eq!(read(first.attempt().unwrap()).await, 60);
-        assert_eq!(read(first.attempt().unwrap()).await, 60);
-        drop((first, second, pump));
-        assert_eq!(memory.used(), 0);
-    }
-
-    #[tokio::test]
-    async fn small_bodies_need_no_task_and_no_copy() {
-        let memory = ReplayMemory::new(100);
-        let (kept, pump) = taken(body::full("hello"), 64, &memory).await;
-        assert!(pump.is_none() && matches!(&kept, KeptBody::Whole { data, .. } if data == "hello"));
-        let (kept, pump) = taken(body::empty(), 64, &memory).await;
-        assert!(pump.is_none() && matches!(kept, KeptBody::Empty));
-    }
-
-    #[tokio::test]
-    async fn an_older_reader_does_not_disturb_a_newer_one() {
-        let memory = ReplayMemory::new(1000);
-        let (mut sender, receiver) = futures::channel::mpsc::channel(1);
-        let body: Body = StreamBody::new(receiver).boxed_unsync();
-        let (kept, pump) = taken(body, 64, &memory).await;
-        sender.try_send(Ok(Frame::data(Bytes::from_static(b"abc")))).unwrap();
-        drop(sender);
-        let mut pump = pump.unwrap();
-        let older = kept.attempt().unwrap();
-        let newer = kept.attempt().unwrap();
-        std::future::poll_fn(|cx| Pin::new(&mut pump).poll_fill(cx)).await;
-        assert!(older.collect().await.is_err());
-        assert_eq!(read(newer).await, 3);
-    }
-}
+mod tests;

@@ -37,28 +37,21 @@ pub(super) static GENERIC: Profile = Profile {
     estimates_tokens: false,
 };
 
-static OPENAI: Profile = Profile {
-    name: "openai",
-    about: "OpenAI, and services that copy its API",
-    deadline: LLM_DEADLINE,
-    first_byte: LLM_FIRST_BYTE,
-    completions: &["/completions", "/responses"],
-    estimates_tokens: true,
-};
+static OPENAI: Profile =
+    Profile::of_models("openai", "OpenAI, and services that copy its API", &["/completions", "/responses"]);
 
-static ANTHROPIC: Profile = Profile {
-    name: "anthropic",
-    about: "Anthropic",
-    deadline: LLM_DEADLINE,
-    first_byte: LLM_FIRST_BYTE,
-    completions: &["/messages", "/complete"],
-    estimates_tokens: true,
-};
+static ANTHROPIC: Profile = Profile::of_models("anthropic", "Anthropic", &["/messages", "/complete"]);
 
 /// All of them.
 static PROFILES: [&Profile; 3] = [&GENERIC, &OPENAI, &ANTHROPIC];
 
 impl Profile {
+    /// Of language models behind such paths.
+    const fn of_models(name: &'static str, about: &'static str, completions: &'static [&'static str]) -> Self {
+        let (deadline, first_byte) = (LLM_DEADLINE, LLM_FIRST_BYTE);
+        Self { name, about, deadline, first_byte, completions, estimates_tokens: true }
+    }
+
     /// The profile of this name.
     pub(super) fn named(name: &str) -> Option<&'static Self> {
         PROFILES.into_iter().find(|profile| profile.name == name)

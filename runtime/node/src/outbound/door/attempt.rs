@@ -100,12 +100,9 @@ impl Call<'_> {
             let began = Instant::now();
             let mut bound = None;
             let head = |streamed: bool| {
-                // Of a body that came with the first attempt, later ones say the same.
-                if streamed
-                    && !self.deadline_stated
-                    && let Some(ended) = self.kept.ended_at()
-                {
-                    self.deadline = self.deadline.max(ended + self.policy.deadline);
+                // Once: repeated for as long as that takes, it would have no end.
+                if streamed && !self.deadline_stated && !std::mem::replace(&mut self.uploaded, true) {
+                    self.deadline = self.deadline.max(shards::now() + self.policy.deadline);
                 }
                 bound.insert(self.bound(self.timeouts.first_byte, self.first_byte.time)).time
             };

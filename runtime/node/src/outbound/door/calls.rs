@@ -37,6 +37,8 @@ pub(super) struct Call<'a> {
     pub(super) key: u128,
     pub(super) policy: Arc<Effective>,
     pub(super) repeatable: bool,
+    /// Its body left while it came, and has left whole.
+    pub(super) uploaded: bool,
     /// Whether a repetition costs something.
     pub(super) costs: bool,
     /// What it costs in tokens, stated or estimated.

@@ -291,6 +291,7 @@ impl Inner {
             policy,
             repeatable,
             costs,
+            uploaded: false,
             tokens,
             deadline,
             deadline_stated,

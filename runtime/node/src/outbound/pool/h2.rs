@@ -25,7 +25,7 @@ const UNSAID: usize = usize::MAX - 1;
 /// Streams on one connection however many the peer takes: beyond this a second connection is faster.
 const STREAMS: usize = 256;
 /// What a stream may send before somebody reads it, bytes.
-const STREAM_WINDOW: u32 = 256 << 10;
+const STREAM_WINDOW: u32 = 128 << 10;
 /// The same of a connection: whoever leaves answers unread, or reads them in turn, must not stop those of others.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
 
