@@ -101,6 +101,10 @@ pub enum Class {
 }
 
 impl Outcome {
+    fn is_status(&self, wanted: u16) -> bool {
+        matches!(self, Outcome::Answer { status, .. } if *status == wanted)
+    }
+
     /// The class of this outcome.
     pub fn class(&self) -> Class {
         match self {
@@ -254,6 +258,10 @@ pub fn after(
         _ if should_retry == Some(false) => return Decision::Return(Reason::UpstreamSaysNo),
         _ if facts.departed && !attempt.replayable => return Decision::Return(Reason::NotReplayable),
         Class::Refused if facts.owns_refusal => return Decision::Return(Reason::OwnRefusal),
+        // Who sends a 503 may stand before one that has begun, even when it knows how long to wait.
+        Class::Refused if !attempt.repeatable && !outcome.is_status(429) => {
+            return Decision::Return(Reason::NotRepeatable);
+        }
         Class::Refused => return again(facts.resumes).err().unwrap_or(Decision::PutBack),
         _ => {}
     }
@@ -378,7 +386,14 @@ mod tests {
                 Case { deadline_ms: 1_500, ..case(answer(429)) },
                 back(Reason::NoTime { could_start_in: Duration::from_secs(2) }),
             ),
-            ("503 with a wait", Case { repeatable: false, ..case(with(503, wait)) }, Decision::PutBack),
+            ("503 with a wait", Case { spent: 9, ..case(with(503, wait)) }, Decision::PutBack),
+            ("503 with a wait, of what costs", Case { costs: true, ..case(with(503, wait)) }, Decision::PutBack),
+            (
+                "503 with a wait, POST",
+                Case { repeatable: false, ..case(with(503, wait)) },
+                back(Reason::NotRepeatable),
+            ),
+            ("429 with a wait, POST", Case { repeatable: false, ..case(with(429, wait)) }, Decision::PutBack),
             ("503", case(answer(503)), retry),
             ("503 of a POST", Case { repeatable: false, ..case(answer(503)) }, back(Reason::NotRepeatable)),
             ("500", case(answer(500)), retry),

@@ -192,3 +192,31 @@ async fn what_may_not_be_repeated_is_not() {
     gate.send(keyed).await.unwrap();
     assert_eq!(upstream.requests(), 3);
 }
+
+#[tokio::test]
+async fn a_503_that_names_a_wait_pauses_and_repeats_only_what_may_be() {
+    let upstream = Upstream::start({
+        let count = AtomicUsize::new(0);
+        move |_| {
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                let mut answer = if number.is_multiple_of(2) { text(503, "soon") } else { text(200, "up") };
+                answer.headers_mut().insert("retry-after-ms", "200".parse().unwrap());
+                answer
+            }
+        }
+    })
+    .await;
+    let gate = Gate::new(&[]);
+    assert_eq!(gate.get(&upstream.url("/")).await.unwrap().status(), 200, "waited for");
+    assert_eq!(upstream.requests(), 2);
+    let (answer, told) = gate.told(post(&upstream.url("/"), "order")).await;
+    let answer = answer.unwrap();
+    assert_eq!((answer.status(), upstream.requests()), (503.try_into().unwrap(), 3));
+    assert_eq!(answer.headers()["retry-after-ms"], "200", "the sender may decide");
+    assert!(told.iter().any(|line| line.contains("must not be repeated")), "{told:?}");
+    // A request that comes now waits for the end of the pause.
+    let before = std::time::Instant::now();
+    gate.get(&upstream.url("/")).await.unwrap();
+    assert!(before.elapsed() >= Duration::from_millis(100), "{:?}", before.elapsed());
+}
