@@ -12,7 +12,7 @@ use crate::{
     guard::Guard,
     limit::Cost,
     pace::{Charge, Paces, Units},
-    queue::Queue,
+    queue::{Queue, Room},
     refusal::{Refusal, Waiting},
     shard::{Config, Effect, Effects, Submitted},
     slots::{Slot, Slots},
@@ -171,7 +171,7 @@ impl Actor {
             return Submitted::Refused(Refusal::CostTooLarge { unit, cost: new.cost.of(unit), quota });
         }
         let ticket = new.returning.unwrap_or(Ticket {
-            place: Place { turn: 0, arrival },
+            place: Place::new(now, new.priority, arrival),
             since: now,
             not_before: Time::ZERO,
             tries: 0,
@@ -188,8 +188,8 @@ impl Actor {
         let probes_at = self.guard.probes_at().filter(|_| fresh);
         let first = match &self.busy {
             None => true,
-            Some(busy) if probes_at.is_some() => busy.queue.fresh().next().is_none(),
-            Some(busy) => busy.queue.first().is_none_or(|(place, _)| ticket.place < place),
+            Some(busy) if probes_at.is_some() => busy.queue.first_fresh().is_none(),
+            Some(busy) => busy.queue.would_be_first(new.flow, ticket.place, new.returning.is_some()),
         };
         let delayed = ticket.not_before > now;
         let mut held = (ticket.not_before, Waiting::Backoff { left: ticket.not_before.since(now) });
@@ -197,7 +197,11 @@ impl Actor {
             match if first { self.hold(new.cost, fresh, cx) } else { Some((Time::NEVER, Waiting::Turn)) } {
                 None => {
                     let idle = self.busy.is_none();
-                    let call = cx.calls.insert(Self::entry(index, new, ticket, now));
+                    let entry = self.entry(index, new, ticket, now);
+                    if let Some(busy) = &mut self.busy {
+                        busy.queue.serve_unqueued(&entry);
+                    }
+                    let call = cx.calls.insert(entry);
                     self.launch(call, idle, cx);
                     return Submitted::Admitted(Permit(call));
                 }
@@ -206,7 +210,7 @@ impl Actor {
         }
         // What came before counts; a call that comes back stands near the front, and is never refused by a guess.
         let ahead = match &self.busy {
-            Some(busy) if new.returning.is_none() => busy.queue.cost(),
+            Some(busy) if new.returning.is_none() => busy.queue.ahead_of(new.flow, ticket.place),
             _ => Units::default(),
         };
         let (could, why) = self.earliest(ahead, new.cost, fresh, now);
@@ -218,7 +222,7 @@ impl Actor {
         if let Err(refusal) = self.make_room(&new, ticket.place, could, cx) {
             return Submitted::Refused(refusal);
         }
-        let entry = Self::entry(index, new, ticket, now);
+        let entry = self.entry(index, new, ticket, now);
         let call = cx.calls.insert(entry.clone());
         let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::default(), why: held.1 }));
         busy.queue.insert(call, &entry, now);
@@ -235,7 +239,7 @@ impl Actor {
         Submitted::Queued { call, expected, why: if why == Waiting::Turn { behind } else { why } }
     }
 
-    fn entry(actor: u32, new: NewCall, ticket: Ticket, now: Time) -> Entry {
+    fn entry(&self, actor: u32, new: NewCall, ticket: Ticket, now: Time) -> Entry {
         Entry {
             generation: 0,
             actor,
@@ -244,36 +248,40 @@ impl Actor {
             deadline: new.deadline,
             bytes: new.bytes,
             cost: new.cost,
+            flow: new.flow,
+            share: self.config.limits.share(new.cost),
+            returned: new.returning.is_some(),
             charge: Charge::default(),
             slot: Slot::default(),
             left: now,
         }
     }
 
-    /// Keeps the queue within its bounds. A call that comes back was there before: the newest make room for it.
+    /// Keeps the queue within its bounds. A call that comes back was there before: the newest make room for it. So do
+    /// those of a flow that takes up more of the queue for one that takes up less.
     fn make_room(&mut self, new: &NewCall, place: Place, could: Time, cx: &mut Context<'_>) -> Result<(), Refusal> {
         let bounds = self.config.queue;
+        if new.bytes > bounds.bytes.0 {
+            let held = self.busy.as_ref().map_or(0, |busy| busy.queue.bytes());
+            return Err(Refusal::QueueBytes { held, bytes: new.bytes, limit: bounds.bytes.0 });
+        }
         loop {
-            let Some(busy) = &self.busy else {
-                return if new.bytes > bounds.bytes.0 {
-                    Err(Refusal::QueueBytes { held: 0, bytes: new.bytes, limit: bounds.bytes.0 })
-                } else {
-                    Ok(())
-                };
-            };
-            let refusal = if busy.queue.len() >= bounds.calls as usize {
+            let Some(busy) = &self.busy else { return Ok(()) };
+            let (refusal, room) = if busy.queue.len() >= bounds.calls as usize {
                 let retry_after = Some(could.since(cx.now)).filter(|wait| !wait.is_zero());
-                Refusal::QueueFull { limit: bounds.calls, retry_after }
+                (Refusal::QueueFull { limit: bounds.calls, retry_after }, Room::Calls)
             } else if busy.queue.bytes().saturating_add(new.bytes) > bounds.bytes.0 {
-                Refusal::QueueBytes { held: busy.queue.bytes(), bytes: new.bytes, limit: bounds.bytes.0 }
+                (Refusal::QueueBytes { held: busy.queue.bytes(), bytes: new.bytes, limit: bounds.bytes.0 }, Room::Bytes)
             } else {
                 return Ok(());
             };
-            match busy.queue.last() {
-                Some((last, newest)) if new.returning.is_some() && last > place && new.bytes <= bounds.bytes.0 => {
-                    self.turn_away(newest, refusal, cx);
-                }
-                _ => return Err(refusal),
+            let other = match new.returning {
+                Some(_) => busy.queue.newest().filter(|(last, _)| *last > place).map(|(_, call)| call),
+                None => busy.queue.crowding(new.flow, if room == Room::Calls { 1 } else { new.bytes }, room),
+            };
+            match other {
+                Some(other) => self.turn_away(other, refusal, cx),
+                None => return Err(refusal),
             }
         }
     }
@@ -320,7 +328,7 @@ impl Actor {
                 break;
             }
             if let (Some(busy), Some(entry)) = (&mut self.busy, cx.calls.get(call)) {
-                busy.queue.remove(call, entry);
+                busy.queue.serve(call, entry);
                 let why = busy.why;
                 if busy.queue.is_empty() {
                     self.busy = None;
@@ -339,11 +347,11 @@ impl Actor {
     /// which fail for a reason of their own can't hold the others. Should those wait in front that have one and don't
     /// know it yet, the next probe is the last that came.
     fn next(guard: &Guard, queue: &Queue) -> Option<Call> {
-        let (_, first) = queue.first()?;
+        let first = queue.first()?;
         if guard.probes_at().is_none() {
             return Some(first);
         }
-        let fresh = if guard.has_failed_probe() { queue.fresh().next_back() } else { queue.fresh().next() };
+        let fresh = if guard.has_failed_probe() { queue.other_fresh() } else { queue.first_fresh() };
         fresh.or(Some(first))
     }
 
@@ -367,7 +375,7 @@ impl Actor {
         // Only now, and only where limits are configured, everybody's place is looked at.
         let mut ahead = Units::default();
         let mut late = Vec::new();
-        for (_, call) in busy.queue.in_order() {
+        for call in busy.queue.in_order(|call| cx.calls.get(call).map_or(0, |entry| entry.share)) {
             let Some(entry) = cx.calls.get(call) else { continue };
             let (could, why) = self.earliest(ahead, entry.cost, true, now);
             if could >= entry.deadline {

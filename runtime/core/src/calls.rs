@@ -1,7 +1,8 @@
 //! The calls of a shard: waiting ones and flying ones, in one slab. An id carries a generation, so that one used twice
 //! (a permit released after a cancel) does nothing.
 
-use crate::{limit::Cost, pace::Charge, slots::Slot, time::Time};
+use crate::{limit::Cost, pace::Charge, queue::Waits, slots::Slot, time::Time};
+use std::{num::NonZeroU16, time::Duration};
 
 /// A call that waits. Handed back by [`crate::Shard::submit`]; the id of the [`Permit`] it becomes is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,12 +29,53 @@ impl Permit {
     }
 }
 
-/// A place in the queue: ordered first by turn (all zero today: arrival order; fairness and priority will only change
-/// this number), then by arrival.
+/// Whose call it is. What waits for a destination is served fairly between flows, whatever number of calls each has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// Which flow.
+    pub id: u64,
+    /// Its weight beside the others'.
+    pub weight: NonZeroU16,
+}
+
+impl Flow {
+    /// The largest weight.
+    pub const MAX_WEIGHT: u16 = 1000;
+
+    /// A flow of weight 1.
+    pub const fn of(id: u64) -> Flow {
+        Flow { id, weight: NonZeroU16::MIN }
+    }
+}
+
+impl Default for Flow {
+    fn default() -> Flow {
+        Flow::of(0)
+    }
+}
+
+/// A place in the order of a flow: by arrival, which priority shifts by a bounded time. So whoever came long enough
+/// before is never passed, and nobody starves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Place {
-    pub(crate) turn: u64,
-    pub(crate) arrival: u64,
+    /// Nanoseconds.
+    turn: u64,
+    arrival: u64,
+}
+
+impl Place {
+    /// By how much one step of priority shifts.
+    const STEP: Duration = Duration::from_secs(1);
+
+    /// The place of call number `arrival`, which came `at` this time.
+    pub(crate) fn new(at: Time, priority: i8, arrival: u64) -> Place {
+        let shift = Place::STEP.saturating_mul(u32::from(priority.unsigned_abs()));
+        let shift = u64::try_from(shift.as_nanos()).unwrap_or(u64::MAX);
+        // Times count from here, so that a shift never reaches below zero.
+        let at = at.as_nanos().saturating_add(u64::MAX / 2);
+        let turn = if priority < 0 { at.saturating_add(shift) } else { at.saturating_sub(shift) };
+        Place { turn, arrival }
+    }
 }
 
 /// What a call that was put back keeps: its place, since when it waits, how often it was refused.
@@ -84,6 +126,10 @@ pub struct NewCall {
     pub bytes: u64,
     /// What it costs against limits.
     pub cost: Cost,
+    /// Whose it is.
+    pub flow: Flow,
+    /// Seconds by which it stands before its time in the order of its flow; negative: behind.
+    pub priority: i8,
     /// The ticket of its last verdict, when it comes back.
     pub returning: Option<Ticket>,
 }
@@ -91,7 +137,7 @@ pub struct NewCall {
 impl NewCall {
     /// A first call of one request without a body.
     pub fn by(deadline: Time) -> NewCall {
-        NewCall { deadline, bytes: 0, cost: Cost::ONE, returning: None }
+        NewCall { deadline, bytes: 0, cost: Cost::ONE, flow: Flow::default(), priority: 0, returning: None }
     }
 }
 
@@ -116,10 +162,22 @@ pub(crate) struct Entry {
     pub(crate) deadline: Time,
     pub(crate) bytes: u64,
     pub(crate) cost: Cost,
+    pub(crate) flow: Flow,
+    /// How long it takes the destination up, in nanoseconds.
+    pub(crate) share: u64,
+    /// It was admitted before.
+    pub(crate) returned: bool,
     pub(crate) charge: Charge,
     pub(crate) slot: Slot,
     /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
+}
+
+impl Entry {
+    pub(crate) fn waits(&self) -> Waits {
+        let Entry { flow, cost, share, bytes, .. } = *self;
+        Waits { flow, place: self.ticket.place, cost, share, bytes }
+    }
 }
 
 /// The slab.

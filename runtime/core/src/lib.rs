@@ -29,7 +29,7 @@ pub mod snapshot;
 pub mod time;
 pub mod units;
 
-pub use calls::{Call, NewCall, Permit, Ticket};
+pub use calls::{Call, Flow, NewCall, Permit, Ticket};
 pub use limit::{Cost, Limit, Unit};
 pub use policy::{Effective, Policy};
 pub use refusal::{Refusal, Waiting};

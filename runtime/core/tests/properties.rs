@@ -3,11 +3,12 @@
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroU16,
     sync::Arc,
     time::Duration,
 };
 use tidegate_core::{
-    Attempt, Call, Cost, Effect, Effective, Effects, Limit, NewCall, Outcome, Permit, Settings, Shard, Signal,
+    Attempt, Call, Cost, Effect, Effective, Effects, Flow, Limit, NewCall, Outcome, Permit, Settings, Shard, Signal,
     Submitted, Ticket, Time, Unit, Verdict,
     repeat::Failure,
     shard::{Config, Departure, QueueBounds},
@@ -17,7 +18,7 @@ use tidegate_core::{
 
 #[derive(Debug, Clone)]
 enum Op {
-    Submit { key: u128, deadline_ms: u64, tokens: u32, bytes: u64 },
+    Submit { key: u128, deadline_ms: u64, tokens: u32, bytes: u64, flow: Flow, priority: i8 },
     Depart(usize),
     Report { which: usize, what: u8, wait_ms: u64, repeatable: bool, replayable: bool },
     Release(usize),
@@ -26,11 +27,16 @@ enum Op {
     ToNextWake,
 }
 
+fn flow() -> impl Strategy<Value = Flow> {
+    (0u64..4, 1u16..4).prop_map(|(id, weight)| Flow { id, weight: NonZeroU16::new(weight).unwrap() })
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let index = any::<prop::sample::Index>().prop_map(|i| i.index(1 << 16));
     prop_oneof![
-        6 => (0u128..3, 1u64..5_000, 0u32..40, 0u64..400)
-            .prop_map(|(key, deadline_ms, tokens, bytes)| Op::Submit { key, deadline_ms, tokens, bytes }),
+        6 => (0u128..3, 1u64..5_000, 0u32..40, 0u64..400, flow(), -2i8..3).prop_map(
+            |(key, deadline_ms, tokens, bytes, flow, priority)| Op::Submit { key, deadline_ms, tokens, bytes, flow, priority }
+        ),
         4 => index.clone().prop_map(Op::Depart),
         4 => (index.clone(), 0u8..8, 1u64..3_000, any::<bool>(), any::<bool>()).prop_map(
             |(which, what, wait_ms, repeatable, replayable)| Op::Report { which, what, wait_ms, repeatable, replayable }
@@ -62,6 +68,7 @@ struct Model {
     keys: Vec<u128>,
     deadlines: Vec<Time>,
     costs: Vec<(Cost, u64)>,
+    flows: Vec<(Flow, i8)>,
     /// How each call ended; exactly once.
     ended: Vec<bool>,
     /// When units left towards a destination, refunded ones not.
@@ -82,6 +89,7 @@ impl Model {
             keys: Vec::new(),
             deadlines: Vec::new(),
             costs: Vec::new(),
+            flows: Vec::new(),
             ended: Vec::new(),
             charged: BTreeMap::new(),
             told: HashMap::new(),
@@ -90,7 +98,8 @@ impl Model {
 
     fn submit(&mut self, id: usize, returning: Option<Ticket>) {
         let (cost, bytes) = self.costs[id];
-        let new = NewCall { deadline: self.deadlines[id], bytes, cost, returning };
+        let (flow, priority) = self.flows[id];
+        let new = NewCall { deadline: self.deadlines[id], bytes, cost, flow, priority, returning };
         match self.shard.submit(self.now, self.keys[id], &self.config, new, &mut self.fx) {
             Submitted::Admitted(permit) => self.admitted(id, permit),
             Submitted::Queued { call, why, .. } => {
@@ -137,11 +146,12 @@ impl Model {
 
     fn step(&mut self, op: &Op) {
         match *op {
-            Op::Submit { key, deadline_ms, tokens, bytes } => {
+            Op::Submit { key, deadline_ms, tokens, bytes, flow, priority } => {
                 let id = self.keys.len();
                 self.keys.push(key);
                 self.deadlines.push(self.now + Duration::from_millis(deadline_ms));
                 self.costs.push((Cost { requests: 1, tokens }, bytes));
+                self.flows.push((flow, priority));
                 self.ended.push(false);
                 self.submit(id, None);
             }

@@ -7,9 +7,12 @@ use std::time::Duration;
 impl Actor {
     pub(crate) fn snapshot(&self, calls: &Calls, now: Time) -> Snapshot {
         let queue = self.busy.as_ref().map(|busy| &busy.queue);
-        let waiting =
-            queue.into_iter().flat_map(|queue| queue.first().map(|(_, call)| call).into_iter().chain(queue.delayed()));
-        let oldest = waiting.filter_map(|call| calls.get(call)).map(|entry| entry.ticket.since).min();
+        let oldest = queue
+            .into_iter()
+            .flat_map(Queue::all)
+            .filter_map(|call| calls.get(call))
+            .map(|entry| entry.ticket.since)
+            .min();
         let ahead = queue.map_or(Units::default(), Queue::cost);
         Snapshot {
             key: self.key,

@@ -59,6 +59,16 @@ impl Limits {
         self.0.is_empty()
     }
 
+    /// How long a call of `cost` takes the destination up: as long as the limit that it uses up most takes to let as much
+    /// pass again. In nanoseconds, at least 1; a million a request where nothing is limited.
+    pub(crate) fn share(&self, cost: Cost) -> u64 {
+        let used = |limit: &Limit| {
+            let part = u128::from(cost.of(limit.unit)) * limit.per.0.as_nanos() / u128::from(limit.quota.max(1));
+            u64::try_from(part).unwrap_or(u64::MAX)
+        };
+        self.iter().map(used).max().unwrap_or_else(|| 1_000_000 * u64::from(cost.requests)).max(1)
+    }
+
     /// The limit that `cost` alone exceeds, if there is one: such a call could never leave.
     pub fn never(&self, cost: Cost) -> Option<&Limit> {
         self.iter().find(|limit| cost.of(limit.unit) > limit.quota)
@@ -92,6 +102,12 @@ impl Units {
     pub fn add(&mut self, cost: Cost) {
         self.requests = self.requests.wrapping_add(u64::from(cost.requests));
         self.tokens = self.tokens.wrapping_add(u64::from(cost.tokens));
+    }
+
+    /// Adds other units.
+    pub fn join(&mut self, other: Units) {
+        self.requests = self.requests.wrapping_add(other.requests);
+        self.tokens = self.tokens.wrapping_add(other.tokens);
     }
 
     /// Takes the cost of a call away.

@@ -1,0 +1,236 @@
+//! Who goes first: shares between flows, order within one, and who makes room.
+
+use std::{collections::BTreeMap, num::NonZeroU16};
+
+use proptest::prelude::*;
+use tidegate_core::{
+    Call, Cost, Effect, Flow, Limit, NewCall, Refusal, Settings, Submitted, Unit, shard::QueueBounds, units::Size,
+};
+
+use crate::gate::{Gate, KEY, MS, SEC, T};
+
+fn flow(id: u64, weight: u16) -> Flow {
+    Flow { id, weight: NonZeroU16::new(weight).unwrap() }
+}
+
+impl Gate {
+    fn asks(&mut self, flow: Flow, priority: i8) -> Submitted {
+        self.submit(NewCall { flow, priority, ..NewCall::by(self.now + SEC * 100_000) })
+    }
+
+    fn waits(&mut self, flow: Flow) -> Call {
+        self.waits_with(flow, 0)
+    }
+
+    fn waits_with(&mut self, flow: Flow, priority: i8) -> Call {
+        match self.asks(flow, priority) {
+            Submitted::Queued { call, .. } => call,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The calls that leave next, in order.
+    fn leave(&mut self, number: usize) -> Vec<Call> {
+        let mut left = Vec::new();
+        while left.len() < number {
+            for effect in self.next() {
+                match effect {
+                    Effect::Admit { call, .. } => left.push(call),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        left
+    }
+}
+
+/// How many of each flow there are among these; others don't count.
+fn by_flow(calls: &[Call], flows: &BTreeMap<Call, u64>) -> BTreeMap<u64, usize> {
+    let mut counts = BTreeMap::new();
+    for call in calls {
+        if let Some(flow) = flows.get(call) {
+            *counts.entry(*flow).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[test]
+fn ten_thousand_calls_of_one_flow_stop_another_for_two_turns_at_most() {
+    let mut gate = Gate::ten_a_second();
+    gate.admitted();
+    while !matches!(gate.asks(flow(1, 1), 0), Submitted::Refused(_)) {}
+    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().queued, 10_000);
+    for round in 0..20 {
+        let Submitted::Queued { call: quiet, expected, .. } = gate.asks(flow(2, 1), 0) else { panic!() };
+        // One of the others makes room.
+        let turned_away = gate.effects();
+        assert_eq!(turned_away.len(), usize::from(round == 0));
+        assert!(turned_away.iter().all(|it| matches!(it, Effect::Refuse { refusal: Refusal::QueueFull { .. }, .. })));
+        assert!(expected.unwrap().since(gate.now) <= 2 * T, "{:?}", expected.unwrap().since(gate.now));
+        assert!(gate.leave(2).contains(&quiet));
+        gate.leave(8);
+    }
+}
+
+#[test]
+fn flows_share_a_destination_by_their_weights() {
+    let mut gate = Gate::new(Settings { limits: vec![Limit::requests(100, SEC)], ..Settings::default() });
+    while matches!(gate.asks(flow(9, 1), 0), Submitted::Admitted(_)) {}
+    let mut flows = BTreeMap::new();
+    for _ in 0..400 {
+        for (id, weight) in [(1, 1), (2, 3), (3, 4)] {
+            flows.insert(gate.waits(flow(id, weight)), id);
+        }
+    }
+    let counts = by_flow(&gate.leave(801), &flows);
+    assert_eq!(counts, BTreeMap::from([(1, 100), (2, 300), (3, 400)]));
+}
+
+#[test]
+fn who_asks_seldom_saves_nothing_up_and_who_asks_again_at_once_gains_nothing() {
+    let mut gate = Gate::ten_a_second();
+    gate.admitted();
+    let mut flows = BTreeMap::new();
+    (0..200).for_each(|_| _ = flows.insert(gate.waits(flow(1, 1)), 1));
+    gate.leave(50);
+    // It was away for fifty turns; now it asks for many.
+    (0..50).for_each(|_| _ = flows.insert(gate.waits(flow(2, 1)), 2));
+    let left = gate.leave(20);
+    let counts = by_flow(&left, &flows);
+    assert!(counts[&1].abs_diff(counts[&2]) <= 1, "{counts:?}");
+    // One that always has a single call, the next as soon as the one before left.
+    let mut mine = 0;
+    let mut waiting = gate.waits(flow(3, 1));
+    for _ in 0..60 {
+        if gate.leave(1) == [waiting] {
+            mine += 1;
+            waiting = gate.waits(flow(3, 1));
+        }
+    }
+    assert!((19..=21).contains(&mine), "{mine} of 60 turns, with two others that wait");
+}
+
+#[test]
+fn a_call_that_goes_away_costs_its_flow_nothing() {
+    let mut gate = Gate::ten_a_second();
+    gate.admitted();
+    let gone: Vec<_> = (0..50).map(|_| gate.waits(flow(1, 1))).collect();
+    (0..50).for_each(|_| _ = gate.waits(flow(2, 1)));
+    for call in gone {
+        gate.shard.release_call(gate.now, call, &mut gate.fx);
+    }
+    let mine = gate.waits(flow(1, 1));
+    assert!(gate.leave(2).contains(&mine));
+}
+
+#[test]
+fn priority_passes_calls_of_its_own_flow_that_came_within_its_seconds_and_no_others() {
+    let mut gate = Gate::new(Settings { limits: vec![Limit::requests(1, SEC * 5)], ..Settings::default() });
+    gate.admitted();
+    let early = gate.waits(flow(1, 1));
+    gate.now += SEC * 3;
+    let late = gate.waits(flow(1, 1));
+    let urgent = gate.waits_with(flow(1, 1), 2);
+    let lazy = gate.waits_with(flow(1, 1), -1);
+    gate.now += MS * 500;
+    let last = gate.waits(flow(1, 1));
+    assert_eq!(gate.leave(5), [early, urgent, late, last, lazy]);
+    // Another flow has its turn, whoever is urgent.
+    gate.now += SEC * 60;
+    gate.admitted();
+    let urgent = [gate.waits_with(flow(1, 1), 100), gate.waits_with(flow(1, 1), 100)];
+    let other = gate.waits(flow(2, 1));
+    let left = gate.leave(3);
+    assert_eq!((left[0], left[1]), (urgent[0], other));
+}
+
+#[test]
+fn flows_share_tokens_where_tokens_are_what_is_scarce() {
+    let tokens = Limit { unit: Unit::Tokens, ..Limit::requests(1_000, SEC) };
+    let mut gate = Gate::new(Settings { limits: vec![Limit::requests(1_000, SEC), tokens], ..Settings::default() });
+    let cost = |tokens| Cost { requests: 1, tokens };
+    let ask = |gate: &mut Gate, id: u64, tokens| {
+        let new = NewCall { cost: cost(tokens), flow: flow(id, 1), ..NewCall::by(gate.now + SEC * 10_000) };
+        gate.submit(new)
+    };
+    while matches!(ask(&mut gate, 9, 50), Submitted::Admitted(_)) {}
+    let mut flows = BTreeMap::new();
+    for _ in 0..300 {
+        for (id, tokens) in [(1, 200), (2, 50)] {
+            let Submitted::Queued { call, .. } = ask(&mut gate, id, tokens) else { panic!() };
+            flows.insert(call, id);
+        }
+    }
+    let counts = by_flow(&gate.leave(101), &flows);
+    assert!(counts[&1].abs_diff(20) <= 1 && counts[&2].abs_diff(80) <= 1, "a call of the first costs four: {counts:?}");
+}
+
+#[test]
+fn a_full_queue_has_room_for_a_flow_that_takes_up_less_than_another() {
+    let queue = QueueBounds { calls: 6, bytes: Size(600) };
+    let mut gate = Gate::new(Settings { max_concurrency: Some(1), queue, ..Settings::default() });
+    let _held = gate.sent();
+    let ask = |gate: &mut Gate, id: u64, bytes: u64| {
+        let new = NewCall { bytes, flow: flow(id, 1), ..NewCall::by(gate.now + SEC * 60) };
+        let submitted = gate.submit(new);
+        let refused = gate.effects();
+        (submitted, refused.len())
+    };
+    for _ in 0..6 {
+        assert!(matches!(ask(&mut gate, 1, 0), (Submitted::Queued { .. }, 0)));
+    }
+    assert!(matches!(ask(&mut gate, 1, 0), (Submitted::Refused(Refusal::QueueFull { limit: 6, .. }), 0)));
+    for _ in 0..3 {
+        assert!(matches!(ask(&mut gate, 2, 0), (Submitted::Queued { .. }, 1)), "another makes room");
+    }
+    assert!(matches!(ask(&mut gate, 2, 0), (Submitted::Refused(_), 0)), "three each");
+    assert!(matches!(ask(&mut gate, 3, 0), (Submitted::Queued { .. }, 1)));
+    // The same of bytes: whoever takes up more of them makes room, unless it would not be enough by itself.
+    assert!(matches!(ask(&mut gate, 4, 601), (Submitted::Refused(Refusal::QueueBytes { .. }), 0)));
+}
+
+proptest! {
+    /// Between two flows that always wait, what one gets more than its weight says is bounded by a call of each
+    /// (Goyal et al., theorem 1), whatever else comes and goes.
+    #[test]
+    fn no_flow_that_waits_gets_more_than_its_share(
+        weights in (1u16..10, 1u16..10), costs in (1u32..20, 1u32..20),
+        others in prop::collection::vec((3u64..8, 1u16..5, 1u32..30, any::<bool>()), 0..60),
+    ) {
+        let tokens = Limit { unit: Unit::Tokens, ..Limit::requests(100, SEC) };
+        let mut gate = Gate::new(Settings { limits: vec![tokens], ..Settings::default() });
+        let ask = |gate: &mut Gate, flow: Flow, tokens: u32| {
+            let cost = Cost { requests: 1, tokens };
+            gate.submit(NewCall { cost, flow, ..NewCall::by(gate.now + SEC * 100_000) })
+        };
+        while matches!(ask(&mut gate, flow(9, 1), 5), Submitted::Admitted(_)) {}
+        let mut flows = BTreeMap::new();
+        for _ in 0..400 {
+            for (id, weight, cost) in [(1, weights.0, costs.0), (2, weights.1, costs.1)] {
+                let Submitted::Queued { call, .. } = ask(&mut gate, flow(id, weight), cost) else { panic!() };
+                flows.insert(call, id);
+            }
+        }
+        let mut got = [0.0, 0.0];
+        let bound = f64::from(costs.0) / f64::from(weights.0) + f64::from(costs.1) / f64::from(weights.1);
+        let mut others = others.into_iter();
+        for _ in 0..120 {
+            if let Some((id, weight, cost, leaves)) = others.next()
+                && let Submitted::Queued { call, .. } = ask(&mut gate, flow(id, weight), cost)
+                && leaves
+            {
+                gate.shard.release_call(gate.now, call, &mut gate.fx);
+            }
+            for call in gate.leave(1) {
+                match flows.get(&call) {
+                    Some(1) => got[0] += f64::from(costs.0) / f64::from(weights.0),
+                    Some(2) => got[1] += f64::from(costs.1) / f64::from(weights.1),
+                    _ => {}
+                }
+            }
+            let apart = (got[0] - got[1]).abs();
+            prop_assert!(apart <= bound + 1e-6, "{apart} of {bound}");
+        }
+    }
+}
