@@ -3,13 +3,14 @@
 //! An actor is a struct with one writer. Of an idle one only a few words stay: pace, pause and what was learned; the
 //! queue exists only while something waits.
 
+mod copy;
 mod outcome;
 mod view;
 
 use crate::{
     budget::Spent,
     calls::{Call, Calls, Entry, NewCall, Permit, Phase, Place, Ticket},
-    guard::Guard,
+    endpoint::{Chosen, Endpoints, Held, Mask, Quantile, Wants},
     limit::Cost,
     pace::{Charge, Paces, Units},
     queue::{Queue, Room},
@@ -21,10 +22,14 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
+pub use copy::CopyFor;
+
 /// How many others must pass between refusals that are a call's own for the next to count towards [`OWNED_AFTER`].
 const OTHERS: u8 = 8;
 /// Refusals of its own, the first counted, after which the refusal is its answer.
 const OWNED_AFTER: u8 = 5;
+/// Calls that are looked at for one that may take another endpoint than the first can.
+const PASSED: usize = 64;
 /// How long a call that was refused lets others go first, about.
 const FIRST_ASIDE: Duration = Duration::from_millis(250);
 /// The same after its second refusal; doubles with each further one, four times.
@@ -51,11 +56,13 @@ pub(crate) struct Actor {
     config: Arc<Config>,
     paces: Paces,
     slots: Slots,
-    guard: Guard,
+    endpoints: Endpoints,
     spent: Spent,
     counts: Counts,
     /// Microseconds, 0 when nothing was measured.
     latency: u32,
+    /// That of the slowest in twenty.
+    late: Quantile,
     busy: Option<Box<Busy>>,
     /// When it wants to be pumped next.
     pub(crate) wake: Time,
@@ -65,19 +72,16 @@ pub(crate) struct Actor {
 
 impl Actor {
     pub(crate) fn new(key: u128, config: Arc<Config>) -> Actor {
-        let mut guard = Guard::default();
-        if config.is_known() {
-            guard.known();
-        }
         Actor {
             key,
             paces: Paces::new(&config.limits),
+            endpoints: Endpoints::new(&config.endpoints, config.is_known()),
             config,
             slots: Slots::default(),
-            guard,
             spent: Spent::default(),
             counts: Counts::default(),
             latency: 0,
+            late: Quantile::NONE,
             busy: None,
             wake: Time::NEVER,
             armed: Time::NEVER,
@@ -96,20 +100,25 @@ impl Actor {
     /// Nothing worth keeping: forgotten first when there are too many destinations.
     pub(crate) fn is_blank(&self, now: Time) -> bool {
         self.is_idle()
-            && self.guard.learned().is_none()
-            && self.guard.paused_until(false, now).is_none()
+            && self
+                .endpoints
+                .iter()
+                .all(|it| it.guard.learned().is_none() && it.guard.paused_until(false, now).is_none())
             && self
                 .paces
                 .when(&self.config.limits, now, Units::default(), Cost { requests: 1, tokens: 1 })
                 .is_none_or(|(at, _)| at <= now)
     }
 
-    /// What holds a call of `cost` now, and until when at most.
-    fn hold(&mut self, cost: Cost, fresh: bool, cx: &mut Context<'_>) -> Option<(Time, Waiting)> {
+    /// Where a call leaves for now; else what holds it, and until when at most.
+    fn choose(&mut self, wants: &Wants, cx: &mut Context<'_>) -> Result<Chosen, (Time, Waiting)> {
+        let chosen = self.endpoints.choose(&self.config.endpoints, wants, cx.calls, cx.random, cx.now)?;
+        self.hold(wants.cost, cx).map_or(Ok(chosen), Err)
+    }
+
+    /// What holds a call of `cost` of the limits that all endpoints share.
+    fn hold(&mut self, cost: Cost, cx: &mut Context<'_>) -> Option<(Time, Waiting)> {
         let now = cx.now;
-        if let Some(held) = self.guard.hold(fresh, now) {
-            return Some(held);
-        }
         if !self.config.limits.is_empty()
             && let Some((at, limit)) = self.paces.when(&self.config.limits, now, Units::default(), cost)
             && at > now
@@ -130,16 +139,17 @@ impl Actor {
 
     /// When a call could leave at the earliest behind `ahead`, whatever else happens, and what says so.
     fn earliest(&self, ahead: Units, cost: Cost, fresh: bool, now: Time) -> (Time, Waiting) {
-        let from = self.guard.resumes(fresh, now);
-        match (self.paces.when(&self.config.limits, from, ahead, cost), self.guard.paused_until(fresh, now)) {
+        let from = self.endpoints.resumes(fresh, now);
+        match (self.paces.when(&self.config.limits, from, ahead, cost), self.endpoints.paused_until(fresh, now)) {
             (Some((at, limit)), _) if at > from => (at, Waiting::Limit(*limit)),
             (_, Some((until, cause))) => (from, Waiting::Paused { left: until.since(now), cause }),
             _ => (now, Waiting::Turn),
         }
     }
 
-    fn launch(&mut self, call: Call, idle: bool, cx: &mut Context<'_>) {
-        let Some(entry) = cx.calls.get_mut(call) else { return };
+    fn launch(&mut self, call: Call, chosen: Chosen, idle: bool, cx: &mut Context<'_>) -> Permit {
+        let permit = Permit { call, endpoint: chosen.index };
+        let Some(entry) = cx.calls.get_mut(call) else { return permit };
         entry.phase = Phase::Admitted;
         entry.left = cx.now;
         entry.charge = self.paces.charge(&self.config.limits, entry.cost, cx.now);
@@ -149,7 +159,14 @@ impl Actor {
         let limited = self.config.max_concurrency.is_some();
         entry.slot = self.slots.take(call, if limited { entry.deadline } else { Time::NEVER });
         let fresh = entry.ticket.is_fresh();
-        self.guard.launch(call, idle, fresh, cx.now);
+        entry.endpoint = chosen.index;
+        self.endpoints.taken(&self.config.endpoints, chosen);
+        let compiled = self.config.endpoint(chosen.index);
+        if let Some(endpoint) = self.endpoints.get_mut(chosen.index) {
+            entry.held = endpoint.take(compiled, call, entry.cost, entry.deadline, cx.now);
+            endpoint.guard.launch(call, idle, fresh, cx.now);
+        }
+        permit
     }
 
     pub(crate) fn submit(&mut self, index: u32, new: NewCall, arrival: u64, cx: &mut Context<'_>) -> Submitted {
@@ -166,7 +183,8 @@ impl Actor {
 
     fn admit(&mut self, index: u32, new: NewCall, arrival: u64, cx: &mut Context<'_>) -> Submitted {
         let now = cx.now;
-        if let Some(limit) = self.config.limits.never(new.cost) {
+        let never = self.endpoints.never(&self.config.endpoints, new.ways, new.cost);
+        if let Some(limit) = self.config.limits.never(new.cost).or(never) {
             let (unit, quota) = (limit.unit, limit.quota);
             return Submitted::Refused(Refusal::CostTooLarge { unit, cost: new.cost.of(unit), quota });
         }
@@ -182,10 +200,12 @@ impl Actor {
             cut: 0,
             last_cut: 0,
             again: false,
+            tried: Mask::NONE,
+            endpoint: 0,
         });
         let fresh = ticket.is_fresh();
         // A fresh call may be the probe of a pause that goes on for those which were refused or failed before.
-        let probes_at = self.guard.probes_at().filter(|_| fresh);
+        let probes_at = self.endpoints.probes_at().filter(|_| fresh);
         let first = match &self.busy {
             None => true,
             Some(busy) if probes_at.is_some() => busy.queue.first_fresh().is_none(),
@@ -194,18 +214,18 @@ impl Actor {
         let delayed = ticket.not_before > now;
         let mut held = (ticket.not_before, Waiting::Backoff { left: ticket.not_before.since(now) });
         if !delayed && new.deadline > now {
-            match if first { self.hold(new.cost, fresh, cx) } else { Some((Time::NEVER, Waiting::Turn)) } {
-                None => {
+            let wants = Wants { cost: new.cost, fresh, ways: new.ways, tried: ticket.tried };
+            match if first { self.choose(&wants, cx) } else { Err((Time::NEVER, Waiting::Turn)) } {
+                Ok(chosen) => {
                     let idle = self.busy.is_none();
                     let entry = self.entry(index, new, ticket, now);
                     if let Some(busy) = &mut self.busy {
                         busy.queue.serve_unqueued(&entry);
                     }
                     let call = cx.calls.insert(entry);
-                    self.launch(call, idle, cx);
-                    return Submitted::Admitted(Permit(call));
+                    return Submitted::Admitted(self.launch(call, chosen, idle, cx));
                 }
-                Some(other) => held = other,
+                Err(other) => held = other,
             }
         }
         // What came before counts; a call that comes back stands near the front, and is never refused by a guess.
@@ -226,7 +246,7 @@ impl Actor {
         let call = cx.calls.insert(entry.clone());
         let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::default(), why: held.1 }));
         busy.queue.insert(call, &entry, now);
-        self.guard.waits(busy.queue.len());
+        self.endpoints.waits(busy.queue.len());
         self.wake = self.wake.min(busy.queue.next_event());
         if first {
             self.wake = self.wake.min(held.0);
@@ -234,7 +254,7 @@ impl Actor {
             self.wake = self.wake.min(at);
         }
         let behind = if matches!(held.1, Waiting::Turn) { busy.why } else { held.1 };
-        let expected = could.max(now + self.guard.spacing(ahead.requests)).max(held.0.finite().unwrap_or(now));
+        let expected = could.max(now + self.endpoints.spacing(ahead.requests)).max(held.0.finite().unwrap_or(now));
         let expected = if matches!(behind, Waiting::Slots { .. }) { None } else { Some(expected) };
         Submitted::Queued { call, expected, why: if why == Waiting::Turn { behind } else { why } }
     }
@@ -253,6 +273,9 @@ impl Actor {
             returned: new.returning.is_some(),
             charge: Charge::default(),
             slot: Slot::default(),
+            ways: new.ways,
+            endpoint: 0,
+            held: Held::default(),
             left: now,
         }
     }
@@ -317,24 +340,26 @@ impl Actor {
                 self.turn_away(call, Refusal::DeadlinePassed { waited, why }, cx);
                 continue;
             }
-            let Some(call) = Self::next(&self.guard, &busy.queue) else { break };
-            let Some(entry) = cx.calls.get(call) else { break };
-            let (cost, fresh, asked) = (entry.cost, entry.ticket.is_fresh(), entry.left);
-            if let Some((until, why)) = self.hold(cost, fresh, cx) {
-                held = until;
-                if let Some(busy) = &mut self.busy {
-                    busy.why = why;
+            let Some(call) = Self::next(&self.endpoints, &busy.queue) else { break };
+            let (call, chosen) = match self.turn(call, cx) {
+                Ok(chosen) => chosen,
+                Err((until, why)) => {
+                    held = until;
+                    if let Some(busy) = &mut self.busy {
+                        busy.why = why;
+                    }
+                    break;
                 }
-                break;
-            }
+            };
             if let (Some(busy), Some(entry)) = (&mut self.busy, cx.calls.get(call)) {
+                let waited = now.since(entry.left);
                 busy.queue.serve(call, entry);
                 let why = busy.why;
                 if busy.queue.is_empty() {
                     self.busy = None;
                 }
-                self.launch(call, false, cx);
-                cx.fx.push(Effect::Admit { call, permit: Permit(call), waited: now.since(asked), why });
+                let permit = self.launch(call, chosen, false, cx);
+                cx.fx.push(Effect::Admit { call, permit, waited, why });
             }
         }
         self.wake = match &self.busy {
@@ -343,22 +368,57 @@ impl Actor {
         };
     }
 
+    /// Where the call leaves for whose turn it is. Where only its endpoints hold it, one behind it that may take others
+    /// passes.
+    fn turn(&mut self, first: Call, cx: &mut Context<'_>) -> Result<(Call, Chosen), (Time, Waiting)> {
+        let Some(wants) = cx.calls.get(first).map(Entry::wants) else { return Err((Time::NEVER, Waiting::Turn)) };
+        let held = match self.choose(&wants, cx) {
+            Ok(chosen) => return Ok((first, chosen)),
+            Err(held) => held,
+        };
+        if self.endpoints.is_single() || self.hold(wants.cost, cx).is_some() {
+            return Err(held);
+        }
+        let Some(busy) = &self.busy else { return Err(held) };
+        let mut seen = vec![wants.ways];
+        let others: Vec<_> = busy
+            .queue
+            .in_order(|call| cx.calls.get(call).map_or(0, |entry| entry.share))
+            .take(PASSED)
+            .filter_map(|call| {
+                let wants = cx.calls.get(call)?.wants();
+                let new = !seen.contains(&wants.ways);
+                seen.push(wants.ways);
+                new.then_some((call, wants))
+            })
+            .collect();
+        let mut until = held;
+        for (call, wants) in others {
+            match self.choose(&wants, cx) {
+                Ok(chosen) => return Ok((call, chosen)),
+                Err(other) if other.0 < until.0 => until = other,
+                Err(_) => {}
+            }
+        }
+        Err(until)
+    }
+
     /// The first in order; for the probe of a pause the first that was neither refused nor failed itself, so that calls
     /// which fail for a reason of their own can't hold the others. Should those wait in front that have one and don't
     /// know it yet, the next probe is the last that came.
-    fn next(guard: &Guard, queue: &Queue) -> Option<Call> {
+    fn next(endpoints: &Endpoints, queue: &Queue) -> Option<Call> {
         let first = queue.first()?;
-        if guard.probes_at().is_none() {
+        if endpoints.probes_at().is_none() {
             return Some(first);
         }
-        let fresh = if guard.has_failed_probe() { queue.other_fresh() } else { queue.first_fresh() };
+        let fresh = if endpoints.has_failed_probe() { queue.other_fresh() } else { queue.first_fresh() };
         fresh.or(Some(first))
     }
 
     /// A pause or a limit grew: refuses at once what can't start before its deadline any more.
     fn recheck(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
-        let resumes = self.guard.paused_until(true, now).map_or(Time::ZERO, |_| self.guard.resumes(true, now));
+        let resumes = self.endpoints.paused_until(true, now).map_or(Time::ZERO, |_| self.endpoints.resumes(true, now));
         while let Some(call) = self.busy.as_ref().and_then(|busy| busy.queue.expiring(resumes)) {
             let Some(entry) = cx.calls.get(call) else { break };
             let (could, why) = self.earliest(Units::default(), entry.cost, true, now);
@@ -390,16 +450,23 @@ impl Actor {
         }
     }
 
-    pub(crate) fn reconfigure(&mut self, config: &Arc<Config>, cx: &mut Context<'_>) {
+    pub(crate) fn reconfigure(&mut self, index: u32, config: &Arc<Config>, cx: &mut Context<'_>) {
         if Arc::ptr_eq(&self.config, config) {
             return;
         }
         if self.config.limits != config.limits {
             self.paces.reconfigure(&self.config.limits, &config.limits, cx.now);
         }
-        self.config = config.clone();
-        if self.config.is_known() {
-            self.guard.known();
+        let old = std::mem::replace(&mut self.config, config.clone());
+        let places = self.endpoints.follow(&old.endpoints, &config.endpoints, config.is_known(), cx.now);
+        if places.iter().zip(0u8..).any(|(now, before)| *now != Some(before)) {
+            for entry in cx.calls.of(index) {
+                // What flies to an endpoint that is gone tells nobody anything.
+                let at = |before: u8| places.get(usize::from(before)).copied().flatten().unwrap_or(u8::MAX);
+                entry.endpoint = at(entry.endpoint);
+                entry.ticket.endpoint = at(entry.ticket.endpoint);
+                entry.ticket.tried = Mask::NONE;
+            }
         }
         self.recheck(cx);
         self.pump(cx);

@@ -19,11 +19,13 @@ pub struct Budget {
     pub share: f64,
     /// Retries per second that are always allowed, 10 unless stated.
     pub per_second: u32,
+    /// Hedges and trials of ejected endpoints per request over the same time, 0.05 unless stated. They are retries, too.
+    pub hedges: f64,
 }
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget { share: 0.2, per_second: 10 }
+        Budget { share: 0.2, per_second: 10, hedges: 0.05 }
     }
 }
 
@@ -34,6 +36,7 @@ pub struct Spent {
     bucket: u64,
     requests: [u32; 2],
     retries: [u32; 2],
+    hedges: [u32; 2],
 }
 
 impl Spent {
@@ -46,6 +49,7 @@ impl Spent {
         let shift = |[_, current]: [u32; 2]| [if keep { current } else { 0 }, 0];
         self.requests = shift(self.requests);
         self.retries = shift(self.retries);
+        self.hedges = shift(self.hedges);
         self.bucket = bucket;
     }
 
@@ -70,6 +74,18 @@ impl Spent {
             return false;
         }
         self.retries[1] = self.retries[1].saturating_add(1);
+        true
+    }
+
+    /// Takes one hedge if the budget has it: within `hedges` of the requests, and as a retry.
+    pub fn hedge(&mut self, budget: &Budget, now: Time) -> bool {
+        self.roll(now);
+        if Self::weigh(self.hedges, now) + 1.0 > Self::weigh(self.requests, now) * budget.hedges
+            || !self.retry(budget, now)
+        {
+            return false;
+        }
+        self.hedges[1] = self.hedges[1].saturating_add(1);
         true
     }
 

@@ -1,7 +1,14 @@
 //! The calls of a shard: waiting ones and flying ones, in one slab. An id carries a generation, so that one used twice
 //! (a permit released after a cancel) does nothing.
 
-use crate::{limit::Cost, pace::Charge, queue::Waits, slots::Slot, time::Time};
+use crate::{
+    endpoint::{Held, Mask, Wants, Ways},
+    limit::Cost,
+    pace::Charge,
+    queue::Waits,
+    slots::Slot,
+    time::Time,
+};
 use std::{num::NonZeroU16, time::Duration};
 
 /// A call that waits. Handed back by [`crate::Shard::submit`]; the id of the [`Permit`] it becomes is the same.
@@ -20,12 +27,20 @@ impl Call {
 
 /// The right to send one attempt. The host wraps it in a token whose drop calls [`crate::Shard::release`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Permit(pub(crate) Call);
+pub struct Permit {
+    pub(crate) call: Call,
+    pub(crate) endpoint: u8,
+}
 
 impl Permit {
     /// The call this permit was given to.
     pub fn call(self) -> Call {
-        self.0
+        self.call
+    }
+
+    /// Which endpoint of the destination it is for, by its place in the configuration.
+    pub fn endpoint(self) -> u8 {
+        self.endpoint
     }
 }
 
@@ -98,6 +113,9 @@ pub struct Ticket {
     pub(crate) last_cut: u32,
     /// It has left before: its next departure is no first attempt.
     pub(crate) again: bool,
+    /// Where it failed before, and where last.
+    pub(crate) tried: Mask,
+    pub(crate) endpoint: u8,
 }
 
 impl Ticket {
@@ -130,6 +148,8 @@ pub struct NewCall {
     pub flow: Flow,
     /// Seconds by which it stands before its time in the order of its flow; negative: behind.
     pub priority: i8,
+    /// Which endpoints it may take.
+    pub ways: Ways,
     /// The ticket of its last verdict, when it comes back.
     pub returning: Option<Ticket>,
 }
@@ -137,7 +157,8 @@ pub struct NewCall {
 impl NewCall {
     /// A first call of one request without a body.
     pub fn by(deadline: Time) -> NewCall {
-        NewCall { deadline, bytes: 0, cost: Cost::ONE, flow: Flow::default(), priority: 0, returning: None }
+        let (cost, flow, ways) = (Cost::ONE, Flow::default(), Ways::ANY);
+        NewCall { deadline, bytes: 0, cost, flow, priority: 0, ways, returning: None }
     }
 }
 
@@ -169,11 +190,19 @@ pub(crate) struct Entry {
     pub(crate) returned: bool,
     pub(crate) charge: Charge,
     pub(crate) slot: Slot,
+    pub(crate) ways: Ways,
+    /// The endpoint it was admitted to, and what it holds of it.
+    pub(crate) endpoint: u8,
+    pub(crate) held: Held,
     /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
 }
 
 impl Entry {
+    pub(crate) fn wants(&self) -> Wants {
+        Wants { cost: self.cost, fresh: self.ticket.is_fresh(), ways: self.ways, tried: self.ticket.tried }
+    }
+
     pub(crate) fn waits(&self) -> Waits {
         let Entry { flow, cost, share, bytes, .. } = *self;
         Waits { flow, place: self.ticket.place, cost, share, bytes }
@@ -207,6 +236,11 @@ impl Calls {
     pub(crate) fn remove(&mut self, call: Call) -> Option<Entry> {
         self.get(call)?;
         self.entries.try_remove(call.index())
+    }
+
+    /// The calls of an actor.
+    pub(crate) fn of(&mut self, actor: u32) -> impl Iterator<Item = &mut Entry> {
+        self.entries.iter_mut().map(|(_, entry)| entry).filter(move |entry| entry.actor == actor)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -24,7 +24,7 @@ mod outcomes;
 use crate::{
     calls::Call,
     refusal::{Cause, Waiting},
-    time::Time,
+    time::{Micros, Time},
 };
 use doubt::Doubt;
 use learned::Learned;
@@ -157,11 +157,11 @@ pub(crate) struct Guard {
     /// When the latest request left that is known to have passed.
     proof: Time,
     /// How long refusals take to arrive, moving average.
-    refusal_rtt: Duration,
+    refusal_rtt: Micros,
     /// The same of failures, some of which are timeouts.
-    failure_rtt: Duration,
+    failure_rtt: Micros,
     /// The fastest answer so far; zero when none was seen.
-    fastest: Duration,
+    fastest: Micros,
     learned: Option<Box<Learned>>,
 }
 
@@ -195,9 +195,9 @@ impl Default for Guard {
             last_accepted: Time::ZERO,
             passed: 0,
             proof: Time::ZERO,
-            refusal_rtt: Duration::ZERO,
-            failure_rtt: Duration::ZERO,
-            fastest: Duration::ZERO,
+            refusal_rtt: Micros::ZERO,
+            failure_rtt: Micros::ZERO,
+            fastest: Micros::ZERO,
             learned: None,
         }
     }
@@ -243,7 +243,7 @@ impl Guard {
 
     fn doubling(&self) -> Duration {
         // Before the first refusal its delay is not known: as fast as the fastest answer, unless those take for ever.
-        let rtt = if self.cuts == 0 { self.fastest.min(DOUBLING) } else { self.refusal_rtt };
+        let rtt = if self.cuts == 0 { self.fastest.get().min(DOUBLING) } else { self.refusal_rtt.get() };
         DOUBLING.max(rtt * 2)
     }
 
@@ -275,7 +275,7 @@ impl Guard {
             self.phase = Phase::Probing { call, passes: Time::NEVER, until, cause };
         }
         if let Some(learned) = &mut self.learned {
-            learned.launch(now, self.refusal_rtt);
+            learned.launch(now, self.refusal_rtt.get());
         }
     }
 
@@ -288,8 +288,8 @@ impl Guard {
                 // failures are timeouts, this takes a multiple of them: the probe has to answer. Before the end of the
                 // pause nothing but an answer is a pass.
                 let rtt = match cause {
-                    Cause::Down { .. } => self.refusal_rtt.max(self.failure_rtt),
-                    Cause::Refused { .. } => self.refusal_rtt,
+                    Cause::Down { .. } => self.refusal_rtt.max(self.failure_rtt).get(),
+                    Cause::Refused { .. } => self.refusal_rtt.get(),
                 };
                 *passes = (now + DOUBLING.max(rtt * 4)).max(*until);
                 Some(*passes)
@@ -372,13 +372,6 @@ impl Guard {
     /// Whether a request passed that left after `then`.
     pub(crate) fn passed_since(&self, then: Time) -> bool {
         self.proof > then
-    }
-
-    /// How long `ahead` more departures take at the learned pace, when there is one.
-    pub(crate) fn spacing(&self, ahead: u64) -> Duration {
-        self.learned.as_ref().map_or(Duration::ZERO, |learned| {
-            Duration::try_from_secs_f64(ahead as f64 / learned.rate()).unwrap_or(Duration::MAX)
-        })
     }
 
     /// The learned rate in requests per second.

@@ -6,6 +6,7 @@
 //! Where to look:
 //! - [`shard::Shard`] is what a host talks to: many destinations by key, one exact timer, admissions, outcomes.
 //! - `actor` is one partition of a destination: queue, pace, slots, guard, budget.
+//! - [`endpoint`] chooses among several equal ways to a destination.
 //! - [`pace`] keeps configured limits, [`guard`] finds the limits nobody configured, [`budget`] bounds retries.
 //! - [`signal`] reads what answers say, [`credit`] whether a refusal is final, [`repeat`] decides what happens after an attempt.
 //! - [`policy`], [`limit`] and [`units`] are the shapes people write.
@@ -15,6 +16,7 @@ mod actor;
 pub mod budget;
 pub mod calls;
 pub mod credit;
+pub mod endpoint;
 pub mod guard;
 pub mod limit;
 pub mod pace;

@@ -143,6 +143,8 @@ pub struct Facts {
     pub departed: bool,
     /// The destination lived before and does not now: waiting for it is better than failing.
     pub down: bool,
+    /// Another endpoint of the destination takes calls, and may take this one.
+    pub elsewhere: bool,
     /// This call is refused again and again while others pass: the refusal is its own.
     pub owns_refusal: bool,
     /// When the destination lets the next call leave, as far as pauses go.
@@ -279,7 +281,8 @@ pub fn after(
     if attempt.spent >= attempt.policy.retries {
         return Decision::Return(Reason::AttemptsSpent { retries: attempt.policy.retries });
     }
-    let delay = full_jitter(BACKOFF_BASE, BACKOFF_CAP, attempt.spent, random);
+    let cap = if facts.elsewhere { Duration::ZERO } else { BACKOFF_CAP };
+    let delay = full_jitter(BACKOFF_BASE, cap, attempt.spent, random);
     if let Err(late) = again((now + delay).max(facts.resumes)) {
         return late;
     }
@@ -349,6 +352,7 @@ mod tests {
         let facts = Facts {
             departed: case.departed,
             down: case.down,
+            elsewhere: false,
             owns_refusal: case.owns,
             resumes: NOW + Duration::from_secs(2),
             deadline: NOW + Duration::from_millis(case.deadline_ms),

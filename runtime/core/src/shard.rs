@@ -12,6 +12,7 @@ use crate::{
     actor::{Actor, Context},
     budget::Budget,
     calls::{Call, Calls, NewCall, Permit, Ticket},
+    endpoint::{Compiled, EndpointSettings, MAX_ENDPOINTS},
     limit::{Limit, LimitError, LimitProblem, Unit},
     pace::Limits,
     queue::Bounds,
@@ -27,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-pub use crate::queue::Bounds as QueueBounds;
+pub use crate::{actor::CopyFor, queue::Bounds as QueueBounds};
 
 /// Longest pause a header may ask for, unless stated.
 pub const MAX_PAUSE: Duration = Duration::from_secs(600);
@@ -45,6 +46,8 @@ pub struct Settings {
     pub limits: Vec<Limit>,
     /// Attempts in flight at once; at least 1.
     pub max_concurrency: Option<u32>,
+    /// Several equal ways to it; none: there is one, with nothing to say about it.
+    pub endpoints: Vec<EndpointSettings>,
     /// Bounds of the queue.
     pub queue: Bounds,
     /// How much may be retried.
@@ -60,6 +63,7 @@ impl Default for Settings {
         Settings {
             limits: Vec::new(),
             max_concurrency: None,
+            endpoints: Vec::new(),
             queue: Bounds::default(),
             retry_budget: Budget::default(),
             max_pause: MAX_PAUSE,
@@ -74,6 +78,7 @@ impl Default for Settings {
 pub struct Config {
     pub(crate) limits: Limits,
     pub(crate) max_concurrency: Option<NonZeroU32>,
+    pub(crate) endpoints: Box<[Compiled]>,
     pub(crate) queue: Bounds,
     pub(crate) retry_budget: Budget,
     pub(crate) max_pause: Duration,
@@ -87,20 +92,38 @@ impl Config {
         self.limits.iter().any(|limit| limit.unit == Unit::Requests) || self.max_concurrency.is_some()
     }
 
+    pub(crate) fn endpoint(&self, index: u8) -> Option<&Compiled> {
+        self.endpoints.get(usize::from(index))
+    }
+
     /// Checks and compiles settings.
     ///
     /// # Errors
     /// The first field that is wrong, by name.
     pub fn new(settings: &Settings) -> Result<Config, LimitError> {
+        let at_once = |max: Option<u32>, key: &str| match max.map(NonZeroU32::new) {
+            None => Ok(None),
+            Some(Some(max)) => Ok(Some(max)),
+            Some(None) => Err(LimitError { key: key.into(), problem: LimitProblem::Zero }),
+        };
+        let (given, max) = (settings.endpoints.len(), MAX_ENDPOINTS);
+        if given > max {
+            return Err(LimitError { key: "endpoints".into(), problem: LimitProblem::TooMany { given, max } });
+        }
+        let endpoint = |(index, of): (usize, &EndpointSettings)| {
+            let within = |error: LimitError| LimitError { key: format!("endpoints[{index}].{}", error.key), ..error };
+            Ok(Compiled {
+                id: of.id,
+                weight: of.weight,
+                home: of.home,
+                limits: Limits::new(&of.limits).map_err(within)?,
+                max_concurrency: at_once(of.max_concurrency, "max_concurrency").map_err(within)?,
+            })
+        };
         Ok(Config {
             limits: Limits::new(&settings.limits)?,
-            max_concurrency: match settings.max_concurrency {
-                None => None,
-                Some(max) => Some(
-                    NonZeroU32::new(max)
-                        .ok_or_else(|| LimitError { key: "max_concurrency".into(), problem: LimitProblem::Zero })?,
-                ),
-            },
+            max_concurrency: at_once(settings.max_concurrency, "max_concurrency")?,
+            endpoints: settings.endpoints.iter().enumerate().map(endpoint).collect::<Result<_, _>>()?,
             queue: settings.queue,
             retry_budget: settings.retry_budget,
             max_pause: settings.max_pause,
@@ -244,7 +267,7 @@ impl Shard {
         self.arrivals += 1;
         let arrival = self.arrivals;
         self.with(index, now, fx, |actor, cx| {
-            actor.reconfigure(config, cx);
+            actor.reconfigure(index, config, cx);
             actor.submit(index, new, arrival, cx)
         })
         .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }))
@@ -305,7 +328,7 @@ impl Shard {
     /// The first byte of an attempt is about to leave. Limits count from here; a pause that began since the admission
     /// stops it.
     pub fn departed(&mut self, now: Time, permit: Permit, fx: &mut Effects) -> Departure {
-        let Some(index) = self.calls.get(permit.0).map(|entry| entry.actor) else { return Departure::Released };
+        let Some(index) = self.calls.get(permit.call).map(|entry| entry.actor) else { return Departure::Released };
         self.with(index, now, fx, |actor, cx| actor.departed(permit, cx)).unwrap_or(Departure::Released)
     }
 
@@ -318,23 +341,43 @@ impl Shard {
         attempt: &Attempt<'_>,
         fx: &mut Effects,
     ) -> Verdict {
-        let Some(index) = self.calls.get(permit.0).map(|entry| entry.actor) else {
+        let Some(index) = self.calls.get(permit.call).map(|entry| entry.actor) else {
             return Verdict::Return(Reason::Released);
         };
         self.with(index, now, fx, |actor, cx| actor.report(permit, outcome, attempt, cx))
             .unwrap_or(Verdict::Return(Reason::Released))
     }
 
+    /// A copy of a call that flies leaves now, too, where budget, limits and another endpoint let it. Every permit of a
+    /// call is departed and released by itself; of all its attempts one is reported, the others are observed.
+    pub fn copy(&mut self, now: Time, permit: Permit, why: CopyFor, fx: &mut Effects) -> Option<Permit> {
+        let index = self.calls.get(permit.call).map(|entry| entry.actor)?;
+        self.with(index, now, fx, |actor, cx| actor.copy(permit.call, why, cx)).flatten()
+    }
+
+    /// When the answer of an attempt is late, by what answers of its destination took so far; `None` while too little is
+    /// known.
+    pub fn late_after(&self, permit: Permit) -> Option<Duration> {
+        let entry = self.calls.get(permit.call)?;
+        self.actors.get(entry.actor as usize)?.late_after()
+    }
+
+    /// The outcome of an attempt beside the one that is reported; none: it was given up for the other's answer.
+    pub fn observe(&mut self, now: Time, permit: Permit, outcome: Option<&Outcome>, fx: &mut Effects) {
+        let Some(index) = self.calls.get(permit.call).map(|entry| entry.actor) else { return };
+        self.with(index, now, fx, |actor, cx| actor.observe(permit, outcome, cx));
+    }
+
     /// The answer of a reported attempt still flows: where slots are limited it keeps its own until `until`. To be called
     /// again before that for as long as somebody reads.
     pub fn flows(&mut self, now: Time, permit: Permit, until: Time, fx: &mut Effects) {
-        let Some(index) = self.calls.get(permit.0).map(|entry| entry.actor) else { return };
+        let Some(index) = self.calls.get(permit.call).map(|entry| entry.actor) else { return };
         self.with(index, now, fx, |actor, cx| actor.flows(permit, until, cx));
     }
 
     /// The attempt is over: its body has ended, or it was given up. Harmless if it is over already.
     pub fn release(&mut self, now: Time, permit: Permit, fx: &mut Effects) {
-        self.release_call(now, permit.0, fx);
+        self.release_call(now, permit.call, fx);
     }
 
     /// The caller of a call went away. Right in every phase: also when the admission is on its way to the caller.
@@ -372,7 +415,7 @@ impl Shard {
             .filter_map(|(index, _)| u32::try_from(index).ok())
             .collect();
         for index in following {
-            self.with(index, now, fx, |actor, cx| actor.reconfigure(new, cx));
+            self.with(index, now, fx, |actor, cx| actor.reconfigure(index, new, cx));
         }
     }
 

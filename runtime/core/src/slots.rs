@@ -27,7 +27,8 @@ pub(crate) struct Slots {
     /// Attempts that fly, lapsed ones included.
     flying: u32,
     lapsed: u32,
-    lapses: BTreeSet<(Time, Call)>,
+    /// Made by the first that lapses.
+    lapses: Option<Box<BTreeSet<(Time, Call)>>>,
 }
 
 impl Slots {
@@ -47,7 +48,7 @@ impl Slots {
         if lapses.is_never() {
             return Slot::Held;
         }
-        self.lapses.insert((lapses, call));
+        self.lapses.get_or_insert_default().insert((lapses, call));
         Slot::Until(lapses)
     }
 
@@ -56,7 +57,7 @@ impl Slots {
         self.flying -= 1;
         match slot {
             Slot::Held => {}
-            Slot::Until(at) => _ = self.lapses.remove(&(at, call)),
+            Slot::Until(at) => _ = self.lapses.as_mut().map(|lapses| lapses.remove(&(at, call))),
             Slot::Lapsed => self.lapsed -= 1,
         }
     }
@@ -65,23 +66,24 @@ impl Slots {
     pub(crate) fn keep(&mut self, call: Call, slot: &mut Slot, until: Time) {
         match *slot {
             Slot::Held => return,
-            Slot::Until(at) => _ = self.lapses.remove(&(at, call)),
+            Slot::Until(at) => _ = self.lapses.as_mut().map(|lapses| lapses.remove(&(at, call))),
             Slot::Lapsed => self.lapsed -= 1,
         }
-        self.lapses.insert((until, call));
+        self.lapses.get_or_insert_default().insert((until, call));
         *slot = Slot::Until(until);
     }
 
     /// Takes one back whose time is over; the caller marks its call as [`Slot::Lapsed`].
     pub(crate) fn lapse(&mut self, now: Time) -> Option<Call> {
-        let (_, call) = self.lapses.first().filter(|(at, _)| *at <= now).copied()?;
-        self.lapses.pop_first();
+        let lapses = self.lapses.as_mut()?;
+        let (_, call) = lapses.first().filter(|(at, _)| *at <= now).copied()?;
+        lapses.pop_first();
         self.lapsed += 1;
         Some(call)
     }
 
     /// When the next one lapses.
     pub(crate) fn next_lapse(&self) -> Time {
-        self.lapses.first().map_or(Time::NEVER, |(at, _)| *at)
+        self.lapses.as_ref().and_then(|lapses| lapses.first()).map_or(Time::NEVER, |(at, _)| *at)
     }
 }

@@ -87,6 +87,22 @@ impl fmt::Debug for Time {
     }
 }
 
+/// A duration in a word of 32 bits: microseconds, up to 71 minutes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Micros(u32);
+
+impl Micros {
+    pub(crate) const ZERO: Micros = Micros(0);
+
+    pub(crate) fn of(duration: Duration) -> Micros {
+        Micros(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX))
+    }
+
+    pub(crate) fn get(self) -> Duration {
+        Duration::from_micros(self.0.into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,16 +10,19 @@ use std::{
 use tidegate_core::{
     Attempt, Call, Cost, Effect, Effective, Effects, Flow, Limit, NewCall, Outcome, Permit, Settings, Shard, Signal,
     Submitted, Ticket, Time, Unit, Verdict,
+    endpoint::{EndpointSettings, Mask, Ways},
     repeat::Failure,
-    shard::{Config, Departure, QueueBounds},
+    shard::{Config, CopyFor, Departure, QueueBounds},
     signal::Source,
     units::Size,
 };
 
 #[derive(Debug, Clone)]
 enum Op {
-    Submit { key: u128, deadline_ms: u64, tokens: u32, bytes: u64, flow: Flow, priority: i8 },
+    Submit { key: u128, deadline_ms: u64, tokens: u32, bytes: u64, flow: Flow, priority: i8, ways: Ways },
     Depart(usize),
+    Copy(usize, CopyFor),
+    GiveUp(usize),
     Report { which: usize, what: u8, wait_ms: u64, repeatable: bool, replayable: bool },
     Release(usize),
     Cancel(usize),
@@ -31,12 +34,22 @@ fn flow() -> impl Strategy<Value = Flow> {
     (0u64..4, 1u16..4).prop_map(|(id, weight)| Flow { id, weight: NonZeroU16::new(weight).unwrap() })
 }
 
+fn ways() -> impl Strategy<Value = Ways> {
+    let mask = prop_oneof![3 => Just(Mask::ALL), 1 => (1u16..8).prop_map(Mask)];
+    (mask, 0u16..4).prop_map(|(allowed, preferred)| Ways { allowed, preferred: Mask(preferred) })
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let index = any::<prop::sample::Index>().prop_map(|i| i.index(1 << 16));
     prop_oneof![
-        6 => (0u128..3, 1u64..5_000, 0u32..40, 0u64..400, flow(), -2i8..3).prop_map(
-            |(key, deadline_ms, tokens, bytes, flow, priority)| Op::Submit { key, deadline_ms, tokens, bytes, flow, priority }
+        6 => (0u128..3, 1u64..5_000, 0u32..40, 0u64..400, flow(), -2i8..3, ways()).prop_map(
+            |(key, deadline_ms, tokens, bytes, flow, priority, ways)| {
+                Op::Submit { key, deadline_ms, tokens, bytes, flow, priority, ways }
+            }
         ),
+        2 => (index.clone(), prop::sample::select(vec![CopyFor::Hedge, CopyFor::Race, CopyFor::Trial]))
+            .prop_map(|(which, why)| Op::Copy(which, why)),
+        1 => index.clone().prop_map(Op::GiveUp),
         4 => index.clone().prop_map(Op::Depart),
         4 => (index.clone(), 0u8..8, 1u64..3_000, any::<bool>(), any::<bool>()).prop_map(
             |(which, what, wait_ms, repeatable, replayable)| Op::Report { which, what, wait_ms, repeatable, replayable }
@@ -52,6 +65,8 @@ fn op() -> impl Strategy<Value = Op> {
 struct Flying {
     id: usize,
     permit: Permit,
+    /// Of another that flies, or flew: nobody waits for its end.
+    copy: bool,
     departed: bool,
     reported: bool,
     admitted: Time,
@@ -68,11 +83,11 @@ struct Model {
     keys: Vec<u128>,
     deadlines: Vec<Time>,
     costs: Vec<(Cost, u64)>,
-    flows: Vec<(Flow, i8)>,
+    flows: Vec<(Flow, i8, Ways)>,
     /// How each call ended; exactly once.
     ended: Vec<bool>,
     /// When units left towards a destination, refunded ones not.
-    charged: BTreeMap<u128, Vec<(Time, Cost)>>,
+    charged: BTreeMap<u128, Vec<(Time, u8, Cost)>>,
     told: HashMap<u128, Time>,
 }
 
@@ -98,8 +113,8 @@ impl Model {
 
     fn submit(&mut self, id: usize, returning: Option<Ticket>) {
         let (cost, bytes) = self.costs[id];
-        let (flow, priority) = self.flows[id];
-        let new = NewCall { deadline: self.deadlines[id], bytes, cost, flow, priority, returning };
+        let (flow, priority, ways) = self.flows[id];
+        let new = NewCall { deadline: self.deadlines[id], bytes, cost, flow, priority, ways, returning };
         match self.shard.submit(self.now, self.keys[id], &self.config, new, &mut self.fx) {
             Submitted::Admitted(permit) => self.admitted(id, permit),
             Submitted::Queued { call, why, .. } => {
@@ -115,7 +130,11 @@ impl Model {
 
     fn admitted(&mut self, id: usize, permit: Permit) {
         assert!(self.now < self.deadlines[id], "admitted after its deadline");
-        self.flying.push(Flying { id, permit, departed: false, reported: false, admitted: self.now });
+        let allowed = self.flows[id].2.allowed;
+        let endpoints = self.settings.endpoints.len().max(1);
+        let any = (0..endpoints).any(|index| allowed.has(index as u8));
+        assert!(usize::from(permit.endpoint()) < endpoints && (!any || allowed.has(permit.endpoint())));
+        self.flying.push(Flying { id, permit, copy: false, departed: false, reported: false, admitted: self.now });
     }
 
     fn end(&mut self, id: usize) {
@@ -141,17 +160,17 @@ impl Model {
 
     fn left(&mut self, flying: Flying, at: Time) {
         let (cost, _) = self.costs[flying.id];
-        self.charged.entry(self.keys[flying.id]).or_default().push((at, cost));
+        self.charged.entry(self.keys[flying.id]).or_default().push((at, flying.permit.endpoint(), cost));
     }
 
     fn step(&mut self, op: &Op) {
         match *op {
-            Op::Submit { key, deadline_ms, tokens, bytes, flow, priority } => {
+            Op::Submit { key, deadline_ms, tokens, bytes, flow, priority, ways } => {
                 let id = self.keys.len();
                 self.keys.push(key);
                 self.deadlines.push(self.now + Duration::from_millis(deadline_ms));
                 self.costs.push((Cost { requests: 1, tokens }, bytes));
-                self.flows.push((flow, priority));
+                self.flows.push((flow, priority, ways));
                 self.ended.push(false);
                 self.submit(id, None);
             }
@@ -171,7 +190,9 @@ impl Model {
                         assert!(!flying.departed);
                         self.flying.swap_remove(at);
                         self.shard.release(self.now, flying.permit, &mut self.fx);
-                        self.submit(flying.id, Some(ticket));
+                        if !flying.copy {
+                            self.submit(flying.id, Some(ticket));
+                        }
                     }
                     Departure::Released => panic!("nobody released it"),
                 }
@@ -191,6 +212,15 @@ impl Model {
                     5 => answer(404, none),
                     _ => answer(200, none),
                 };
+                if flying.copy {
+                    self.shard.observe(self.now, flying.permit, Some(&outcome), &mut self.fx);
+                    if !flying.departed && !flying.reported && matches!(outcome, Outcome::Answer { .. }) {
+                        self.left(flying, flying.admitted);
+                    }
+                    self.flying[at].reported = true;
+                    self.effects();
+                    return;
+                }
                 let policy = Effective::default();
                 let attempt =
                     Attempt { policy: &policy, repeatable, costs: false, replayable, spent: u32::from(what) % 4 };
@@ -219,12 +249,32 @@ impl Model {
                     }
                 }
             }
+            Op::Copy(which, why) if !self.flying.is_empty() => {
+                let of = self.flying[which % self.flying.len()];
+                if let Some(permit) = self.shard.copy(self.now, of.permit, why, &mut self.fx) {
+                    assert!(
+                        !of.reported
+                            && (self.settings.endpoints.len() < 2 || permit.endpoint() != of.permit.endpoint())
+                    );
+                    let copy =
+                        Flying { permit, copy: true, departed: false, reported: false, admitted: self.now, ..of };
+                    self.flying.push(copy);
+                }
+            }
+            Op::GiveUp(which) if self.flying.iter().any(|flying| flying.copy) => {
+                let copies: Vec<_> = (0..self.flying.len()).filter(|at| self.flying[*at].copy).collect();
+                let flying = self.flying.swap_remove(copies[which % copies.len()]);
+                self.shard.observe(self.now, flying.permit, None, &mut self.fx);
+                self.shard.release(self.now, flying.permit, &mut self.fx);
+            }
             Op::Release(which) if !self.flying.is_empty() => {
                 let flying = self.flying.swap_remove(which % self.flying.len());
                 self.shard.release(self.now, flying.permit, &mut self.fx);
                 // Twice is once.
                 self.shard.release(self.now, flying.permit, &mut self.fx);
-                self.end(flying.id);
+                if !flying.copy {
+                    self.end(flying.id);
+                }
             }
             Op::Cancel(which) if !self.waiting.is_empty() => {
                 let mut calls: Vec<Call> = self.waiting.keys().copied().collect();
@@ -273,12 +323,17 @@ impl Model {
     fn windows_hold(&self) {
         for (key, charged) in &self.charged {
             let mut charged = charged.clone();
-            charged.sort_by_key(|(at, _)| *at);
-            for limit in &self.settings.limits {
-                for (i, (start, _)) in charged.iter().enumerate() {
-                    let inside = charged[i..].iter().take_while(|(at, _)| at.since(*start) < limit.per.0);
-                    let sum: u64 = inside.map(|(_, cost)| cost.of(limit.unit)).sum();
-                    assert!(sum <= limit.quota, "{sum} of {limit} at {key} from {start:?}");
+            charged.sort_by_key(|(at, ..)| *at);
+            let own = (0u8..).zip(&self.settings.endpoints).map(|(index, it)| (Some(index), &it.limits));
+            for (endpoint, limits) in own.chain([(None, &self.settings.limits)]) {
+                let charged: Vec<_> =
+                    charged.iter().filter(|(_, at, _)| endpoint.is_none_or(|endpoint| *at == endpoint)).collect();
+                for limit in limits {
+                    for (i, (start, ..)) in charged.iter().enumerate() {
+                        let inside = charged[i..].iter().take_while(|(at, ..)| at.since(*start) < limit.per.0);
+                        let sum: u64 = inside.map(|(.., cost)| cost.of(limit.unit)).sum();
+                        assert!(sum <= limit.quota, "{sum} of {limit} at {key}, {endpoint:?}, from {start:?}");
+                    }
                 }
             }
         }
@@ -289,6 +344,11 @@ impl Model {
         for round in 0.. {
             assert!(round < 100_000, "it never ends");
             for flying in std::mem::take(&mut self.flying) {
+                if flying.copy {
+                    self.shard.observe(self.now, flying.permit, None, &mut self.fx);
+                    self.shard.release(self.now, flying.permit, &mut self.fx);
+                    continue;
+                }
                 if !flying.reported {
                     let policy = Effective::default();
                     let attempt =
@@ -339,10 +399,22 @@ fn settings() -> impl Strategy<Value = Settings> {
                     burst: burst.map(|burst| burst.min(quota)),
                 }
             });
-    (prop::collection::vec(limit, 0..3), prop::option::of(1u32..6), 1u32..20, 100u64..3_000).prop_map(
-        |(limits, max_concurrency, calls, bytes)| Settings {
+    let at_once = || prop::option::of(1u32..6);
+    let endpoint = (1u16..5, any::<bool>(), prop::collection::vec(limit.clone(), 0..2), at_once()).prop_map(
+        |(weight, home, limits, max_concurrency)| EndpointSettings {
+            id: 0,
+            weight: NonZeroU16::new(weight).unwrap(),
+            home,
             limits,
             max_concurrency,
+        },
+    );
+    let endpoints = prop_oneof![1 => Just(Vec::new()), 1 => prop::collection::vec(endpoint, 1..4)];
+    (prop::collection::vec(limit, 0..3), at_once(), endpoints, 1u32..20, 100u64..3_000).prop_map(
+        |(limits, max_concurrency, endpoints, calls, bytes)| Settings {
+            limits,
+            max_concurrency,
+            endpoints: endpoints.into_iter().zip(0..).map(|(it, id)| EndpointSettings { id, ..it }).collect(),
             queue: QueueBounds { calls, bytes: Size(bytes) },
             ..Settings::default()
         },

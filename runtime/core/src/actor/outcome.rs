@@ -3,6 +3,7 @@
 use super::{ASIDE, Actor, Context, FIRST_ASIDE, OTHERS, OWNED_AFTER};
 use crate::{
     calls::{Call, Permit, Phase, Ticket},
+    endpoint::Quantile,
     guard::{Guard, Said},
     refusal::Cause,
     repeat::{Attempt, Class, Decision, Facts, Outcome, Reason, after},
@@ -11,23 +12,91 @@ use crate::{
 };
 use std::time::Duration;
 
+/// What an attempt was that is reported for the first time.
+#[derive(Clone, Copy)]
+struct Flown {
+    /// Whether its first byte left.
+    departed: bool,
+    left: Time,
+    deadline: Time,
+    ticket: Ticket,
+    /// Where it went.
+    endpoint: u8,
+}
+
 impl Actor {
-    /// The first byte is about to leave. Not while the destination is paused: then the call goes back.
+    /// The first byte is about to leave. Not while the endpoint is paused: then the call goes back.
     pub(crate) fn departed(&mut self, permit: Permit, cx: &mut Context<'_>) -> Departure {
-        let Some(entry) = cx.calls.get_mut(permit.0) else { return Departure::Released };
+        let Some(entry) = cx.calls.get_mut(permit.call) else { return Departure::Released };
         if entry.phase != Phase::Admitted {
             return Departure::Go;
         }
-        if self.guard.stops(permit.0) {
+        let single = self.endpoints.is_single();
+        let (compiled, endpoint) = (self.config.endpoint(entry.endpoint), self.endpoints.get_mut(entry.endpoint));
+        let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.guard.stops(permit.call)) else {
             return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
-        }
+        };
         self.paces.departed(&self.config.limits, entry.cost, entry.charge, cx.now);
+        endpoint.departed(compiled, entry.cost, entry.held, cx.now);
         entry.phase = Phase::Departed;
         entry.left = cx.now;
-        if let (Some(passes), Some(_)) = (self.guard.departed(permit.0, cx.now), &self.busy) {
+        if !single {
+            endpoint.health.launched(cx.now);
+        }
+        if let (Some(passes), Some(_)) = (endpoint.guard.departed(permit.call, cx.now), &self.busy) {
             self.wake = self.wake.min(passes);
         }
         Departure::Go
+    }
+
+    /// Takes down that an attempt is over, once: what it was, where it was not reported before.
+    fn landed(&mut self, permit: Permit, outcome: Option<&Outcome>, cx: &mut Context<'_>) -> Option<Flown> {
+        let single = self.endpoints.is_single();
+        let entry = cx.calls.get_mut(permit.call)?;
+        let compiled = self.config.endpoint(entry.endpoint);
+        // An answer proves that the request left, whatever we were told.
+        let answered = matches!(outcome, Some(Outcome::Answer { .. }));
+        let departed = match entry.phase {
+            Phase::Departed => true,
+            Phase::Admitted => answered,
+            Phase::Waiting | Phase::Reported => return None,
+        };
+        let told = entry.phase == Phase::Departed;
+        entry.phase = Phase::Reported;
+        if !told && departed {
+            self.paces.departed(&self.config.limits, entry.cost, entry.charge, entry.left);
+        } else if !departed {
+            self.paces.refund(&self.config.limits, entry.cost, entry.charge, cx.now);
+        }
+        let others = if single { None } else { self.endpoints.others(entry.endpoint, cx.now) };
+        if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
+            if !told && departed {
+                endpoint.departed(compiled, entry.cost, entry.held, entry.left);
+            } else if !departed {
+                endpoint.refund(compiled, entry.cost, entry.held, cx.now);
+            }
+            if !single && departed {
+                if !told {
+                    endpoint.health.launched(entry.left);
+                }
+                let took = cx.now.since(entry.left);
+                match outcome {
+                    Some(outcome) if outcome.class() == Class::Accepted => {
+                        endpoint.health.answered(entry.left, took, others, cx.now);
+                    }
+                    Some(_) => endpoint.health.forgotten(entry.left),
+                    None => endpoint.health.cut_short(entry.left, took, cx.now),
+                }
+            }
+        }
+        let (left, deadline, mut ticket, endpoint) = (entry.left, entry.deadline, entry.ticket, entry.endpoint);
+        if ticket.endpoint != endpoint {
+            // What another endpoint did says nothing about this one.
+            (ticket.endpoint, ticket.others, ticket.passed, ticket.failed) = (endpoint, 0, 0, Time::ZERO);
+            (ticket.cut, ticket.last_cut) = (0, 0);
+        }
+        (ticket.not_before, ticket.again) = (Time::ZERO, true);
+        Some(Flown { departed, left, deadline, ticket, endpoint })
     }
 
     pub(crate) fn report(
@@ -37,80 +106,34 @@ impl Actor {
         attempt: &Attempt<'_>,
         cx: &mut Context<'_>,
     ) -> Verdict {
-        let (call, now) = (permit.0, cx.now);
-        let Some(entry) = cx.calls.get_mut(call) else { return Verdict::Return(Reason::Released) };
-        // An answer proves that the request left, whatever we were told.
-        let departed = match (entry.phase, outcome) {
-            (Phase::Departed, _) => true,
-            (Phase::Admitted, Outcome::Answer { .. }) => {
-                self.paces.departed(&self.config.limits, entry.cost, entry.charge, entry.left);
-                true
-            }
-            (Phase::Admitted, Outcome::Failed(_)) => {
-                self.paces.refund(&self.config.limits, entry.cost, entry.charge, now);
-                false
-            }
-            (Phase::Waiting | Phase::Reported, _) => return Verdict::Return(Reason::Released),
+        let (call, now) = (permit.call, cx.now);
+        let ways = cx.calls.get(call).map(|entry| entry.ways);
+        let (Some(flown), Some(ways)) = (self.landed(permit, Some(outcome), cx), ways) else {
+            return Verdict::Return(Reason::Released);
         };
-        entry.phase = Phase::Reported;
-        let (left, deadline, mut ticket) = (entry.left, entry.deadline, entry.ticket);
-        ticket.not_before = Time::ZERO;
-        ticket.again = true;
+        let Flown { departed, left, deadline, mut ticket, endpoint } = flown;
         let class = outcome.class();
         self.count(outcome, class, now.since(left));
-        let status = match outcome {
-            Outcome::Answer { status, .. } => Some(*status),
-            Outcome::Failed(_) => None,
-        };
-        let resumed = self.guard.resumes(true, now);
-        let fresh = ticket.is_fresh();
-        // Whether others' success shows that the destination has nothing to do with it.
-        let mut own = false;
-        match (class, outcome) {
-            (Class::Refused, Outcome::Answer { status, signal }) => {
-                let wait = signal.wait.map(|(wait, _)| wait.min(self.config.max_pause));
-                own = self.count_refusal(&mut ticket, wait.is_some(), now);
-                if own {
-                    self.guard.misled(call, ticket.cut);
-                } else {
-                    let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
-                    let (waiting, believed) = (self.busy.is_some(), self.config.believed_pause);
-                    let said = Said { left, cause, wait, waiting, believed, fresh };
-                    self.guard.refused(call, said, cx.random, now);
-                }
-                ticket.last_cut = self.guard.cuts();
-                if ticket.cut == 0 {
-                    ticket.cut = ticket.last_cut;
-                }
-                if self.busy.is_some() || self.guard.unanswered() > 0 {
-                    // Others go first for a while: if they pass, the refusal is this call's own.
-                    let believed = self.config.believed_pause;
-                    let wait = wait.map(|wait| Guard::believed(wait, believed)).unwrap_or_default();
-                    let again = ASIDE.saturating_mul(1 << u32::from(ticket.tries.saturating_sub(2)).min(4));
-                    let aside = if fresh { FIRST_ASIDE } else { again }.mul_f64(0.75 + cx.random.f64() / 2.0);
-                    ticket.not_before = self.guard.resumes(false, now).max(now + wait) + aside;
-                }
-            }
-            (Class::Down, _) => {
-                // Another that left after this one failed did pass.
-                own = !fresh && self.guard.passed_since(ticket.failed);
-                ticket.tries = ticket.tries.saturating_add(1);
-                ticket.failed = now;
-                if own {
-                    self.guard.forgotten(call);
-                } else {
-                    self.guard.failed(call, left, status, fresh, cx.random, now);
-                }
-            }
-            (Class::Faulty | Class::Denied, _) => self.guard.faulty(call, now),
-            _ => self.guard.accepted(call, left, now),
+        let resumed = self.endpoints.resumes(true, now);
+        // Whether others' success shows that the endpoint has nothing to do with it.
+        let own = self.learn(call, outcome, &mut ticket, left, cx);
+        let failed = !matches!(class, Class::Accepted | Class::Denied);
+        let reroutes = failed && attempt.policy.reroute_on.matches(outcome);
+        if reroutes {
+            ticket.tried = ticket.tried.with(endpoint);
         }
+        let elsewhere = reroutes && self.endpoints.elsewhere(ways, ticket.tried, endpoint, now);
+        if elsewhere {
+            ticket.not_before = Time::ZERO;
+        }
+        let down = self.endpoints.get(endpoint).is_some_and(|endpoint| endpoint.guard.is_down());
         let facts = Facts {
             departed,
             // What is the call's own costs it an attempt: waiting for the destination would not help.
-            down: self.guard.is_down() && !own,
+            down: down && !own && !elsewhere,
+            elsewhere,
             owns_refusal: ticket.refusals >= OWNED_AFTER,
-            resumes: self.guard.resumes(ticket.is_fresh(), now).max(ticket.not_before),
+            resumes: self.endpoints.resumes(ticket.is_fresh(), now).max(ticket.not_before),
             deadline,
         };
         let (spent, budget) = (&mut self.spent, &self.config.retry_budget);
@@ -119,31 +142,88 @@ impl Actor {
             Decision::PutBack => Verdict::PutBack(ticket),
             Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, ..ticket }),
         };
-        if self.guard.resumes(true, now) > resumed {
+        if self.endpoints.resumes(true, now) > resumed {
             self.recheck(cx);
         }
         self.pump(cx);
         verdict
     }
 
-    /// A call was refused. Returns whether that is its own: it was before, another that left since passed, and none that
-    /// was not refused before was. Where the answer `said` how long to wait, it must have been twice: who leaves
-    /// meanwhile leaves against a word.
-    fn count_refusal(&self, ticket: &mut Ticket, said: bool, now: Time) -> bool {
-        let passed = self.guard.passed().wrapping_sub(ticket.passed);
-        if ticket.tries > 0 {
-            ticket.others = ticket.others.saturating_add(u8::try_from(passed).unwrap_or(u8::MAX));
+    /// Teaches the guard of its endpoint what became of a call. Returns whether that is the call's own.
+    fn learn(&mut self, call: Call, outcome: &Outcome, ticket: &mut Ticket, left: Time, cx: &mut Context<'_>) -> bool {
+        let now = cx.now;
+        let fresh = ticket.is_fresh();
+        let waiting = self.busy.is_some();
+        let believed = self.config.believed_pause;
+        let Some(endpoint) = self.endpoints.get_mut(ticket.endpoint) else { return false };
+        let guard = &mut endpoint.guard;
+        match (outcome.class(), outcome) {
+            (Class::Refused, Outcome::Answer { status, signal }) => {
+                let wait = signal.wait.map(|(wait, _)| wait.min(self.config.max_pause));
+                let own = count_refusal(guard, ticket, wait.is_some(), now);
+                if own {
+                    guard.misled(call, ticket.cut);
+                } else {
+                    let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
+                    let said = Said { left, cause, wait, waiting, believed, fresh };
+                    guard.refused(call, said, cx.random, now);
+                }
+                ticket.last_cut = guard.cuts();
+                if ticket.cut == 0 {
+                    ticket.cut = ticket.last_cut;
+                }
+                if waiting || guard.unanswered() > 0 {
+                    // Others go first for a while: if they pass, the refusal is this call's own.
+                    let wait = wait.map(|wait| Guard::believed(wait, believed)).unwrap_or_default();
+                    let again = ASIDE.saturating_mul(1 << u32::from(ticket.tries.saturating_sub(2)).min(4));
+                    let aside = if fresh { FIRST_ASIDE } else { again }.mul_f64(0.75 + cx.random.f64() / 2.0);
+                    ticket.not_before = guard.resumes(false, now).max(now + wait) + aside;
+                }
+                own
+            }
+            (Class::Down, _) => {
+                // Another that left after this one failed did pass.
+                let own = !fresh && guard.passed_since(ticket.failed);
+                ticket.tries = ticket.tries.saturating_add(1);
+                ticket.failed = now;
+                if own {
+                    guard.forgotten(call);
+                } else {
+                    let status = match outcome {
+                        Outcome::Answer { status, .. } => Some(*status),
+                        Outcome::Failed(_) => None,
+                    };
+                    guard.failed(call, left, status, fresh, cx.random, now);
+                }
+                own
+            }
+            (Class::Faulty | Class::Denied, _) => {
+                guard.faulty(call, now);
+                false
+            }
+            _ => {
+                guard.accepted(call, left, now);
+                false
+            }
         }
-        let own = ticket.tries > u8::from(said)
-            && self.guard.passed_since(ticket.failed)
-            && self.guard.fresh_cut() <= ticket.last_cut;
-        if ticket.tries == 0 || own && ticket.others >= OTHERS {
-            ticket.refusals = ticket.refusals.saturating_add(1);
-            ticket.others = 0;
+    }
+
+    /// What became of a copy of a call, or of a call whose copy was faster: taken down, and nothing follows from it.
+    /// Without an outcome it was given up for the other's answer.
+    pub(crate) fn observe(&mut self, permit: Permit, outcome: Option<&Outcome>, cx: &mut Context<'_>) {
+        let Some(mut flown) = self.landed(permit, outcome, cx) else { return };
+        match outcome {
+            Some(outcome) => {
+                self.count(outcome, outcome.class(), cx.now.since(flown.left));
+                self.learn(permit.call, outcome, &mut flown.ticket, flown.left, cx);
+            }
+            None => {
+                if let Some(endpoint) = self.endpoints.get_mut(flown.endpoint) {
+                    endpoint.guard.given_up(permit.call, cx.random, cx.now);
+                }
+            }
         }
-        ticket.tries = ticket.tries.saturating_add(1);
-        (ticket.passed, ticket.failed) = (self.guard.passed(), now);
-        own
+        self.pump(cx);
     }
 
     fn count(&mut self, outcome: &Outcome, class: Class, took: Duration) {
@@ -156,6 +236,7 @@ impl Actor {
             _ => counts.succeeded += 1,
         }
         if class == Class::Accepted {
+            self.late.add(took, Quantile::P95);
             let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
             self.latency = if self.latency == 0 {
                 micros
@@ -167,9 +248,12 @@ impl Actor {
 
     /// The answer still flows: its slot is kept until `until`.
     pub(crate) fn flows(&mut self, permit: Permit, until: Time, cx: &mut Context<'_>) {
-        let Some(entry) = cx.calls.get_mut(permit.0) else { return };
+        let Some(entry) = cx.calls.get_mut(permit.call) else { return };
         if entry.phase == Phase::Reported {
-            self.slots.keep(permit.0, &mut entry.slot, until);
+            self.slots.keep(permit.call, &mut entry.slot, until);
+            if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
+                endpoint.flows(permit.call, &mut entry.held, until);
+            }
             if self.busy.is_some() {
                 self.wake = self.wake.min(until);
             }
@@ -190,17 +274,49 @@ impl Actor {
             }
             Phase::Admitted => {
                 self.paces.refund(&self.config.limits, entry.cost, entry.charge, cx.now);
-                self.guard.forgotten(call);
+                let compiled = self.config.endpoint(entry.endpoint);
+                if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
+                    endpoint.refund(compiled, entry.cost, entry.held, cx.now);
+                    endpoint.guard.forgotten(call);
+                }
             }
             Phase::Departed => {
                 self.counts.cancelled += 1;
-                self.guard.given_up(call, cx.random, cx.now);
+                let single = self.endpoints.is_single();
+                if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
+                    endpoint.guard.given_up(call, cx.random, cx.now);
+                    if !single {
+                        endpoint.health.forgotten(entry.left);
+                    }
+                }
             }
             Phase::Reported => {}
         }
         if entry.phase != Phase::Waiting {
             self.slots.give(call, entry.slot);
+            if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
+                endpoint.give(call, entry.held);
+            }
         }
         self.pump(cx);
     }
+}
+
+/// A call was refused. Returns whether that is its own: it was before, another that left since passed, and none that
+/// was not refused before was. Where the answer `said` how long to wait, it must have been twice: who leaves
+/// meanwhile leaves against a word.
+fn count_refusal(guard: &Guard, ticket: &mut Ticket, said: bool, now: Time) -> bool {
+    let passed = guard.passed().wrapping_sub(ticket.passed);
+    if ticket.tries > 0 {
+        ticket.others = ticket.others.saturating_add(u8::try_from(passed).unwrap_or(u8::MAX));
+    }
+    let own =
+        ticket.tries > u8::from(said) && guard.passed_since(ticket.failed) && guard.fresh_cut() <= ticket.last_cut;
+    if ticket.tries == 0 || own && ticket.others >= OTHERS {
+        ticket.refusals = ticket.refusals.saturating_add(1);
+        ticket.others = 0;
+    }
+    ticket.tries = ticket.tries.saturating_add(1);
+    (ticket.passed, ticket.failed) = (guard.passed(), now);
+    own
 }

@@ -18,16 +18,20 @@ impl Actor {
             key: self.key,
             limits: self.config.limits.iter().copied().collect(),
             max_concurrency: self.config.max_concurrency.map(std::num::NonZeroU32::get),
-            learned_rate: self.guard.learned(),
-            window: self.guard.window(),
+            learned_rate: self.endpoints.learned(),
+            window: self.endpoints.iter().map(|it| it.guard.window()).sum(),
             queued: queue.map_or(0, Queue::len),
             queued_bytes: queue.map_or(0, Queue::bytes),
             oldest_wait: oldest.map(|since| now.since(since)),
-            next_in: self.earliest(ahead, Cost::ONE, true, now).0.since(now).max(self.guard.spacing(ahead.requests)),
+            next_in: self
+                .earliest(ahead, Cost::ONE, true, now)
+                .0
+                .since(now)
+                .max(self.endpoints.spacing(ahead.requests)),
             in_flight: self.slots.flying(),
-            unanswered: self.guard.unanswered(),
-            paused: self.guard.paused_until(true, now).map(|(until, cause)| (until.since(now), cause)),
-            cuts: self.guard.cuts(),
+            unanswered: self.endpoints.unanswered(),
+            paused: self.endpoints.paused_until(true, now).map(|(until, cause)| (until.since(now), cause)),
+            cuts: self.endpoints.iter().map(|it| it.guard.cuts()).fold(0, u32::wrapping_add),
             counts: self.counts,
             latency: (self.latency > 0).then(|| Duration::from_micros(u64::from(self.latency))),
             lately: self.spent.clone().lately(now),

@@ -6,15 +6,19 @@ use super::{
     AT_LEAST, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Guard, LIVED, LONGEST_BACKOFF, LONGEST_DOWN, OPEN,
     Phase, RAMP_WINDOW, Said, VAIN, doubt::Doubt, jittered,
 };
-use crate::{calls::Call, refusal::Cause, time::Time};
+use crate::{
+    calls::Call,
+    refusal::Cause,
+    time::{Micros, Time},
+};
 use std::time::Duration;
 
 impl Guard {
     /// An answer that shows that the destination takes requests.
     pub(crate) fn accepted(&mut self, call: Call, left: Time, now: Time) {
         self.answered();
-        let took = now.since(left).max(Duration::from_nanos(1));
-        self.fastest = if self.fastest.is_zero() { took } else { self.fastest.min(took) };
+        let took = Micros::of(now.since(left).max(Duration::from_micros(1)));
+        self.fastest = if self.fastest == Micros::ZERO { took } else { self.fastest.min(took) };
         self.passes(left);
         self.last_accepted = now;
         if left >= self.streak_left {
@@ -290,8 +294,8 @@ impl Guard {
 }
 
 /// What was heard of so far with one more, each of which counts for an eighth. The first counts wholly.
-fn smoothed(so_far: Duration, rtt: Duration) -> Duration {
-    if so_far.is_zero() { rtt } else { (so_far * 7 + rtt) / 8 }
+fn smoothed(so_far: Micros, rtt: Duration) -> Micros {
+    if so_far == Micros::ZERO { Micros::of(rtt) } else { Micros::of((so_far.get() * 7 + rtt) / 8) }
 }
 
 #[cfg(test)]
@@ -306,11 +310,11 @@ mod tests {
         let (mut guard, call) = (Guard::default(), Call { index: 0, generation: 0 });
         let (left, late) = (Time::from_millis(1_000_000), Time::from_millis(1_060_000));
         guard.failed(call, left, None, true, &mut random, late);
-        assert_eq!((guard.refusal_rtt, guard.failure_rtt), (Duration::ZERO, SEC * 60));
+        assert_eq!((guard.refusal_rtt.get(), guard.failure_rtt.get()), (Duration::ZERO, SEC * 60));
         let cause = Cause::Refused { status: 429, by: None };
         let said = Said { left: late, cause, wait: None, waiting: false, believed: SEC, fresh: true };
         guard.refused(call, said, &mut random, late + SEC / 20);
-        assert_eq!((guard.refusal_rtt, guard.failure_rtt), (SEC / 20, SEC * 60));
+        assert_eq!((guard.refusal_rtt.get(), guard.failure_rtt.get()), (SEC / 20, SEC * 60));
         assert_eq!(guard.doubling(), super::super::DOUBLING.max(SEC / 10), "the window is not as slow as a timeout");
     }
 }

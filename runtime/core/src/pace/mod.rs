@@ -124,9 +124,12 @@ pub struct Charge {
     at: Time,
 }
 
-/// The state of the limits of one partition.
+/// The state of the limits of one partition; nothing where there is none.
 #[derive(Debug, Clone, Default)]
-pub struct Paces {
+pub struct Paces(Option<Box<States>>);
+
+#[derive(Debug, Clone, Default)]
+struct States {
     states: SmallVec<[State; 1]>,
     /// All units ever charged, wrapping.
     charged: Units,
@@ -140,6 +143,47 @@ pub struct Paces {
 impl Paces {
     /// Fresh state: every limit has its whole quota.
     pub fn new(limits: &Limits) -> Paces {
+        Paces((!limits.is_empty()).then(|| Box::new(States::new(limits))))
+    }
+
+    /// The first instant at which a call of `cost` could leave when nothing leaves before `from`, then calls of `ahead`
+    /// in sum, then this one; and the limit that says so. `None` when there is no limit on what it costs.
+    pub fn when<'a>(&self, limits: &'a Limits, from: Time, ahead: Units, cost: Cost) -> Option<(Time, &'a Limit)> {
+        self.0.as_ref()?.when(limits, from, ahead, cost)
+    }
+
+    /// Charges every limit.
+    pub fn charge(&mut self, limits: &Limits, cost: Cost, now: Time) -> Charge {
+        self.0.as_mut().map_or(Charge::default(), |states| states.charge(limits, cost, now))
+    }
+
+    /// The call left the node: its charge moves to when it truly did.
+    pub fn departed(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
+        if let Some(states) = &mut self.0 {
+            states.departed(limits, cost, charge, now);
+        }
+    }
+
+    /// The call never left: nothing of it counts.
+    pub fn refund(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
+        if let Some(states) = &mut self.0 {
+            states.refund(limits, cost, charge, now);
+        }
+    }
+
+    /// The configuration changed under a live partition: what was charged to a limit goes on counting in its heir, scaled
+    /// where it is paced; limits that are nobody's heir start fresh. An heir has the same unit and kind and the same
+    /// period; of paced limits the period may be another where no limit has the same. Their order means nothing.
+    pub fn reconfigure(&mut self, old: &Limits, new: &Limits, now: Time) {
+        match &mut self.0 {
+            Some(states) if !new.is_empty() => states.reconfigure(old, new, now),
+            _ => *self = Paces::new(new),
+        }
+    }
+}
+
+impl States {
+    fn new(limits: &Limits) -> States {
         let states = limits
             .0
             .iter()
@@ -148,12 +192,10 @@ impl Paces {
                 Kind::Counted => State::Counted(Box::new(Window::new(limit.per.0))),
             })
             .collect();
-        Paces { states, ..Paces::default() }
+        States { states, ..States::default() }
     }
 
-    /// The first instant at which a call of `cost` could leave when nothing leaves before `from`, then calls of `ahead`
-    /// in sum, then this one; and the limit that says so. `None` when there is no limit on what it costs.
-    pub fn when<'a>(&self, limits: &'a Limits, from: Time, ahead: Units, cost: Cost) -> Option<(Time, &'a Limit)> {
+    fn when<'a>(&self, limits: &'a Limits, from: Time, ahead: Units, cost: Cost) -> Option<(Time, &'a Limit)> {
         let mut latest: Option<(Time, &Limit)> = None;
         for ((limit, kind), state) in limits.0.iter().zip(&self.states) {
             let own = cost.of(limit.unit);
@@ -185,8 +227,7 @@ impl Paces {
         }
     }
 
-    /// Charges every limit.
-    pub fn charge(&mut self, limits: &Limits, cost: Cost, now: Time) -> Charge {
+    fn charge(&mut self, limits: &Limits, cost: Cost, now: Time) -> Charge {
         for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
             let units = cost.of(limit.unit);
             match (kind, state) {
@@ -201,8 +242,7 @@ impl Paces {
         Charge { mark: self.charged, at: now }
     }
 
-    /// The call left the node: its charge moves to when it truly did.
-    pub fn departed(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
+    fn departed(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
         self.waiting.sub(cost);
         let late = nanos(now.since(charge.at));
         let own = charge.at.plus_nanos(late.saturating_sub(self.lag));
@@ -223,8 +263,7 @@ impl Paces {
         }
     }
 
-    /// The call never left: nothing of it counts.
-    pub fn refund(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
+    fn refund(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
         self.waiting.sub(cost);
         for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
             let units = cost.of(limit.unit);
@@ -238,10 +277,7 @@ impl Paces {
         }
     }
 
-    /// The configuration changed under a live partition: what was charged to a limit goes on counting in its heir, scaled
-    /// where it is paced; limits that are nobody's heir start fresh. An heir has the same unit and kind and the same
-    /// period; of paced limits the period may be another where no limit has the same. Their order means nothing.
-    pub fn reconfigure(&mut self, old: &Limits, new: &Limits, now: Time) {
+    fn reconfigure(&mut self, old: &Limits, new: &Limits, now: Time) {
         let mut parents: SmallVec<[_; 2]> = old.0.iter().zip(self.states.drain(..)).map(Some).collect();
         let mut heirs: SmallVec<[Option<State>; 2]> = new.0.iter().map(|_| None).collect();
         for exactly in [true, false] {
@@ -263,7 +299,7 @@ impl Paces {
                 *heir = Some(state);
             }
         }
-        let fresh = Paces::new(new).states;
+        let fresh = States::new(new).states;
         self.states = fresh.into_iter().zip(heirs).map(|(fresh, heir)| heir.unwrap_or(fresh)).collect();
     }
 }

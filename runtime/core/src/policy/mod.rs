@@ -223,7 +223,7 @@ impl Default for Effective {
             attempt_timeout: Duration::from_secs(60),
             retries: 3,
             retry_on: RetryOn::default(),
-            reroute_on: RetryOn::default(),
+            reroute_on: RetryOn::elsewhere(),
             regions: Vec::new(),
             regions_only: false,
             mode: Mode::default(),

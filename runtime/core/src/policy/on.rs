@@ -104,6 +104,13 @@ impl Default for RetryOn {
 }
 
 impl RetryOn {
+    /// After which another endpoint is tried rather than the same: the above, and 429.
+    pub fn elsewhere() -> RetryOn {
+        let RetryOn(mut list) = RetryOn::default();
+        list.push(On::Status(429));
+        RetryOn(list)
+    }
+
     /// The set of these outcomes.
     pub fn of(list: &[On]) -> RetryOn {
         RetryOn(list.iter().copied().collect())

@@ -20,7 +20,7 @@ fn a_call_put_back_is_counted_as_one_request_by_the_budget() {
 #[test]
 fn a_retry_waits_with_jitter_and_spends_the_budget() {
     let mut gate = Gate::new(Settings {
-        retry_budget: tidegate_core::budget::Budget { share: 0.0, per_second: 1 },
+        retry_budget: tidegate_core::budget::Budget { share: 0.0, per_second: 1, hedges: 0.0 },
         ..Settings::default()
     });
     let failed = Outcome::Answer { status: 500, signal: Signal::default() };

@@ -1,0 +1,69 @@
+//! Copies of a call that flies: hedges, races, and trials of endpoints that were ejected.
+
+use super::{Actor, Context};
+use crate::{
+    calls::{Call, Entry, Permit, Phase},
+    endpoint::{Held, Wants},
+    pace::{Charge, Units},
+    slots::Slot,
+};
+use std::time::Duration;
+
+/// Why a call is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CopyFor {
+    /// Its answer takes longer than usual. From the budget of hedges, to another endpoint where there is one.
+    Hedge,
+    /// Whoever answers first wins, and it was asked for: to another endpoint, without a budget.
+    Race,
+    /// An endpoint that was ejected is tried. From the budget of hedges; nobody waits for its answer.
+    Trial,
+}
+
+/// Answers that tell what is late.
+const SAMPLES: u16 = 50;
+/// Nothing is late that took less.
+const LEAST: Duration = Duration::from_millis(1);
+
+impl Actor {
+    /// When an answer is late: the time that 95 of a hundred take at most, once that is known.
+    pub(crate) fn late_after(&self) -> Option<Duration> {
+        self.late.get().filter(|_| self.late.samples() >= SAMPLES).map(|late| late.max(LEAST))
+    }
+
+    /// Admits a copy of a call that flies, now or not at all. It is a call of its own from here on.
+    pub(crate) fn copy(&mut self, call: Call, why: CopyFor, cx: &mut Context<'_>) -> Option<Permit> {
+        let entry = cx.calls.get(call).filter(|entry| matches!(entry.phase, Phase::Admitted | Phase::Departed))?;
+        let mut entry =
+            Entry { phase: Phase::Waiting, charge: Charge::default(), slot: Slot::default(), ..entry.clone() };
+        (entry.held, entry.ticket.again) = (Held::default(), true);
+        let mut wants: Wants = entry.wants();
+        if !self.endpoints.is_single() {
+            wants.ways.allowed = wants.ways.allowed.without(entry.endpoint);
+            wants.ways.preferred = wants.ways.preferred.without(entry.endpoint);
+        }
+        let (now, limits) = (cx.now, &self.config.limits);
+        // Whoever waits would have to wait longer for it.
+        if self.busy.is_some()
+            || self.paces.when(limits, now, Units::default(), wants.cost).is_some_and(|(at, _)| at > now)
+            || self.config.max_concurrency.is_some_and(|max| !self.slots.free(max))
+        {
+            return None;
+        }
+        let chosen = match why {
+            CopyFor::Trial => self.endpoints.to_try(&self.config.endpoints, &wants, cx.calls, now)?,
+            CopyFor::Hedge | CopyFor::Race => {
+                let chosen = self.endpoints.choose(&self.config.endpoints, &wants, cx.calls, cx.random, now).ok()?;
+                if !self.endpoints.is_single() && chosen.index == entry.endpoint {
+                    return None;
+                }
+                chosen
+            }
+        };
+        if why != CopyFor::Race && !self.spent.hedge(&self.config.retry_budget, now) {
+            return None;
+        }
+        let copy = cx.calls.insert(entry);
+        Some(self.launch(copy, chosen, false, cx))
+    }
+}

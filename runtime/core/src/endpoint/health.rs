@@ -1,0 +1,248 @@
+//! How an endpoint does, beside the others of its destination: how long its answers take, and whether it is slow.
+
+use super::quantile::Quantile;
+use crate::time::{Time, nanos};
+use std::time::Duration;
+
+/// An endpoint this many times as slow as the median of the others is ejected, and one that is no slower than
+/// [`NEAR`] times comes back.
+pub(crate) const SLOW: u32 = 3;
+/// Endpoints within this of the fastest share the calls.
+pub(crate) const NEAR: u32 = 2;
+/// What is known of an endpoint that nobody called since loses its weight at this rate.
+const FORGETS: Duration = Duration::from_secs(10);
+/// Answers that tell a slowness, or attempts whose answers are awaited.
+const SAMPLES: u16 = 5;
+const AWAITED: u32 = 3;
+/// Differences below this are no slowness, whatever their ratio.
+const NOTHING: Duration = Duration::from_millis(5);
+/// The first ejection; the n-th lasts n times as long, up to [`LONGEST`].
+const EJECTION: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(300);
+/// Gap between copies that try an ejected endpoint.
+const GAP: Duration = Duration::from_secs(2);
+/// Good ones among them, one after another, that end an ejection.
+const GOOD: u8 = 3;
+
+/// An endpoint that is left alone until then, and then on trial, until some good answers in a row end it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Ejected {
+    until: Time,
+    next_copy: Time,
+    good: u8,
+    bad: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Health {
+    median: Quantile,
+    last: Time,
+    /// Attempts whose answers are awaited, and the sum of when they left.
+    awaited: u32,
+    left: u64,
+    ejected: Option<Ejected>,
+    /// Ejections so far, fewer again with time.
+    ejections: u8,
+}
+
+impl Default for Health {
+    fn default() -> Health {
+        Health { median: Quantile::NONE, last: Time::ZERO, awaited: 0, left: 0, ejected: None, ejections: 0 }
+    }
+}
+
+impl Health {
+    pub(crate) fn launched(&mut self, at: Time) {
+        self.awaited += 1;
+        self.left = self.left.wrapping_add(at.as_nanos());
+    }
+
+    fn landed(&mut self, at: Time) {
+        self.awaited = self.awaited.saturating_sub(1);
+        self.left = self.left.wrapping_sub(at.as_nanos());
+    }
+
+    /// An attempt that was launched `at` this time is over without a sample.
+    pub(crate) fn forgotten(&mut self, at: Time) {
+        self.landed(at);
+    }
+
+    /// An answer came. `others`: the median of what the others take.
+    pub(crate) fn answered(&mut self, launched: Time, took: Duration, others: Option<Duration>, now: Time) {
+        self.landed(launched);
+        self.last = now;
+        let Some(ejected) = &mut self.ejected else {
+            self.median.add(took, Quantile::MEDIAN);
+            return;
+        };
+        if others.is_some_and(|others| took > others * NEAR + NOTHING) {
+            (ejected.good, ejected.bad) = (0, true);
+            return;
+        }
+        ejected.good += 1;
+        if ejected.good >= GOOD {
+            // What it was like before is over.
+            self.ejected = None;
+            self.median = Quantile::NONE;
+            self.median.add(took, Quantile::MEDIAN);
+        }
+    }
+
+    /// An attempt was given up for another's answer.
+    pub(crate) fn cut_short(&mut self, launched: Time, took: Duration, now: Time) {
+        self.landed(launched);
+        self.last = now;
+        match &mut self.ejected {
+            Some(ejected) => (ejected.good, ejected.bad) = (0, true),
+            None => self.median.add_at_least(took, Quantile::MEDIAN),
+        }
+    }
+
+    /// How long an answer takes at present, as far as known: those that are awaited count as far as they are.
+    pub(crate) fn latency(&self, now: Time) -> Option<Duration> {
+        let known = self.median.get();
+        if self.awaited < AWAITED {
+            return known;
+        }
+        Some(known.unwrap_or_default().max(self.awaited_for(now)))
+    }
+
+    /// How long answers are awaited, on average: half of what they take, where they come evenly.
+    fn awaited_for(&self, now: Time) -> Duration {
+        let sum = now.as_nanos().wrapping_mul(u64::from(self.awaited)).wrapping_sub(self.left);
+        Duration::from_nanos(sum.checked_div(u64::from(self.awaited)).unwrap_or(0))
+    }
+
+    /// The same as the next call should take it, beside the `best` of all: what nobody saw lately counts for less.
+    pub(crate) fn faded(&self, best: Duration, now: Time) -> Duration {
+        let Some(latency) = self.latency(now) else { return best };
+        let quiet = if self.awaited > 0 { Duration::ZERO } else { now.since(self.last) };
+        let rest = (-quiet.as_secs_f64() / FORGETS.as_secs_f64()).exp();
+        best + latency.saturating_sub(best).mul_f64(rest)
+    }
+
+    /// Ejects it if it is far slower than the `others` are.
+    pub(crate) fn judge(&mut self, others: Duration, random: &mut fastrand::Rng, now: Time) -> bool {
+        let bound = others * SLOW + NOTHING;
+        let slow = match self.ejected {
+            Some(ejected) if now < ejected.until => false,
+            Some(ejected) => ejected.bad || self.awaited_for(now) > bound,
+            None if self.median.samples() < SAMPLES && self.awaited < AWAITED => false,
+            None => self.latency(now).is_some_and(|latency| latency > bound),
+        };
+        if !slow {
+            return false;
+        }
+        let calm = nanos(now.since(self.last)) / nanos(LONGEST);
+        self.ejections = self.ejections.saturating_sub(u8::try_from(calm).unwrap_or(u8::MAX)).saturating_add(1);
+        let time = EJECTION.saturating_mul(u32::from(self.ejections)).min(LONGEST);
+        let until = now + time.mul_f64(0.9 + random.f64() / 5.0);
+        self.ejected = Some(Ejected { until, next_copy: now + GAP, good: 0, bad: false });
+        true
+    }
+
+    /// Left alone, for being slow.
+    pub(crate) fn is_ejected(&self, now: Time) -> bool {
+        self.ejected.is_some_and(|ejected| now < ejected.until)
+    }
+
+    /// Until when it is left alone at most.
+    pub(crate) fn ejected_until(&self, now: Time) -> Option<Time> {
+        self.ejected.map(|ejected| ejected.until).filter(|until| now < *until)
+    }
+
+    /// Whether it may be called: not while it is left alone, and on trial by one at a time.
+    pub(crate) fn is_free(&self, now: Time) -> bool {
+        self.ejected.is_none_or(|ejected| now >= ejected.until && self.awaited == 0)
+    }
+
+    /// Whether a copy of a call should try it now; the next may in a while.
+    pub(crate) fn wants_copy(&mut self, now: Time) -> bool {
+        match &mut self.ejected {
+            Some(ejected) if now < ejected.until && now >= ejected.next_copy => {
+                ejected.next_copy = now + GAP;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const START: Time = Time::from_millis(1_000_000);
+
+    fn answered(health: &mut Health, took: Duration, at: Time) {
+        health.launched(at);
+        health.answered(at, took, Some(MS * 100), at + took);
+    }
+
+    #[test]
+    fn slow_answers_eject_and_three_good_trials_end_it() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut health = Health::default();
+        for n in 0..5 {
+            assert!(!health.judge(MS * 100, &mut random, START));
+            answered(&mut health, MS * 1000, START + MS * n);
+        }
+        assert!(health.judge(MS * 100, &mut random, START));
+        assert!(health.is_ejected(START + MS * 26_000) && !health.is_ejected(START + MS * 34_000));
+        assert!(!health.wants_copy(START + MS * 1_999));
+        assert!(health.wants_copy(START + MS * 2_000) && !health.wants_copy(START + MS * 2_001));
+        for (took, ejected) in [(90, true), (900, true), (90, true), (110, true), (80, false)] {
+            answered(&mut health, MS * took, START + MS * 3_000);
+            assert_eq!(health.is_ejected(START + MS * 3_000), ejected, "{took}");
+        }
+        let latency = health.latency(START).unwrap();
+        assert!(latency.abs_diff(MS * 80) < MS, "{latency:?}");
+    }
+
+    #[test]
+    fn when_its_time_is_over_it_is_called_once_at_a_time_and_one_bad_answer_ejects_it_for_longer() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut health = Health::default();
+        (0..5).for_each(|_| answered(&mut health, MS * 1000, START));
+        assert!(health.judge(MS * 100, &mut random, START) && !health.is_free(START));
+        let later = START + MS * 34_000;
+        assert!(health.is_free(later));
+        health.launched(later);
+        assert!(!health.is_free(later));
+        health.answered(later, MS * 900, Some(MS * 100), later + MS * 900);
+        assert!(health.judge(MS * 100, &mut random, later));
+        assert!(!health.is_free(later + MS * 53_000) && health.is_free(later + MS * 67_000));
+        // One that does not answer at all.
+        let later = later + MS * 67_000;
+        health.launched(later);
+        assert!(!health.judge(MS * 100, &mut random, later + MS * 305));
+        assert!(health.judge(MS * 100, &mut random, later + MS * 306));
+    }
+
+    #[test]
+    fn answers_that_do_not_come_tell_a_slowness_too() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut health = Health::default();
+        (0..100).for_each(|_| answered(&mut health, MS * 100, START));
+        (0..10).for_each(|_| health.launched(START));
+        assert!(!health.judge(MS * 100, &mut random, START + MS * 300));
+        assert!(health.judge(MS * 100, &mut random, START + MS * 310));
+    }
+
+    #[test]
+    fn what_nobody_saw_lately_counts_for_less() {
+        let mut health = Health::default();
+        (0..30).for_each(|_| answered(&mut health, MS * 1000, START));
+        let at = |secs: u64| health.faded(MS * 100, START + MS * 1000 + Duration::from_secs(secs)).as_millis();
+        assert!((990..=1010).contains(&at(0)) && (400..460).contains(&at(10)) && at(60) < 105, "{} {}", at(0), at(10));
+    }
+
+    #[test]
+    fn small_differences_are_no_slowness() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut health = Health::default();
+        (0..50).for_each(|_| answered(&mut health, MS * 5, START));
+        assert!(!health.judge(MS, &mut random, START));
+    }
+}
