@@ -253,6 +253,11 @@ impl Actor {
         } else if let Some(at) = probes_at {
             self.wake = self.wake.min(at);
         }
+        // Whoever may take other endpoints than those that wait need not wait for theirs.
+        if !first && !self.endpoints.is_single() {
+            self.pump(cx);
+        }
+        let Some(busy) = &self.busy else { return Submitted::Queued { call, expected: None, why: Waiting::Turn } };
         let behind = if matches!(held.1, Waiting::Turn) { busy.why } else { held.1 };
         let expected = could.max(now + self.endpoints.spacing(ahead.requests)).max(held.0.finite().unwrap_or(now));
         let expected = if matches!(behind, Waiting::Slots { .. }) { None } else { Some(expected) };

@@ -88,6 +88,19 @@ pub(crate) struct Said {
     pub(crate) fresh: bool,
 }
 
+/// What a failure says, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failed {
+    /// When the failed call departed.
+    pub(crate) left: Time,
+    /// Nothing where no answer came.
+    pub(crate) status: Option<u16>,
+    /// Whether the call was neither refused nor failed before.
+    pub(crate) fresh: bool,
+    /// Whether another endpoint of the destination lives.
+    pub(crate) others_live: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     Open,

@@ -4,7 +4,7 @@ use super::{ASIDE, Actor, Context, FIRST_ASIDE, OTHERS, OWNED_AFTER};
 use crate::{
     calls::{Call, Permit, Phase, Ticket},
     endpoint::Quantile,
-    guard::{Guard, Said},
+    guard::{Failed, Guard, Said},
     refusal::Cause,
     repeat::{Attempt, Class, Decision, Facts, Outcome, Reason, after},
     shard::{Departure, Verdict},
@@ -84,7 +84,9 @@ impl Actor {
                     Some(outcome) if outcome.class() == Class::Accepted => {
                         endpoint.health.answered(entry.left, took, others, cx.now);
                     }
-                    Some(_) => endpoint.health.forgotten(entry.left),
+                    Some(outcome) => {
+                        endpoint.health.failed(entry.left, outcome.class() != Class::Refused, cx.now);
+                    }
                     None => endpoint.health.cut_short(entry.left, took, cx.now),
                 }
             }
@@ -155,6 +157,7 @@ impl Actor {
         let fresh = ticket.is_fresh();
         let waiting = self.busy.is_some();
         let believed = self.config.believed_pause;
+        let others_live = self.endpoints.others_live(ticket.endpoint, now);
         let Some(endpoint) = self.endpoints.get_mut(ticket.endpoint) else { return false };
         let guard = &mut endpoint.guard;
         match (outcome.class(), outcome) {
@@ -193,7 +196,7 @@ impl Actor {
                         Outcome::Answer { status, .. } => Some(*status),
                         Outcome::Failed(_) => None,
                     };
-                    guard.failed(call, left, status, fresh, cx.random, now);
+                    guard.failed(call, Failed { left, status, fresh, others_live }, cx.random, now);
                 }
                 own
             }

@@ -11,6 +11,10 @@ pub(crate) const SLOW: u32 = 3;
 pub(crate) const NEAR: u32 = 2;
 /// What is known of an endpoint that nobody called since loses its weight at this rate.
 const FORGETS: Duration = Duration::from_secs(10);
+/// What one attempt weighs in the share of failures.
+const OF_EACH: f32 = 0.1;
+/// So many times longer takes a call where all fail: a third of failures is as bad as twice the time.
+const FAILED: f64 = 3.0;
 /// Answers that tell a slowness, or attempts whose answers are awaited.
 const SAMPLES: u16 = 5;
 const AWAITED: u32 = 3;
@@ -37,6 +41,8 @@ struct Ejected {
 pub(crate) struct Health {
     median: Quantile,
     last: Time,
+    /// Share of failures among the last attempts.
+    failures: f32,
     /// Attempts whose answers are awaited, and the sum of when they left.
     awaited: u32,
     left: u64,
@@ -47,7 +53,15 @@ pub(crate) struct Health {
 
 impl Default for Health {
     fn default() -> Health {
-        Health { median: Quantile::NONE, last: Time::ZERO, awaited: 0, left: 0, ejected: None, ejections: 0 }
+        Health {
+            median: Quantile::NONE,
+            last: Time::ZERO,
+            failures: 0.0,
+            awaited: 0,
+            left: 0,
+            ejected: None,
+            ejections: 0,
+        }
     }
 }
 
@@ -62,6 +76,23 @@ impl Health {
         self.left = self.left.wrapping_sub(at.as_nanos());
     }
 
+    /// Nobody called it lately, nor does anybody now, and nothing speaks against it.
+    pub(crate) fn is_unseen(&self, now: Time) -> bool {
+        self.awaited == 0 && self.ejected.is_none() && now.since(self.last) > FORGETS
+    }
+
+    /// An attempt failed, or was refused, after which nothing is known of how long answers take.
+    pub(crate) fn failed(&mut self, launched: Time, failed: bool, now: Time) {
+        self.landed(launched);
+        self.last = now;
+        if failed {
+            self.failures += (1.0 - self.failures) * OF_EACH;
+        }
+        if let Some(ejected) = &mut self.ejected {
+            ejected.good = 0;
+        }
+    }
+
     /// An attempt that was launched `at` this time is over without a sample.
     pub(crate) fn forgotten(&mut self, at: Time) {
         self.landed(at);
@@ -71,6 +102,7 @@ impl Health {
     pub(crate) fn answered(&mut self, launched: Time, took: Duration, others: Option<Duration>, now: Time) {
         self.landed(launched);
         self.last = now;
+        self.failures *= 1.0 - OF_EACH;
         let Some(ejected) = &mut self.ejected else {
             self.median.add(took, Quantile::MEDIAN);
             return;
@@ -115,10 +147,11 @@ impl Health {
 
     /// The same as the next call should take it, beside the `best` of all: what nobody saw lately counts for less.
     pub(crate) fn faded(&self, best: Duration, now: Time) -> Duration {
-        let Some(latency) = self.latency(now) else { return best };
+        let latency = self.latency(now).unwrap_or(best);
         let quiet = if self.awaited > 0 { Duration::ZERO } else { now.since(self.last) };
         let rest = (-quiet.as_secs_f64() / FORGETS.as_secs_f64()).exp();
-        best + latency.saturating_sub(best).mul_f64(rest)
+        let failures = 1.0 + f64::from(self.failures) * FAILED * rest;
+        (best + latency.saturating_sub(best).mul_f64(rest)).mul_f64(failures)
     }
 
     /// Ejects it if it is far slower than the `others` are.

@@ -31,6 +31,8 @@ use std::{
 pub const MAX_ENDPOINTS: usize = 16;
 /// What it costs to be sent again where it failed, in time to the answer.
 const TRIED: Duration = Duration::from_secs(1);
+/// Of so many calls one goes to an endpoint that nobody called lately.
+const EXPLORED: u8 = 32;
 /// Differences below this are none.
 const NOTHING: Duration = Duration::from_millis(1);
 
@@ -359,6 +361,16 @@ impl Endpoints {
                 }
             }
         }
+        // Whoever is always passed over is never seen to be better.
+        let unseen = free
+            .iter()
+            .map(|(index, _)| *index)
+            .filter(|index| self.get(*index).is_some_and(|it| it.health.is_unseen(now)) && !wants.tried.has(*index));
+        if let Some(index) = unseen.min()
+            && random.u8(..EXPLORED) == 0
+        {
+            return Ok(Chosen { index, among: Mask::NONE });
+        }
         let first = free.iter().map(|(_, expected)| *expected).chain(held.map(|(expected, _)| expected)).min();
         let near = first.unwrap_or_default() * NEAR + NOTHING;
         let among = free.iter().filter(|(_, expected)| *expected <= near);
@@ -432,6 +444,11 @@ impl Endpoints {
                 endpoint.health.judge(others, random, now);
             }
         }
+    }
+
+    /// Whether another than `index` answered lately.
+    pub(crate) fn others_live(&self, index: u8, now: Time) -> bool {
+        self.numbered(self.all().without(index)).any(|(_, it)| it.guard.lived(now))
     }
 
     /// Whether another than `index` that was not tried would take a call at once, as far as pauses go.

@@ -34,7 +34,7 @@ impl Quantile {
             self.run = if above { self.run.max(0).saturating_add(1) } else { self.run.min(0).saturating_sub(1) };
             // The smaller the rarer side is, the smaller the steps must be for the estimate to rest.
             let (own, other) = if above { (1.0 - quantile, quantile) } else { (quantile, 1.0 - quantile) };
-            let step = (4.0 / f32::from(self.samples)).clamp(0.25, 2.0) * (own.min(other) * 2.0).sqrt();
+            let step = (4.0 / f32::from(self.samples)).clamp(0.06, 2.0) * (own.min(other) * 2.0).sqrt();
             // A run of this length comes by chance once in a hundred times.
             let usual = (0.01f32.ln() / own.ln()).max(1.0);
             let faster = (f32::from(self.run.unsigned_abs()) / usual).min(6.0).floor().exp2();

@@ -3,8 +3,8 @@
 //! Good ones widen the window, refusals and failures pause, and when a pause ends its cut is learned from.
 
 use super::{
-    AT_LEAST, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Guard, LIVED, LONGEST_BACKOFF, LONGEST_DOWN, OPEN,
-    Phase, RAMP_WINDOW, Said, VAIN, doubt::Doubt, jittered,
+    AT_LEAST, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED, LONGEST_BACKOFF, LONGEST_DOWN,
+    OPEN, Phase, RAMP_WINDOW, Said, VAIN, doubt::Doubt, jittered,
 };
 use crate::{
     calls::Call,
@@ -167,15 +167,8 @@ impl Guard {
     }
 
     /// A failure of the destination as a whole.
-    pub(crate) fn failed(
-        &mut self,
-        call: Call,
-        left: Time,
-        status: Option<u16>,
-        fresh: bool,
-        random: &mut fastrand::Rng,
-        now: Time,
-    ) {
+    pub(crate) fn failed(&mut self, call: Call, failed: Failed, random: &mut fastrand::Rng, now: Time) {
+        let Failed { left, status, fresh, others_live } = failed;
         self.answered();
         self.failure_rtt = smoothed(self.failure_rtt, now.since(left));
         if self.streak == 0 {
@@ -190,14 +183,14 @@ impl Guard {
             self.cut(now);
             self.phase = Phase::Open;
             self.back_off(fresh, LONGEST_DOWN, cause, random, now);
-        } else if self.streak >= DOWN_AFTER && self.lived(now) && left >= self.cut_at {
+        } else if self.streak >= DOWN_AFTER && (others_live || self.lived(now)) && left >= self.cut_at {
             self.departures = 0;
             self.cut(now);
             self.back_off(fresh, LONGEST_DOWN, cause, random, now);
         }
     }
 
-    pub(super) fn lived(&self, now: Time) -> bool {
+    pub(crate) fn lived(&self, now: Time) -> bool {
         self.passed > 0 && now.since(self.last_accepted) < LIVED
     }
 
@@ -309,7 +302,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let (mut guard, call) = (Guard::default(), Call { index: 0, generation: 0 });
         let (left, late) = (Time::from_millis(1_000_000), Time::from_millis(1_060_000));
-        guard.failed(call, left, None, true, &mut random, late);
+        guard.failed(call, Failed { left, status: None, fresh: true, others_live: false }, &mut random, late);
         assert_eq!((guard.refusal_rtt.get(), guard.failure_rtt.get()), (Duration::ZERO, SEC * 60));
         let cause = Cause::Refused { status: 429, by: None };
         let said = Said { left: late, cause, wait: None, waiting: false, believed: SEC, fresh: true };

@@ -1,0 +1,416 @@
+//! Several endpoints behind one destination, in a small seeded world: which of them calls take, and what becomes of calls
+//! while one is slow, refuses or fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroU16,
+    sync::Arc,
+    time::Duration,
+};
+use tidegate_core::{
+    Attempt, Call, Effect, Effective, Effects, Limit, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted,
+    Ticket, Time, Verdict,
+    endpoint::{EndpointSettings, Mask, Ways},
+    shard::{Config, CopyFor, Departure},
+    signal::Source,
+};
+
+const MS: Duration = Duration::from_millis(1);
+const SEC: Duration = Duration::from_secs(1);
+const START: Time = Time::from_millis(7_200_321);
+const KEY: u128 = 5;
+
+/// What an endpoint does with a request that comes at this time.
+type Serves = Box<dyn Fn(Time, &mut fastrand::Rng) -> (Duration, Outcome)>;
+
+fn fine() -> Outcome {
+    Outcome::Answer { status: 200, signal: Signal::default() }
+}
+
+fn status(status: u16, wait: Option<Duration>) -> Outcome {
+    let signal = Signal { wait: wait.map(|wait| (wait, Source::RetryAfter)), ..Signal::default() };
+    Outcome::Answer { status, signal }
+}
+
+/// Answers after about this time: half to one and a half times as long.
+fn about(time: Duration) -> Serves {
+    Box::new(move |_, random| (time.mul_f64(0.5 + random.f64()), fine()))
+}
+
+/// The same, `times` as long between two times since the start.
+fn slow_between(time: Duration, times: u32, from: Duration, to: Duration) -> Serves {
+    Box::new(move |now, random| {
+        let times = if (START + from..START + to).contains(&now) { times } else { 1 };
+        (time.mul_f64(0.5 + random.f64()) * times, fine())
+    })
+}
+
+enum Event {
+    Arrive,
+    Depart { call: usize, permit: Permit },
+    Head { call: usize, permit: Permit, outcome: Outcome },
+    Late { call: usize, permit: Permit },
+}
+
+#[derive(Default)]
+struct Done {
+    began: Option<Time>,
+    took: Option<Duration>,
+    status: u16,
+    /// Attempts that fly, the first of which is not a trial.
+    flying: Vec<Permit>,
+    trial: Option<Permit>,
+    spent: u32,
+}
+
+struct World {
+    now: Time,
+    shard: Shard,
+    config: Arc<Config>,
+    policy: Effective,
+    hedges: bool,
+    ways: Ways,
+    serves: Vec<Serves>,
+    random: fastrand::Rng,
+    fx: Effects,
+    events: BTreeMap<(Time, u64), Event>,
+    sequence: u64,
+    calls: Vec<Done>,
+    waiting: HashMap<Call, usize>,
+    /// What each endpoint was sent, and when.
+    sent: Vec<Vec<Time>>,
+}
+
+impl World {
+    fn new(seed: u64, settings: &Settings, serves: Vec<Serves>) -> World {
+        World {
+            now: START,
+            shard: Shard::new(seed),
+            config: Arc::new(Config::new(settings).unwrap()),
+            policy: Effective::default(),
+            hedges: false,
+            ways: Ways::ANY,
+            sent: serves.iter().map(|_| Vec::new()).collect(),
+            serves,
+            random: fastrand::Rng::with_seed(seed ^ 0xfeed),
+            fx: Effects::default(),
+            events: BTreeMap::new(),
+            sequence: 0,
+            calls: Vec::new(),
+            waiting: HashMap::new(),
+        }
+    }
+
+    fn at(&mut self, at: Time, event: Event) {
+        self.sequence += 1;
+        self.events.insert((at, self.sequence), event);
+    }
+
+    /// Calls at this rate for this long, at random.
+    fn calls(&mut self, rate: f64, time: Duration) {
+        let mut at = Duration::ZERO;
+        while at < time {
+            self.at(self.now + at, Event::Arrive);
+            at += Duration::from_secs_f64(-(1.0 - self.random.f64()).ln() / rate);
+        }
+    }
+
+    fn submit(&mut self, call: usize, returning: Option<Ticket>) {
+        let deadline = self.calls[call].began.unwrap() + SEC * 60;
+        let new = NewCall { returning, ways: self.ways, ..NewCall::by(deadline) };
+        match self.shard.submit(self.now, KEY, &self.config, new, &mut self.fx) {
+            Submitted::Admitted(permit) => self.at(self.now, Event::Depart { call, permit }),
+            Submitted::Queued { call: id, .. } => _ = self.waiting.insert(id, call),
+            Submitted::Refused(refusal) => panic!("{refusal}"),
+        }
+        self.effects();
+    }
+
+    fn effects(&mut self) {
+        for effect in self.fx.drain().collect::<Vec<_>>() {
+            match effect {
+                Effect::Admit { call, permit, .. } => {
+                    let call = self.waiting.remove(&call).unwrap();
+                    self.at(self.now, Event::Depart { call, permit });
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn send(&mut self, call: usize, permit: Permit) {
+        let endpoint = usize::from(permit.endpoint());
+        self.sent[endpoint].push(self.now);
+        let (took, outcome) = (self.serves[endpoint])(self.now, &mut self.random);
+        self.at(self.now + took, Event::Head { call, permit, outcome });
+    }
+
+    fn depart(&mut self, call: usize, permit: Permit) {
+        match self.shard.departed(self.now, permit, &mut self.fx) {
+            Departure::Go => {}
+            Departure::PutBack(ticket) => {
+                self.shard.release(self.now, permit, &mut self.fx);
+                return self.submit(call, Some(ticket));
+            }
+            Departure::Released => panic!(),
+        }
+        self.calls[call].flying.push(permit);
+        self.send(call, permit);
+        if let Some(trial) = self.shard.copy(self.now, permit, CopyFor::Trial, &mut self.fx) {
+            assert_eq!(self.shard.departed(self.now, trial, &mut self.fx), Departure::Go);
+            self.calls[call].trial = Some(trial);
+            self.send(call, trial);
+        }
+        if let Some(late) = self.shard.late_after(permit).filter(|_| self.hedges) {
+            self.at(self.now + late, Event::Late { call, permit });
+        }
+        self.effects();
+    }
+
+    fn head(&mut self, call: usize, permit: Permit, outcome: Outcome) {
+        let done = &mut self.calls[call];
+        if done.trial == Some(permit) {
+            done.trial = None;
+            self.shard.observe(self.now, permit, Some(&outcome), &mut self.fx);
+            self.shard.release(self.now, permit, &mut self.fx);
+            return self.effects();
+        }
+        let Some(at) = done.flying.iter().position(|flying| *flying == permit) else { return };
+        done.flying.remove(at);
+        let failed = !matches!(outcome, Outcome::Answer { status: 200, .. });
+        if failed && !done.flying.is_empty() {
+            // The other may still answer.
+            self.shard.observe(self.now, permit, Some(&outcome), &mut self.fx);
+            self.shard.release(self.now, permit, &mut self.fx);
+            return self.effects();
+        }
+        for loser in std::mem::take(&mut done.flying) {
+            self.shard.observe(self.now, loser, None, &mut self.fx);
+            self.shard.release(self.now, loser, &mut self.fx);
+        }
+        let attempt = Attempt {
+            policy: &self.policy,
+            repeatable: true,
+            costs: false,
+            replayable: true,
+            spent: self.calls[call].spent,
+        };
+        let verdict = self.shard.report(self.now, permit, &outcome, &attempt, &mut self.fx);
+        self.shard.release(self.now, permit, &mut self.fx);
+        match verdict {
+            Verdict::Return(_) => {
+                let done = &mut self.calls[call];
+                assert!(done.took.is_none(), "answered twice");
+                done.took = Some(self.now.since(done.began.unwrap()));
+                if let Outcome::Answer { status, .. } = outcome {
+                    done.status = status;
+                }
+                self.effects();
+            }
+            Verdict::PutBack(ticket) => self.submit(call, Some(ticket)),
+            Verdict::Retry(ticket) => {
+                self.calls[call].spent += 1;
+                self.submit(call, Some(ticket));
+            }
+        }
+    }
+
+    fn run(&mut self) {
+        loop {
+            let event = self.events.first_key_value().map_or(Time::NEVER, |((at, _), _)| *at);
+            let wake = self.shard.next_wake().unwrap_or(Time::NEVER);
+            if event.min(wake).is_never() {
+                break;
+            }
+            self.now = self.now.max(event.min(wake));
+            if wake <= event {
+                self.shard.tick(self.now, &mut self.fx);
+                self.effects();
+                continue;
+            }
+            match self.events.pop_first().unwrap().1 {
+                Event::Arrive => {
+                    let call = self.calls.len();
+                    self.calls.push(Done { began: Some(self.now), ..Done::default() });
+                    self.submit(call, None);
+                }
+                Event::Depart { call, permit } => self.depart(call, permit),
+                Event::Head { call, permit, outcome } => self.head(call, permit, outcome),
+                Event::Late { call, permit } => {
+                    if self.calls[call].flying == [permit]
+                        && let Some(copy) = self.shard.copy(self.now, permit, CopyFor::Hedge, &mut self.fx)
+                    {
+                        assert_eq!(self.shard.departed(self.now, copy, &mut self.fx), Departure::Go);
+                        self.calls[call].flying.push(copy);
+                        self.send(call, copy);
+                        self.effects();
+                    }
+                }
+            }
+        }
+        assert!(self.calls.iter().all(|call| call.took.is_some()), "a call was lost");
+        assert_eq!(self.shard.calls(), 0);
+    }
+
+    /// The p-th of a hundred of the calls that began between these times.
+    fn percentile(&self, p: usize, from: Duration, to: Duration) -> Duration {
+        let range = START + from..START + to;
+        let inside = self.calls.iter().filter(|call| range.contains(&call.began.unwrap()));
+        let mut took: Vec<_> = inside.map(|call| call.took.unwrap()).collect();
+        took.sort();
+        took[(took.len() * p / 100).min(took.len() - 1)]
+    }
+
+    fn sent_between(&self, endpoint: usize, from: Duration, to: Duration) -> usize {
+        let range = START + from..START + to;
+        self.sent[endpoint].iter().filter(|at| range.contains(at)).count()
+    }
+
+    fn extra(&self) -> f64 {
+        self.sent.iter().map(Vec::len).sum::<usize>() as f64 / self.calls.len() as f64 - 1.0
+    }
+}
+
+fn endpoints(number: usize, of: impl Fn(usize) -> EndpointSettings) -> Settings {
+    let endpoint = |index| EndpointSettings { id: index as u64 + 1, ..of(index) };
+    Settings {
+        endpoints: (0..number).map(endpoint).collect(),
+        // How many requests a destination takes is not what these tests are about.
+        limits: vec![Limit::requests(1_000_000, SEC)],
+        ..Settings::default()
+    }
+}
+
+fn weighing(weight: u16) -> EndpointSettings {
+    EndpointSettings { weight: NonZeroU16::new(weight).unwrap(), ..EndpointSettings::default() }
+}
+
+#[test]
+fn endpoints_that_are_about_as_fast_share_the_calls_by_weight() {
+    let settings = endpoints(3, |index| weighing([1, 2, 5][index]));
+    let mut world = World::new(1, &settings, vec![about(MS * 40), about(MS * 50), about(MS * 60)]);
+    world.calls(100.0, SEC * 20);
+    world.run();
+    let all = world.calls.len() as f64;
+    for (endpoint, share) in [(0, 1.0 / 8.0), (1, 2.0 / 8.0), (2, 5.0 / 8.0)] {
+        let got = world.sent[endpoint].len() as f64 / all;
+        assert!((got - share).abs() < 0.02, "{endpoint}: {got}");
+    }
+}
+
+#[test]
+fn home_is_preferred_unless_another_is_clearly_better() {
+    for (home, expected) in [(MS * 80, 1.0), (MS * 400, 0.05)] {
+        let settings = endpoints(2, |index| EndpointSettings { home: index == 0, ..weighing(1) });
+        let mut world = World::new(2, &settings, vec![about(home), about(MS * 60)]);
+        world.calls(50.0, SEC * 60);
+        world.run();
+        let got = world.sent[0].len() as f64 / world.calls.len() as f64;
+        assert!((got - expected).abs() < 0.05, "home takes {home:?}: {got}");
+    }
+}
+
+#[test]
+fn a_region_that_is_ten_times_slower_is_left_alone_at_once_and_used_again_soon_after() {
+    for seed in 0..10 {
+        let settings = endpoints(3, |_| weighing(1));
+        let (from, to) = (SEC * 20, SEC * 80);
+        let mut world =
+            World::new(seed, &settings, vec![about(MS * 100), slow_between(MS * 100, 10, from, to), about(MS * 100)]);
+        world.hedges = true;
+        world.calls(60.0, SEC * 140);
+        world.run();
+        let healthy = world.percentile(99, Duration::ZERO, from);
+        // The time of its first fifty requests while it is slow.
+        let seen = world.sent[1].iter().filter(|at| **at >= START + from).nth(50);
+        let seen = seen.map_or(to, |at| at.since(START).min(to));
+        let slow = world.percentile(99, from + SEC, to);
+        let asked = world.sent_between(1, from, to);
+        println!(
+            "{seed}: p99 {healthy:?} healthy, {slow:?} slow, {asked} asked, the 50th at {seen:?}, extra {:.3}",
+            world.extra()
+        );
+        assert!(slow < healthy.mul_f64(1.3), "{seed}: {slow:?} against {healthy:?}");
+        assert!(world.extra() <= 0.05, "{seed}: {}", world.extra());
+        assert!(asked < 120, "{seed}: {asked}");
+        let again = world.sent_between(1, to + SEC * 30, to + SEC * 60) as f64;
+        let all = world.calls.iter().filter(|call| call.began.unwrap() >= START + to + SEC * 30).count() as f64;
+        assert!(again / all > 0.25, "{seed}: {again} of {all}");
+    }
+}
+
+#[test]
+fn one_that_hangs_is_noticed_before_it_answers() {
+    let settings = endpoints(3, |_| weighing(1));
+    let (from, to) = (SEC * 10, SEC * 40);
+    let mut world =
+        World::new(3, &settings, vec![slow_between(MS * 50, 400, from, to), about(MS * 50), about(MS * 50)]);
+    world.hedges = true;
+    world.calls(100.0, SEC * 60);
+    world.run();
+    let asked = world.sent_between(0, from, to);
+    assert!(asked < 60, "{asked}");
+    assert!(world.percentile(98, from, to) < MS * 200, "{:?}", world.percentile(98, from, to));
+}
+
+#[test]
+fn a_refusal_of_one_endpoint_costs_nothing_and_sends_the_call_to_another() {
+    let settings = endpoints(2, |_| weighing(1));
+    let refuses: Serves = Box::new(|_, _| (MS, status(429, Some(SEC * 5))));
+    let mut world = World::new(4, &settings, vec![refuses, about(MS * 20)]);
+    world.calls(20.0, SEC * 20);
+    world.run();
+    assert!(world.calls.iter().all(|call| call.status == 200 && call.spent == 0));
+    assert!(world.percentile(100, Duration::ZERO, SEC * 20) < MS * 200);
+    assert!(world.sent[0].len() <= 12, "{}: a probe after each pause", world.sent[0].len());
+}
+
+#[test]
+fn a_failure_goes_elsewhere_at_once() {
+    let settings = endpoints(2, |_| weighing(1));
+    let fails: Serves = Box::new(|_, _| (MS, status(503, None)));
+    let mut world = World::new(5, &settings, vec![fails, about(MS * 20)]);
+    world.calls(20.0, SEC * 20);
+    world.run();
+    assert!(world.calls.iter().all(|call| call.status == 200 && call.spent <= 1));
+    assert!(world.percentile(100, Duration::ZERO, SEC * 20) < MS * 100, "without a backoff");
+}
+
+#[test]
+fn each_endpoint_has_limits_of_its_own_and_what_one_does_not_take_goes_to_the_others() {
+    let settings =
+        endpoints(2, |index| EndpointSettings { limits: vec![Limit::requests([2, 10][index], SEC)], ..weighing(1) });
+    let mut world = World::new(6, &settings, vec![about(MS * 20), about(MS * 20)]);
+    world.calls(60.0, SEC * 10);
+    world.run();
+    let took = world.calls.iter().map(|call| call.began.unwrap().since(START) + call.took.unwrap()).max().unwrap();
+    let rate = world.calls.len() as f64 / took.as_secs_f64();
+    assert!((11.3..=12.0).contains(&rate), "both are used up: {rate}");
+    for (endpoint, quota) in [(0, 2), (1, 10)] {
+        let sent = &world.sent[endpoint];
+        assert!(sent.windows(quota + 1).all(|all| all[quota].since(all[0]) >= SEC), "{endpoint}");
+    }
+}
+
+#[test]
+fn a_call_takes_the_endpoints_that_it_may_and_passes_one_that_waits_for_another() {
+    let settings = endpoints(2, |index| EndpointSettings {
+        limits: if index == 0 { vec![Limit::requests(1, SEC * 10)] } else { Vec::new() },
+        ..weighing(1)
+    });
+    let mut world = World::new(7, &settings, vec![about(MS * 20), about(MS * 20)]);
+    let only = |index| Ways { allowed: Mask::of(index), ..Ways::ANY };
+    for _ in 0..3 {
+        world.ways = only(0);
+        let call = world.calls.len();
+        world.calls.push(Done { began: Some(world.now), ..Done::default() });
+        world.submit(call, None);
+    }
+    world.ways = only(1);
+    world.calls(10.0, SEC);
+    world.run();
+    assert_eq!(world.sent[0].len(), 3);
+    let others = world.calls.iter().skip(3).map(|call| call.took.unwrap()).max().unwrap();
+    assert!(others < MS * 50, "{others:?}");
+}
