@@ -148,7 +148,8 @@ impl Actor {
     }
 
     fn launch(&mut self, call: Call, chosen: Chosen, idle: bool, cx: &mut Context<'_>) -> Permit {
-        let permit = Permit { call, endpoint: chosen.index };
+        let endpoint = self.config.endpoint(chosen.index).map_or(0, |compiled| compiled.id);
+        let permit = Permit { call, endpoint };
         let Some(entry) = cx.calls.get_mut(call) else { return permit };
         entry.phase = Phase::Admitted;
         entry.left = cx.now;

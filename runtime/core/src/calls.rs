@@ -29,7 +29,7 @@ impl Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Permit {
     pub(crate) call: Call,
-    pub(crate) endpoint: u8,
+    pub(crate) endpoint: u64,
 }
 
 impl Permit {
@@ -38,8 +38,8 @@ impl Permit {
         self.call
     }
 
-    /// Which endpoint of the destination it is for, by its place in the configuration.
-    pub fn endpoint(self) -> u8 {
+    /// Which endpoint of the destination it is for: [`crate::endpoint::EndpointSettings::id`]; 0 where none is configured.
+    pub fn endpoint(self) -> u64 {
         self.endpoint
     }
 }

@@ -22,6 +22,25 @@ pub struct Counts {
     pub turned_away: u64,
 }
 
+/// One endpoint of a partition as it is now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Endpoint {
+    /// [`crate::endpoint::EndpointSettings::id`].
+    pub id: u64,
+    /// Half of its answers took less.
+    pub latency: Option<Duration>,
+    /// Share of failures among its last attempts.
+    pub failures: f32,
+    /// Attempts without an answer head yet.
+    pub unanswered: u32,
+    /// What is left of a pause, and why.
+    pub paused: Option<(Duration, Cause)>,
+    /// How much longer it is left alone for being slow.
+    pub ejected: Option<Duration>,
+    /// Requests per second learned from refusals.
+    pub learned_rate: Option<f64>,
+}
+
 /// One partition as it is now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
@@ -51,6 +70,8 @@ pub struct Snapshot {
     pub paused: Option<(Duration, Cause)>,
     /// Pauses so far.
     pub cuts: u32,
+    /// Its endpoints, where several are configured.
+    pub endpoints: Vec<Endpoint>,
     /// Outcomes so far.
     pub counts: Counts,
     /// Time from departure to the answer head, moving average over about ten answers.

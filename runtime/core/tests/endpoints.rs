@@ -140,7 +140,7 @@ impl World {
     }
 
     fn send(&mut self, call: usize, permit: Permit) {
-        let endpoint = usize::from(permit.endpoint());
+        let endpoint = permit.endpoint() as usize - 1;
         self.sent[endpoint].push(self.now);
         let (took, outcome) = (self.serves[endpoint])(self.now, &mut self.random);
         self.at(self.now + took, Event::Head { call, permit, outcome });

@@ -133,7 +133,8 @@ impl Model {
         let allowed = self.flows[id].2.allowed;
         let endpoints = self.settings.endpoints.len().max(1);
         let any = (0..endpoints).any(|index| allowed.has(index as u8));
-        assert!(usize::from(permit.endpoint()) < endpoints && (!any || allowed.has(permit.endpoint())));
+        let endpoint = permit.endpoint() as u8;
+        assert!(usize::from(endpoint) < endpoints && (!any || allowed.has(endpoint)));
         self.flying.push(Flying { id, permit, copy: false, departed: false, reported: false, admitted: self.now });
     }
 
@@ -160,7 +161,7 @@ impl Model {
 
     fn left(&mut self, flying: Flying, at: Time) {
         let (cost, _) = self.costs[flying.id];
-        self.charged.entry(self.keys[flying.id]).or_default().push((at, flying.permit.endpoint(), cost));
+        self.charged.entry(self.keys[flying.id]).or_default().push((at, flying.permit.endpoint() as u8, cost));
     }
 
     fn step(&mut self, op: &Op) {

@@ -32,6 +32,7 @@ impl Actor {
             unanswered: self.endpoints.unanswered(),
             paused: self.endpoints.paused_until(true, now).map(|(until, cause)| (until.since(now), cause)),
             cuts: self.endpoints.iter().map(|it| it.guard.cuts()).fold(0, u32::wrapping_add),
+            endpoints: self.endpoints.snapshot(&self.config.endpoints, now),
             counts: self.counts,
             latency: (self.latency > 0).then(|| Duration::from_micros(u64::from(self.latency))),
             lately: self.spent.clone().lately(now),

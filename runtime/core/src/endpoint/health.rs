@@ -179,6 +179,11 @@ impl Health {
         self.ejected.is_some_and(|ejected| now < ejected.until)
     }
 
+    /// Share of failures among the last attempts.
+    pub(crate) fn failures(&self) -> f32 {
+        self.failures
+    }
+
     /// Until when it is left alone at most.
     pub(crate) fn ejected_until(&self, now: Time) -> Option<Time> {
         self.ejected.map(|ejected| ejected.until).filter(|until| now < *until)

@@ -17,6 +17,7 @@ use crate::{
     pace::{Charge, Limits, Paces, Units},
     refusal::{Cause, Waiting},
     slots::{Slot, Slots},
+    snapshot::Endpoint as Snapshot,
     time::Time,
 };
 use health::{Health, NEAR};
@@ -511,6 +512,20 @@ impl Endpoints {
     pub(crate) fn spacing(&self, ahead: u64) -> Duration {
         self.learned()
             .map_or(Duration::ZERO, |rate| Duration::try_from_secs_f64(ahead as f64 / rate).unwrap_or(Duration::MAX))
+    }
+
+    /// Each of them, for people.
+    pub(crate) fn snapshot(&self, compiled: &[Compiled], now: Time) -> Vec<Snapshot> {
+        let of = |(compiled, it): (&Compiled, &Endpoint)| Snapshot {
+            id: compiled.id,
+            latency: it.health.latency(now),
+            failures: it.health.failures(),
+            unanswered: it.guard.unanswered(),
+            paused: it.guard.paused_until(true, now).map(|(until, cause)| (until.since(now), cause)),
+            ejected: it.health.ejected_until(now).map(|until| until.since(now)),
+            learned_rate: it.guard.learned(),
+        };
+        compiled.iter().zip(&self.0).map(of).collect()
     }
 
     /// Attempts whose answers are awaited.

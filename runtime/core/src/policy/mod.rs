@@ -4,8 +4,7 @@
 //! `tidegate-policy` ([`header::parse`], an RFC 9651 dictionary whose numbers are seconds). Every field is optional;
 //! [`Effective::of`] lays them over each other: defaults < profile < destination < function < request.
 //!
-//! `reroute_on`, `regions`, `regions_only`, `mode`, `hedge_after` and `priority` are parsed, checked and kept; they
-//! have no effect while a destination has one endpoint in one region, and [`Policy::without_effect`] says so.
+//! `regions` and `reroute_on` mean something where a destination has several endpoints (see [`crate::endpoint`]).
 
 pub mod header;
 mod on;
@@ -48,19 +47,19 @@ pub struct Policy {
     /// Outcomes that are tried again: statuses (`503`), classes (`"5xx"`), `"connect"`, `"broken"`, `"timeout"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_on: Option<Vec<On>>,
-    /// Outcomes that are tried again elsewhere. Kept; no effect with one endpoint.
+    /// Outcomes that are tried again elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reroute_on: Option<Vec<On>>,
-    /// Regions to leave from, best first. Kept; no effect on a single node.
+    /// Regions to leave from, best first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regions: Option<Vec<String>>,
-    /// Whether other regions are forbidden even when all of `regions` are bad. Kept; no effect on a single node.
+    /// Whether other regions are forbidden even when all of `regions` are bad.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regions_only: Option<bool>,
-    /// How several regions or endpoints are used. Kept; no effect with one endpoint.
+    /// How several regions or endpoints are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// When the second copy leaves in mode `hedge`. Kept; no effect with one endpoint.
+    /// When the second copy leaves in mode `hedge`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedge_after: Option<Span>,
     /// Precedence in the queue, -100 to 100, higher first. Kept; the queue is in arrival order.
@@ -148,21 +147,6 @@ impl Policy {
             return Err(PolicyError::new("idempotency_key", "must be 1 to 255 printable ASCII characters"));
         }
         Ok(())
-    }
-
-    /// The fields that it states in vain: kept for the day on which a destination has several endpoints or regions.
-    pub fn without_effect(&self) -> impl Iterator<Item = &'static str> + use<> {
-        [
-            ("reroute_on", self.reroute_on.is_some()),
-            ("regions", self.regions.is_some()),
-            ("regions_only", self.regions_only == Some(true)),
-            // One endpoint is all there is to fail over to.
-            ("mode", self.mode.is_some_and(|mode| mode != Mode::Failover)),
-            ("hedge_after", self.hedge_after.is_some()),
-            ("priority", self.priority.is_some_and(|priority| priority != 0)),
-        ]
-        .into_iter()
-        .filter_map(|(name, stated)| stated.then_some(name))
     }
 
     /// This policy laid over `below`: what it does not state is taken from there.
@@ -307,23 +291,6 @@ mod tests {
         ] {
             let error = json(text);
             assert!(error.contains(names), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_is_stated_in_vain_is_told() {
-        for (policy, vain) in [
-            ("", &[][..]),
-            ("deadline=20, retries=1, tokens=5, retry_on=503, attempt_timeout=3, idempotency_key=a", &[]),
-            ("mode=failover, priority=0, regions_only=?0", &[]),
-            ("mode=race, hedge_after=1", &["mode", "hedge_after"]),
-            (
-                "priority=5, reroute_on=503, regions=iad, regions_only",
-                &["reroute_on", "regions", "regions_only", "priority"],
-            ),
-        ] {
-            let vain_ones: Vec<_> = header::parse(policy).unwrap().without_effect().collect();
-            assert_eq!(vain_ones, vain, "{policy}");
         }
     }
 

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     cluster::registry::{
         Change, Command, FunctionConfig, FunctionRecord, Rejection, Scope, VersionRecord, now_ms, parse_function,
-        policy_warnings, validate_name,
+        validate_name,
     },
     ids::FunctionName,
     problem::Problem,
@@ -104,11 +104,7 @@ pub(super) async fn deploy(
     }
     set(&mut answer, "activated", function.active == Some(number));
     set(&mut answer, "unchanged", unchanged);
-    let mut warnings = admitted.warnings;
-    if let Some(version) = function.versions.get(&number) {
-        warnings.extend(policy_warnings(&version.config.policy));
-    }
-    set(&mut answer, "warnings", json!(warnings));
+    set(&mut answer, "warnings", json!(admitted.warnings));
     set(
         &mut answer,
         "timings",

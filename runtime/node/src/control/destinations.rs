@@ -21,9 +21,7 @@ use super::{
     set,
 };
 use crate::{
-    cluster::registry::{
-        Change, Command, DestinationRecord, Rejection, Scope, parse_destination, policy_warnings, validate_name,
-    },
+    cluster::registry::{Change, Command, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
     ids::DestinationName,
     outbound::DestinationState,
     problem::Problem,
@@ -105,8 +103,7 @@ pub(super) async fn put(
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut answer = shown(&destination);
-    set(&mut answer, "warnings", json!(policy_warnings(&destination.config.policy)));
+    let answer = shown(&destination);
     Ok((status, [etag::tag(destination.revision)], Json(answer)).into_response())
 }
 

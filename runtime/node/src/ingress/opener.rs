@@ -50,11 +50,9 @@ impl GuestOpener {
         };
         // Likewise: what a later release added is not for this one to follow.
         let policy = serde_json::from_value::<Policy>(Value::Object(config.policy.clone())).unwrap_or_default();
-        Sender {
-            tenant: version.tenant.clone(),
-            kind: SenderKind::Function { name: version.name.clone(), version: version.record.number, allowed_hosts },
-            policy,
-        }
+        let kind = SenderKind::Function { name: version.name.clone(), version: version.record.number, allowed_hosts };
+        let flow = Sender::flow_of(&version.tenant, &kind, config.weight.unwrap_or(1));
+        Sender { tenant: version.tenant.clone(), kind, flow, policy }
     }
 }
 

@@ -51,7 +51,8 @@ impl Senders {
         }
         let new = || {
             let kind = SenderKind::Program { token: token.clone() };
-            Arc::new(Sender { tenant: tenant.clone(), kind, policy: Policy::default() })
+            let flow = Sender::flow_of(tenant, &kind, 1);
+            Arc::new(Sender { tenant: tenant.clone(), kind, flow, policy: Policy::default() })
         };
         Arc::clone(known.entry(token.clone()).or_insert_with(new))
     }

@@ -32,7 +32,7 @@ use crate::{
     observe::Observe,
     outbound::Door,
     problem::Problem,
-    settings::{LogFormat, Settings, names},
+    settings::{LogFormat, OutboundSettings, Settings, names},
 };
 
 /// What only `tidegate dev` and tests ask for.
@@ -129,7 +129,8 @@ impl Node {
     /// # Errors
     /// What is in the way, for a person to read.
     pub async fn start(settings: Settings, options: NodeOptions) -> Result<RunningNode, StartError> {
-        let settings = Arc::new(Settings { guest: settings.guest.clone().resolved(), ..settings });
+        let outbound = OutboundSettings { region: settings.node.region.clone(), ..settings.outbound.clone() };
+        let settings = Arc::new(Settings { guest: settings.guest.clone().resolved(), outbound, ..settings });
         tracing::info!(
             "all guests together may hold {} (setting {}, {})",
             settings.guest.total_guest_memory,

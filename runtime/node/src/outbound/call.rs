@@ -1,11 +1,11 @@
 //! What enters the door and what can come out besides an answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use http::Request;
 use tidegate_core::units::Size;
 
-use super::{HostPatterns, WaitClock};
+use super::{HostPatterns, WaitClock, destinations::hash_key};
 use crate::{
     body::Body,
     ids::{FunctionName, TenantId, TraceContext},
@@ -47,8 +47,23 @@ pub struct Sender {
     pub tenant: TenantId,
     /// Function or program.
     pub kind: SenderKind,
+    /// Its share of a destination beside others.
+    pub flow: tidegate_core::Flow,
     /// The policy of the function, below what the request itself says.
     pub policy: tidegate_core::policy::Policy,
+}
+
+impl Sender {
+    /// What its calls to a destination are shared out by: all versions of a function are one, and each token is. `weight`
+    /// is 1 to 1,000, or what is nearest.
+    pub fn flow_of(tenant: &TenantId, kind: &SenderKind, weight: u16) -> tidegate_core::Flow {
+        let name = match kind {
+            SenderKind::Function { name, .. } => format!("function {name}"),
+            SenderKind::Program { token } => format!("token {}", token.as_deref().unwrap_or_default()),
+        };
+        let weight = NonZeroU16::new(weight.min(tidegate_core::Flow::MAX_WEIGHT)).unwrap_or(NonZeroU16::MIN);
+        tidegate_core::Flow { id: hash_key(tenant.as_str(), &name) as u64, weight }
+    }
 }
 
 /// Function or program.

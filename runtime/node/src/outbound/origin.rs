@@ -22,6 +22,15 @@ pub enum Scheme {
     Https,
 }
 
+impl From<Scheme> for http::uri::Scheme {
+    fn from(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::Http => Self::HTTP,
+            Scheme::Https => Self::HTTPS,
+        }
+    }
+}
+
 impl Scheme {
     /// The port that needs no mention.
     pub fn default_port(self) -> u16 {

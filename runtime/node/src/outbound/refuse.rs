@@ -50,6 +50,15 @@ pub(super) fn failed(mut last: Problem, refusal: &Refusal) -> Problem {
     last.bound(refusal.limit(), refusal.value(), "policy.deadline").final_answer()
 }
 
+/// Its policy insists on regions in which the destination has no endpoint.
+pub(super) fn no_region(destination: &str, regions: &[String]) -> Problem {
+    let detail =
+        format!("{destination} has no endpoint in {}: policy.regions_only forbids the others", regions.join(", "));
+    Problem::new(StatusCode::BAD_REQUEST, "no-region", "No endpoint in these regions", detail)
+        .member("destination", destination)
+        .final_answer()
+}
+
 /// A failure that the upstream answered itself.
 pub(super) fn failing(destination: &str, status: u16) -> Problem {
     let detail = format!("{destination}: the last attempt was answered {status}");

@@ -271,6 +271,9 @@ pub struct GuestSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Outbound calls")]
 pub struct OutboundSettings {
+    /// The node's region.
+    #[arg(skip)]
+    pub region: String,
     /// Networks that calls may reach although they are not public, such as 127.0.0.0/8. Repeatable
     #[arg(long, env = "TIDEGATE_EGRESS_ALLOW", value_name = "CIDR", value_delimiter = ',')]
     pub egress_allow: Vec<IpNet>,
@@ -316,6 +319,9 @@ pub struct OutboundSettings {
     /// Retries a second that a destination partition may always make
     #[arg(long, env = "TIDEGATE_RETRY_RATE", value_name = "COUNT", default_value_t = 10)]
     pub retry_rate: u32,
+    /// Hedges, and copies that try ejected endpoints, percent of the requests of the last ten seconds; they are retries, too
+    #[arg(long, env = "TIDEGATE_HEDGE_SHARE", value_name = "PERCENT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub hedge_share: u32,
     /// Longest pause an upstream's headers can cause
     #[arg(long, env = "TIDEGATE_MAX_PAUSE", value_name = "DURATION", default_value = "10m")]
     pub max_pause: Span,

@@ -67,6 +67,7 @@ names! {
     QUEUE_BYTES = "queue_bytes";
     RETRY_SHARE = "retry_share";
     RETRY_RATE = "retry_rate";
+    HEDGE_SHARE = "hedge_share";
     MAX_PAUSE = "max_pause";
     BELIEVED_PAUSE = "believed_pause";
     REFUSAL_BODY = "refusal_body";

@@ -12,6 +12,7 @@ mod bodies;
 mod connections;
 mod credit;
 mod deadlines;
+mod endpoints;
 mod guards;
 mod hopeless;
 mod limits;

@@ -205,6 +205,7 @@ impl Gate {
             tenant: TenantId::default_tenant(),
             kind: SenderKind::Program { token: None },
             policy: Default::default(),
+            flow: Default::default(),
         };
         Self { door, observe, sender: Arc::new(sender) }
     }
@@ -217,8 +218,17 @@ impl Gate {
             version: 1,
             allowed_hosts: Some(HostPatterns::parse(&allowed).unwrap()),
         };
-        self.sender = Arc::new(Sender { tenant: TenantId::default_tenant(), kind, policy: Default::default() });
+        let tenant = TenantId::default_tenant();
+        self.sender =
+            Arc::new(Sender { flow: Sender::flow_of(&tenant, &kind, 1), tenant, kind, policy: Default::default() });
         self
+    }
+
+    /// The same gate, for the bearer of another token.
+    pub fn program(&self, token: &str) -> Self {
+        let (tenant, kind) = (TenantId::default_tenant(), SenderKind::Program { token: Some(token.to_owned()) });
+        let sender = Sender { flow: Sender::flow_of(&tenant, &kind, 1), tenant, kind, policy: Default::default() };
+        Self { door: Arc::clone(&self.door), observe: Arc::clone(&self.observe), sender: Arc::new(sender) }
     }
 
     pub fn configure(&self, destinations: &[(&str, serde_json::Value)]) {

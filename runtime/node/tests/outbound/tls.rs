@@ -293,6 +293,7 @@ async fn tenants_never_share_a_connection() {
         tenant: "other".into(),
         kind: tidegate::outbound::SenderKind::Program { token: None },
         policy: Default::default(),
+        flow: Default::default(),
     });
     assert_eq!(gate.door.send(call).await.unwrap().status(), 200);
     assert_eq!(upstream.connections(), 2);

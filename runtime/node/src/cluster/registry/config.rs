@@ -92,6 +92,9 @@ pub struct FunctionConfig {
     /// How its outbound calls are made.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub policy: Map<String, Value>,
+    /// Its share of a destination beside others that wait for it, 1 to 1,000; 1 unless stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
     /// `host/path` patterns that invoke it, such as `api.example.com/v1/*`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<String>,
@@ -117,6 +120,9 @@ pub struct DestinationConfig {
     /// Calls in flight at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<u32>,
+    /// Several equal ways to it, see [`EndpointConfig`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Value>,
     /// `never`, `keyed` or `always`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeatable: Option<String>,
@@ -126,6 +132,35 @@ pub struct DestinationConfig {
     /// Keys that this release does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+/// One of several equal ways to a destination: what is sent to the destination is sent there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// Where it is: scheme, host, port, and what stands before each path.
+    pub url: String,
+    /// How it is shown; its host unless stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it stands, for `regions` of policies. Of the node's own region, it is preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Its share of the calls among those that are about as fast, 1 to 1,000; 1 unless stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+    /// What is taken off the front of each path before it is sent there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strip: Option<String>,
+    /// What is added to each query.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
+    /// Limits of its own, beside those of the destination.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Value>,
+    /// Calls in flight there at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
 }
 
 /// What is wrong with a configuration.

@@ -14,14 +14,16 @@ pub mod token;
 mod validate;
 
 pub use apply::{Applied, Change};
-pub use config::{Auth, ConfigError, DestinationConfig, FunctionConfig, FunctionLimits, Isolation, validate_name};
+pub use config::{
+    Auth, ConfigError, DestinationConfig, EndpointConfig, FunctionConfig, FunctionLimits, Isolation, validate_name,
+};
 pub use route::{RouteHost, RoutePattern};
 pub use state::{
     Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
     World,
 };
 pub use store::{Bounds, Registry, RegistryError};
-pub use validate::{Ceilings, parse_destination, parse_function, policy_warnings};
+pub use validate::{Ceilings, parse_destination, parse_function};
 
 /// The wall clock as records keep it: milliseconds since 1970.
 pub fn now_ms() -> u64 {

@@ -4,7 +4,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tidegate_core::{
-    Policy,
+    Flow, Policy,
     units::{Size, Span},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 const FUNCTION_KEYS: &[&str] =
-    &["env", "secrets", "allowed_hosts", "auth", "async", "isolation", "limits", "policy", "routes"];
+    &["env", "secrets", "allowed_hosts", "auth", "async", "isolation", "limits", "policy", "weight", "routes"];
 const LIMIT_KEYS: &[&str] = &[
     "memory",
     "wall",
@@ -31,7 +31,7 @@ const LIMIT_KEYS: &[&str] = &[
     "log_bytes",
 ];
 const DESTINATION_KEYS: &[&str] =
-    &["match", "profile", "split_by", "limits", "max_concurrency", "repeatable", "policy"];
+    &["match", "profile", "split_by", "limits", "max_concurrency", "endpoints", "repeatable", "policy"];
 
 /// The most that a function's own limits may ask for on this node.
 #[derive(Clone, Debug)]
@@ -97,6 +97,9 @@ pub fn parse_function(value: Value, ceilings: &Ceilings) -> Result<FunctionConfi
             "secrets",
             format!("there is no secret `{name}`: this release keeps none yet, so none can be bound; use `env`"),
         );
+    }
+    if config.weight.is_some_and(|weight| weight == 0 || weight > Flow::MAX_WEIGHT) {
+        return wrong("weight", format!("is 1 to {}", Flow::MAX_WEIGHT));
     }
     for (index, pattern) in config.allowed_hosts.iter().flatten().enumerate() {
         pattern
@@ -195,15 +198,6 @@ fn policy(stated: &Map<String, Value>) -> Result<(), ConfigError> {
     let known: Policy =
         serde_json::from_value(Value::Object(stated.clone())).or_else(|error| wrong("policy", error.to_string()))?;
     known.validate().or_else(|error| wrong(&dotted("policy", &error.member), error.problem))
-}
-
-/// What a stated policy says in vain, for whoever stored it.
-pub fn policy_warnings(stated: &Map<String, Value>) -> Vec<String> {
-    let policy: Policy = serde_json::from_value(Value::Object(stated.clone())).unwrap_or_default();
-    let warning = |key: &str| {
-        format!("policy.{key} is kept, but has no effect in this release: calls leave from one region, to one endpoint")
-    };
-    policy.without_effect().map(warning).collect()
 }
 
 fn within(limits: &FunctionLimits, ceilings: &Ceilings) -> Result<(), ConfigError> {

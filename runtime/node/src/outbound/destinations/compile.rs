@@ -7,6 +7,7 @@ use serde_json::Value;
 use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, budget::Budget, limit::Unit};
 
 use super::{
+    endpoints::{self, Endpoint},
     partition::Splitter,
     profiles::{GENERIC, Profile},
 };
@@ -29,6 +30,7 @@ pub struct CompiledDestination {
     pub(super) repeatable: Option<Repeatable>,
     pub(super) policy: Policy,
     pub(super) profile: &'static Profile,
+    pub(super) endpoints: Arc<[Endpoint]>,
     /// The quota of the narrowest limit in tokens: no estimate is more, so that none keeps a call out for ever.
     pub(super) token_quota: Option<u64>,
 }
@@ -45,7 +47,7 @@ fn error(key: impl Into<String>, why: impl ToString) -> ConfigError {
 }
 
 /// Reads a JSON value as a core type; the error is core's own.
-fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, ConfigError> {
+pub(super) fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, ConfigError> {
     serde_json::from_value(value).map_err(|why| error(key, why))
 }
 
@@ -55,7 +57,7 @@ fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, ConfigError> 
 /// The first key that is wrong or unknown, with what would be right.
 pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Result<CompiledDestination, ConfigError> {
     if let Some(key) = config.unknown.keys().next() {
-        let known = "match, profile, split_by, limits, max_concurrency, repeatable, policy";
+        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, policy";
         return Err(error(key, format!("is no key of a destination; there are {known}")));
     }
     let compiled = compile_known(config, settings)?;
@@ -101,13 +103,16 @@ pub(super) fn compile_known(
         .collect::<Result<Vec<_>, _>>()?;
     let of_tokens = limits.iter().filter(|limit| limit.unit == Unit::Tokens);
     let token_quota = of_tokens.map(|limit| limit.quota).min();
-    let limits = Settings { limits, max_concurrency: config.max_concurrency, ..node_settings(settings) };
+    let (endpoints, ways) = endpoints::compile(&config.endpoints, &settings.region)?;
+    let max_concurrency = config.max_concurrency;
+    let limits = Settings { limits, max_concurrency, endpoints: ways, ..node_settings(settings) };
     let limits = Config::new(&limits).map_err(|wrong| error(wrong.key, wrong.problem))?;
     let repeatable = config.repeatable.as_ref().map(|text| read("repeatable", Value::String(text.clone())));
     let repeatable = repeatable.transpose()?;
     let policy: Policy = read("policy", Value::Object(config.policy.clone()))?;
     policy.validate().map_err(|why| error(format!("policy.{}", why.member), why.problem))?;
-    Ok(CompiledDestination { pattern, split_by, limits: Arc::new(limits), repeatable, policy, profile, token_quota })
+    let limits = Arc::new(limits);
+    Ok(CompiledDestination { pattern, split_by, limits, repeatable, policy, profile, endpoints, token_quota })
 }
 
 /// What the node's settings say about every destination.
@@ -115,7 +120,11 @@ pub(super) fn node_settings(settings: &OutboundSettings) -> Settings {
     let bytes = tidegate_core::units::Size(settings.queue_bytes.get());
     Settings {
         queue: tidegate_core::shard::QueueBounds { calls: settings.queue_calls, bytes },
-        retry_budget: Budget { share: f64::from(settings.retry_share) / 100.0, per_second: settings.retry_rate },
+        retry_budget: Budget {
+            share: f64::from(settings.retry_share) / 100.0,
+            per_second: settings.retry_rate,
+            hedges: f64::from(settings.hedge_share) / 100.0,
+        },
         max_pause: settings.max_pause.get(),
         believed_pause: settings.believed_pause.get(),
         ..Settings::default()

@@ -4,6 +4,7 @@
 //! destination into partitions is what its upstream limits by: a credential, a model.
 
 mod compile;
+mod endpoints;
 mod partition;
 mod profiles;
 mod table;
@@ -11,6 +12,7 @@ mod tokens;
 mod view;
 
 pub use compile::{CompiledDestination, compile};
+pub(crate) use endpoints::Endpoint;
 pub(crate) use partition::{Partition, hash_key};
 pub use profiles::Profile;
 pub(crate) use table::{Destination, Ended, Table};

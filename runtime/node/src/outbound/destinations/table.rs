@@ -10,12 +10,12 @@ use std::{
 
 use http::{HeaderMap, Method};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use tidegate_core::{Config, Effective, Policy, Repeatable};
+use tidegate_core::{Config, Effective, Policy, Repeatable, endpoint::Ways};
 
 use super::{
-    CompiledDestination, Partition,
+    CompiledDestination, Endpoint, Partition,
     compile::{compile_known, node_settings},
-    hash_key,
+    endpoints, hash_key,
     partition::{self, SplitBody},
     profiles::{GENERIC, Profile},
     tokens,
@@ -40,6 +40,8 @@ pub(crate) struct Destination {
     repeatable: Option<Repeatable>,
     pub(crate) policy: Policy,
     profile: &'static Profile,
+    /// Several equal ways to it; none: the origin itself.
+    pub(crate) endpoints: Arc<[Endpoint]>,
     /// Where tokens of calls are estimated: the most that one is taken to cost.
     token_quota: Option<u64>,
     split_by: Vec<partition::Splitter>,
@@ -87,6 +89,7 @@ impl Destination {
             repeatable: compiled.repeatable,
             policy: compiled.policy,
             profile: compiled.profile,
+            endpoints: compiled.endpoints,
             token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
             split_by: compiled.split_by,
             counters: Default::default(),
@@ -106,6 +109,7 @@ impl Destination {
             repeatable: None,
             policy: Policy::default(),
             profile: &GENERIC,
+            endpoints: Arc::default(),
             token_quota: None,
             split_by: Vec::new(),
             counters: Default::default(),
@@ -123,6 +127,11 @@ impl Destination {
     pub(crate) fn apply(&self, policy: &mut Effective) {
         self.profile.apply(policy);
         policy.apply(&self.policy);
+    }
+
+    /// Which of its endpoints a call may take; nothing: none of those that its policy insists on.
+    pub(crate) fn ways(&self, policy: &Effective) -> Option<Ways> {
+        endpoints::ways(&self.endpoints, policy)
     }
 
     /// Which requests may be sent twice.

@@ -48,11 +48,37 @@ pub struct PartitionState {
     pub in_flight: u32,
     /// Attempts without the head of an answer yet.
     pub unanswered: u32,
+    /// Its endpoints, where several are configured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointState>,
     /// Outcomes so far.
     pub outcomes: Outcomes,
     /// Time to the head of an answer, moving average, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<f64>,
+}
+
+/// An endpoint as it is now.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointState {
+    /// Its name.
+    pub endpoint: String,
+    /// Half of its answers took less, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+    /// Share of failures among its last attempts.
+    pub failures: f64,
+    /// Attempts without the head of an answer yet.
+    pub unanswered: u32,
+    /// A pause, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+    /// How much longer it is left alone for being slow, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_ms: Option<f64>,
+    /// Calls per second learned from refusals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned_per_second: Option<f64>,
 }
 
 /// How fast calls may leave.
@@ -121,7 +147,8 @@ fn millis(duration: std::time::Duration) -> f64 {
 }
 
 impl PartitionState {
-    pub(crate) fn new(partition: Option<&str>, snapshot: &Snapshot) -> Self {
+    /// `name` tells what an endpoint is called.
+    pub(crate) fn new(partition: Option<&str>, snapshot: &Snapshot, name: impl Fn(u64) -> String) -> Self {
         let now_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
@@ -150,6 +177,19 @@ impl PartitionState {
             }),
             in_flight: snapshot.in_flight,
             unanswered: snapshot.unanswered,
+            endpoints: snapshot
+                .endpoints
+                .iter()
+                .map(|it| EndpointState {
+                    endpoint: name(it.id),
+                    latency_ms: it.latency.map(millis),
+                    failures: (f64::from(it.failures) * 100.0).round() / 100.0,
+                    unanswered: it.unanswered,
+                    paused: it.paused.map(|(left, cause)| format!("for {} {cause}", Rounded(left))),
+                    ejected_ms: it.ejected.map(millis),
+                    learned_per_second: it.learned_rate.map(|rate| (rate * 100.0).round() / 100.0),
+                })
+                .collect(),
             outcomes: Outcomes {
                 succeeded: counts.succeeded,
                 client_errors: counts.client_errors,

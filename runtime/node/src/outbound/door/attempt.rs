@@ -3,10 +3,13 @@
 use std::{error::Error as _, io, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use tidegate_core::{Ticket, repeat::Failure, shard::Departure};
+use tidegate_core::{Ticket, Time, repeat::Failure, shard::Departure};
 use tokio::time::Instant;
 
-use super::calls::Call;
+use super::{
+    calls::{Call, Head},
+    target::Way,
+};
 use crate::{
     outbound::{
         TransportError,
@@ -62,8 +65,23 @@ impl Bound {
     }
 }
 
-impl Call<'_> {
-    pub(super) async fn attempt(&mut self, admission: &Admission) -> Attempted {
+/// An attempt of a call, to one of the endpoints of its destination.
+pub(super) struct Attempting<'c, 'a> {
+    call: &'c Call<'a>,
+    way: &'c Way,
+    /// The call's deadline, which an upload may have moved.
+    pub(super) deadline: Time,
+    /// The body left while it came, and has left whole.
+    pub(super) uploaded: bool,
+}
+
+impl<'c, 'a> Attempting<'c, 'a> {
+    pub(super) fn new(call: &'c Call<'a>, way: &'c Way) -> Self {
+        Self { call, way, deadline: call.deadline, uploaded: call.uploaded }
+    }
+
+    pub(super) async fn run(&mut self, admission: &Admission) -> Attempted {
+        let call = self.call;
         let mut moves = 0;
         let mut gone = false;
         loop {
@@ -71,7 +89,9 @@ impl Call<'_> {
                 Ok(lease) => lease,
                 Err(other) => {
                     // One that was tried, even if nothing left the node.
-                    self.ending.attempts += u32::from(!gone && !matches!(other, Attempted::Denied(_)));
+                    if !gone && !matches!(other, Attempted::Denied(_)) {
+                        call.ending.attempt();
+                    }
                     return other;
                 }
             };
@@ -83,17 +103,17 @@ impl Call<'_> {
                         return Attempted::PutBack(ticket);
                     }
                 }
-                self.departed();
+                call.departed();
                 gone = true;
             }
-            let Some(body) = self.kept.attempt() else {
-                let why = self.kept.failure().unwrap_or_else(|| "it was streamed and is gone".into());
+            let Some(body) = call.kept.attempt() else {
+                let why = call.kept.failure().unwrap_or_else(|| "it was streamed and is gone".into());
                 return Attempted::Own(TransportError::RequestBody { why });
             };
             // A deadline that somebody stated holds for a body on its way, too; another begins when it has left.
-            let whole = (self.deadline_stated && body.is_streamed()).then(|| self.left());
-            let upload = Upload { idle: self.idle.time, whole };
-            let Some(request) = self.request(&lease, body) else {
+            let whole = (call.deadline_stated && body.is_streamed()).then(|| self.left());
+            let upload = Upload { idle: call.idle.time, whole };
+            let Some(request) = request(&call.head, self.way, &lease, body) else {
                 let why = "its URI can't be written".into();
                 return Attempted::Own(TransportError::BadRequest { why });
             };
@@ -101,30 +121,30 @@ impl Call<'_> {
             let mut bound = None;
             let head = |streamed: bool| {
                 // Once: repeated for as long as that takes, it would have no end.
-                if streamed && !self.deadline_stated && !std::mem::replace(&mut self.uploaded, true) {
-                    self.deadline = self.deadline.max(shards::now() + self.policy.deadline);
+                if streamed && !call.deadline_stated && !std::mem::replace(&mut self.uploaded, true) {
+                    self.deadline = self.deadline.max(shards::now() + call.policy.deadline);
                 }
-                bound.insert(self.bound(self.timeouts.first_byte, self.first_byte.time)).time
+                bound.insert(self.bound(call.timeouts.first_byte, call.first_byte.time)).time
             };
             let broken = match lease.exchange(request, upload, head).await {
                 Ok(Exchanged::Answer(mut response)) => {
                     let Err(why) = checked(&mut response) else {
                         return Attempted::Answer(response, began.elapsed());
                     };
-                    let host = self.target.host.to_string();
+                    let host = self.way.host.to_string();
                     return Attempted::Failed(Failure::Hopeless, TransportError::Protocol { host, why });
                 }
                 Err(broken) => broken,
                 Ok(late) => return self.late(&late, upload, bound),
             };
-            if let Some(why) = self.kept.failure() {
+            if let Some(why) = call.kept.failure() {
                 return Attempted::Own(TransportError::RequestBody { why });
             }
             // Where not a byte left, the peer did nothing with it, or it closed an old connection under a request that
             // may be repeated, the request moves to another connection as if this one had never been there.
             let unprocessed = broken.request.is_some() || broken.is_unprocessed();
-            let stale = broken.reused && self.repeatable && is_lost(&broken.error);
-            if (unprocessed || stale) && moves < MOVES && self.kept.is_replayable() {
+            let stale = broken.reused && call.repeatable && is_lost(&broken.error);
+            if (unprocessed || stale) && moves < MOVES && call.kept.is_replayable() {
                 moves += 1;
                 continue;
             }
@@ -141,35 +161,35 @@ impl Call<'_> {
 
     /// What an exchange came to that took too long.
     fn late(&self, late: &Exchanged, upload: Upload, bound: Option<Bound>) -> Attempted {
-        let host = self.target.host.to_string();
+        let host = self.way.host.to_string();
         match (late, bound) {
             (Exchanged::OutOfTime, _) => Attempted::DeadlinePassed,
             (Exchanged::Unsent, _) => {
-                let why = format!("nothing came for {:?} (setting {})", upload.idle, self.idle.setting);
+                let why = format!("nothing came for {:?} (setting {})", upload.idle, self.call.idle.setting);
                 Attempted::Own(TransportError::RequestBody { why })
             }
             (_, Some(bound)) => {
-                let (limit, setting, repeatable) = (bound.time, self.first_byte.setting, self.repeatable);
+                let (limit, setting, repeatable) = (bound.time, self.call.first_byte.setting, self.call.repeatable);
                 let error = TransportError::FirstByteTimeout { host, limit, setting, repeatable };
                 bound.missed(Failure::TimedOut, error)
             }
             (_, None) => {
-                let (limit, setting) = (upload.idle, self.idle.setting);
+                let (limit, setting) = (upload.idle, self.call.idle.setting);
                 Attempted::Failed(Failure::TimedOut, TransportError::Unread { host, limit, setting })
             }
         }
     }
 
     async fn connect(&self) -> Result<Lease, Attempted> {
-        let bound = self.bound(self.timeouts.connect, self.door.settings.connect_timeout.get());
-        let leased = tokio::time::timeout(bound.time, self.target.upstream.lease()).await;
+        let bound = self.bound(self.call.timeouts.connect, self.call.door.settings.connect_timeout.get());
+        let leased = tokio::time::timeout(bound.time, self.way.upstream.lease()).await;
         match leased {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(DialError::Denied(denied))) => Err(Attempted::Denied(denied)),
             Ok(Err(DialError::Failed(error))) => Err(Attempted::Failed(Failure::Connect, error)),
             Ok(Err(DialError::Hopeless(error))) => Err(Attempted::Failed(Failure::Hopeless, error)),
             Err(_) => {
-                let host = self.target.host.to_string();
+                let host = self.way.host.to_string();
                 let (limit, setting) = (bound.time, names::CONNECT_TIMEOUT);
                 let error = TransportError::ConnectTimeout { host, limit, setting };
                 Err(bound.missed(Failure::Connect, error))
@@ -188,56 +208,20 @@ impl Call<'_> {
     }
 
     /// Time to the deadline.
-    pub(super) fn left(&self) -> Duration {
+    fn left(&self) -> Duration {
         self.deadline.since(shards::now())
-    }
-
-    fn request(&self, lease: &Lease, body: OutBody) -> Option<Request<OutBody>> {
-        let head = &self.head;
-        let mut headers = head.headers.clone();
-        let uri = if lease.is_h2() {
-            self.target.absolute(&head.uri)?
-        } else {
-            headers.insert(header::HOST, self.target.host_header()?);
-            if headers.contains_key(header::TE) {
-                // RFC 9110 section 10.1.4: TE is of one connection and says so.
-                headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
-            }
-            // HTTP/1.1 sends no trailers but those that its head names (RFC 9110 section 6.6.2).
-            if let Some(names) = body.trailers().as_ref().and_then(trailer_names) {
-                headers.insert(header::TRAILER, names);
-            }
-            match (body.length(), &head.method) {
-                // A method that usually has a body says so when it has none (RFC 9110 section 8.6).
-                (Some(0), &Method::POST | &Method::PUT | &Method::PATCH) => {
-                    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-                }
-                (None, _) => {
-                    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-                _ => {}
-            }
-            // An empty path is `/`, which a URI without an authority does not know.
-            let path = head.uri.path_and_query().cloned().map(Uri::from);
-            path.filter(|uri| !uri.path().is_empty()).unwrap_or_else(|| Uri::from_static("/"))
-        };
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        Some(request)
     }
 
     /// What a broken exchange is called.
     fn classify(&self, broken: &Broken) -> TransportError {
-        let host = self.target.host.to_string();
+        let host = self.way.host.to_string();
         let error = &broken.error;
         let why = match error.source() {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
         if error.is_parse_too_large() {
-            let settings = &self.door.settings;
+            let settings = &self.call.door.settings;
             let (headers, bytes) = (settings.max_answer_headers, settings.max_answer_head);
             TransportError::HeadTooLarge { host, headers, bytes }
         } else if error.is_parse() || error.is_parse_status() || broken.is_malformed() {
@@ -246,6 +230,42 @@ impl Call<'_> {
             TransportError::Closed { host, why }
         }
     }
+}
+
+/// The request as it is sent on this connection.
+pub(super) fn request(head: &Head, way: &Way, lease: &Lease, body: OutBody) -> Option<Request<OutBody>> {
+    let mut headers = head.headers.clone();
+    let uri = if lease.is_h2() {
+        way.absolute(&head.uri)?
+    } else {
+        headers.insert(header::HOST, way.host_header()?);
+        if headers.contains_key(header::TE) {
+            // RFC 9110 section 10.1.4: TE is of one connection and says so.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+        // HTTP/1.1 sends no trailers but those that its head names (RFC 9110 section 6.6.2).
+        if let Some(names) = body.trailers().as_ref().and_then(trailer_names) {
+            headers.insert(header::TRAILER, names);
+        }
+        match (body.length(), &head.method) {
+            // A method that usually has a body says so when it has none (RFC 9110 section 8.6).
+            (Some(0), &Method::POST | &Method::PUT | &Method::PATCH) => {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+            }
+            (None, _) => {
+                headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            _ => {}
+        }
+        // An empty path is `/`, which a URI without an authority does not know.
+        let path = way.path(&head.uri).map(Uri::from);
+        path.filter(|uri| !uri.path().is_empty()).unwrap_or_else(|| Uri::from_static("/"))
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Some(request)
 }
 
 /// Whether a head can be passed on; what is wrong with it otherwise.

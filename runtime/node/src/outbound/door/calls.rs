@@ -8,12 +8,17 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use tidegate_core::{
-    Attempt, Effective, Outcome, Refusal, Ticket, Time, Verdict, credit,
+    Attempt, Cost, Effective, Flow, NewCall, Outcome, Refusal, Ticket, Time, Verdict, credit,
+    endpoint::Ways,
     repeat::{Class, Reason},
     signal,
 };
 
-use super::{Ending, Inner, Target, attempt::Attempted};
+use super::{
+    Ending, Inner, Target,
+    attempt::{Attempted, Attempting},
+    target::Way,
+};
 use crate::{
     body::Body,
     observe::{FeedEvent, Note},
@@ -23,7 +28,7 @@ use crate::{
         headers,
         pool::{Peeked, Streaming},
         refuse,
-        shards::{Admission, Asked, new_call},
+        shards::{Admission, Asked},
     },
     problem::Problem,
     settings::names,
@@ -43,6 +48,10 @@ pub(super) struct Call<'a> {
     pub(super) costs: bool,
     /// What it costs in tokens, stated or estimated.
     pub(super) tokens: u32,
+    /// Whose it is, beside others that wait.
+    pub(super) flow: Flow,
+    /// Which endpoints it may take.
+    pub(super) ways: Ways,
     pub(super) deadline: Time,
     /// Whether somebody said so, and not only the node's settings or a profile.
     pub(super) deadline_stated: bool,
@@ -72,6 +81,7 @@ pub(super) struct FirstByte {
 }
 
 /// The head of the request, as it leaves.
+#[derive(Clone)]
 pub(super) struct Head {
     pub(super) method: Method,
     pub(super) uri: Uri,
@@ -147,7 +157,7 @@ impl Call<'_> {
                 Ok(admission) => admission,
                 Err(problem) => return End::Refused(problem),
             };
-            let attempted = self.attempt(&admission).await;
+            let (attempted, admission) = self.tries(admission).await;
             match self.after(attempted, admission, spent).await {
                 Next::End(end) => return end,
                 Next::Again(again) => {
@@ -158,9 +168,44 @@ impl Call<'_> {
         }
     }
 
+    /// One attempt, or one and its copy: the one that counts.
+    async fn tries(&mut self, admission: Admission) -> (Attempted, Admission) {
+        let way = self.way(&admission);
+        if let Some(name) = &way.name {
+            self.ending.note(|call| Note::Decided { call, what: format!("to endpoint {name}") });
+        }
+        if let Some(copies) = self.copies() {
+            return Box::pin(copies.run(self, admission, &way)).await;
+        }
+        let mut attempting = Attempting::new(self, &way);
+        let attempted = attempting.run(&admission).await;
+        let (deadline, uploaded) = (attempting.deadline, attempting.uploaded);
+        (self.deadline, self.uploaded) = (deadline, uploaded);
+        (attempted, admission)
+    }
+
+    /// The way that an admission is for.
+    pub(super) fn way(&self, admission: &Admission) -> Arc<Way> {
+        let id = admission.endpoint();
+        if let Some(way) = self.target.way(id) {
+            return Arc::clone(way);
+        }
+        // The configuration changed while it waited.
+        let now = self.door.target(&self.target.destination.tenant, &self.target.origin);
+        Arc::clone(now.way(id).unwrap_or_else(|| now.any_way()))
+    }
+
     /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
     async fn admission(&mut self, ticket: Option<Ticket>, failed: Option<Problem>) -> Result<Admission, Box<Problem>> {
-        let new = new_call(self.deadline, self.kept.held(), self.tokens, ticket);
+        let new = NewCall {
+            deadline: self.deadline,
+            bytes: self.kept.held(),
+            cost: Cost { requests: 1, tokens: self.tokens },
+            flow: self.flow,
+            priority: self.policy.priority,
+            ways: self.ways,
+            returning: ticket,
+        };
         let limits = self.door.limits(self.target);
         let (wait, why) = match self.door.shards.ask(self.key, &limits, new) {
             Asked::Admitted(admission) => {
@@ -198,14 +243,14 @@ impl Call<'_> {
     }
 
     /// An attempt leaves the node.
-    pub(super) fn departed(&mut self) {
-        self.ending.attempts += 1;
+    pub(super) fn departed(&self) {
+        self.ending.attempt();
         self.door.observe.metrics.attempts.inc();
     }
 
     /// Reports what an attempt came to, and does what the actor says.
     async fn after(&mut self, attempted: Attempted, admission: Admission, spent: u32) -> Next {
-        let attempt = self.ending.attempts;
+        let attempt = self.ending.attempts();
         let (outcome, came) = match attempted {
             Attempted::Answer(mut response, first_byte) => {
                 let status = response.status().as_u16();

@@ -1,7 +1,13 @@
 //! The end of a call, whatever it is: counted, written into the trail, shown on the feed. A call that is dropped ends
 //! as given up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{Response, Uri, request};
 use tokio::time::Instant;
@@ -27,7 +33,7 @@ pub(super) struct Ending<'a> {
     began: Instant,
     over: bool,
     /// Attempts so far, those included that could not connect.
-    pub(super) attempts: u32,
+    attempts: AtomicU32,
     /// Time spent in queues and pauses.
     pub(super) waited: Duration,
 }
@@ -51,9 +57,19 @@ impl<'a> Ending<'a> {
             uri: head.uri.clone(),
             began: Instant::now(),
             over: false,
-            attempts: 0,
+            attempts: AtomicU32::new(0),
             waited: Duration::ZERO,
         }
+    }
+
+    /// One more attempt, which is the n-th.
+    pub(super) fn attempt(&self) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Attempts so far.
+    pub(super) fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
     }
 
     /// Writes into the trail.
@@ -101,7 +117,7 @@ impl<'a> Ending<'a> {
                 host: self.target.host.to_string(),
                 path: said::path(&self.uri),
                 status,
-                attempts: self.attempts,
+                attempts: self.attempts(),
                 waited_ms: millis(self.waited),
                 total_ms: millis(self.began.elapsed()),
                 remark,

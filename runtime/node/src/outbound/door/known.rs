@@ -11,7 +11,7 @@ use super::Target;
 use crate::{
     ids::TenantId,
     outbound::{
-        destinations::{DestinationPage, DestinationState, Partition, PartitionState, Table},
+        destinations::{DestinationPage, DestinationState, Endpoint, Partition, PartitionState, Table},
         shards::Shards,
     },
 };
@@ -34,6 +34,7 @@ struct Entry {
 struct Shown {
     state: DestinationState,
     keys: Vec<(Option<Arc<str>>, u128)>,
+    endpoints: Arc<[Endpoint]>,
 }
 
 impl Shown {
@@ -44,14 +45,18 @@ impl Shown {
             r#match: matches.to_owned(),
             partitions: Vec::new(),
         };
-        Self { state, keys: Vec::new() }
+        Self { state, keys: Vec::new(), endpoints: Arc::default() }
     }
 
     /// With the live state of its partitions, as far as the shards still have them.
     fn live(mut self, shards: &Shards) -> DestinationState {
         self.keys.sort();
+        let name = |id| {
+            let endpoint = self.endpoints.iter().find(|endpoint| endpoint.id == id);
+            endpoint.map_or_else(String::new, |endpoint| endpoint.name.to_string())
+        };
         let live = |(label, key): &(Option<Arc<str>>, u128)| {
-            shards.snapshot(*key).map(|snapshot| PartitionState::new(label.as_deref(), &snapshot))
+            shards.snapshot(*key).map(|snapshot| PartitionState::new(label.as_deref(), &snapshot, name))
         };
         self.state.partitions = self.keys.iter().filter_map(live).collect();
         self.state
@@ -103,7 +108,8 @@ impl Known {
         let mut found: BTreeMap<Arc<str>, Shown> = BTreeMap::new();
         for destination in table.configured(tenant).filter(|destination| wanted(destination.label())) {
             let label = destination.label();
-            found.insert(label.into(), Shown::new(label, &destination.matches, true));
+            let shown = Shown::new(label, &destination.matches, true);
+            found.insert(label.into(), Shown { endpoints: Arc::clone(&destination.endpoints), ..shown });
         }
         for (key, entry) in self.partitions.lock().iter() {
             if entry.tenant == *tenant && wanted(&entry.destination) {

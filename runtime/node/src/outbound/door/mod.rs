@@ -5,6 +5,7 @@
 
 mod attempt;
 mod calls;
+mod copies;
 mod ending;
 mod known;
 mod target;
@@ -15,7 +16,7 @@ use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use http::{Method, Response, uri::PathAndQuery};
 use parking_lot::Mutex;
-use tidegate_core::{Config, Effective, Policy};
+use tidegate_core::{Config, Effective};
 
 use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
 use super::{
@@ -239,11 +240,6 @@ impl Inner {
                 return Ok(ending.refuse(refuse::wrong_header(&name, &why)));
             }
         };
-        for key in stated.policy.iter().flat_map(Policy::without_effect) {
-            let what =
-                format!("`{key}` of its policy has no effect in this release: there is one region and one endpoint");
-            ending.note(|call| Note::Decided { call, what });
-        }
         let hops = parts.extensions.get::<Hops>().map_or(0, |hops| hops.0).max(Hops::of(&parts.headers).0);
         if hops >= headers::HOPS {
             drain(body, self.read_on);
@@ -252,6 +248,14 @@ impl Inner {
         let has_key = parts.headers.contains_key("idempotency-key");
         headers::outgoing(&mut parts.headers, trace.child().header(), hops + 1);
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
+        let Some(ways) = target.destination.ways(&policy) else {
+            drain(body, self.read_on);
+            return Ok(ending.refuse(refuse::no_region(target.label(), &policy.regions)));
+        };
+        if !policy.regions.is_empty() && target.destination.endpoints.is_empty() {
+            let what = "`regions` of its policy has no effect: the destination has no endpoints to choose from".into();
+            ending.note(|call| Note::Decided { call, what });
+        }
         let first_byte = self.first_byte(&target, &sender, &stated, &policy);
         let idle = self.idle(&stated);
         let own = stated.policy.as_ref().and_then(|policy| policy.deadline);
@@ -293,6 +297,8 @@ impl Inner {
             costs,
             uploaded: false,
             tokens,
+            flow: sender.flow,
+            ways,
             deadline,
             deadline_stated,
             head: calls::Head { method: parts.method, uri: parts.uri, headers: parts.headers },
@@ -342,7 +348,7 @@ impl Inner {
         if target.generation == table.generation {
             return Arc::clone(&target.destination.limits);
         }
-        let now = table.resolve(&target.destination.tenant, target.upstream.origin());
+        let now = table.resolve(&target.destination.tenant, &target.origin);
         let same = now.name == target.destination.name && now.matches == target.destination.matches;
         Arc::clone(if same { &now.limits } else { &target.destination.limits })
     }
@@ -366,7 +372,7 @@ impl Inner {
         if let Some(before) = before.filter(|before| before.name.is_none() && destination.name.is_none()) {
             destination = before;
         }
-        let target = Arc::new(Target::new(self.pool.upstream(tenant, origin), destination, table.generation));
+        let target = Arc::new(Target::new(&self.pool, origin, destination, table.generation));
         if targets.len() < TARGETS {
             targets.insert(key, Arc::clone(&target));
         }

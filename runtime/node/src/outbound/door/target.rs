@@ -6,18 +6,75 @@ use http::{HeaderValue, Uri, uri};
 use parking_lot::Mutex;
 use tidegate_core::{Effective, Policy};
 
-use crate::outbound::{Sender, destinations::Destination, pool::Upstream};
+use crate::outbound::{
+    Origin, Sender,
+    destinations::{Destination, Endpoint},
+    pool::{Pool, Upstream},
+};
+
+/// One way to a destination: its connections, and how requests are addressed to it.
+pub(super) struct Way {
+    id: u64,
+    /// How its endpoint is shown; nothing where it is the destination's own origin.
+    pub(super) name: Option<Arc<str>>,
+    pub(super) upstream: Arc<Upstream>,
+    /// `host` or `host:port`, for people.
+    pub(super) host: Arc<str>,
+    host_header: Option<HeaderValue>,
+    authority: Option<uri::Authority>,
+    destination: Arc<Destination>,
+}
+
+impl Way {
+    fn new(upstream: Arc<Upstream>, destination: &Arc<Destination>, endpoint: Option<&Endpoint>) -> Self {
+        let host = upstream.origin().authority().to_string();
+        Self {
+            id: endpoint.map_or(0, |endpoint| endpoint.id),
+            name: endpoint.map(|endpoint| Arc::clone(&endpoint.name)),
+            host_header: upstream.origin().host_header(),
+            authority: host.parse().ok(),
+            host: host.into(),
+            upstream,
+            destination: Arc::clone(destination),
+        }
+    }
+
+    /// The `Host` header.
+    pub(super) fn host_header(&self) -> Option<HeaderValue> {
+        self.host_header.clone()
+    }
+
+    /// The URI as HTTP/2 wants it, with the authority that is dialled.
+    pub(super) fn absolute(&self, uri: &Uri) -> Option<Uri> {
+        let mut parts = uri::Parts::default();
+        parts.scheme = Some(self.upstream.origin().scheme.into());
+        parts.authority = self.authority.clone();
+        parts.path_and_query = self.path(uri);
+        Uri::from_parts(parts).ok()
+    }
+
+    /// Path and query as its endpoint has them.
+    pub(super) fn path(&self, uri: &Uri) -> Option<uri::PathAndQuery> {
+        let asked = uri.path_and_query();
+        let endpoint = self.destination.endpoints.iter().find(|endpoint| endpoint.id == self.id);
+        let own = endpoint.zip(asked).and_then(|(endpoint, asked)| endpoint.path(asked));
+        own.or_else(|| asked.cloned())
+    }
+}
 
 /// An origin of a tenant.
 pub(super) struct Target {
-    pub(super) upstream: Arc<Upstream>,
+    /// The origin itself, or the endpoints of its destination.
+    first: Arc<Way>,
+    /// The others.
+    ways: Box<[Arc<Way>]>,
+    /// The origin that is asked for.
+    pub(super) origin: Origin,
     pub(super) destination: Arc<Destination>,
     /// The table that the destination is from.
     pub(super) generation: u64,
     /// `host` or `host:port`, for people.
     pub(super) host: Arc<str>,
-    host_header: Option<HeaderValue>,
-    authority: Option<uri::Authority>,
     /// The epoch in which its partition was remembered.
     pub(super) known: AtomicU64,
     /// The policy of the sender seen last; most origins have one sender.
@@ -25,13 +82,16 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(upstream: Arc<Upstream>, destination: Arc<Destination>, generation: u64) -> Self {
-        let host = upstream.origin().authority().to_string();
+    pub(super) fn new(pool: &Pool, origin: &Origin, destination: Arc<Destination>, generation: u64) -> Self {
+        let upstream = |origin: &Origin| pool.upstream(&destination.tenant, origin);
+        let way = |it: &Endpoint| Arc::new(Way::new(upstream(&it.origin), &destination, Some(it)));
+        let mut endpoints = destination.endpoints.iter().map(way);
+        let own = || Arc::new(Way::new(upstream(origin), &destination, None));
         Self {
-            host_header: upstream.origin().host_header(),
-            authority: host.parse().ok(),
-            host: host.into(),
-            upstream,
+            first: endpoints.next().unwrap_or_else(own),
+            ways: endpoints.collect(),
+            host: origin.authority().to_string().into(),
+            origin: origin.clone(),
             destination,
             generation,
             known: AtomicU64::new(0),
@@ -44,18 +104,19 @@ impl Target {
         self.destination.label()
     }
 
-    /// The `Host` header.
-    pub(super) fn host_header(&self) -> Option<HeaderValue> {
-        self.host_header.clone()
+    /// The way of this id, where the destination still has it.
+    pub(super) fn way(&self, id: u64) -> Option<&Arc<Way>> {
+        std::iter::once(&self.first).chain(&self.ways).find(|way| way.id == id)
     }
 
-    /// The URI as HTTP/2 wants it, with the authority that is dialled.
-    pub(super) fn absolute(&self, uri: &Uri) -> Option<Uri> {
-        let mut parts = uri::Parts::default();
-        parts.scheme = uri.scheme().cloned();
-        parts.authority = self.authority.clone();
-        parts.path_and_query = uri.path_and_query().cloned();
-        Uri::from_parts(parts).ok()
+    /// Any of them.
+    pub(super) fn any_way(&self) -> &Arc<Way> {
+        &self.first
+    }
+
+    /// Whether there are several.
+    pub(super) fn has_ways(&self) -> bool {
+        !self.ways.is_empty()
     }
 
     /// The policy in force: defaults < profile < destination < sender < the request's own.

@@ -19,8 +19,9 @@ use std::{
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidegate_core::{
-    Attempt, Call, Config, Effect, Effects, NewCall, Outcome, Permit, Refusal, Shard, Snapshot, Submitted, Ticket,
-    Time, Verdict, Waiting, shard::Departure,
+    Attempt, Call, Config, Effect, Effects, NewCall, Outcome, Permit, Refusal, Shard, Snapshot, Submitted, Time,
+    Verdict, Waiting,
+    shard::{CopyFor, Departure},
 };
 
 pub(crate) use clock::now;
@@ -249,6 +250,27 @@ impl Admission {
             .unwrap_or(Departure::Released)
     }
 
+    /// Which endpoint of the destination it is for.
+    pub(crate) fn endpoint(&self) -> u64 {
+        self.permit.endpoint()
+    }
+
+    /// When an answer is late, as far as known.
+    pub(crate) fn late_after(&self) -> Option<Duration> {
+        self.with(|hosted, _| hosted.core.late_after(self.permit)).flatten()
+    }
+
+    /// The right to send a copy, now or not at all.
+    pub(crate) fn copy(&self, why: CopyFor) -> Option<Self> {
+        let permit = self.with(|hosted, now| hosted.core.copy(now, self.permit, why, &mut hosted.effects)).flatten()?;
+        Some(Self { shards: Weak::clone(&self.shards), shard: self.shard, permit })
+    }
+
+    /// What became of an attempt beside the one that is reported; nothing: it was given up for the other's answer.
+    pub(crate) fn observe(&self, outcome: Option<&Outcome>) {
+        self.with(|hosted, now| hosted.core.observe(now, self.permit, outcome, &mut hosted.effects));
+    }
+
     /// The answer flows: keeps a slot for `time` more.
     pub(crate) fn flows(&self, time: Duration) {
         self.with(|hosted, now| hosted.core.flows(now, self.permit, now + time, &mut hosted.effects));
@@ -265,9 +287,4 @@ impl Drop for Admission {
     fn drop(&mut self) {
         self.with(|hosted, now| hosted.core.release(now, self.permit, &mut hosted.effects));
     }
-}
-
-/// A new call as core wants it.
-pub(crate) fn new_call(deadline: Time, bytes: u64, tokens: u32, returning: Option<Ticket>) -> NewCall {
-    NewCall { deadline, bytes, cost: tidegate_core::Cost { requests: 1, tokens }, returning }
 }

@@ -1,0 +1,192 @@
+//! The endpoints of a destination: several equal ways to it, and how a request is written for each.
+
+use std::{collections::HashSet, num::NonZeroU16, sync::Arc};
+
+use http::uri::PathAndQuery;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use tidegate_core::{
+    Effective, Flow, Limit,
+    endpoint::{EndpointSettings, Mask, Ways},
+};
+
+use super::{compile::read, hash_key};
+use crate::{
+    cluster::registry::{ConfigError, EndpointConfig},
+    outbound::Origin,
+};
+
+/// One way to a destination.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// What core knows it by.
+    pub(crate) id: u64,
+    /// How it is shown.
+    pub(crate) name: Arc<str>,
+    pub(crate) region: Option<Box<str>>,
+    pub(crate) origin: Origin,
+    /// What stands before each path.
+    base: Box<str>,
+    /// What is taken off before that.
+    strip: Box<str>,
+    /// What is added to each query, encoded.
+    query: Box<str>,
+}
+
+impl Endpoint {
+    /// The path and query as this endpoint has them. `None` where they are the same.
+    pub(crate) fn path(&self, asked: &PathAndQuery) -> Option<PathAndQuery> {
+        if self.base.is_empty() && self.strip.is_empty() && self.query.is_empty() {
+            return None;
+        }
+        let path = asked.path();
+        let rest = path.strip_prefix(&*self.strip).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let rest = rest.unwrap_or(path);
+        let query = [asked.query().unwrap_or_default(), &self.query];
+        let query = query.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
+        let mark = if query.is_empty() { "" } else { "?" };
+        let slash = if rest.starts_with('/') || (rest.is_empty() && !self.base.is_empty()) { "" } else { "/" };
+        format!("{}{slash}{rest}{mark}{query}", self.base).parse().ok()
+    }
+}
+
+/// Checks the endpoints of a destination.
+///
+/// # Errors
+/// The first key that is wrong, with what would be right.
+pub(super) fn compile(list: &[Value], home: &str) -> Result<(Arc<[Endpoint]>, Vec<EndpointSettings>), ConfigError> {
+    let mut names = HashSet::new();
+    let (mut endpoints, mut settings) = (Vec::new(), Vec::new());
+    for (index, value) in list.iter().enumerate() {
+        let key = format!("endpoints[{index}]");
+        let wrong = |field: &str, why: String| ConfigError { key: format!("{key}.{field}"), why };
+        let config: EndpointConfig = read(&key, value.clone())?;
+        let (origin, base) = url(&config.url).map_err(|why| wrong("url", why))?;
+        let name: Arc<str> = config.name.map_or_else(|| origin.authority().to_string(), |name| name).into();
+        if name.is_empty() || name.len() > 64 || name.contains(char::is_control) {
+            return Err(wrong("name", "is 1 to 64 characters".into()));
+        }
+        if !names.insert(Arc::clone(&name)) {
+            return Err(wrong("name", format!("`{name}` is another's: give each a name of its own")));
+        }
+        let strip = config.strip.unwrap_or_default();
+        if !strip.is_empty() && (!strip.starts_with('/') || strip.ends_with('/')) {
+            return Err(wrong("strip", format!("`{strip}` begins with a slash and does not end with one, as in /v1")));
+        }
+        let weight = config.weight.unwrap_or(1);
+        let weight = NonZeroU16::new(weight).filter(|weight| weight.get() <= Flow::MAX_WEIGHT);
+        let weight = weight.ok_or_else(|| wrong("weight", format!("is 1 to {}", Flow::MAX_WEIGHT)))?;
+        let encode = |text: &String| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let query = config.query.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+        let query = query.collect::<Vec<_>>().join("&").into();
+        let limits = config.limits.iter().enumerate();
+        let limits = limits.map(|(at, limit)| read::<Limit>(&format!("{key}.limits[{at}]"), limit.clone()));
+        let id = hash_key("endpoint", &name) as u64;
+        settings.push(EndpointSettings {
+            id,
+            weight,
+            home: config.region.as_deref() == Some(home),
+            limits: limits.collect::<Result<_, _>>()?,
+            max_concurrency: config.max_concurrency,
+        });
+        let (base, strip) = (base.into(), strip.into());
+        endpoints.push(Endpoint { id, name, region: config.region.map(Into::into), origin, base, strip, query });
+    }
+    Ok((endpoints.into(), settings))
+}
+
+/// Origin and base path of an endpoint's URL.
+fn url(text: &str) -> Result<(Origin, String), String> {
+    let example = || format!("`{text}` is no URL of an endpoint: write https://host, or https://host/base/path");
+    let uri: http::Uri = text.parse().map_err(|_| example())?;
+    let origin = Origin::of(&uri).map_err(|error| error.to_string())?;
+    if uri.query().is_some() {
+        return Err("what is added to each query stands in `query`".into());
+    }
+    Ok((origin, uri.path().trim_end_matches('/').to_owned()))
+}
+
+/// Which of the endpoints a call may take, and which it would rather. Nothing: its policy insists on regions in which
+/// there is none.
+pub(super) fn ways(endpoints: &[Endpoint], policy: &Effective) -> Option<Ways> {
+    if endpoints.is_empty() || policy.regions.is_empty() {
+        return Some(Ways::ANY);
+    }
+    let there = |endpoint: &Endpoint| {
+        endpoint.region.as_deref().is_some_and(|region| policy.regions.iter().any(|wanted| wanted == region))
+    };
+    let wanted = (0u8..).zip(endpoints).filter(|(_, endpoint)| there(endpoint));
+    let wanted = wanted.fold(Mask::NONE, |mask, (index, _)| mask.with(index));
+    match (wanted == Mask::NONE, policy.regions_only) {
+        (true, true) => None,
+        (true, false) => Some(Ways::ANY),
+        (false, true) => Some(Ways { allowed: wanted, preferred: Mask::NONE }),
+        (false, false) => Some(Ways { allowed: Mask::ALL, preferred: wanted }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn compiled(list: Value) -> Result<(Arc<[Endpoint]>, Vec<EndpointSettings>), String> {
+        compile(list.as_array().unwrap(), "iad").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_request_is_written_for_its_endpoint() {
+        let azure = json!({"url": "https://x.openai.azure.com/openai/deployments/gpt/", "strip": "/v1",
+            "query": {"api-version": "2024-10-21"}});
+        let plain = json!({"url": "https://api.openai.com"});
+        let (endpoints, _) = compiled(json!([azure, plain])).unwrap();
+        for (asked, azure) in [
+            ("/v1/chat/completions", "/openai/deployments/gpt/chat/completions?api%2Dversion=2024%2D10%2D21"),
+            ("/v1/chat?x=%20", "/openai/deployments/gpt/chat?x=%20&api%2Dversion=2024%2D10%2D21"),
+            ("/v1beta", "/openai/deployments/gpt/v1beta?api%2Dversion=2024%2D10%2D21"),
+            ("/", "/openai/deployments/gpt/?api%2Dversion=2024%2D10%2D21"),
+        ] {
+            let asked: PathAndQuery = asked.parse().unwrap();
+            assert_eq!(endpoints[0].path(&asked).unwrap(), azure, "{asked}");
+            assert_eq!(endpoints[1].path(&asked), None);
+        }
+        assert_eq!(endpoints[0].origin.to_string(), "https://x.openai.azure.com");
+        assert_eq!(&*endpoints[0].name, "x.openai.azure.com");
+    }
+
+    #[test]
+    fn every_error_names_its_key() {
+        for (endpoint, key) in [
+            (json!({"name": "a"}), "url"),
+            (json!({"url": "api.openai.com"}), "endpoints[0].url"),
+            (json!({"url": "https://a?x=1"}), "endpoints[0].url"),
+            (json!({"url": "https://a", "weight": 0}), "endpoints[0].weight"),
+            (json!({"url": "https://a", "weight": 1001}), "endpoints[0].weight"),
+            (json!({"url": "https://a", "strip": "v1"}), "endpoints[0].strip"),
+            (json!({"url": "https://a", "limits": [{"quota": 5}]}), "endpoints[0].limits[0]"),
+            (json!({"url": "https://a", "wieght": 1}), "wieght"),
+        ] {
+            let error = compiled(json!([endpoint])).unwrap_err();
+            assert!(error.contains(key), "{endpoint}: {error}");
+        }
+        let error = compiled(json!([{"url": "https://a"}, {"url": "https://a"}])).unwrap_err();
+        assert!(error.contains("endpoints[1].name"), "{error}");
+    }
+
+    #[test]
+    fn regions_are_preferred_or_insisted_on() {
+        let at = |region: &str| json!({"url": format!("https://{region}.example"), "region": region});
+        let (endpoints, settings) = compiled(json!([at("iad"), at("lhr"), {"url": "https://any.example"}])).unwrap();
+        assert_eq!(settings.iter().map(|it| it.home).collect::<Vec<_>>(), [true, false, false]);
+        let of = |regions: &[&str], only: bool| {
+            let regions = regions.iter().map(ToString::to_string).collect();
+            ways(&endpoints, &Effective { regions, regions_only: only, ..Effective::default() })
+        };
+        assert_eq!(of(&[], true), Some(Ways::ANY));
+        assert_eq!(of(&["lhr"], false), Some(Ways { allowed: Mask::ALL, preferred: Mask(2) }));
+        assert_eq!(of(&["lhr", "iad", "nrt"], true), Some(Ways { allowed: Mask(3), preferred: Mask::NONE }));
+        assert_eq!(of(&["nrt"], false), Some(Ways::ANY));
+        assert_eq!(of(&["nrt"], true), None);
+    }
+}
