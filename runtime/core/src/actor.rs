@@ -112,6 +112,9 @@ impl Actor {
 
     /// Where a call leaves for now; else what holds it, and until when at most.
     fn choose(&mut self, wants: &Wants, cx: &mut Context<'_>) -> Result<Chosen, (Time, Waiting)> {
+        if let Some(until) = self.config.brake.paused(cx.now) {
+            return Err((until, Waiting::Braked { left: until.finite().map(|until| until.since(cx.now)) }));
+        }
         let chosen = self.endpoints.choose(&self.config.endpoints, wants, cx.calls, cx.random, cx.now)?;
         self.hold(wants.cost, cx).map_or(Ok(chosen), Err)
     }
@@ -139,6 +142,11 @@ impl Actor {
 
     /// When a call could leave at the earliest behind `ahead`, whatever else happens, and what says so.
     fn earliest(&self, ahead: Units, cost: Cost, fresh: bool, now: Time) -> (Time, Waiting) {
+        if let Some(until) = self.config.brake.paused(now) {
+            // Who pauses without an end says nothing about one: calls wait as long as they can.
+            let left = until.finite().map(|until| until.since(now));
+            return (until.finite().unwrap_or(now), Waiting::Braked { left });
+        }
         let from = self.endpoints.resumes(fresh, now);
         match (self.paces.when(&self.config.limits, from, ahead, cost), self.endpoints.paused_until(fresh, now)) {
             (Some((at, limit)), _) if at > from => (at, Waiting::Limit(*limit)),
@@ -184,6 +192,9 @@ impl Actor {
 
     fn admit(&mut self, index: u32, new: NewCall, arrival: u64, cx: &mut Context<'_>) -> Submitted {
         let now = cx.now;
+        if let (Some(until), None) = (self.config.brake.draining(now), new.returning) {
+            return Submitted::Refused(Refusal::Draining { left: until.finite().map(|until| until.since(now)) });
+        }
         let never = self.endpoints.never(&self.config.endpoints, new.ways, new.cost);
         if let Some(limit) = self.config.limits.never(new.cost).or(never) {
             let (unit, quota) = (limit.unit, limit.quota);
@@ -326,6 +337,23 @@ impl Actor {
         }
         self.counts.turned_away += 1;
         cx.fx.push(Effect::Refuse { call, refusal });
+    }
+
+    /// Refuses everything that waits. Returns how much that was.
+    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) -> usize {
+        let all: Vec<Call> = self.busy.iter().flat_map(|busy| busy.queue.all()).collect();
+        for call in &all {
+            let waited = cx.calls.get(*call).map_or(Duration::ZERO, |entry| cx.now.since(entry.ticket.since));
+            self.turn_away(*call, Refusal::Flushed { waited }, cx);
+        }
+        self.pump(cx);
+        all.len()
+    }
+
+    /// Ends the pauses of all endpoints.
+    pub(crate) fn resume(&mut self, cx: &mut Context<'_>) {
+        self.endpoints.lift(cx.now);
+        self.pump(cx);
     }
 
     /// Lets go what may leave, refuses what is late, and finds out when to look again.

@@ -49,6 +49,11 @@ pub enum Waiting {
     },
     /// A pause has ended and the one request that tries the destination is out.
     Probe(Cause),
+    /// An operator paused the destination.
+    Braked {
+        /// How much longer, where it ends by itself.
+        left: Option<Duration>,
+    },
     /// All slots of `max_concurrency` are held.
     Slots {
         /// The setting's value.
@@ -85,6 +90,8 @@ impl fmt::Display for Waiting {
         match self {
             Waiting::Limit(limit) => write!(f, "for {limit}"),
             Waiting::Paused { left, cause } => write!(f, "paused for {} {cause}", Rounded(*left)),
+            Waiting::Braked { left: Some(left) } => write!(f, "paused by an operator for {}", Rounded(*left)),
+            Waiting::Braked { left: None } => f.write_str("paused by an operator"),
             Waiting::Probe(cause) => write!(f, "for the probe after a pause {cause}"),
             Waiting::Slots { max } => write!(f, "for one of {max} slots (max_concurrency)"),
             Waiting::Guard { window } => {
@@ -147,6 +154,18 @@ pub enum Refusal {
         /// The limit's quota.
         quota: u64,
     },
+    /// An operator drains the destination: no further call is taken.
+    #[error("the destination is drained by an operator")]
+    Draining {
+        /// How much longer, where it ends by itself.
+        left: Option<Duration>,
+    },
+    /// An operator flushed what waited.
+    #[error("what waited for the destination was flushed by an operator, after {}", Rounded(*waited))]
+    Flushed {
+        /// How long it waited.
+        waited: Duration,
+    },
     /// The node keeps the state of as many destinations as it may, and none of them is at rest.
     #[error("{limit} destinations are busy on this node already")]
     TooManyDestinations {
@@ -163,6 +182,8 @@ impl Refusal {
             Refusal::DeadlineUnreachable { .. } => "deadline-unreachable",
             Refusal::DeadlinePassed { .. } => "deadline-passed",
             Refusal::CostTooLarge { .. } => "cost-too-large",
+            Refusal::Draining { .. } => "draining",
+            Refusal::Flushed { .. } => "flushed",
             Refusal::TooManyDestinations { .. } => "too-many-destinations",
         }
     }
@@ -174,6 +195,7 @@ impl Refusal {
             Refusal::QueueBytes { .. } => "bytes waiting for one destination",
             Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "deadline of the call",
             Refusal::CostTooLarge { .. } => "quota of the destination",
+            Refusal::Draining { .. } | Refusal::Flushed { .. } => "brake of the destination",
             Refusal::TooManyDestinations { .. } => "busy destinations of the node",
         }
     }
@@ -186,6 +208,8 @@ impl Refusal {
             Refusal::DeadlineUnreachable { left, .. } => Rounded(*left).to_string(),
             Refusal::DeadlinePassed { waited, .. } => Rounded(*waited).to_string(),
             Refusal::CostTooLarge { quota, unit, .. } => format!("{quota} {unit}"),
+            Refusal::Draining { .. } => "drain".into(),
+            Refusal::Flushed { .. } => "flush".into(),
             Refusal::TooManyDestinations { limit } => limit.to_string(),
         }
     }
@@ -200,6 +224,7 @@ impl Refusal {
         match self {
             Refusal::QueueFull { retry_after, .. } => *retry_after,
             Refusal::DeadlineUnreachable { could_start_in, .. } => Some(*could_start_in),
+            Refusal::Draining { left } => *left,
             _ => None,
         }
     }

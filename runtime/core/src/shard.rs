@@ -39,6 +39,42 @@ pub const MAX_DESTINATIONS: usize = 1 << 20;
 /// How many actors are looked at to find one to forget.
 const FORGET_CHOICE: usize = 64;
 
+/// What an operator does to a destination, until it is taken back or its time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Brake {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Nothing leaves; calls wait, as far as their deadlines let them. [`Time::NEVER`]: until it is taken back.
+    Paused {
+        /// When it ends by itself.
+        until: Time,
+    },
+    /// No further call is taken; those that wait leave as they would.
+    Draining {
+        /// When it ends by itself.
+        until: Time,
+    },
+}
+
+impl Brake {
+    /// Until when nothing leaves, where that is so.
+    pub(crate) fn paused(self, now: Time) -> Option<Time> {
+        match self {
+            Brake::Paused { until } if now < until => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Whether no further call is taken, and until when.
+    pub(crate) fn draining(self, now: Time) -> Option<Time> {
+        match self {
+            Brake::Draining { until } if now < until => Some(until),
+            _ => None,
+        }
+    }
+}
+
 /// The settings of a destination that its actors follow.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -56,6 +92,8 @@ pub struct Settings {
     pub max_pause: Duration,
     /// A pause for which only a header speaks is believed up to this; a longer one is tried before its end.
     pub believed_pause: Duration,
+    /// What an operator does to it.
+    pub brake: Brake,
 }
 
 impl Default for Settings {
@@ -68,6 +106,7 @@ impl Default for Settings {
             retry_budget: Budget::default(),
             max_pause: MAX_PAUSE,
             believed_pause: BELIEVED_PAUSE,
+            brake: Brake::Off,
         }
     }
 }
@@ -83,6 +122,7 @@ pub struct Config {
     pub(crate) retry_budget: Budget,
     pub(crate) max_pause: Duration,
     pub(crate) believed_pause: Duration,
+    pub(crate) brake: Brake,
 }
 
 impl Config {
@@ -128,6 +168,7 @@ impl Config {
             retry_budget: settings.retry_budget,
             max_pause: settings.max_pause,
             believed_pause: settings.believed_pause,
+            brake: settings.brake,
         })
     }
 }
@@ -417,6 +458,18 @@ impl Shard {
         for index in following {
             self.with(index, now, fx, |actor, cx| actor.reconfigure(index, new, cx));
         }
+    }
+
+    /// Refuses everything that waits at a partition, at once. Returns how much that was.
+    pub fn flush(&mut self, now: Time, key: u128, fx: &mut Effects) -> usize {
+        let Some(index) = self.by_key.get(&key).copied() else { return 0 };
+        self.with(index, now, fx, |actor, cx| actor.flush(cx)).unwrap_or(0)
+    }
+
+    /// Ends the pauses of a partition, whatever made them, and begins again as after one. What was learned stays.
+    pub fn resume(&mut self, now: Time, key: u128, fx: &mut Effects) {
+        let Some(index) = self.by_key.get(&key).copied() else { return };
+        self.with(index, now, fx, |actor, cx| actor.resume(cx));
     }
 
     /// The live state of one partition.

@@ -174,6 +174,13 @@ impl Health {
         true
     }
 
+    /// It is not left alone any more.
+    pub(crate) fn lift(&mut self) {
+        if self.ejected.take().is_some() {
+            self.median = Quantile::NONE;
+        }
+    }
+
     /// Left alone, for being slow.
     pub(crate) fn is_ejected(&self, now: Time) -> bool {
         self.ejected.is_some_and(|ejected| now < ejected.until)

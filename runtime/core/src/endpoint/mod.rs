@@ -447,6 +447,14 @@ impl Endpoints {
         }
     }
 
+    /// Ends what keeps calls from any of them.
+    pub(crate) fn lift(&mut self, now: Time) {
+        for endpoint in &mut self.0 {
+            endpoint.guard.lift(now);
+            endpoint.health.lift();
+        }
+    }
+
     /// Whether another than `index` answered lately.
     pub(crate) fn others_live(&self, index: u8, now: Time) -> bool {
         self.numbered(self.all().without(index)).any(|(_, it)| it.guard.lived(now))

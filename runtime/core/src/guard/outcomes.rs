@@ -262,6 +262,24 @@ impl Guard {
         }
     }
 
+    /// Somebody who knows better ends the pause. Probes that are out are calls like others.
+    pub(crate) fn lift(&mut self, now: Time) {
+        if self.phase == Phase::Open {
+            return;
+        }
+        self.phase = Phase::Open;
+        self.told = now;
+        self.doubt = None;
+        self.failed_probe = false;
+        self.exponent = 0;
+        self.window = RAMP_WINDOW;
+        self.grown = now;
+        self.fresh = 0;
+        self.streak = 0;
+        self.unlearned = false;
+        self.began = now;
+    }
+
     pub(super) fn learn(&mut self, now: Time) {
         let (accepted, alone) = (self.cut_accepted, self.cut_at.since(self.began));
         let thin = accepted < CALM || alone < AT_LEAST;

@@ -1,6 +1,7 @@
 //! What one destination does, sentence by sentence.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
+mod brakes;
 mod doubts;
 mod fair;
 mod gate;

@@ -1,0 +1,110 @@
+//! What an operator does: pauses, drains, flushes, resumes.
+
+use std::sync::Arc;
+
+use tidegate_core::{
+    Effect, Refusal, Settings, Submitted, Time,
+    shard::{Brake, Config},
+};
+
+use crate::gate::{Gate, KEY, MS, SEC, refused};
+
+impl Gate {
+    fn brake(&mut self, brake: Brake) {
+        let old = Arc::clone(&self.config);
+        self.config = Arc::new(Config::new(&Settings { brake, ..Settings::default() }).unwrap());
+        self.shard.reconfigure(self.now, &old, &self.config.clone(), &mut self.fx);
+    }
+}
+
+fn gate() -> Gate {
+    let mut gate = Gate::new(Settings::default());
+    // It is known there.
+    let permit = gate.sent();
+    gate.shard.release(gate.now, permit, &mut gate.fx);
+    gate
+}
+
+#[test]
+fn a_paused_destination_takes_calls_and_lets_none_go_until_it_is_resumed() {
+    let mut gate = gate();
+    gate.brake(Brake::Paused { until: Time::NEVER });
+    let Submitted::Queued { call, why, .. } = gate.call(SEC * 60) else { panic!() };
+    assert_eq!(why.to_string(), "paused by an operator");
+    gate.now += SEC * 30;
+    gate.shard.tick(gate.now, &mut gate.fx);
+    assert!(gate.effects().is_empty());
+    gate.brake(Brake::Off);
+    let [Effect::Admit { call: admitted, .. }] = gate.effects()[..] else { panic!() };
+    assert_eq!(admitted, call);
+}
+
+#[test]
+fn a_pause_with_an_end_ends_by_itself_and_turns_away_who_can_not_wait_for_it() {
+    let mut gate = gate();
+    let until = gate.now + SEC * 10;
+    gate.queued_behind(Brake::Paused { until });
+    let Submitted::Refused(refusal) = gate.call(SEC * 5) else { panic!() };
+    assert_eq!((refusal.kind(), refusal.retry_after()), ("deadline-unreachable", Some(SEC * 10)));
+    assert!(matches!(gate.next()[..], [Effect::Admit { .. }]));
+    assert_eq!(gate.now, until);
+    gate.admitted();
+}
+
+impl Gate {
+    fn queued_behind(&mut self, brake: Brake) {
+        self.brake(brake);
+        self.queued();
+    }
+}
+
+#[test]
+fn a_drained_destination_takes_no_further_call_and_lets_go_what_waits() {
+    let mut gate = Gate::new(Settings { max_concurrency: Some(1), ..Settings::default() });
+    let permit = gate.sent();
+    let waiting = gate.queued();
+    let old = Arc::clone(&gate.config);
+    let brake = Brake::Draining { until: gate.now + SEC * 60 };
+    gate.config = Arc::new(Config::new(&Settings { max_concurrency: Some(1), brake, ..Settings::default() }).unwrap());
+    gate.shard.reconfigure(gate.now, &old, &gate.config.clone(), &mut gate.fx);
+    let Submitted::Refused(refusal) = gate.call(SEC * 5) else { panic!() };
+    assert_eq!((refusal.kind(), refusal.retry_after()), ("draining", Some(SEC * 60)));
+    gate.shard.release(gate.now, permit, &mut gate.fx);
+    let [Effect::Admit { call, .. }] = gate.effects()[..] else { panic!() };
+    assert_eq!(call, waiting);
+    gate.now += SEC * 61;
+    assert!(!matches!(gate.call(SEC), Submitted::Refused(_)), "its time is over");
+}
+
+#[test]
+fn a_flush_refuses_everything_that_waits_and_nothing_that_flies() {
+    let mut gate = Gate::one_at_a_time();
+    let _flying = gate.sent();
+    (0..3).for_each(|_| _ = gate.queued());
+    gate.now += MS * 1500;
+    assert_eq!(gate.shard.flush(gate.now, KEY, &mut gate.fx), 3);
+    let effects = gate.effects();
+    assert_eq!(effects.len(), 3);
+    for effect in effects {
+        let Effect::Refuse { refusal, .. } = effect else { panic!() };
+        assert_eq!(refusal, Refusal::Flushed { waited: MS * 1500 });
+        assert_eq!((refusal.kind(), refusal.retry_after()), ("flushed", None));
+    }
+    let rest = gate.shard.snapshot(gate.now, KEY).unwrap();
+    assert_eq!((rest.queued, rest.in_flight), (0, 1));
+}
+
+#[test]
+fn a_resume_ends_a_pause_that_the_destination_asked_for() {
+    let mut gate = gate();
+    let permit = gate.sent();
+    gate.report(permit, refused(Some(SEC * 300)));
+    let waiting = match gate.call(SEC * 600) {
+        Submitted::Queued { call, .. } => call,
+        other => panic!("{other:?}"),
+    };
+    gate.shard.resume(gate.now, KEY, &mut gate.fx);
+    let [Effect::Admit { call, .. }] = gate.effects()[..] else { panic!() };
+    assert_eq!(call, waiting);
+    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().paused, None);
+}
