@@ -388,11 +388,7 @@ mod tests {
             ),
             ("503 with a wait", Case { spent: 9, ..case(with(503, wait)) }, Decision::PutBack),
             ("503 with a wait, of what costs", Case { costs: true, ..case(with(503, wait)) }, Decision::PutBack),
-            (
-                "503 with a wait, POST",
-                Case { repeatable: false, ..case(with(503, wait)) },
-                back(Reason::NotRepeatable),
-            ),
+            ("503 with a wait, POST", Case { repeatable: false, ..case(with(503, wait)) }, back(Reason::NotRepeatable)),
             ("429 with a wait, POST", Case { repeatable: false, ..case(with(429, wait)) }, Decision::PutBack),
             ("503", case(answer(503)), retry),
             ("503 of a POST", Case { repeatable: false, ..case(answer(503)) }, back(Reason::NotRepeatable)),

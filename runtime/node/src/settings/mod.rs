@@ -159,9 +159,15 @@ pub struct ControlSettings {
     /// Open connections on the control listener
     #[arg(long, env = "TIDEGATE_MAX_CONTROL_CONNECTIONS", value_name = "COUNT", default_value_t = 256, value_parser = count(1..=1_000_000))]
     pub max_control_connections: usize,
-    /// Time between two chunks of an uploaded module
+    /// Time between two chunks of an uploaded module, and of a whole body that is no module
     #[arg(long, env = "TIDEGATE_UPLOAD_IDLE", value_name = "DURATION", default_value = "30s")]
     pub upload_idle: Span,
+    /// Time an upload of a module may take in all
+    #[arg(long, env = "TIDEGATE_UPLOAD_TIMEOUT", value_name = "DURATION", default_value = "10m")]
+    pub upload_timeout: Span,
+    /// Time a deploy waits for its turn before it gets 503
+    #[arg(long, env = "TIDEGATE_DEPLOY_WAIT", value_name = "DURATION", default_value = "60s")]
+    pub deploy_wait: Span,
     /// Time that a deploy, a configuration or a rollback waits for its version to open; after it, nothing is changed
     #[arg(long, env = "TIDEGATE_OPEN_TIMEOUT", value_name = "DURATION", default_value = "60s")]
     pub open_timeout: Span,

@@ -101,6 +101,9 @@ pub enum ModuleError {
     /// The bytes of the module are not on this node.
     #[error("the module {0} is not on this node")]
     Missing(Digest),
+    /// What this node has of it are other bytes.
+    #[error("the module {0} is damaged on this node: deploy it again")]
+    Damaged(Digest),
     /// The disk or the system failed.
     #[error("{what}: {why}")]
     System {
@@ -167,6 +170,10 @@ impl From<ModuleError> for Problem {
             ModuleError::Compile(_) => bad("compile-failed", "The module can't be compiled"),
             ModuleError::Missing(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "module-missing", "The module is not here", text.clone())
+            }
+            ModuleError::Damaged(_) => {
+                let title = "The module's bytes are damaged";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "module-damaged", title, text.clone())
             }
             ModuleError::System { .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "module-store", "The module store failed", text.clone())
