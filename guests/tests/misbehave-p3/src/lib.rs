@@ -1,6 +1,7 @@
 //! A guest over WASI 0.3 that does one wrong thing for each path, for the host's tests. README.md lists the paths.
 
 mod greedy;
+mod partial;
 
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::exports::http::handler::Guest;
@@ -49,6 +50,9 @@ impl Guest for Misbehave {
             "/fields" => return answer(&greedy::fields(number("n", 20_000), number("bytes", 30_000))),
             "/timers" => return answer(&greedy::timers(number("n", 1_000_000)).await),
             "/requests" => return answer(&greedy::requests(number("n", 1_000_000))),
+            "/partial" => return partial::answer(request, number("k", 10)).await,
+            "/partial-call" => return partial::answer_of_call(number("k", 10)).await,
+            "/partial-out" => return partial::call(request, number("k", 10)).await,
             "/after" => {
                 let spins = query.contains("do=spin");
                 wasip3::spawn_local(async move {

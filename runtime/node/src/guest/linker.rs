@@ -29,7 +29,7 @@ use wasmtime_wasi_http::{
     p3::bindings::http::types as http_p3,
 };
 
-use super::{client, engine::Flavor, state::GuestState};
+use super::{bodies, client, engine::Flavor, state::GuestState};
 
 /// Interfaces on offer, without their versions: whole tracks of 0.2 and 0.3 are compatible.
 pub(super) const OFFERED: &[(&str, &[&str])] = &[
@@ -145,3 +145,4 @@ fn offer_p3(l: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     http_p3::add_to_linker::<S, WasiHttp>(l, S::http)?;
     client::add_to_linker(l)
 }
+    bodies::add_to_linker(l)?;
