@@ -19,6 +19,7 @@ use std::{
 use http::{Request, Response, uri::Scheme};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
+use tidegate_core::manners::Threads;
 use tokio::{sync::oneshot, task::AbortHandle};
 use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::{
@@ -138,7 +139,7 @@ pub(super) async fn invoke(
     let method = request.method().clone();
     let meter = match &place {
         Place::Reused(instance) => Arc::clone(&instance.meter),
-        Place::Fresh(_) => Arc::new(Meter::new(Some((Arc::clone(&deployed.ticker), Arc::clone(&deployed.hogs))))),
+        Place::Fresh(_) => Arc::new(Meter::new(Some(Arc::clone(&deployed.overseer)))),
     };
     let (head_sender, mut head) = oneshot::channel();
     let run = {
@@ -148,15 +149,18 @@ pub(super) async fn invoke(
     };
     let mut run: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(Metered::new(run, Arc::clone(&meter)));
 
-    let finished = poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx).is_ready())).await;
+    let finished =
+        meter.threads() == Threads::Shared && poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx).is_ready())).await;
     if finished {
         let head = head.try_recv().map_err(|_| failure::of(&running))?;
         let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
         return Ok(Answer::respond(response, &method, running, None));
     }
 
-    let mut guest =
-        Guest { work: Some(Migrating::new(run, meter, Arc::clone(&deployed.hogs))), running: Arc::clone(&running) };
+    let mut guest = Guest {
+        work: Some(Migrating::new(run, meter, Arc::clone(&deployed.overseer.hogs))),
+        running: Arc::clone(&running),
+    };
     let answered = poll_fn(|cx| {
         guest.advance(cx);
         Pin::new(&mut head).poll(cx)
@@ -376,6 +380,7 @@ fn settle(
         reusable = false;
         running.fail(failure::no_answer(instance.store.data(), running));
     }
+    instance.meter.set_done();
     let state = instance.store.data_mut();
     state.logs.finish(running);
     reusable &= instance.alive.deployed().isolation == Isolation::Function && !state.memory.is_exhausted();

@@ -238,6 +238,7 @@ async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared:
 
 /// Invocations that stay filed after their answers are through, for what their guests do afterwards.
 const FILED: usize = 64;
+    shared.meter.set_done();
 
 /// Forgets invocations whose answers are through, the oldest first, until no more than `keep` of them are filed.
 fn unfile(state: &mut GuestState, shared: &Shared, keep: usize) {
