@@ -139,6 +139,7 @@ impl ModuleStore {
                 Ok(inspect::component(&component)?)
             })
             .await?;
+            compile_worker::begins(findings.memory, memory.value, memory.setting)?;
             return Ok(ModuleInfo { digest, size, world: findings.world, reuse_safe: findings.reuse_safe });
         }
         let (world, reuse_safe) = match self.compile(tenant, &upload, digest, memory).await? {
