@@ -55,10 +55,15 @@ impl Guest for Misbehave {
             "/partial-out" => return partial::call(request, number("k", 10)).await,
             "/after" => {
                 let spins = query.contains("do=spin");
+                let trap_after = query.contains("do=trap").then(|| number("ms", 200) * 1_000_000);
                 wasip3::spawn_local(async move {
                     wait_for(10_000_000).await;
                     if spins {
                         greedy::spin();
+                    }
+                    if let Some(time) = trap_after {
+                        wait_for(time).await;
+                        core::arch::wasm32::unreachable();
                     }
                     wait_for(HOUR).await;
                 });

@@ -174,6 +174,19 @@ async fn a_truncated_answer_never_looks_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_lost_with_an_instance_by_the_work_of_another_that_was_answered_may_come_again() {
+    let host = Host::new(&[]);
+    let guest = host.deploy("misbehave-p3").await;
+    assert_eq!(host.text(&guest, "/after?do=trap&ms=1000").await, "answered\n");
+    let error = host.get(&guest, "/never").await.unwrap_err();
+    assert!(matches!(error, InvokeError::Neighbour(_)), "{error:?}");
+    // Whoever is alone is told what it did, be there others before it that have nothing left to do.
+    host.text(&guest, "/").await;
+    let error = host.get(&guest, "/trap").await.unwrap_err();
+    assert!(matches!(error, InvokeError::Trap(_)), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reused_instances_are_retired_by_count() {
     let host = Host::new(&["--instance-reuse", "10"]);
     let probe = host.deploy_reused("probe-ts").await;
