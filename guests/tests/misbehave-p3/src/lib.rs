@@ -72,6 +72,10 @@ impl Guest for Misbehave {
             "/after-head" => return body(&[], Ending::Never, b""),
             "/endless" => return body(&[], Ending::Endless, &[b'x'; 64 * 1024]),
             "/half" => return body(&[], Ending::Dropped, b"half of "),
+            "/length" => {
+                let promised = number("promised", 0).to_string();
+                return body(&[("content-length", &promised)], Ending::Whole, &vec![b'x'; number("n", 0) as usize]);
+            }
             "/short" => return body(&[("content-length", "10")], Ending::Whole, b"four"),
             _ => return answer("no such path\n"),
         }

@@ -154,7 +154,7 @@ pub(super) async fn invoke(
     if finished {
         let head = head.try_recv().map_err(|_| failure::of(&running))?;
         let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
-        return Ok(Answer::respond(response, &method, running, None));
+        return Ok(Answer::respond(response, &method, deployed, running, None));
     }
 
     let mut guest = Guest {
@@ -167,11 +167,11 @@ pub(super) async fn invoke(
     });
     let head = watch::head(deployed, &running, Instant::now(), answered).await?;
     let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
-    let Some(work) = guest.work.take() else { return Ok(Answer::respond(response, &method, running, None)) };
+    let Some(work) = guest.work.take() else { return Ok(Answer::respond(response, &method, deployed, running, None)) };
     running.begin_stream();
     let task = tokio::spawn(watch::stream(work, Arc::clone(&running), Arc::clone(deployed)));
     let work = Task { handle: task.abort_handle(), running: Arc::clone(&running), armed: true };
-    Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
+    Ok(Answer::respond(response, &method, deployed, running, Some(Box::new(work))))
 }
 
 /// The guest's work before its answer. Dropped unfinished, its calls are freed before it is.

@@ -78,7 +78,7 @@ pub(super) fn invoke<'a>(
             Err(error) => return Err(error),
         };
         running.begin_stream();
-        Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
+        Ok(Answer::respond(response, &method, deployed, running, Some(Box::new(work))))
     }
 }
 
