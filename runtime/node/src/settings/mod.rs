@@ -229,10 +229,10 @@ pub struct GuestSettings {
     /// Outbound calls of one invocation that wait for the heads of their answers at once; more wait in line
     #[arg(long, env = "TIDEGATE_GUEST_CONCURRENT_CALLS", value_name = "COUNT", default_value_t = 64)]
     pub guest_concurrent_calls: u32,
-    /// Resources (requests, bodies, headers, streams) that one instance holds; each can cost the host `guest_fields`
+    /// Resources (requests, bodies, headers, streams) that one instance holds; each can cost the host up to twice `guest_fields`
     #[arg(long, env = "TIDEGATE_GUEST_HANDLES", value_name = "COUNT", default_value_t = 2_000)]
     pub guest_handles: u32,
-    /// Size of one set of headers or trailers that a guest makes
+    /// Size of one set of headers or trailers that a guest makes, names and values; many short ones take more to hold
     #[arg(long, env = "TIDEGATE_GUEST_FIELDS", value_name = "SIZE", default_value = "32KiB")]
     pub guest_fields: Size,
     /// Log bytes of one invocation; more is cut and counted
