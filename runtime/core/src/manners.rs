@@ -25,7 +25,7 @@ pub struct Manners(Time);
 pub enum Threads {
     /// Those of all requests.
     Shared,
-    /// Those of functions of which no request was seen to its end.
+    /// Those of functions of which no request was answered yet.
     Newcomers,
     /// Those of long computations.
     Hogs,
@@ -61,7 +61,7 @@ impl Manners {
         }
     }
 
-    /// One of its requests was seen to its end, and did not keep its thread just now.
+    /// One of its requests was answered, and did not keep its thread just now.
     #[must_use]
     pub fn known(self) -> Self {
         if self.is_new() { Self(Time::ZERO) } else { self }
@@ -102,7 +102,7 @@ mod tests {
         for (name, manners, time, threads) in [
             ("nobody knows it", new, now, Threads::Newcomers),
             ("short work makes nobody known", new.after(ms(10), now), now, Threads::Newcomers),
-            ("a request came to its end", known, now, Threads::Shared),
+            ("a request was answered", known, now, Threads::Shared),
             ("short work", known.after(ms(10), now), now, Threads::Shared),
             ("it overstayed", known.after(ms(11), now), now, Threads::Hogs),
             ("a hundred times what it took", known.after(ms(11), now), at(1_099), Threads::Hogs),
@@ -110,7 +110,7 @@ mod tests {
             ("a newcomer may overstay once", new.after(ms(300), now), now, Threads::Newcomers),
             ("and is known after that, too", new.after(ms(300), now).known(), now, Threads::Shared),
             ("but not twice", new.after(ms(300), now).after(ms(11), now), now, Threads::Hogs),
-            ("a request at its end forgives nothing", away.known(), at(29_999), Threads::Hogs),
+            ("an answer forgives nothing", away.known(), at(29_999), Threads::Hogs),
             ("a shorter one takes nothing back", away.after(ms(11), at(5)), at(29_999), Threads::Hogs),
             ("a later one counts from then", away.after(ms(300), at(20_000)), at(49_999), Threads::Hogs),
             ("there is an end to it", known.after(Duration::from_secs(60), now), at(600_000), Threads::Shared),

@@ -67,7 +67,7 @@ impl Overseer {
         Manners::from_nanos(self.manners.load(Relaxed))
     }
 
-    /// A guest was on its thread for so long, and done with a request then or not.
+    /// A guest was on its thread for so long, and answered a request or not.
     fn left(&self, stretch: Duration, done: bool) {
         let change: fn(Manners, Duration, Time) -> Manners = if stretch > OVERSTAY {
             Manners::after
@@ -104,7 +104,7 @@ pub(super) struct Meter {
     holding: AtomicBool,
     /// It computed for so long that it goes on among the hogs.
     hog: AtomicBool,
-    /// A request was done in this poll.
+    /// A request was answered or ended in this poll.
     done: AtomicBool,
     overseer: Option<Arc<Overseer>>,
 }
@@ -198,7 +198,7 @@ impl Meter {
         self.overseer.as_ref().map_or(Threads::Shared, |overseer| overseer.threads())
     }
 
-    /// A request was done.
+    /// A request was answered, or ended without.
     pub(super) fn set_done(&self) {
         self.done.store(true, Relaxed);
     }

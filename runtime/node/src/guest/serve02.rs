@@ -356,8 +356,10 @@ async fn call(
     let mut store = instance.store.as_context_mut();
     let mut view = store.data_mut().http();
     let request = view.new_incoming_request(scheme, request)?;
+    let meter = Arc::clone(&instance.meter);
     let out = view.new_response_outparam_from_callback(move |answer| {
         answered.store(true, Ordering::Release);
+        meter.set_done();
         // Nobody waits any more: the guest is about to be ended.
         let _ = head.send(answer);
     })?;

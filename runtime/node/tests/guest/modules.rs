@@ -188,8 +188,10 @@ async fn what_could_never_answer_is_refused_when_it_comes() {
     let file = host.dir.path().join("memories.wasm");
     std::fs::write(&file, &memories).unwrap();
     let more = FunctionLimits { memory: Some(Size::mib(128)), ..Default::default() };
-    host.host.admit_module(&tenant(), &file, &more).await.unwrap();
+    let info = host.host.admit_module(&tenant(), &file, &more).await.unwrap();
     refused(host.admit_bytes(&memories).await.unwrap_err());
+    refused(host.open("memories", info, FunctionConfig::default()).await.map(drop).unwrap_err());
+    host.open("memories", info, FunctionConfig { limits: more, ..Default::default() }).await.unwrap();
 }
 
 /// A handler in a component, around a core module's text.

@@ -192,6 +192,14 @@ pub(super) fn begins(bytes: u64, memory: u64, setting: &str) -> Result<(), Flaw>
     Err(Flaw::NeedsMore { what: "memory".into(), needs, limit, setting: setting.into() })
 }
 
+/// Bytes of memory that an instance begins with at most: all of its memories as large as the largest. `None` where the
+/// engine can't tell.
+pub(super) fn at_most(component: &Component) -> Option<u64> {
+    let needs = component.resources_required()?;
+    let largest = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE);
+    Some(largest.saturating_mul(needs.num_memories.into()))
+}
+
 /// What the component needs at its start, against what it may have.
 ///
 /// # Errors

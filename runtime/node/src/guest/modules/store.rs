@@ -165,6 +165,7 @@ impl ModuleStore {
     ) -> Result<(Hosted, Component), ModuleError> {
         if let Some((flavor, component)) = self.load(digest).await? {
             fits(&component, memory, places)?;
+            self.begins(digest, &component, memory).await?;
             return Ok((self.engine(flavor)?.clone(), component));
         }
         let path = self.module_path(digest);
@@ -183,6 +184,23 @@ impl ModuleStore {
         let (flavor, component) = self.load(digest).await?.ok_or(ModuleError::Missing(digest))?;
         fits(&component, memory, places)?;
         Ok((self.engine(flavor)?.clone(), component))
+    }
+
+    /// Checks what the module's memories are in all, where they could be too much: a version may have less than when its
+    /// module came.
+    async fn begins(&self, digest: Digest, component: &Component, memory: Bound<u64>) -> Result<(), ModuleError> {
+        if compile_worker::at_most(component).is_some_and(|bytes| bytes <= memory.value) {
+            return Ok(());
+        }
+        let path = self.module_path(digest);
+        let bytes = blocking(move || {
+            // An artifact may have outlived its module.
+            let Ok(bytes) = std::fs::read(path) else { return Ok(0) };
+            let (component, _) = compile_worker::as_component(bytes)?;
+            Ok(inspect::component(&component)?.memory)
+        })
+        .await?;
+        Ok(compile_worker::begins(bytes, memory.value, memory.setting)?)
     }
 
     /// Removes modules that no version names, and artifacts that no module or no engine of this release needs.
