@@ -40,6 +40,7 @@ pub fn guest(name: &str) -> PathBuf {
 pub struct GateBuilder {
     arguments: Vec<String>,
     data: Option<PathBuf>,
+    stderr: Option<Stdio>,
 }
 
 impl GateBuilder {
@@ -52,6 +53,12 @@ impl GateBuilder {
     /// Uses a data directory that outlives the gate.
     pub fn data(mut self, data: &Path) -> Self {
         self.data = Some(data.to_owned());
+        self
+    }
+
+    /// Where its log goes; nothing: where the test's does.
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = Some(stderr.into());
         self
     }
 
@@ -69,6 +76,7 @@ impl GateBuilder {
             .env("TIDEGATE_ADMIN_TOKEN", TOKEN)
             .env("TIDEGATE_LOG", std::env::var("TIDEGATE_LOG").unwrap_or_else(|_| "warn".into()))
             .stdin(Stdio::null())
+            .stderr(self.stderr.unwrap_or_else(Stdio::inherit))
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
@@ -114,7 +122,7 @@ impl Drop for Gate {
 impl Gate {
     /// `tidegate serve` on free ports, with calls to loopback allowed.
     pub fn serve() -> GateBuilder {
-        GateBuilder { arguments: Vec::new(), data: None }
+        GateBuilder { arguments: Vec::new(), data: None, stderr: None }
     }
 
     /// Its process id.

@@ -105,6 +105,8 @@ async fn an_answer_that_is_none_or_not_whole_is_never_passed_on_as_whole() {
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfour", Body),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfourX\r\n0\r\n\r\n", Body),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff1\r\nfour", Body),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n", Protocol),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: foo\r\n\r\nfour", Protocol),
         (b"HTTP/1.1 200 OK\r\nbad header: x\r\ncontent-length: 4\r\n\r\nfour", Protocol),
         (b"HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 4\r\n\r\nfour", Protocol),
     ];

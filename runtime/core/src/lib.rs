@@ -9,6 +9,7 @@
 //! - [`endpoint`] chooses among several equal ways to a destination.
 //! - [`pace`] keeps configured limits, [`guard`] finds the limits nobody configured, [`budget`] bounds retries.
 //! - [`signal`] reads what answers say, [`credit`] whether a refusal is final, [`repeat`] decides what happens after an attempt.
+//! - [`manners`] says on which threads a function's work runs.
 //! - [`policy`], [`limit`] and [`units`] are the shapes people write.
 //! - [`refusal`] says why something waits or was refused.
 
@@ -19,6 +20,7 @@ pub mod credit;
 pub mod endpoint;
 pub mod guard;
 pub mod limit;
+pub mod manners;
 pub mod pace;
 pub mod policy;
 mod queue;

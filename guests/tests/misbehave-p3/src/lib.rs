@@ -1,6 +1,7 @@
 //! A guest over WASI 0.3 that does one wrong thing for each path, for the host's tests. README.md lists the paths.
 
 mod greedy;
+mod partial;
 
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::exports::http::handler::Guest;
@@ -49,12 +50,20 @@ impl Guest for Misbehave {
             "/fields" => return answer(&greedy::fields(number("n", 20_000), number("bytes", 30_000))),
             "/timers" => return answer(&greedy::timers(number("n", 1_000_000)).await),
             "/requests" => return answer(&greedy::requests(number("n", 1_000_000))),
+            "/partial" => return partial::answer(request, number("k", 10)).await,
+            "/partial-call" => return partial::answer_of_call(number("k", 10)).await,
+            "/partial-out" => return partial::call(request, number("k", 10)).await,
             "/after" => {
                 let spins = query.contains("do=spin");
+                let trap_after = query.contains("do=trap").then(|| number("ms", 200) * 1_000_000);
                 wasip3::spawn_local(async move {
                     wait_for(10_000_000).await;
                     if spins {
                         greedy::spin();
+                    }
+                    if let Some(time) = trap_after {
+                        wait_for(time).await;
+                        core::arch::wasm32::unreachable();
                     }
                     wait_for(HOUR).await;
                 });
@@ -63,6 +72,10 @@ impl Guest for Misbehave {
             "/after-head" => return body(&[], Ending::Never, b""),
             "/endless" => return body(&[], Ending::Endless, &[b'x'; 64 * 1024]),
             "/half" => return body(&[], Ending::Dropped, b"half of "),
+            "/length" => {
+                let promised = number("promised", 0).to_string();
+                return body(&[("content-length", &promised)], Ending::Whole, &vec![b'x'; number("n", 0) as usize]);
+            }
             "/short" => return body(&[("content-length", "10")], Ending::Whole, b"four"),
             _ => return answer("no such path\n"),
         }

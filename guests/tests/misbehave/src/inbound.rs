@@ -125,6 +125,13 @@ pub fn short(exchange: Exchange) {
     let _ = OutgoingBody::finish(body, None);
 }
 
+/// Promises `promised` bytes and sends `n`, with `status`.
+pub fn length(exchange: Exchange, query: &Query) {
+    let promised = query.get("promised").unwrap_or("0").to_owned();
+    let (count, status) = (query.number("n", 0), query.number("status", 200));
+    exchange.answer_with(status as u16, &[("content-length", &promised)], &"x".repeat(count as usize));
+}
+
 /// An answer with the trailer `name`, which may be a forbidden one.
 pub fn response_trailers(exchange: Exchange, query: &Query) {
     let name = query.get("name").unwrap_or("x-trailer").to_owned();

@@ -50,6 +50,7 @@ impl Guest for Misbehave {
             "/big" => inbound::big(exchange, &query),
             "/half" => inbound::half(exchange),
             "/short" => inbound::short(exchange),
+            "/length" => inbound::length(exchange, &query),
             "/after" => inbound::after(exchange, &query),
             "/after-head" => inbound::after_head(exchange),
             "/response-headers" => inbound::response_headers(exchange, &query),

@@ -76,10 +76,15 @@ fn log(line: &Value) -> String {
         "host" => ("#", paint::BAD),
         _ => ("|", paint::DIM),
     };
-    // A guest's control characters must not reach the terminal: they could rewrite what is on it.
-    let printed: String =
-        text("text").chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-    format!("{dim}{time}{dim:#} {} {style}{mark}{style:#} {printed}", text("function"), dim = paint::DIM)
+    let head = format!("{dim}{time}{dim:#} {} {style}{mark}{style:#}", text("function"), dim = paint::DIM);
+    // A guest's control characters must not reach the terminal: they could rewrite what is on it. The host writes several
+    // lines at once, each of which is marked as its.
+    let printed = |line: &str| -> String {
+        line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    };
+    let lines: Vec<_> =
+        text("text").trim_end_matches('\n').split('\n').map(|line| format!("{head} {}", printed(line))).collect();
+    lines.join("\n")
 }
 
 /// Time of day in UTC.
@@ -131,5 +136,12 @@ mod tests {
     fn a_guests_control_characters_never_reach_the_terminal() {
         let line = json!({"time_ms": 3_661_007, "function": "f", "stream": "stderr", "text": "a\u{1b}[2Jb"});
         assert_eq!(plain(&from_event("log", &line).unwrap()), "01:01:01.007 f ! a\u{fffd}[2Jb");
+    }
+
+    #[test]
+    fn what_the_host_says_in_several_lines_is_shown_in_as_many() {
+        let line = json!({"time_ms": 3_661_007, "function": "f", "stream": "host", "text": "it trapped\nat main\r\n"});
+        let shown = plain(&from_event("log", &line).unwrap());
+        assert_eq!(shown, "01:01:01.007 f # it trapped\n01:01:01.007 f # at main\u{fffd}");
     }
 }

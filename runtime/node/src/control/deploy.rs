@@ -21,15 +21,15 @@ use futures::{Stream, StreamExt};
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidegate_core::units::Size;
+use tidegate_core::units::{Size, Span};
 
 use super::{
     Control,
     auth::Caller,
-    etag,
+    body, etag,
     extract::{Asked, Named},
     functions,
-    problems::bad_request,
+    problems::{bad_request, upload_idle},
     seams::{Admitted, Spooled},
     set,
 };
@@ -40,7 +40,7 @@ use crate::{
     },
     ids::FunctionName,
     problem::Problem,
-    settings::names,
+    settings::{ControlSettings, names},
 };
 
 #[derive(Deserialize)]
@@ -76,9 +76,12 @@ pub(super) async fn deploy(
         return Err(bad_request(format!("a message has at most {MESSAGE} characters")));
     }
     let config = wishes.config.as_deref().map(|text| parse_config(&control, text.as_bytes())).transpose()?;
-    // The semaphore is never closed.
-    let _permit = control.deploys.acquire().await;
-    let (module, in_form) = receive(&control, &headers, request).await?;
+    let settings = &control.settings.control;
+    let Ok(_permit) = tokio::time::timeout(settings.deploy_wait.get(), control.deploys.acquire()).await else {
+        return Err(busy(settings));
+    };
+    let whole = tokio::time::timeout(settings.upload_timeout.get(), receive(&control, &headers, request));
+    let (module, in_form) = whole.await.map_err(|_| slow(settings.upload_timeout))??;
     let uploaded = began.elapsed();
     let config = in_form.or(config);
     // What the module may use is what it will run with: the configuration given, else the one it inherits.
@@ -271,8 +274,7 @@ async fn small_field(control: &Control, mut field: Field<'_>) -> Result<Vec<u8>,
 }
 
 fn parse_config(control: &Control, text: &[u8]) -> Result<FunctionConfig, Problem> {
-    let value: Value =
-        serde_json::from_slice(text).map_err(|error| bad_request(format!("the configuration is not JSON: {error}")))?;
+    let value = body::object(text).map_err(|why| bad_request(format!("the configuration {why}")))?;
     Ok(parse_function(value, &control.ceilings)?)
 }
 
@@ -322,12 +324,30 @@ async fn in_time<T>(control: &Control, piece: impl Future<Output = T>) -> Result
     let limit = control.settings.control.upload_idle;
     tokio::time::timeout(limit.get(), piece).await.map_err(|_| {
         let detail = format!("nothing came of the upload for {limit} (setting {})", names::UPLOAD_IDLE);
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "upload-idle", "The upload stood still", detail).bound(
-            "time between two chunks of an upload",
-            limit,
-            names::UPLOAD_IDLE,
-        )
+        upload_idle("time between two chunks of an upload", detail, limit)
     })
+}
+
+/// No place for another deploy became free.
+fn busy(settings: &ControlSettings) -> Problem {
+    let (places, time) = (settings.max_deploys, settings.deploy_wait);
+    let detail = format!(
+        "{places} others are deployed (setting {}), and none was done within {time} (setting {}); nothing was changed",
+        names::MAX_DEPLOYS,
+        names::DEPLOY_WAIT,
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "deploys-busy", "Too many deploys at once", detail)
+        .bound("time that a deploy waits for its turn", time, names::DEPLOY_WAIT)
+        .retry_after(time.get())
+}
+
+fn slow(limit: Span) -> Problem {
+    let detail = format!("the upload took more than {limit} (setting {})", names::UPLOAD_TIMEOUT);
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "upload-timeout", "The upload took too long", detail).bound(
+        "time of an upload",
+        limit,
+        names::UPLOAD_TIMEOUT,
+    )
 }
 
 fn merge(into: &mut Value, from: Value) {

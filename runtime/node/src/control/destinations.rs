@@ -92,7 +92,7 @@ pub(super) async fn put(
     validate_name(&name).map_err(|error| bad_request(error.to_string()))?;
     let is = find(&control, &caller, &name).map(|destination| destination.revision);
     let if_revision = etag::expected(&headers, is)?;
-    let value = body::required_json(body, control.settings.control.max_control_body.get()).await?;
+    let value = body::required_json(body, &control.settings.control).await?;
     let config = parse_destination(value)?;
     let name = DestinationName::from(name);
     control.gate.check(&config)?;

@@ -1,6 +1,6 @@
 //! Entity tags: the registry's revision of a record's last change.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::problems::bad_request;
 use crate::problem::Problem;
@@ -18,7 +18,15 @@ pub(super) fn expected(headers: &HeaderMap, is: Option<u64>) -> Result<Option<u6
         let text = value.to_str().unwrap_or_default().trim();
         return match text {
             // Any state will do, as long as there is one: what is there now.
-            "*" => Ok(Some(is.unwrap_or(u64::MAX))),
+            "*" => match is {
+                Some(_) => Ok(is),
+                None => {
+                    let detail = "If-Match: * asks for something that is there already, and there is nothing yet";
+                    let title = "There is no such thing";
+                    Err(Problem::new(StatusCode::PRECONDITION_FAILED, "changed-meanwhile", title, detail)
+                        .member("revision", 0))
+                }
+            },
             text => {
                 let number = text.trim_start_matches("W/").trim_matches('"').parse::<u64>();
                 number.map(Some).map_err(|_| bad_request("If-Match holds one entity tag, as an ETag gave it"))
@@ -43,6 +51,8 @@ mod tests {
         };
         assert_eq!(of(header::IF_MATCH, "\"7\"").unwrap(), Some(7));
         assert_eq!(of(header::IF_MATCH, "*").unwrap(), Some(5));
+        let absent = HeaderMap::from_iter([(header::IF_MATCH, HeaderValue::from_static("*"))]);
+        assert_eq!(expected(&absent, None).unwrap_err().status, StatusCode::PRECONDITION_FAILED);
         assert_eq!(of(header::IF_NONE_MATCH, "*").unwrap(), Some(0));
         assert_eq!(expected(&HeaderMap::new(), Some(5)).unwrap(), None);
         assert!(of(header::IF_MATCH, "\"x\"").is_err());

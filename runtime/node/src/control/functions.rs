@@ -90,7 +90,7 @@ pub(super) async fn rollback(
     body: Body,
 ) -> Result<Response, Problem> {
     caller.require(Scope::Deploy)?;
-    let value = body::json(body, control.settings.control.max_control_body.get()).await?;
+    let value = body::json(body, &control.settings.control).await?;
     let target: Target = match value {
         None => Target::default(),
         Some(value) => serde_json::from_value(value)
@@ -122,7 +122,7 @@ pub(super) async fn configure(
     body: Body,
 ) -> Result<Response, Problem> {
     caller.require(Scope::Deploy)?;
-    let value = body::required_json(body, control.settings.control.max_control_body.get()).await?;
+    let value = body::required_json(body, &control.settings.control).await?;
     let config = Arc::new(parse_function(value, &control.ceilings)?);
     let insisted = etag::expected(&headers, Some(find(&control, &caller, &name)?.revision))?;
     let function = loop {

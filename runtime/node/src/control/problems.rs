@@ -95,6 +95,15 @@ pub(super) fn wrong_method(method: &Method, path: &str) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Another method is needed", detail)
 }
 
+/// An upload that stands still, or takes too long for what it is.
+pub(super) fn upload_idle(what: &'static str, detail: String, limit: Span) -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "upload-idle", "The upload stood still", detail).bound(
+        what,
+        limit,
+        names::UPLOAD_IDLE,
+    )
+}
+
 /// A body beyond its bound.
 pub(super) fn body_too_large(limit: u64, setting: &'static str) -> Problem {
     let size = tidegate_core::units::Size(limit);

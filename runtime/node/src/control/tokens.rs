@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::{Control, auth::Caller, body, extract::Named, problems::bad_request, set};
 use crate::{
-    cluster::registry::{Command, Scope, TokenRecord, token},
+    cluster::registry::{Command, Scope, TokenRecord, token, validate_name},
+    outbound::scope_of,
     problem::Problem,
 };
 
@@ -24,6 +25,27 @@ struct NewToken {
 /// Characters a label may have (no setting: it is a remark, not data).
 const LABEL: usize = 200;
 
+/// Scopes a token may have (no setting: `*` says more than a hundred names).
+const SCOPES: usize = 100;
+
+/// The scope as requests ask for it: an origin may be written as a URL. One that could never match is none.
+fn meant(scope: Scope) -> Result<Scope, Problem> {
+    match scope {
+        Scope::Invoke(name) if name != "*" => match validate_name(&name) {
+            Ok(()) => Ok(Scope::Invoke(name)),
+            Err(error) => Err(bad_request(format!("the scope `invoke:` takes the name of a function: {error}"))),
+        },
+        Scope::To(name) if name != "*" && validate_name(&name).is_err() => match scope_of(&name) {
+            Ok(name) => Ok(Scope::To(name)),
+            Err(why) => Err(bad_request(format!(
+                "the scope `to:` takes the name of a destination, or a host as in to:api.openai.com, to:127.0.0.1:8000 \
+                 or to:https://host, without a path: {why}"
+            ))),
+        },
+        scope => Ok(scope),
+    }
+}
+
 pub(super) async fn list(State(control): State<Arc<Control>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.require(Scope::Admin)?;
     let state = control.registry.snapshot();
@@ -37,7 +59,7 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     caller.require(Scope::Admin)?;
-    let value = body::required_json(body, control.settings.control.max_control_body.get()).await?;
+    let value = body::required_json(body, &control.settings.control).await?;
     let new: NewToken = serde_json::from_value(value)
         .map_err(|error| bad_request(format!("{error}; a token is made of `label` and `scopes`")))?;
     if new.scopes.is_empty() {
@@ -46,8 +68,12 @@ pub(super) async fn create(
     if new.label.chars().count() > LABEL {
         return Err(bad_request(format!("a label has at most {LABEL} characters")));
     }
+    if new.scopes.len() > SCOPES {
+        return Err(bad_request(format!("{} scopes are too many, a token has at most {SCOPES}", new.scopes.len())));
+    }
+    let scopes = new.scopes.into_iter().map(meant).collect::<Result<_, _>>()?;
     let text = token::mint();
-    let record = token::record(None, caller.tenant().clone(), new.label, new.scopes, &text);
+    let record = token::record(None, caller.tenant().clone(), new.label, scopes, &text);
     let mut answer = shown(&record);
     control.registry.write(Command::AddToken { token: record }).await?;
     set(&mut answer, "token", Value::String(text));

@@ -5,19 +5,20 @@
 
 use std::{
     collections::VecDeque,
+    future::ready,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::task::noop_waker_ref;
+use futures::{stream, task::noop_waker_ref};
 use http::{Method, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt;
-use wasmtime_wasi_http::WasiBody;
+use http_body_util::{BodyExt, StreamBody};
+use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::{hooks::from_guest, running::Running};
+use super::{deployment::Deployed, failure, hooks::from_guest, running::Running};
 use crate::body::{self, Body, BodyError};
 
 /// Ends the guest's work for a request when its client is gone.
@@ -33,9 +34,42 @@ pub(super) struct Answer {
     inner: WasiBody,
     running: Arc<Running>,
     work: Option<Box<dyn Work>>,
-    /// Bytes that the head promised and that are still to come.
-    promised: Option<u64>,
+    /// The length that the head stated.
+    promise: Option<Promise>,
     done: bool,
+}
+
+/// The length of a body, as its head states it: no client can tell what is missing or too much otherwise.
+struct Promise {
+    bytes: u64,
+    given: u64,
+    deployed: Arc<Deployed>,
+}
+
+/// A guest wrote so many bytes in all, and no more are to come: its function is told where that is not the promise.
+fn broken(promised: u64, wrote: u64, deployed: &Deployed, running: &Running) -> Option<BodyError> {
+    (wrote != promised).then(|| cut(promised, &format!("wrote {wrote}"), deployed, running))
+}
+
+fn cut(promised: u64, but: &str, deployed: &Deployed, running: &Running) -> BodyError {
+    let why = format!("it promised {promised} bytes (content-length) and {but}");
+    failure::note(deployed, running, format!("the answer was cut: {why}"));
+    BodyError::Guest(why)
+}
+
+impl Promise {
+    fn broken(&self, wrote: u64, running: &Running) -> Option<BodyError> {
+        broken(self.bytes, wrote, &self.deployed, running)
+    }
+
+    /// The same where the body failed. Wasmtime counts as well, and may be first: it gives no more then.
+    fn failed(&self, error: &Error, running: &Running) -> BodyError {
+        let but = match error {
+            Error::HttpResponseBodySize(Some(wrote)) => format!("wrote {wrote}"),
+            error => format!("failed behind {} of them: {error}", self.given),
+        };
+        cut(self.bytes, &but, &self.deployed, running)
+    }
 }
 
 impl Answer {
@@ -43,26 +77,38 @@ impl Answer {
     pub(super) fn respond(
         response: Response<WasiBody>,
         method: &Method,
+        deployed: &Arc<Deployed>,
         running: Arc<Running>,
         work: Option<Box<dyn Work>>,
     ) -> Response<Body> {
-        let (parts, mut inner) = response.into_parts();
+        let (mut parts, mut inner) = response.into_parts();
+        if parts.status == StatusCode::NO_CONTENT {
+            // RFC 9110, 8.6.
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
         let bodiless = *method == Method::HEAD
             || parts.status == StatusCode::NO_CONTENT
             || parts.status == StatusCode::NOT_MODIFIED;
+        let promised = parts.headers.get(header::CONTENT_LENGTH).filter(|_| !bodiless);
+        let promised = promised.and_then(|length| length.to_str().ok()?.parse().ok());
         let mut first = VecDeque::new();
         if work.is_none() && !bodiless && running.failure().is_none() {
             match take_ready(&mut inner, &mut first) {
-                Some(whole) => return Response::from_parts(parts, body::full(whole)),
-                None if first.is_empty() => {}
-                None => {
-                    let rest = Self { inner, running, work, promised: None, done: false };
-                    return Response::from_parts(parts, Resumed { first, rest }.boxed_unsync());
+                Some(whole) => {
+                    let wrote = whole.len() as u64;
+                    let body = match promised.and_then(|promised| broken(promised, wrote, deployed, &running)) {
+                        None => body::full(whole),
+                        // Before a byte of it: a client takes what is as long as promised for whole.
+                        Some(error) => StreamBody::new(stream::once(ready(Err(error)))).boxed_unsync(),
+                    };
+                    return Response::from_parts(parts, body);
                 }
+                None if first.is_empty() => {}
+                None => inner = Resumed { first, rest: inner }.boxed_unsync(),
             }
         }
-        let promised = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let answer = Self { inner, running, work, promised, done: bodiless };
+        let promise = promised.map(|bytes| Promise { bytes, given: 0, deployed: Arc::clone(deployed) });
+        let answer = Self { inner, running, work, promise, done: bodiless };
         Response::from_parts(parts, answer.boxed_unsync())
     }
 }
@@ -72,17 +118,16 @@ const READY_FRAMES: usize = 4;
 
 /// The whole body, if the guest has finished it already: then its length is known, and one write sends it all. Else
 /// the frames that were there are in `frames`.
-fn take_ready(body: &mut WasiBody, frames: &mut VecDeque<Result<Frame<Bytes>, BodyError>>) -> Option<Bytes> {
+fn take_ready(body: &mut WasiBody, frames: &mut VecDeque<Result<Frame<Bytes>, Error>>) -> Option<Bytes> {
     let mut cx = Context::from_waker(noop_waker_ref());
     while frames.len() < READY_FRAMES {
         match Pin::new(&mut *body).poll_frame(&mut cx) {
             Poll::Ready(None) => break,
-            Poll::Ready(Some(frame)) => frames.push_back(frame.map_err(from_guest)),
+            Poll::Ready(Some(frame)) => frames.push_back(frame),
             Poll::Pending => return None,
         }
     }
-    let data =
-        |frame: &Result<Frame<Bytes>, BodyError>| frame.as_ref().ok().and_then(|frame| frame.data_ref().cloned());
+    let data = |frame: &Result<Frame<Bytes>, Error>| frame.as_ref().ok().and_then(|frame| frame.data_ref().cloned());
     if frames.len() >= READY_FRAMES || frames.iter().any(|frame| data(frame).is_none()) {
         return None;
     }
@@ -115,24 +160,32 @@ impl http_body::Body for Answer {
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.running.touch();
-                if let (Some(promised), Some(data)) = (&mut this.promised, frame.data_ref()) {
-                    *promised = promised.saturating_sub(data.len() as u64);
-                    this.done |= *promised == 0;
+                if let (Some(promise), Some(data)) = (&mut this.promise, frame.data_ref()) {
+                    let given = promise.given.saturating_add(data.len() as u64);
+                    if given > promise.bytes
+                        && let Some(error) = promise.broken(given, &this.running)
+                    {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                    promise.given = given;
+                    this.done |= given == promise.bytes;
                 }
                 this.done |= frame.is_trailers();
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(None) => match this.running.failure() {
-                Some(failure) => Poll::Ready(Some(Err(failure.into_body_error()))),
-                None => {
-                    this.done = true;
-                    Poll::Ready(None)
-                }
-            },
-            Poll::Ready(Some(Err(error))) => {
+            Poll::Ready(None) => {
                 let error = match this.running.failure() {
-                    Some(failure) => failure.into_body_error(),
-                    None => from_guest(error),
+                    Some(failure) => Some(failure.into_body_error()),
+                    None => this.promise.as_ref().and_then(|promise| promise.broken(promise.given, &this.running)),
+                };
+                this.done = error.is_none();
+                Poll::Ready(error.map(Err))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = match (this.running.failure(), &this.promise) {
+                    (Some(failure), _) => failure.into_body_error(),
+                    (None, Some(promise)) => promise.failed(&error, &this.running),
+                    (None, None) => from_guest(error),
                 };
                 Poll::Ready(Some(Err(error)))
             }
@@ -147,7 +200,8 @@ impl http_body::Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream() && self.running.failure().is_none()
+        let kept = self.done || self.promise.as_ref().is_none_or(|promise| promise.given == promise.bytes);
+        kept && self.inner.is_end_stream() && self.running.failure().is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -164,24 +218,20 @@ impl Drop for Answer {
     }
 }
 
-pin_project_lite::pin_project! {
-    /// A body whose first frames were looked at already.
-    struct Resumed {
-        first: VecDeque<Result<Frame<Bytes>, BodyError>>,
-        #[pin]
-        rest: Answer,
-    }
+/// A body whose first frames were looked at already.
+struct Resumed {
+    first: VecDeque<Result<Frame<Bytes>, Error>>,
+    rest: WasiBody,
 }
 
 impl http_body::Body for Resumed {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.project();
-        match this.first.pop_front() {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.first.pop_front() {
             Some(frame) => Poll::Ready(Some(frame)),
-            None => this.rest.poll_frame(cx),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
         }
     }
 }

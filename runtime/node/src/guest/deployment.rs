@@ -9,15 +9,8 @@ use wasmtime::Engine;
 use wasmtime_wasi_http::{p2::bindings::ProxyPre as PreProxy02, p3::bindings::ServicePre as PreService03};
 
 use super::{
-    Egress,
-    hogs::{FunctionKey, Hogs},
-    limits::Limits,
-    logs::LogOwner,
-    pool::Account,
-    serve02::Shelf02,
-    serve03::Shelf03,
-    state::GuestState,
-    timers::Timers,
+    Egress, hogs::FunctionKey, limits::Limits, logs::LogOwner, meter::Overseer, pool::Account, serve02::Shelf02,
+    serve03::Shelf03, state::GuestState, timers::Timers,
 };
 use crate::{
     body::ReadOn,
@@ -61,8 +54,7 @@ pub(super) struct Deployed {
     pub(super) egress: Arc<dyn Egress>,
     pub(super) log_owner: Arc<LogOwner>,
     pub(super) observe: Arc<Observe>,
-    pub(super) hogs: Arc<Hogs>,
-    pub(super) ticker: Arc<super::engine::Ticker>,
+    pub(super) overseer: Arc<Overseer>,
     pub(super) function_key: FunctionKey,
     pub(super) account: Arc<Account>,
     pub(super) timers: Timers,

@@ -152,7 +152,9 @@ fn node_engine(settings: &GuestSettings, flavor: Flavor) -> wasmtime::Result<Eng
     pool.total_component_instances(instances)
         // Only counted: nothing is set aside for a core instance.
         .total_core_instances(instances.saturating_mul(settings.guest_core_instances))
-        .total_memories(instances.saturating_mul(MEMORIES_PER_PLACE).max(MEMORIES))
+        // A heap for garbage collection lies in a memory, too. Nothing outside the engine says which guests have one, but
+        // none has two.
+        .total_memories(instances.saturating_mul(MEMORIES_PER_PLACE + 1).max(MEMORIES + 1))
         .total_tables(instances.saturating_mul(TABLES_PER_PLACE).max(TABLES))
         .total_stacks(instances.saturating_mul(2))
         .total_gc_heaps(instances)
@@ -339,6 +341,34 @@ impl Ticker {
             {
                 thread.unpark();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, FromArgMatches};
+    use wasmtime::{Instance, Module, Store};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_instance_has_room_for_a_heap_beside_the_memories_of_its_place() {
+        let flags = ["serve", "--max-instances", "4"];
+        let flags = GuestSettings::augment_args(clap::Command::new("serve")).get_matches_from(flags);
+        let settings = GuestSettings::from_arg_matches(&flags).unwrap().resolved();
+        let engine = node_engine(&settings, Flavor::Plain).unwrap();
+        let memories = "(memory 1)".repeat(MEMORIES_PER_PLACE as usize);
+        let collected = "(type $a (struct (field i32))) (func (export \"f\") (drop (struct.new $a (i32.const 1))))";
+        let module = wat::parse_str(format!("(module {collected} {memories})")).unwrap();
+        let module = Module::new(&engine, module).unwrap();
+        let mut stores = Vec::new();
+        for number in 0..4 + POOL_SLACK {
+            let mut store = Store::new(&engine, ());
+            store.set_epoch_deadline(1);
+            let made = Instance::new_async(&mut store, &module, &[]).await;
+            assert!(made.is_ok(), "instance {number}: {:#}", made.unwrap_err());
+            stores.push(store);
         }
     }
 }

@@ -6,7 +6,7 @@ use http::StatusCode;
 use tidegate_core::units::{Size, Span};
 
 use super::limits::Bound;
-use crate::{body::BodyError, problem::Problem};
+use crate::{body::BodyError, observe::cut, problem::Problem};
 
 /// Why there is no answer, or no whole one.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -109,9 +109,13 @@ impl InvokeError {
     }
 }
 
+/// Longest text of a problem, bytes: guests choose what theirs say.
+const TEXT: usize = 1 << 10;
+
 impl From<InvokeError> for Problem {
     fn from(error: InvokeError) -> Self {
-        let text = error.to_string();
+        let mut text = error.to_string();
+        cut(&mut text, TEXT);
         let span = |value: Duration| Span(value).to_string();
         match error {
             InvokeError::NoInstance { wait, .. } => {

@@ -46,10 +46,14 @@ pub(super) fn no_answer(state: &GuestState, running: &Arc<Running>) -> InvokeErr
 
 /// A bound that is kept from outside the guest has passed: its function's log, its trail and its client are told.
 pub(super) fn overdue(deployed: &Deployed, running: &Running, reason: InvokeError) {
-    let text = reason.to_string();
+    note(deployed, running, reason.to_string());
+    running.fail(reason);
+}
+
+/// Tells a function's log and the trail of an invocation.
+pub(super) fn note(deployed: &Deployed, running: &Running, text: String) {
     deployed.log_owner.write(Some(running.trace_id()), LogStream::Host, text.clone());
     running.trail.note(Note::Guest(text));
-    running.fail(reason);
 }
 
 /// The reason behind an error of wasmtime.

@@ -16,6 +16,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tidegate_core::manners::Threads;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -30,9 +31,22 @@ const NICE: i32 = 5;
 /// # Errors
 /// When its threads can't be started.
 pub(super) fn runtime(guest_threads: usize) -> std::io::Result<Runtime> {
+    runtime_of(permits(guest_threads), "tidegate-hog")
+}
+
+/// Starts the one that functions begin on of which nothing is known: none of their operations can keep the threads of
+/// others, nor do those that are known to take long keep them waiting.
+///
+/// # Errors
+/// When its thread can't be started.
+pub(super) fn newcomers() -> std::io::Result<Runtime> {
+    runtime_of(1, "tidegate-new")
+}
+
+fn runtime_of(threads: usize, name: &str) -> std::io::Result<Runtime> {
     Builder::new_multi_thread()
-        .worker_threads(permits(guest_threads))
-        .thread_name("tidegate-hog")
+        .worker_threads(threads)
+        .thread_name(name)
         .enable_all()
         .on_thread_start(|| {
             // On Linux niceness is a thread's own. Where it is not allowed, permits alone have to do.
@@ -52,6 +66,7 @@ pub(super) type FunctionKey = u64;
 pub(super) struct Hogs {
     state: Mutex<State>,
     runtime: Handle,
+    newcomers: Handle,
 }
 
 struct State {
@@ -74,10 +89,10 @@ enum TicketState {
 }
 
 impl Hogs {
-    /// Permits for so many guest threads, and the runtime that computations move to.
-    pub(super) fn new(threads: usize, runtime: Handle) -> Arc<Self> {
+    /// Permits for so many guest threads, and the runtimes that work moves to.
+    pub(super) fn new(threads: usize, runtime: Handle, newcomers: Handle) -> Arc<Self> {
         let state = State { free: permits(threads), order: VecDeque::new(), waiting: HashMap::new() };
-        Arc::new(Self { state: Mutex::new(state), runtime })
+        Arc::new(Self { state: Mutex::new(state), runtime, newcomers })
     }
 
     /// Waits for the function's turn. Always lets other tasks run first, even when a permit is free.
@@ -220,7 +235,8 @@ impl Drop for Turn {
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A guest's work that changes threads: to those of lower priority when it has computed for long, and back when it made
-/// progress since. Dropping it ends the work wherever it is.
+/// progress since. Work of functions that are not known, or known to keep their thread, begins there. Dropping it ends
+/// the work wherever it is.
 pub(super) struct Migrating {
     place: Place,
     meter: Arc<Meter>,
@@ -247,17 +263,21 @@ impl Future for Migrating {
             let this = &mut *self;
             match &mut this.place {
                 Place::Here(work) => {
-                    if !this.meter.is_hog() {
+                    let mut threads = this.meter.threads();
+                    if threads == Threads::Shared {
                         if work.as_mut().poll(cx).is_ready() {
                             this.place = Place::Done;
                             return Poll::Ready(());
                         }
-                        if !this.meter.is_hog() {
-                            return Poll::Pending;
-                        }
+                        threads = this.meter.threads();
                     }
+                    let runtime = match threads {
+                        Threads::Shared => return Poll::Pending,
+                        Threads::Newcomers => &this.hogs.newcomers,
+                        Threads::Hogs => &this.hogs.runtime,
+                    };
                     let Place::Here(work) = std::mem::replace(&mut this.place, Place::Done) else { continue };
-                    let task = this.hogs.runtime.spawn(away(work, Arc::clone(&this.meter)));
+                    let task = runtime.spawn(away(work, Arc::clone(&this.meter), threads));
                     this.place = Place::There(AbortOnDropHandle::new(task));
                 }
                 Place::There(task) => match Pin::new(task).poll(cx) {
@@ -275,16 +295,20 @@ impl Future for Migrating {
     }
 }
 
-/// Works among the hogs until it is done, or is no hog any more: then it comes back.
-async fn away(work: Work, meter: Arc<Meter>) -> Option<Work> {
+/// Works elsewhere until it is done, or belongs to other threads: then it comes back.
+async fn away(work: Work, meter: Arc<Meter>, threads: Threads) -> Option<Work> {
     let mut work = Some(work);
     std::future::poll_fn(|cx| {
         let Some(running) = &mut work else { return Poll::Ready(()) };
+        // It may have been long in coming here.
+        if meter.threads() != threads {
+            return Poll::Ready(());
+        }
         if running.as_mut().poll(cx).is_ready() {
             work = None;
             return Poll::Ready(());
         }
-        if meter.is_hog() { Poll::Pending } else { Poll::Ready(()) }
+        if meter.threads() == threads { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
     work
@@ -298,7 +322,7 @@ mod tests {
 
     fn hogs(threads: usize) -> (Runtime, Arc<Hogs>) {
         let runtime = runtime(threads).unwrap();
-        let hogs = Hogs::new(threads, runtime.handle().clone());
+        let hogs = Hogs::new(threads, runtime.handle().clone(), runtime.handle().clone());
         (runtime, hogs)
     }
 

@@ -238,6 +238,18 @@ pub(super) fn to_guest(error: BodyError) -> Error {
     }
 }
 
+/// The same as `wasi:http` says it. A guest that reads a body of its own gets what it said itself as text.
+pub(super) fn code_of(error: Error) -> ErrorCode {
+    match error {
+        Error::ConnectionTerminated => ErrorCode::ConnectionTerminated,
+        Error::ConnectionReadTimeout => ErrorCode::ConnectionReadTimeout,
+        Error::HttpResponseTimeout => ErrorCode::HttpResponseTimeout,
+        Error::HttpRequestBodySize(limit) => ErrorCode::HttpRequestBodySize(limit),
+        Error::InternalError(why) => ErrorCode::InternalError(why),
+        other => ErrorCode::InternalError(Some(other.to_string())),
+    }
+}
+
 /// A body that comes from the guest failed.
 pub(super) fn from_guest(error: Error) -> BodyError {
     BodyError::Guest(error.to_string())

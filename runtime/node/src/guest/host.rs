@@ -20,6 +20,7 @@ use super::{
     hogs::{self, FunctionKey, Hogs},
     limits::Bound,
     logs::LogOwner,
+    meter::Overseer,
     modules::ModuleStore,
     pool::{self, Memory, Pool, SWEEP, Shelf},
     running::Running,
@@ -113,6 +114,7 @@ impl GuestHost {
             .build()
             .map_err(StartError::Threads)?;
         let hog_runtime = hogs::runtime(threads).map_err(StartError::Threads)?;
+        let newcomers = hogs::newcomers().map_err(StartError::Threads)?;
         let timers = Timers::start().map_err(StartError::Threads)?;
         let total = Bound { value: settings.total_guest_memory.get(), setting: names::TOTAL_GUEST_MEMORY };
         observe.metrics.guest_memory_bound.set(total.value);
@@ -126,7 +128,7 @@ impl GuestHost {
             settings: settings.clone(),
             ticker: Ticker::start(&engines).map_err(StartError::Threads)?,
             modules,
-            hogs: Hogs::new(threads, hog_runtime.handle().clone()),
+            hogs: Hogs::new(threads, hog_runtime.handle().clone(), newcomers.handle().clone()),
             pool,
             timers,
             egress,
@@ -134,7 +136,7 @@ impl GuestHost {
             read_on,
             keys: RandomState::new(),
             runtime: runtime.handle().clone(),
-            owned: vec![runtime, hog_runtime],
+            owned: vec![runtime, hog_runtime, newcomers],
         });
         host.spawn_sweeper();
         Ok(host)
@@ -230,8 +232,7 @@ impl GuestHost {
             egress: Arc::clone(&self.egress),
             log_owner,
             observe: Arc::clone(&self.observe),
-            hogs: Arc::clone(&self.hogs),
-            ticker: Arc::clone(&self.ticker),
+            overseer: Overseer::new(Arc::clone(&self.ticker), Arc::clone(&self.hogs)),
             account,
             timers: self.timers.clone(),
             read_on: self.read_on,

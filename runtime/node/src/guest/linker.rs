@@ -29,7 +29,7 @@ use wasmtime_wasi_http::{
     p3::bindings::http::types as http_p3,
 };
 
-use super::{client, engine::Flavor, state::GuestState};
+use super::{bodies, client, engine::Flavor, state::GuestState};
 
 /// Interfaces on offer, without their versions: whole tracks of 0.2 and 0.3 are compatible.
 pub(super) const OFFERED: &[(&str, &[&str])] = &[
@@ -80,9 +80,21 @@ pub(super) fn linker(engine: &Engine, flavor: Flavor) -> wasmtime::Result<Linker
     Ok(linker)
 }
 
+/// What a guest is told of an error: not the host's stack, which the error has with it where the host's environment asks
+/// for that.
+fn said(error: &p2::io::error::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 fn offer_p2(l: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     type S = GuestState;
     p2::io::error::add_to_linker::<S, Io>(l, |state| state.ctx().table)?;
+    l.allow_shadowing(true);
+    l.instance("wasi:io/error@0.2.12")?
+        .func_wrap("[method]error.to-debug-string", |mut store, (error,): (Resource<p2::io::error::Error>,)| {
+            Ok((said(store.data_mut().ctx().table.get(&error)?),))
+        })?;
+    l.allow_shadowing(false);
     p2::io::poll::add_to_linker::<S, Io>(l, |state| state.ctx().table)?;
     p2::io::streams::add_to_linker::<S, Io>(l, |state| state.ctx().table)?;
     p2::clocks::wall_clock::add_to_linker::<S, WasiClocks>(l, S::clocks)?;
@@ -143,5 +155,17 @@ fn offer_p3(l: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     p3::filesystem::types::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
     p3::filesystem::preopens::add_to_linker::<S, WasiFilesystem>(l, S::filesystem)?;
     http_p3::add_to_linker::<S, WasiHttp>(l, S::http)?;
+    bodies::add_to_linker(l)?;
     client::add_to_linker(l)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_told_the_causes_of_an_error_and_nothing_else() {
+        let error = wasmtime::Error::msg("the peer left").context("no answer");
+        assert_eq!(said(&error), "no answer: the peer left");
+    }
 }

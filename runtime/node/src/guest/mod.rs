@@ -8,6 +8,7 @@
 //! of a guest is [`hooks`], which hands every request to the door ([`Egress`]).
 
 mod answer;
+mod bodies;
 mod client;
 mod deployment;
 mod egress;

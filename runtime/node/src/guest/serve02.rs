@@ -19,6 +19,7 @@ use std::{
 use http::{Request, Response, uri::Scheme};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
+use tidegate_core::manners::Threads;
 use tokio::{sync::oneshot, task::AbortHandle};
 use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::{
@@ -138,7 +139,7 @@ pub(super) async fn invoke(
     let method = request.method().clone();
     let meter = match &place {
         Place::Reused(instance) => Arc::clone(&instance.meter),
-        Place::Fresh(_) => Arc::new(Meter::new(Some((Arc::clone(&deployed.ticker), Arc::clone(&deployed.hogs))))),
+        Place::Fresh(_) => Arc::new(Meter::new(Some(Arc::clone(&deployed.overseer)))),
     };
     let (head_sender, mut head) = oneshot::channel();
     let run = {
@@ -148,26 +149,29 @@ pub(super) async fn invoke(
     };
     let mut run: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(Metered::new(run, Arc::clone(&meter)));
 
-    let finished = poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx).is_ready())).await;
+    let finished =
+        meter.threads() == Threads::Shared && poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx).is_ready())).await;
     if finished {
         let head = head.try_recv().map_err(|_| failure::of(&running))?;
         let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
-        return Ok(Answer::respond(response, &method, running, None));
+        return Ok(Answer::respond(response, &method, deployed, running, None));
     }
 
-    let mut guest =
-        Guest { work: Some(Migrating::new(run, meter, Arc::clone(&deployed.hogs))), running: Arc::clone(&running) };
+    let mut guest = Guest {
+        work: Some(Migrating::new(run, meter, Arc::clone(&deployed.overseer.hogs))),
+        running: Arc::clone(&running),
+    };
     let answered = poll_fn(|cx| {
         guest.advance(cx);
         Pin::new(&mut head).poll(cx)
     });
     let head = watch::head(deployed, &running, Instant::now(), answered).await?;
     let response = head.map_err(|code| InvokeError::ErrorCode(format!("{code:?}").into()))?;
-    let Some(work) = guest.work.take() else { return Ok(Answer::respond(response, &method, running, None)) };
+    let Some(work) = guest.work.take() else { return Ok(Answer::respond(response, &method, deployed, running, None)) };
     running.begin_stream();
     let task = tokio::spawn(watch::stream(work, Arc::clone(&running), Arc::clone(deployed)));
     let work = Task { handle: task.abort_handle(), running: Arc::clone(&running), armed: true };
-    Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
+    Ok(Answer::respond(response, &method, deployed, running, Some(Box::new(work))))
 }
 
 /// The guest's work before its answer. Dropped unfinished, its calls are freed before it is.
@@ -352,8 +356,10 @@ async fn call(
     let mut store = instance.store.as_context_mut();
     let mut view = store.data_mut().http();
     let request = view.new_incoming_request(scheme, request)?;
+    let meter = Arc::clone(&instance.meter);
     let out = view.new_response_outparam_from_callback(move |answer| {
         answered.store(true, Ordering::Release);
+        meter.set_done();
         // Nobody waits any more: the guest is about to be ended.
         let _ = head.send(answer);
     })?;
@@ -376,6 +382,7 @@ fn settle(
         reusable = false;
         running.fail(failure::no_answer(instance.store.data(), running));
     }
+    instance.meter.set_done();
     let state = instance.store.data_mut();
     state.logs.finish(running);
     reusable &= instance.alive.deployed().isolation == Isolation::Function && !state.memory.is_exhausted();

@@ -92,7 +92,7 @@ impl GuestState {
         store.set_max_component_handles(handles);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
         store.set_epoch_deadline(1);
-        let (meter, hogs, function) = (Arc::clone(meter), Arc::clone(&deployed.hogs), deployed.function_key);
+        let (meter, hogs, function) = (Arc::clone(meter), Arc::clone(&deployed.overseer.hogs), deployed.function_key);
         let cpu = deployed.limits.cpu;
         store.epoch_deadline_callback(move |mut context| {
             let (used, slice) = meter.tick();

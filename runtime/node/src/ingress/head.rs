@@ -7,7 +7,10 @@ use http::{
 use ipnet::IpNet;
 
 use super::listener::Peer;
-use crate::{outbound::has_any, problem::Problem};
+use crate::{
+    outbound::{has_any, has_foreign_coding},
+    problem::Problem,
+};
 
 static FORWARDED: [HeaderName; 5] = [
     header::FORWARDED,
@@ -65,7 +68,7 @@ fn bad_authority(detail: &str) -> Problem {
 /// Refuses what this listener never does.
 ///
 /// # Errors
-/// 405 for CONNECT and TRACE, 501 for a request to speak WebSocket.
+/// 405 for CONNECT and TRACE, 501 for a request to speak WebSocket and for a body in a foreign transfer coding.
 pub(super) fn refuse_what_is_never_done<B>(request: &Request<B>) -> Result<(), Problem> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         let detail = format!("{} is not taken here; this is no proxy to tunnel through", request.method());
@@ -81,6 +84,11 @@ pub(super) fn refuse_what_is_never_done<B>(request: &Request<B>) -> Result<(), P
         let detail = "an upgrade to `websocket` is not offered; use requests, streams or server-sent events";
         let title = "Upgrades are not offered";
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "no-upgrade", title, detail).final_answer());
+    }
+    if has_foreign_coding(request.headers()) {
+        let title = "This transfer coding is not offered";
+        let detail = "of the codings of Transfer-Encoding only `chunked` is read: code the content (Content-Encoding), not the way";
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "transfer-coding", title, detail).final_answer());
     }
     Ok(())
 }
@@ -227,6 +235,21 @@ mod tests {
         ] {
             let request = Request::builder().uri("/").header("upgrade", upgrade).header("connection", connection);
             assert_eq!(refused(request.body(()).unwrap()), status, "{upgrade}, {connection}");
+        }
+    }
+
+    #[test]
+    fn a_body_in_a_coding_that_nobody_decodes_is_refused() {
+        for (coding, status) in [
+            ("chunked", None),
+            ("Chunked ", None),
+            ("gzip, chunked", Some(StatusCode::NOT_IMPLEMENTED)),
+            ("gzip", Some(StatusCode::NOT_IMPLEMENTED)),
+            ("chunked, chunked", Some(StatusCode::NOT_IMPLEMENTED)),
+        ] {
+            let request = Request::builder().method("POST").uri("/").header("transfer-encoding", coding);
+            let refused = refuse_what_is_never_done(&request.body(()).unwrap()).err();
+            assert_eq!(refused.map(|problem| problem.status), status, "{coding}");
         }
     }
 }

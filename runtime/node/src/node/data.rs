@@ -35,6 +35,10 @@ impl DataDir {
         };
         std::fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(path).map_err(wrong)?;
         let path = path.canonicalize().map_err(wrong)?;
+        // To open a pipe would wait for whoever opens its other end.
+        if std::fs::symlink_metadata(path.join("lock")).is_ok_and(|lock| !lock.is_file()) {
+            return Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, "`lock` in it is no regular file")));
+        }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
         let lock = lock.map_err(wrong)?;
         match lock.try_lock() {

@@ -16,6 +16,8 @@ use crate::settings::{LogFormat, NodeSettings, Settings};
 
 /// Exit code after a second signal, as shells count them: 128 and SIGINT.
 const INTERRUPTED: u8 = 130;
+/// What the system sends to who writes beyond the limit of file sizes.
+const SIGXFSZ: i32 = 25;
 /// Threads of everything that is no guest: the control API, the keepers.
 const THREADS: usize = 2;
 
@@ -41,6 +43,8 @@ async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCo
     // Before anything is announced: a signal right after the first line must drain, too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // A write beyond the limit of file sizes fails, as on a full disk; untreated, the signal would end the node.
+    let _too_large = signal(SignalKind::from_raw(SIGXFSZ))?;
     if settings.node.control_is_exposed() {
         tracing::warn!(address = %settings.node.control_listen, "the control API is reachable from beyond this machine");
     }
@@ -48,9 +52,14 @@ async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCo
     let listening = options.listening;
     let node = Node::start(settings, options).await?;
     announce(&node, listening)?;
+    let mut code = ExitCode::SUCCESS;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = node.listener_ended() => {
+            tracing::error!("a listener ended although nobody asked for it; the node ends, for whoever watches it to start another");
+            code = ExitCode::FAILURE;
+        }
     }
     tracing::info!(grace = %grace, within = %drain, "draining; a second signal ends the node at once");
     tokio::select! {
@@ -58,7 +67,7 @@ async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCo
             if !all {
                 tracing::warn!(limit = %drain, setting = "drain_timeout", "some requests did not finish in time");
             }
-            Ok(ExitCode::SUCCESS)
+            Ok(code)
         }
         _ = terminate.recv() => Ok(ExitCode::from(INTERRUPTED)),
         _ = interrupt.recv() => Ok(ExitCode::from(INTERRUPTED)),
@@ -69,7 +78,8 @@ async fn until_signal(settings: Settings, options: NodeOptions) -> Result<ExitCo
 /// that there always are.
 fn announce(node: &RunningNode, form: LogFormat) -> io::Result<()> {
     if let Some(file) = &node.token_file {
-        eprintln!("tidegate: admin token written to {}", file.display());
+        // Whoever does not read this still has the file.
+        let _ = writeln!(io::stderr(), "tidegate: admin token written to {}", file.display());
     }
     let (data, control) = (node.data_addr, node.control_addr);
     let lines = match form {
@@ -107,6 +117,8 @@ pub fn log_to_stderr(settings: &NodeSettings) -> Result<(), StartError> {
     // Escapes are for a terminal; in a file they only hide the words.
     let colours = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    // A line that can't be written is lost. Told on stderr, it would be a panic there.
+    let log = log.log_internal_errors(false);
     let _ = match settings.log_format {
         LogFormat::Human => log.try_init(),
         LogFormat::Json => log.json().try_init(),

@@ -112,6 +112,8 @@ pub struct RunningNode {
     stop: CancellationToken,
     closing: Arc<Closing>,
     listeners: Vec<JoinHandle<()>>,
+    /// Cancelled by the first of them that ends.
+    listener_ended: CancellationToken,
     // Outlive the listeners: a change under way is answered once it serves, and a keeper makes it serve.
     stop_keepers: CancellationToken,
     keepers: Vec<JoinHandle<()>>,
@@ -138,7 +140,12 @@ impl Node {
             settings.sources.get(names::TOTAL_GUEST_MEMORY),
         );
         let region = HeaderValue::from_str(&settings.node.region)
-            .map_err(|_| setting("region", "a region is a short code such as iad"))?;
+            .ok()
+            .filter(|region| !region.is_empty() && region.as_bytes().iter().all(u8::is_ascii_graphic))
+            .ok_or_else(|| setting("region", "a region is a short code such as iad"))?;
+        if settings.node.domain.as_deref().is_some_and(|domain| !is_domain(domain)) {
+            return Err(setting("domain", "a domain is a host's name such as functions.example.com"));
+        }
         let data = Arc::new(DataDir::open(&settings.node.data)?);
         let control_settings = &settings.control;
         let bounds = Bounds {
@@ -219,13 +226,16 @@ impl Node {
 
         let of_data = bounds_of(&settings, settings.ingress.max_connections, names::MAX_CONNECTIONS);
         let of_control = bounds_of(&settings, control_settings.max_control_connections, names::MAX_CONTROL_CONNECTIONS);
+        let listener_ended = CancellationToken::new();
+        let of_data = Accepts { bounds: of_data, stop: stop.clone(), ended: listener_ended.clone() };
+        let of_control = Accepts { bounds: of_control, stop: stop.clone(), ended: listener_ended.clone() };
         let mut listeners = vec![
             // On the guests' threads: a request meets its instance without changing them.
-            guests.runtime_handle().spawn(accept(data_socket, ingress, of_data, stop.clone())),
-            tokio::spawn(accept(control_socket, Api(control, Arc::clone(&closing)), of_control, stop.clone())),
+            guests.runtime_handle().spawn(accept(data_socket, ingress, of_data)),
+            tokio::spawn(accept(control_socket, Api(control, Arc::clone(&closing)), of_control.clone())),
         ];
         if let Some(socket) = metrics_socket {
-            listeners.push(tokio::spawn(accept(socket, Scrapes(Arc::clone(&observe)), of_control, stop.clone())));
+            listeners.push(tokio::spawn(accept(socket, Scrapes(Arc::clone(&observe)), of_control)));
         }
         let keeper = keep::Keeper {
             registry,
@@ -254,6 +264,7 @@ impl Node {
             stop,
             closing,
             listeners,
+            listener_ended,
             stop_keepers,
             keepers,
             _guests: guests,
@@ -265,6 +276,11 @@ impl RunningNode {
     /// Whether the functions used lately are open.
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
+    }
+
+    /// Until a listener ends. Before a shutdown that is a fault: the node answers nobody there any more.
+    pub async fn listener_ended(&self) {
+        self.listener_ended.cancelled().await;
     }
 
     /// Says that it is not ready for the drain grace, then stops accepting and lets open requests finish within the
@@ -343,6 +359,14 @@ impl Handler for Api {
     }
 }
 
+/// Whether functions can be served below it.
+fn is_domain(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
 fn setting(setting: &'static str, why: &str) -> StartError {
     StartError::Setting { setting, why: why.to_owned() }
 }
@@ -355,12 +379,18 @@ fn listen(address: SocketAddr, flag: &str) -> Result<std::net::TcpListener, Star
     Ok(bind(address, flag)?)
 }
 
-async fn accept<H: Handler>(
-    socket: std::net::TcpListener,
-    handler: H,
+/// How a listener accepts.
+#[derive(Clone)]
+struct Accepts {
     bounds: listener::Bounds,
     stop: CancellationToken,
-) {
+    ended: CancellationToken,
+}
+
+async fn accept<H: Handler>(socket: std::net::TcpListener, handler: H, accepts: Accepts) {
+    let Accepts { bounds, stop, ended } = accepts;
+    // However it ends, a panic included.
+    let _ended = ended.drop_guard();
     // Registered with the runtime that accepts from it.
     match TcpListener::from_std(socket) {
         Ok(socket) => serve(socket, handler, bounds, stop).await,

@@ -19,6 +19,7 @@ pub use invocations::{Invocations, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
 pub use metrics::{DestinationLabel, DestinationLabels, Metrics};
 pub use note::Note;
+pub(crate) use note::cut;
 pub use trail::{Ending, Subject, Trail, TrailRecord, TrailStore, TrailSummary, Waits};
 
 use crate::settings::ObserveSettings;

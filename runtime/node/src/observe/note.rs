@@ -10,6 +10,14 @@ const TEXT: usize = 512;
 const TEXT_OVERHEAD: u64 = 16;
 const ELLIPSIS: char = '…';
 
+/// Cuts a text that is longer than so many bytes, between two characters, and shows that it was.
+pub(crate) fn cut(text: &mut String, most: usize) {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most.saturating_sub(ELLIPSIS.len_utf8())));
+        text.push(ELLIPSIS);
+    }
+}
+
 /// One decision, with its reason. Every variant reads as a sentence by `Display`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Note {
@@ -126,10 +134,7 @@ impl Note {
     /// The note with its text cut where it is too long.
     pub(super) fn bounded(mut self) -> Self {
         if let Some(text) = self.text_mut() {
-            if text.len() > TEXT {
-                text.truncate(text.floor_char_boundary(TEXT - ELLIPSIS.len_utf8()));
-                text.push(ELLIPSIS);
-            }
+            cut(text, TEXT);
             if text.capacity() > TEXT {
                 text.shrink_to_fit();
             }

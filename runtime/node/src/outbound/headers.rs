@@ -111,6 +111,13 @@ pub(crate) fn strip_connection(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a body is coded for its way in another manner than in chunks: nobody here decodes that, and whoever passes it on
+/// without saying so passes on other bytes than were meant (RFC 9112 section 6.1).
+pub(crate) fn has_foreign_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    codings.any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
 /// Whether one of these headers is there.
 pub(crate) fn has_any(headers: &HeaderMap, names: &[HeaderName]) -> bool {
     headers.keys().any(|name| names.contains(name))

@@ -30,11 +30,11 @@ pub use destinations::{CompiledDestination, DestinationPage, DestinationState, P
 pub use door::{Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
 pub use headers::{HOP, Hops};
-pub(crate) use headers::{Preferences, has_any, strip_connection, trailer_names};
+pub(crate) use headers::{Preferences, has_any, has_foreign_coding, strip_connection, trailer_names};
 pub use origin::{Authority, Origin, Scheme};
 pub(crate) use pool::system_roots;
 pub use pool::{Liveness, Resolve, SystemResolver};
 pub(crate) use redirect::Mount;
 pub(crate) use said::Said;
-pub use to::{Routed, ToError};
+pub use to::{Routed, ToError, scope_of};
 pub use wait_clock::{WaitClock, WaitGuard};

@@ -127,6 +127,17 @@ fn without_user(authority: &str) -> &str {
     authority.rsplit('@').next().unwrap_or_default()
 }
 
+/// The scope that a request to this host needs, which is written as in scopes or as a URL.
+///
+/// # Errors
+/// Why it is no host.
+pub fn scope_of(text: &str) -> Result<String, String> {
+    let (scheme, rest) = split_scheme(text).unwrap_or((Scheme::Https, text));
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let authority = Origin::authority_of(rest).map_err(|_| format!("`{}` is no host", without_user(rest)))?;
+    Ok(scope(&Origin::new(scheme, &authority)?))
+}
+
 /// How scopes of tokens name an origin that is no configured destination: `host` where that says all, else `host:port`.
 /// Spoken to in plain text it is another, and a host without a dot could be the name of a destination.
 fn scope(origin: &Origin) -> String {
@@ -177,6 +188,25 @@ mod tests {
             ("/to/http://[2001:db8::80]/", "[2001:db8::80]:80"),
         ] {
             assert_eq!(parse(path, lookup).unwrap().destination, scope, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_scope_may_be_written_as_a_url_and_one_that_matches_nothing_is_none() {
+        for (text, scope) in [
+            ("api.example.com", "api.example.com"),
+            ("API.example.com:443", "api.example.com"),
+            ("https://api.example.com/", "api.example.com"),
+            ("http://127.0.0.1:9999", "127.0.0.1:9999"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("http://api.example.com", "api.example.com:80"),
+            ("openai:443", "openai:443"),
+            ("bücher.example", "xn--bcher-kva.example"),
+        ] {
+            assert_eq!(scope_of(text).as_deref(), Ok(scope), "{text}");
+        }
+        for text in ["https://a b", "../x", "https://host/path", "a@b.c", "", "https://", &"a".repeat(100_000)] {
+            assert!(scope_of(text).is_err(), "{text:.20}");
         }
     }
 

@@ -41,6 +41,7 @@ kinds! {
         "no-version-serves" 404 "The function has versions, and none was let serve"
         "request-too-large" 413 "The request's body is beyond `max_request_body`"
         "no-respond-async" 501 "`Prefer: respond-async` is not offered by this release"
+        "transfer-coding" 501 "The body is coded for its way in another manner than in chunks"
         "no-upgrade" 501 "Upgrades (WebSocket) are not offered"
     }
 
@@ -101,6 +102,8 @@ kinds! {
         "bad-request" 400 "The request can't be understood; the detail says which part"
         "not-found" 404 "There is no such function, version, destination, token or trail"
         "upload-idle" 408 "Nothing came of the upload for `upload_idle`"
+        "upload-timeout" 408 "The upload took longer than `upload_timeout`"
+        "deploys-busy" 503 "`max_deploys` others are deployed, and none was done within `deploy_wait`; `Retry-After` is set"
         "conflict" 409 "Something else is in the way, such as a route that another function has"
         "no-older-version" 409 "The function keeps no version to go back to"
         "changed-meanwhile" 412 "It is not at the revision that `If-Match` names; read it again"
@@ -124,6 +127,7 @@ kinds! {
         "compile-failed" 422 "The module can't be compiled"
         "module-store" 500 "The node's disk or system failed it"
         "module-missing" 503 "The module's bytes are not on this node"
+        "module-damaged" 503 "The module's bytes on this node are not those that were deployed: deploy it again"
     }
 }
 

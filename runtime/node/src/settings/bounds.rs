@@ -52,7 +52,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
         }
         control {
             max_functions, max_destinations, max_tokens, max_control_body, max_control_connections, max_deploys,
-            upload_idle, open_timeout,
+            upload_idle, upload_timeout, deploy_wait, open_timeout,
         }
         guest {
             max_instances, guest_instances, guest_core_instances, instance_wait, instance_queue, guest_memory, max_guest_memory, total_guest_memory, guest_wall, max_guest_wall, guest_cpu,

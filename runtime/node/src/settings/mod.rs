@@ -159,9 +159,15 @@ pub struct ControlSettings {
     /// Open connections on the control listener
     #[arg(long, env = "TIDEGATE_MAX_CONTROL_CONNECTIONS", value_name = "COUNT", default_value_t = 256, value_parser = count(1..=1_000_000))]
     pub max_control_connections: usize,
-    /// Time between two chunks of an uploaded module
+    /// Time between two chunks of an uploaded module, and of a whole body that is no module
     #[arg(long, env = "TIDEGATE_UPLOAD_IDLE", value_name = "DURATION", default_value = "30s")]
     pub upload_idle: Span,
+    /// Time an upload of a module may take in all
+    #[arg(long, env = "TIDEGATE_UPLOAD_TIMEOUT", value_name = "DURATION", default_value = "10m")]
+    pub upload_timeout: Span,
+    /// Time a deploy waits for its turn before it gets 503
+    #[arg(long, env = "TIDEGATE_DEPLOY_WAIT", value_name = "DURATION", default_value = "60s")]
+    pub deploy_wait: Span,
     /// Time that a deploy, a configuration or a rollback waits for its version to open; after it, nothing is changed
     #[arg(long, env = "TIDEGATE_OPEN_TIMEOUT", value_name = "DURATION", default_value = "60s")]
     pub open_timeout: Span,
@@ -223,10 +229,10 @@ pub struct GuestSettings {
     /// Outbound calls of one invocation that wait for the heads of their answers at once; more wait in line
     #[arg(long, env = "TIDEGATE_GUEST_CONCURRENT_CALLS", value_name = "COUNT", default_value_t = 64)]
     pub guest_concurrent_calls: u32,
-    /// Resources (requests, bodies, headers, streams) that one instance holds; each can cost the host `guest_fields`
+    /// Resources (requests, bodies, headers, streams) that one instance holds; each can cost the host up to twice `guest_fields`
     #[arg(long, env = "TIDEGATE_GUEST_HANDLES", value_name = "COUNT", default_value_t = 2_000)]
     pub guest_handles: u32,
-    /// Size of one set of headers or trailers that a guest makes
+    /// Size of one set of headers or trailers that a guest makes, names and values; many short ones take more to hold
     #[arg(long, env = "TIDEGATE_GUEST_FIELDS", value_name = "SIZE", default_value = "32KiB")]
     pub guest_fields: Size,
     /// Log bytes of one invocation; more is cut and counted

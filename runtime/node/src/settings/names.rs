@@ -27,6 +27,8 @@ names! {
     MAX_CONTROL_CONNECTIONS = "max_control_connections";
     MAX_DEPLOYS = "max_deploys";
     UPLOAD_IDLE = "upload_idle";
+    UPLOAD_TIMEOUT = "upload_timeout";
+    DEPLOY_WAIT = "deploy_wait";
     OPEN_TIMEOUT = "open_timeout";
     KEEP_VERSIONS = "keep_versions";
     DRAIN_TIMEOUT = "drain_timeout";

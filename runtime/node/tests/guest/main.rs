@@ -4,6 +4,8 @@
 mod calls;
 mod limits;
 mod modules;
+mod operations;
+mod passing;
 mod serving;
 mod support;
 mod transport;

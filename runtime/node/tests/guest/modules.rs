@@ -11,7 +11,7 @@ use tidegate::{
 };
 use tidegate_core::units::Size;
 
-use crate::support::{Host, guest, tenant};
+use crate::support::{Host, guest, handler, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_wasm_is_said_to_be_none() {
@@ -156,6 +156,42 @@ async fn a_component_of_many_parts_is_taken_up_to_the_bound_and_beyond_it_told_w
         assert_eq!((problem.kind, problem.setting.as_deref()), ("needs-more", Some("guest_core_instances")));
         assert_eq!((problem.limit.as_deref(), problem.value.as_deref()), (Some("core instances"), Some("100")));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_never_answer_is_refused_when_it_comes() {
+    let host = Host::new(&["--guest-memory", "64MiB"]);
+    for interface in ["wasi:http/incoming-handler@0.2.0", "wasi:http/handler@0.3.0"] {
+        for (signature, types) in
+            [("", ""), ("(param i32)", "(param \"a\" u32)"), ("(param i32)", "(param \"a\" (own $r))")]
+        {
+            let text = format!(
+                r#"(component (type $r (resource (rep i32))) (core module $m (func (export "h") {signature}))
+                    (core instance $i (instantiate $m)) (func $h {types} (canon lift (core func $i "h")))
+                    (component $c (import "r" (type $r (sub resource))) (import "h" (func $h {types}))
+                        (export "r" (type $r)) (export "handle" (func $h)))
+                    (instance $handler (instantiate $c (with "r" (type $r)) (with "h" (func $h))))
+                    (export "{interface}" (instance $handler)))"#
+            );
+            let error = host.admit_bytes(&wat::parse_str(text).unwrap()).await.unwrap_err();
+            assert!(matches!(error, ModuleError::Flaw(Flaw::Invalid { .. })), "{interface} {types}: {error:?}");
+        }
+    }
+    // Each of them would be small enough.
+    let memories = handler("(memory 600) (memory 600) (func (export \"h\") (param i32 i32))");
+    let refused = |error: ModuleError| {
+        let problem = Problem::from(error);
+        assert_eq!((problem.kind, problem.limit.as_deref()), ("needs-more", Some("memory")));
+    };
+    refused(host.admit_bytes(&memories).await.unwrap_err());
+    // Nor does it help that somebody who may have more came with it before.
+    let file = host.dir.path().join("memories.wasm");
+    std::fs::write(&file, &memories).unwrap();
+    let more = FunctionLimits { memory: Some(Size::mib(128)), ..Default::default() };
+    let info = host.host.admit_module(&tenant(), &file, &more).await.unwrap();
+    refused(host.admit_bytes(&memories).await.unwrap_err());
+    refused(host.open("memories", info, FunctionConfig::default()).await.map(drop).unwrap_err());
+    host.open("memories", info, FunctionConfig { limits: more, ..Default::default() }).await.unwrap();
 }
 
 /// A handler in a component, around a core module's text.

@@ -1,6 +1,7 @@
 //! Requests, instances, answers.
 
 use http::Request;
+use http_body::Body as _;
 use http_body_util::{BodyExt, StreamBody};
 use tidegate::{
     body::{self, BodyError},
@@ -171,6 +172,54 @@ async fn a_truncated_answer_never_looks_whole() {
         assert!(collect(response.into_body()).await.is_err(), "{path}");
     }
     host.text(&guest, "/").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_as_long_as_it_promised_is_cut_and_its_function_is_told() {
+    let host = Host::new(&[]);
+    for guest in ["misbehave", "misbehave-p3"] {
+        let deployment = host.deploy(guest).await;
+        for (promised, sent) in [(9, 5), (2, 5), (100_000, 70_000), (70_000, 100_000), (1, 0)] {
+            // Whose body is asked first is a matter of chance.
+            for _ in 0..10 {
+                let what = format!("{guest}: {sent} of {promised}");
+                let answer = host.get(&deployment, &format!("/length?promised={promised}&n={sent}")).await.unwrap();
+                let mut body = answer.into_body();
+                let mut given = 0;
+                let error = loop {
+                    assert!(!body.is_end_stream(), "{what}: it does not look whole");
+                    match body.frame().await.unwrap_or_else(|| panic!("{what}: it ended as if it were whole")) {
+                        Ok(frame) => given += frame.data_ref().map_or(0, bytes::Bytes::len),
+                        Err(error) => break error.to_string(),
+                    }
+                };
+                assert!(given < promised || sent < promised, "{what}: what was given is no whole answer: {given}");
+                assert!(error.contains(&format!("promised {promised} bytes (content-length)")), "{what}: {error}");
+                let told = format!("promised {promised} bytes (content-length)");
+                assert!(host.logs().iter().any(|line| line.contains(&told)), "{what}: {:?}", host.logs());
+            }
+        }
+        for length in [0, 5, 100_000] {
+            let path = format!("/length?promised={length}&n={length}");
+            assert_eq!(host.text(&deployment, &path).await.len(), length, "{guest}");
+        }
+    }
+    let deployment = host.deploy("misbehave").await;
+    let answer = host.get(&deployment, "/length?promised=5&n=0&status=204").await.unwrap();
+    assert!(!answer.headers().contains_key("content-length"), "a 204 has none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_lost_with_an_instance_by_the_work_of_another_that_was_answered_may_come_again() {
+    let host = Host::new(&[]);
+    let guest = host.deploy("misbehave-p3").await;
+    assert_eq!(host.text(&guest, "/after?do=trap&ms=1000").await, "answered\n");
+    let error = host.get(&guest, "/never").await.unwrap_err();
+    assert!(matches!(error, InvokeError::Neighbour(_)), "{error:?}");
+    // Whoever is alone is told what it did, be there others before it that have nothing left to do.
+    host.text(&guest, "/").await;
+    let error = host.get(&guest, "/trap").await.unwrap_err();
+    assert!(matches!(error, InvokeError::Trap(_)), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -213,6 +213,25 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A 0.2 handler around a core module's text, whose function `h` is called for each request.
+pub(crate) fn handler(module: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "incoming-request" (type (sub resource)))
+                (export "response-outparam" (type (sub resource)))))
+            (alias export $types "incoming-request" (type $request))
+            (alias export $types "response-outparam" (type $answer))
+            (core module $module {module})
+            (core instance $code (instantiate $module))
+            (func $handle (param "request" (own $request)) (param "response-out" (own $answer))
+                (canon lift (core func $code "h")))
+            (instance $handler (export "handle" (func $handle)))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
 /// Keeps what a test's upstream saw.
 #[derive(Clone, Default)]
 pub(crate) struct Seen(Arc<Mutex<Vec<String>>>);

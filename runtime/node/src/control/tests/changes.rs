@@ -112,3 +112,31 @@ async fn a_body_beyond_its_bound_is_refused_by_name() {
     let answer = api.ask("POST /v1/tokens", &[], "x".repeat(17)).await;
     assert_eq!((answer.status, &answer.body["setting"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("max_control_body")));
 }
+
+#[tokio::test]
+async fn what_is_no_object_or_says_a_thing_twice_changes_nothing() {
+    let api = api();
+    for (request, body, why) in [
+        ("POST /v1/tokens", r#"["label", ["deploy"]]"#, "no JSON object"),
+        ("POST /v1/tokens", r#"{"scopes": ["deploy"], "scopes": ["admin"]}"#, "`scopes` is there twice"),
+        ("PUT /v1/destinations/x", r#"{"match": "https://a", "match": "https://b"}"#, "`match` is there twice"),
+        ("PUT /v1/destinations/x", "[]", "no JSON object"),
+    ] {
+        let answer = api.ask(request, &[], body).await;
+        assert!(answer.status == StatusCode::BAD_REQUEST && answer.detail().contains(why), "{}", answer.body);
+    }
+    assert_eq!((api.registry.state().tokens.len(), api.registry.state().destinations.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_scope_that_could_never_match_is_refused_and_a_url_becomes_what_is_asked_for() {
+    let api = api();
+    let made = api.ask("POST /v1/tokens", &[], r#"{"scopes": ["to:http://127.0.0.1:9999", "to:*", "invoke:f"]}"#).await;
+    assert_eq!(made.body["scopes"], json!(["to:127.0.0.1:9999", "to:*", "invoke:f"]), "{}", made.body);
+    for scope in ["to:https://a b", "to:../x", "to:https://host/path", "invoke:a b", "invoke:../x"] {
+        let answer = api.ask("POST /v1/tokens", &[], json!({"scopes": [scope]}).to_string()).await;
+        assert!(answer.status == StatusCode::BAD_REQUEST && answer.detail().contains("the scope"), "{}", answer.body);
+    }
+    let many = json!({"scopes": vec!["deploy"; 101]}).to_string();
+    assert!(api.ask("POST /v1/tokens", &[], many).await.detail().contains("at most 100"));
+}

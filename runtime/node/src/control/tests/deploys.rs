@@ -153,3 +153,41 @@ async fn an_upload_that_stands_still_gives_its_place_up() {
     let spooled = std::fs::read_dir(api._directory.path().join("tmp")).unwrap().count();
     assert_eq!(spooled, 0, "no upload is left behind");
 }
+
+/// A body that never ends, and of which this came.
+fn unfinished(begin: &'static str) -> Body {
+    let begin = futures::stream::once(std::future::ready(Ok::<_, std::convert::Infallible>(begin)));
+    Body::from_stream(futures::StreamExt::chain(begin, futures::stream::pending()))
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_whole_is_not_waited_for() {
+    let api = api_with(&["--upload-idle", "50ms"]);
+    for request in ["PUT /v1/destinations/x", "PUT /v1/functions/f/config", "POST /v1/tokens", "PUT /v1/functions/f"] {
+        let answer = api.ask(request, &["content-type: application/wasm"], unfinished("{")).await;
+        assert_eq!(answer.status, StatusCode::REQUEST_TIMEOUT, "{request}");
+        assert!(answer.detail().contains("upload_idle"), "{request}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_deploy_waits_for_its_turn_within_a_bound_and_its_upload_has_one_too() {
+    let api = api_with(&["--deploy-wait", "50ms"]);
+    let upload = || api.ask("PUT /v1/functions/f", &["content-type: application/wasm"], unfinished("module"));
+    let turned_away = async { api.deploy("g", "one").await };
+    // Both places are taken by uploads that do not end.
+    let answer = tokio::select! {
+        biased;
+        _ = upload() => panic!("it never ends"),
+        _ = upload() => panic!("it never ends"),
+        answer = turned_away => answer,
+    };
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.body);
+    assert!(answer.detail().contains("deploy_wait") && answer.headers.contains_key(header::RETRY_AFTER));
+    assert_eq!(api.deploy("g", "one").await.status, StatusCode::CREATED, "their clients have left");
+
+    let api = api_with(&["--upload-timeout", "50ms"]);
+    let answer = api.ask("PUT /v1/functions/f", &["content-type: application/wasm"], unfinished("module")).await;
+    assert_eq!(answer.status, StatusCode::REQUEST_TIMEOUT);
+    assert!(answer.detail().contains("upload_timeout"), "{}", answer.body);
+}

@@ -16,6 +16,7 @@ use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 use super::{
     error::Flaw,
     inspect::{self, Findings, Kind},
+    signature,
 };
 use crate::{
     cluster::registry::World,
@@ -173,7 +174,30 @@ fn check(engine: &Engine, flavor: Flavor, args: &Args, findings: Findings) -> Re
         World::Http02 => ProxyPre::new(pre).map(drop).map_err(flawed)?,
         World::Http03 => ServicePre::new(pre).map(drop).map_err(flawed)?,
     }
+    let types = linker.substituted_component_type(&component).map_err(flawed)?;
+    signature::check(engine, &types, findings.world).map_err(Report::Flawed)?;
+    begins(findings.memory, args.guest_memory, &args.guest_memory_setting).map_err(Report::Flawed)?;
     needs(&component, args.guest_memory, &args.guest_memory_setting).map_err(Report::Flawed)
+}
+
+/// The memory that an instance begins with, in all, against what it may have.
+///
+/// # Errors
+/// [`Flaw::NeedsMore`].
+pub(super) fn begins(bytes: u64, memory: u64, setting: &str) -> Result<(), Flaw> {
+    if bytes <= memory {
+        return Ok(());
+    }
+    let (needs, limit) = (Size(bytes).to_string(), Size(memory).to_string());
+    Err(Flaw::NeedsMore { what: "memory".into(), needs, limit, setting: setting.into() })
+}
+
+/// Bytes of memory that an instance begins with at most: all of its memories as large as the largest. `None` where the
+/// engine can't tell.
+pub(super) fn at_most(component: &Component) -> Option<u64> {
+    let needs = component.resources_required()?;
+    let largest = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE);
+    Some(largest.saturating_mul(needs.num_memories.into()))
 }
 
 /// What the component needs at its start, against what it may have.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::units::{Size, Span};
 
 use super::compile_worker;
-use crate::{ids::Digest, problem::Problem, settings::names};
+use crate::{ids::Digest, observe::cut, problem::Problem, settings::names};
 
 /// What the compile worker found wrong with a module. Crosses from its process to the node's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -58,8 +58,27 @@ pub enum Flaw {
     },
 }
 
+/// Names that are told one by one.
+const NAMES: usize = 20;
+/// Bytes of one, at most.
+const NAME: usize = 200;
+/// Bytes of all that is told.
+const TEXT: usize = 8 << 10;
+
 fn listed(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    if names.is_empty() { "nothing".to_owned() } else { told(names).join(", ") }
+}
+
+/// The first names, and how many there are besides: a module may have as many, and as long ones, as it likes.
+fn told(names: &[String]) -> Vec<String> {
+    let more = names.len().saturating_sub(NAMES);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    let short = |name: &String| {
+        let mut name = name.clone();
+        cut(&mut name, NAME);
+        name
+    };
+    names.iter().take(NAMES).map(short).chain(more).collect()
 }
 
 /// Why a module can't be deployed or opened.
@@ -101,6 +120,9 @@ pub enum ModuleError {
     /// The bytes of the module are not on this node.
     #[error("the module {0} is not on this node")]
     Missing(Digest),
+    /// What this node has of it are other bytes.
+    #[error("the module {0} is damaged on this node: deploy it again")]
+    Damaged(Digest),
     /// The disk or the system failed.
     #[error("{what}: {why}")]
     System {
@@ -134,7 +156,8 @@ impl ModuleError {
 
 impl From<ModuleError> for Problem {
     fn from(error: ModuleError) -> Self {
-        let text = error.to_string();
+        let mut text = error.to_string();
+        cut(&mut text, TEXT);
         let bad = |kind, title| Self::new(StatusCode::UNPROCESSABLE_ENTITY, kind, title, text.clone());
         match &error {
             ModuleError::TooLarge { limit, .. } => {
@@ -145,11 +168,10 @@ impl From<ModuleError> for Problem {
             ModuleError::Flaw(Flaw::Invalid { .. }) => bad("invalid-module", "The module is not valid"),
             ModuleError::Flaw(Flaw::BareModule) => bad("no-component-type", "The module is no component"),
             ModuleError::Flaw(Flaw::NoHandler { exports }) => {
-                bad("no-handler", "The component exports no handler").member("exports", exports.clone())
+                bad("no-handler", "The component exports no handler").member("exports", told(exports))
             }
             ModuleError::Flaw(Flaw::Imports { imports }) => {
-                bad("import-not-offered", "The component imports what is not offered")
-                    .member("imports", imports.clone())
+                bad("import-not-offered", "The component imports what is not offered").member("imports", told(imports))
             }
             ModuleError::Flaw(Flaw::NeedsMore { what, limit, setting, .. }) => {
                 bad("needs-more", "The component needs more than it may have").bound(what, limit, setting)
@@ -168,9 +190,33 @@ impl From<ModuleError> for Problem {
             ModuleError::Missing(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "module-missing", "The module is not here", text.clone())
             }
+            ModuleError::Damaged(_) => {
+                let title = "The module's bytes are damaged";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "module-damaged", title, text.clone())
+            }
             ModuleError::System { .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "module-store", "The module store failed", text.clone())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flaw_is_told_in_few_words_however_much_there_is_of_it() {
+        let names: Vec<_> = (0..20_000).map(|number| format!("{number}{}", "x".repeat(5_000))).collect();
+        for flaw in [
+            Flaw::Imports { imports: names.clone() },
+            Flaw::NoHandler { exports: names },
+            Flaw::Invalid { why: "x".repeat(1 << 20) },
+        ] {
+            let detail = Problem::from(ModuleError::from(flaw)).detail.clone();
+            assert!(detail.len() <= TEXT, "{} bytes", detail.len());
+        }
+        assert_eq!(told(&vec!["a".to_owned(); 25]).last().unwrap(), "and 5 more");
+        assert_eq!(listed(&["a".to_owned(), "b".to_owned()]), "a, b");
     }
 }

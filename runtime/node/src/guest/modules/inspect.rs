@@ -2,7 +2,7 @@
 
 use wasmparser::{Encoding, Parser, Payload};
 
-use super::error::Flaw;
+use super::{begin::Begin, error::Flaw};
 use crate::{
     cluster::registry::World,
     guest::{linker::OFFERED, sockets},
@@ -20,6 +20,8 @@ pub(super) struct Findings {
     pub(super) reuse_safe: bool,
     /// Whether it imports interfaces of 0.3, which need the component model's concurrency.
     pub(super) concurrent: bool,
+    /// Bytes of memory that an instance begins with, in all.
+    pub(super) memory: u64,
 }
 
 /// What an upload is.
@@ -62,9 +64,11 @@ pub(super) fn kind(bytes: &[u8]) -> Result<Kind, Flaw> {
 /// [`Flaw::NoHandler`] or [`Flaw::Imports`].
 pub(super) fn component(bytes: &[u8]) -> Result<Findings, Flaw> {
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
-    let mut marks = Marks::default();
+    let (mut marks, mut begin) = (Marks::default(), Begin::default());
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(invalid)? {
+        let payload = payload.map_err(invalid)?;
+        begin.read(&payload).map_err(invalid)?;
+        match payload {
             Payload::ModuleSection { .. } => marks.enter_module(),
             Payload::ComponentSection { .. } => marks.enter_component(),
             Payload::End(_) => marks.leave(),
@@ -96,7 +100,7 @@ pub(super) fn component(bytes: &[u8]) -> Result<Findings, Flaw> {
     if !unknown.is_empty() {
         return Err(Flaw::Imports { imports: unknown });
     }
-    Ok(Findings { world, reuse_safe, concurrent: concurrent || world == World::Http03 })
+    Ok(Findings { world, reuse_safe, concurrent: concurrent || world == World::Http03, memory: begin.memory() })
 }
 
 /// Where the reuse mark was found. Compilers put it into core modules, and components are put together from others: a

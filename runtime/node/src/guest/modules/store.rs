@@ -130,15 +130,16 @@ impl ModuleStore {
         // The same bytes were compiled before: only what this deployer may use is new.
         if let Some((_, component)) = self.load(digest).await? {
             fits(&component, memory, places)?;
-            let (this, path) = (Arc::clone(self), self.module_path(digest));
+            let this = Arc::clone(self);
             let findings = blocking(move || {
                 // An artifact may have outlived its module.
                 this.keep(&upload, digest)?;
-                let bytes = std::fs::read(&path).map_err(ModuleError::system("can't read a module"))?;
+                let bytes = std::fs::read(&upload).map_err(ModuleError::system("can't read the upload"))?;
                 let (component, _) = compile_worker::as_component(bytes)?;
                 Ok(inspect::component(&component)?)
             })
             .await?;
+            compile_worker::begins(findings.memory, memory.value, memory.setting)?;
             return Ok(ModuleInfo { digest, size, world: findings.world, reuse_safe: findings.reuse_safe });
         }
         let (world, reuse_safe) = match self.compile(tenant, &upload, digest, memory).await? {
@@ -164,11 +165,15 @@ impl ModuleStore {
     ) -> Result<(Hosted, Component), ModuleError> {
         if let Some((flavor, component)) = self.load(digest).await? {
             fits(&component, memory, places)?;
+            self.begins(digest, &component, memory).await?;
             return Ok((self.engine(flavor)?.clone(), component));
         }
         let path = self.module_path(digest);
-        if !tokio::fs::try_exists(&path).await.unwrap_or(false) {
-            return Err(ModuleError::Missing(digest));
+        let (this, module) = (Arc::clone(self), path.clone());
+        match blocking(move || this.is_kept(&module, digest)).await? {
+            Kept::Whole => {}
+            Kept::Absent => return Err(ModuleError::Missing(digest)),
+            Kept::Other => return Err(ModuleError::Damaged(digest)),
         }
         tracing::info!(%digest, "compiling a module for this engine");
         match self.compile(tenant, &path, digest, memory).await? {
@@ -179,6 +184,23 @@ impl ModuleStore {
         let (flavor, component) = self.load(digest).await?.ok_or(ModuleError::Missing(digest))?;
         fits(&component, memory, places)?;
         Ok((self.engine(flavor)?.clone(), component))
+    }
+
+    /// Checks what the module's memories are in all, where they could be too much: a version may have less than when its
+    /// module came.
+    async fn begins(&self, digest: Digest, component: &Component, memory: Bound<u64>) -> Result<(), ModuleError> {
+        if compile_worker::at_most(component).is_some_and(|bytes| bytes <= memory.value) {
+            return Ok(());
+        }
+        let path = self.module_path(digest);
+        let bytes = blocking(move || {
+            // An artifact may have outlived its module.
+            let Ok(bytes) = std::fs::read(path) else { return Ok(0) };
+            let (component, _) = compile_worker::as_component(bytes)?;
+            Ok(inspect::component(&component)?.memory)
+        })
+        .await?;
+        Ok(compile_worker::begins(bytes, memory.value, memory.setting)?)
     }
 
     /// Removes modules that no version names, and artifacts that no module or no engine of this release needs.
@@ -231,11 +253,23 @@ impl ModuleStore {
         Ok((Digest(hasher.finalize().into()), size))
     }
 
+    /// Whether the module of this digest is there, and is what it should be: disks rot, and copies are torn.
+    fn is_kept(&self, path: &Path, digest: Digest) -> Result<Kept, ModuleError> {
+        match self.measure(path) {
+            Ok((measured, _)) if measured == digest => Ok(Kept::Whole),
+            Err(ModuleError::System { .. }) if !path.exists() => Ok(Kept::Absent),
+            Ok(_) | Err(ModuleError::Flaw(_) | ModuleError::TooLarge { .. }) => Ok(Kept::Other),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Keeps the upload under its digest.
     fn keep(&self, upload: &Path, digest: Digest) -> Result<(), ModuleError> {
         let path = self.module_path(digest);
-        if path.exists() {
-            return Ok(());
+        match self.is_kept(&path, digest)? {
+            Kept::Whole => return Ok(()),
+            Kept::Absent => {}
+            Kept::Other => tracing::warn!(%digest, "the stored module was damaged; the upload takes its place"),
         }
         let io = || ModuleError::system("can't keep the module");
         let mut from = File::open(upload).map_err(io())?;
@@ -408,6 +442,14 @@ impl ModuleStore {
             }
         }
     }
+}
+
+/// What is stored of a module.
+enum Kept {
+    Whole,
+    Absent,
+    /// Something, but not its bytes.
+    Other,
 }
 
 /// What a version may have, against what its component needs.

@@ -98,7 +98,9 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
         Ok(Ok(())) => None,
         Ok(Err(error)) | Err(error) => Some(error),
     };
-    let left: Vec<_> = shared.filed.lock().drain().filter(|filed| !filed.running.is_answered()).collect();
+    let (answered, left): (Vec<_>, Vec<_>) = shared.filed.lock().drain().partition(|filed| filed.running.is_answered());
+    // What an answered request left to do may be what failed.
+    let alone = answered.len() + left.len() == 1;
     if let Some(error) = error {
         let reason = failure::reason(live.store.data(), &error);
         live.store.data().logs.host(None, failure::account(&reason.to_string(), &error));
@@ -109,7 +111,7 @@ pub(super) async fn run(mut live: Live, service: Service, shared: Arc<Shared>, s
             running.trail.note(Note::Guest(reason.to_string()));
             running.fail(match &reason {
                 // With company it can't be told whose fault a trap is.
-                InvokeError::Trap(_) | InvokeError::Exit(_) if left.len() > 1 => {
+                InvokeError::Trap(_) | InvokeError::Exit(_) if !alone => {
                     InvokeError::Neighbour(reason.to_string().into())
                 }
                 InvokeError::Cpu(_) if known => InvokeError::Neighbour(reason.to_string().into()),
@@ -161,6 +163,10 @@ async fn serve(accessor: &Accessor<GuestState>, service: &Service, shared: &Arc<
             shared.rested.store(false, Ordering::Release);
             if calls.is_empty() {
                 shared.meter.reset();
+                // Those before left nothing to do, and nothing that goes wrong now is theirs.
+                if accessor.poll_no_interesting_tasks(cx).is_ready() {
+                    forget(accessor, shared);
+                }
             }
             calls.extend(jobs.into_iter().map(|job| Box::pin(call(accessor, handle, job, shared))));
         }
@@ -168,11 +174,7 @@ async fn serve(accessor: &Accessor<GuestState>, service: &Service, shared: &Arc<
             return Poll::Pending;
         }
         if shared.is_idle() {
-            accessor.with(|mut access| {
-                let mut store = access.as_context_mut();
-                unfile(store.data_mut(), shared, 0);
-                store.data_mut().logs.attribute(None);
-            });
+            forget(accessor, shared);
             if shared.retired.load(Ordering::Acquire) {
                 return Poll::Ready(Ok(()));
             }
@@ -180,6 +182,15 @@ async fn serve(accessor: &Accessor<GuestState>, service: &Service, shared: &Arc<
         Poll::Pending
     })
     .await
+}
+
+/// Forgets all invocations whose answers are through.
+fn forget(accessor: &Accessor<GuestState>, shared: &Shared) {
+    accessor.with(|mut access| {
+        let mut store = access.as_context_mut();
+        unfile(store.data_mut(), shared, 0);
+        store.data_mut().logs.attribute(None);
+    });
 }
 
 type Handle = TypedFunc<(Resource<GuestRequest>,), (Result<Resource<GuestResponse>, ErrorCode>,)>;
@@ -227,6 +238,7 @@ async fn call(accessor: &Accessor<GuestState>, handle: Handle, job: Job, shared:
             shared.retire();
         }
     });
+    shared.meter.set_done();
     // The guest may go on: tasks that `handle` left behind stream its body. Their calls belong to this invocation, which
     // stays filed.
     let head = shared.filed.lock().take_head(task);

@@ -78,7 +78,7 @@ pub(super) fn invoke<'a>(
             Err(error) => return Err(error),
         };
         running.begin_stream();
-        Ok(Answer::respond(response, &method, running, Some(Box::new(work))))
+        Ok(Answer::respond(response, &method, deployed, running, Some(Box::new(work))))
     }
 }
 
@@ -150,25 +150,34 @@ async fn start(
     mut permit: Permit,
     running: &Arc<Running>,
 ) -> Result<Slot, InvokeError> {
-    let meter = Arc::new(Meter::new(Some((Arc::clone(&deployed.ticker), Arc::clone(&deployed.hogs)))));
+    let meter = Arc::new(Meter::new(Some(Arc::clone(&deployed.overseer))));
     let charge = permit.charge(&deployed.account);
     let store =
         GuestState::store(deployed, &meter, charge).map_err(|error| InvokeError::Start(format!("{error:#}").into()))?;
     let mut live = drive::Live { store, alive: Alive::new(deployed), permit };
     live.store.data_mut().logs.attribute(Some(running));
-    let service = {
-        let instantiate = async { pre.instantiate_async(&mut live.store).await };
-        match Metered::new(instantiate, Arc::clone(&meter)).await {
-            Ok(service) => service,
-            Err(error) => return Err(failure::start(live.store.data(), running, error)),
+    let (sender, made) = oneshot::channel();
+    let instantiate = {
+        let (pre, meter) = (pre.clone(), Arc::clone(&meter));
+        async move {
+            let instantiate = async { pre.instantiate_async(&mut live.store).await };
+            let made = Metered::new(instantiate, meter).await;
+            let _ = sender.send((live, made));
         }
+    };
+    let hogs = &deployed.overseer.hogs;
+    Migrating::new(Box::pin(instantiate), Arc::clone(&meter), Arc::clone(hogs)).await;
+    let (live, service) = match made.await {
+        Ok((live, Ok(service))) => (live, service),
+        Ok((live, Err(error))) => return Err(failure::start(live.store.data(), running, error)),
+        Err(_) => return Err(InvokeError::ShuttingDown),
     };
     let (shared, slot) = Shared::new(deployed, &meter, live.store.data().memory.used());
     if deployed.isolation == Isolation::Function {
         shelf.add(&shared);
     }
     let drive = Box::pin(drive::run(live, service, shared, Arc::downgrade(shelf)));
-    tokio::spawn(Migrating::new(drive, meter, Arc::clone(&deployed.hogs)));
+    tokio::spawn(Migrating::new(drive, meter, Arc::clone(hogs)));
     Ok(slot)
 }
 

@@ -273,6 +273,9 @@ fn checked(response: &mut Response<Streaming>) -> Result<(), String> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err("it switched protocols without being asked".into());
     }
+    if headers::has_foreign_coding(response.headers()) {
+        return Err("its transfer-encoding is none that the gate decodes".into());
+    }
     headers::settle_length(response.headers_mut()).map_err(|why| format!("its content-length {why}"))
 }
 

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, io, sync::Arc};
 
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore, client::Resumption, pki_types::ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore, client::Resumption, pki_types::ServerName};
 use tokio::{net::TcpStream, sync::OnceCell};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -48,7 +48,7 @@ impl Tls {
         TlsConnector::from(config).connect(name, stream).await.map_err(|failure| {
             // What is wrong with a certificate now is so a second later.
             let certificate = is_certificate(&failure);
-            let error = error(failure.to_string(), certificate);
+            let error = error(in_words(&failure), certificate);
             if certificate { DialError::Hopeless(error) } else { DialError::Failed(error) }
         })
     }
@@ -76,6 +76,29 @@ impl Tls {
     }
 }
 
+/// What failed, for people: of what the platform says about a certificate its own words.
+fn in_words(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
+            format!("invalid peer certificate: {}", words_of(&format!("{:?}", other.0)))
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// `CaUsedAsEndEntity` as words: "ca used as end entity".
+fn words_of(name: &str) -> String {
+    let mut words = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && words.ends_with(|last: char| last.is_ascii_lowercase()) {
+            words.push(' ');
+        }
+        words.push(c.to_ascii_lowercase());
+    }
+    words
+}
+
 /// Whether a handshake failed for the certificate that the peer showed.
 fn is_certificate(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
@@ -95,4 +118,22 @@ pub(crate) fn system_roots() -> Arc<RootCertStore> {
     }
     tracing::debug!(added, ignored, "root certificates read");
     Arc::new(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("not shown")]
+    struct CaUsedAsEndEntity;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_told_in_words() {
+        let other = CertificateError::Other(rustls::OtherError(Arc::new(CaUsedAsEndEntity)));
+        let error = io::Error::other(rustls::Error::InvalidCertificate(other));
+        assert_eq!(in_words(&error), "invalid peer certificate: ca used as end entity");
+        let error = io::Error::other(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        assert_eq!(in_words(&error), "invalid peer certificate: UnknownIssuer");
+    }
 }

@@ -56,3 +56,29 @@ fn what_the_pool_has_no_room_for_is_told_apart_from_what_does_not_load() {
     assert!(matches!(beyond_the_pool(big), Some(Flaw::Invalid { .. })));
     assert_eq!(beyond_the_pool("Module was compiled with incompatible settings"), None);
 }
+
+#[tokio::test]
+async fn stored_bytes_that_are_not_the_module_s_are_never_compiled_and_an_upload_replaces_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _engines) = store(dir.path());
+    let module = b"\0asm and so on";
+    let upload = dir.path().join("upload");
+    std::fs::write(&upload, module).unwrap();
+    let (digest, _) = store.measure(&upload).unwrap();
+    let path = store.module_path(digest);
+    let open = async || {
+        let tenant = TenantId::default_tenant();
+        let bound = |value| Bound { value, setting: "guest_memory" };
+        let places = Bound { value: 10, setting: "guest_instances" };
+        store.open_module(&tenant, digest, bound(1 << 20), places).await.map(|_| ()).unwrap_err()
+    };
+    assert!(matches!(open().await, ModuleError::Missing(_)));
+    for damaged in [&b"\0asm and so off"[..], b"\0asm", b"nothing", b""] {
+        std::fs::write(&path, damaged).unwrap();
+        assert!(matches!(open().await, ModuleError::Damaged(_)), "{damaged:?}");
+        store.keep(&upload, digest).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), module);
+    }
+    // What is whole goes to the compiler, of which this test has none.
+    assert!(matches!(open().await, ModuleError::System { .. }));
+}

@@ -1,0 +1,91 @@
+//! Single operations that nothing can interrupt.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use tidegate::{
+    cluster::registry::{FunctionConfig, FunctionLimits},
+    guest::{Deployment, InvokeError},
+};
+use tidegate_core::units::{Size, Span};
+
+use crate::support::{Host, eventually, handler, invocation, request};
+
+async fn deploy(host: &Host, module: &str, cpu: Duration) -> Arc<Deployment> {
+    let limits = FunctionLimits { cpu: Some(Span(cpu)), memory: Some(Size::mib(256)), ..Default::default() };
+    let info = host.admit_bytes(&handler(module)).await.unwrap();
+    host.open("long", info, FunctionConfig { limits, ..Default::default() }).await.unwrap()
+}
+
+/// Fills 200 MiB.
+const FILL: &str = "(memory.fill (i32.const 0) (i32.const 1) (i32.const 209715200))";
+
+fn filling(body: &str) -> String {
+    format!("(memory 3200) (func (export \"h\") (param i32 i32) {body})")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_processor_time_holds_where_every_operation_is_long() {
+    let host = Host::new(&["--guest-wall", "30s"]);
+    let copying = "(memory.copy (i32.const 0) (i32.const 104857600) (i32.const 104857600))";
+    let list = "(type $n (struct (field (ref null $n)))) (func (export \"h\") (param i32 i32) (local $p (ref null $n))
+        (local $i i32) (loop $all (local.set $i (i32.const 100000))
+            (loop $one (local.set $p (struct.new $n (local.get $p)))
+                (br_if $one (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
+            (local.set $p (ref.null $n)) (br $all)))";
+    let array = "(type $a (array (mut i32))) (func (export \"h\") (param i32 i32) (local $a (ref $a))
+        (local.set $a (array.new_default $a (i32.const 25000000)))
+        (loop $l (array.fill $a (local.get $a) (i32.const 0) (i32.const 1) (i32.const 25000000)) (br $l)))";
+    for (what, module) in [
+        ("fills", filling(&format!("(loop $l {FILL} (br $l))"))),
+        ("copies", filling(&format!("(loop $l {copying} (br $l))"))),
+        ("collects garbage", list.to_owned()),
+        ("fills arrays", array.to_owned()),
+    ] {
+        let long = deploy(&host, &module, Duration::from_millis(300)).await;
+        let before = process_time();
+        let error = host.get(&long, "/").await.unwrap_err();
+        assert!(matches!(error, InvokeError::Cpu(_)), "{what}: {error:?}");
+        let took = process_time() - before;
+        assert!(took < Duration::from_secs(3), "{what}: {took:?} on a processor, and 300 ms were allowed");
+    }
+}
+
+/// Of all threads of this process, as nextest runs one test in each.
+fn process_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Times that this thread got to do something else until the request was answered.
+async fn turns_meanwhile(host: &Host, long: &Arc<Deployment>) -> u32 {
+    let (host, long) = (Arc::clone(&host.host), Arc::clone(long));
+    let answer = tokio::spawn(async move { host.invoke(&long, request("/"), invocation()).await.map(drop) });
+    let mut turns = 0;
+    while !answer.is_finished() {
+        tokio::task::yield_now().await;
+        turns += 1;
+    }
+    turns
+}
+
+#[tokio::test]
+async fn an_operation_keeps_nobody_else_waiting_be_it_the_first_of_its_function_or_a_later_one() {
+    let host = Host::new(&[]);
+    let long = deploy(&host, &filling(FILL), Duration::from_secs(5)).await;
+    for request in 1..=3 {
+        let turns = turns_meanwhile(&host, &long).await;
+        assert!(turns > 100, "request {request} let this thread do something {turns} times");
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_is_known_to_keep_nobody_waiting_answers_where_it_was_asked() {
+    let host = Host::new(&[]);
+    let short = host.deploy("hello-rust").await;
+    assert!(host.get(&short, "/").now_or_never().is_none(), "of the first request nobody knows how long it takes");
+    host.text(&short, "/").await;
+    // Its answer may be here a moment before it is done.
+    eventually("no thread is changed", || host.get(&short, "/").now_or_never().is_some_and(|answer| answer.is_ok()))
+        .await;
+}
