@@ -1,6 +1,6 @@
-//! Limits as they are written on a command line and in a table: `500/1m`, `90000/1m:tokens`, `500/1m+20`.
+//! Limits and endpoints as they are written on a command line and in a table: `500/1m`, `90000/1m:tokens`, `500/1m+20`.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tidegate_core::limit::{Limit, NotALimit};
 
 /// Reads a limit into the API's form.
@@ -21,6 +21,25 @@ pub(super) fn show(limit: &Value) -> String {
     format!("{quota}/{per}{unit}{burst}")
 }
 
+/// Reads an endpoint: `URL,key=value,...`.
+pub(super) fn endpoint(text: &str) -> Result<Value, String> {
+    let mut parts = text.split(',');
+    let mut endpoint = Map::new();
+    endpoint.insert("url".into(), json!(parts.next().unwrap_or_default()));
+    for part in parts {
+        let wrong =
+            || format!("`{part}` says nothing about an endpoint: write name=N, region=R, weight=W or strip=/v1");
+        let (key, value) = part.split_once('=').ok_or_else(wrong)?;
+        let value = match key {
+            "name" | "region" | "strip" => json!(value),
+            "weight" => json!(value.parse::<u16>().map_err(|_| format!("`{value}` is no weight: 1 to 1000"))?),
+            _ => return Err(wrong()),
+        };
+        endpoint.insert(key.into(), value);
+    }
+    Ok(Value::Object(endpoint))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +55,19 @@ mod tests {
             assert_eq!(show(&limit), text);
         }
         assert!(parse("10").unwrap_err().contains("QUOTA/PERIOD"));
+    }
+
+    #[test]
+    fn an_endpoint_is_its_url_and_what_is_said_of_it() {
+        assert_eq!(endpoint("https://a/b").unwrap(), json!({"url": "https://a/b"}));
+        assert_eq!(
+            endpoint("https://a,name=east,region=iad,weight=3,strip=/v1").unwrap(),
+            json!({"url": "https://a", "name": "east", "region": "iad", "weight": 3, "strip": "/v1"})
+        );
+        for (text, why) in
+            [("https://a,east", "write name=N"), ("https://a,weight=x", "no weight"), ("https://a,x=1", "x=1")]
+        {
+            assert!(endpoint(text).unwrap_err().contains(why), "{text}");
+        }
     }
 }

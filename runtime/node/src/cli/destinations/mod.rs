@@ -73,6 +73,9 @@ struct Put {
     /// What has limits of its own: header:NAME, body:/json/pointer. Repeatable
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     split_by: Vec<String>,
+    /// One of several equal ways to it: URL, then ,name=N ,region=R ,weight=W ,strip=/v1 as wanted. Repeatable
+    #[arg(long = "endpoint", value_name = "ENDPOINT", value_parser = limits::endpoint)]
+    endpoints: Vec<Value>,
     /// Whether calls may be repeated
     #[arg(long, value_name = "WHEN", value_parser = ["never", "keyed", "always"])]
     repeatable: Option<String>,
@@ -216,6 +219,7 @@ impl Put {
         set("split_by", (!self.split_by.is_empty()).then(|| json!(self.split_by)));
         set("limits", (!self.limits.is_empty()).then(|| json!(self.limits)));
         set("max_concurrency", self.max_concurrency.map(|count| json!(count)));
+        set("endpoints", (!self.endpoints.is_empty()).then(|| json!(self.endpoints)));
         set("repeatable", self.repeatable.as_ref().map(|text| json!(text)));
         if let Some(deadline) = self.deadline {
             let policy = config.entry("policy").or_insert_with(|| json!({}));
