@@ -16,6 +16,8 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
         Refusal::DeadlinePassed { .. } => (StatusCode::GATEWAY_TIMEOUT, "The deadline passed"),
         Refusal::CostTooLarge { .. } => (StatusCode::TOO_MANY_REQUESTS, "The call is larger than its limit"),
         Refusal::TooManyDestinations { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Too many destinations"),
+        Refusal::Draining { .. } => (StatusCode::SERVICE_UNAVAILABLE, "The destination is drained"),
+        Refusal::Flushed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "The destination was flushed"),
     };
     let setting = match refusal {
         Refusal::QueueFull { .. } => names::QUEUE_CALLS,
@@ -23,6 +25,7 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
         Refusal::TooManyDestinations { .. } => names::MAX_ACTORS,
         Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "policy.deadline",
         Refusal::CostTooLarge { .. } => "limits",
+        Refusal::Draining { .. } | Refusal::Flushed { .. } => "an operator's brake",
     };
     let mut problem = Problem::new(status, refusal.kind(), title, format!("{destination}: {refusal}"))
         .bound(refusal.limit(), refusal.value(), setting)
@@ -37,7 +40,7 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
     };
     match (refusal.retry_after().or(paused), refusal) {
         (Some(after), _) => problem = problem.retry_after(after),
-        (None, Refusal::CostTooLarge { .. }) => problem = problem.final_answer(),
+        (None, Refusal::CostTooLarge { .. } | Refusal::Flushed { .. }) => problem = problem.final_answer(),
         (None, _) => {}
     }
     problem

@@ -89,6 +89,8 @@ kinds! {
         "closed" 502 "The upstream closed the connection before it answered"
         "head-too-large" 502 "The head of the upstream's answer is beyond `max_answer_headers` or `max_answer_head`"
         "protocol" 502 "What the upstream sent is no HTTP"
+        "draining" 503 "An operator drains the destination: no further call is taken"
+        "flushed" 503 "An operator flushed what waited for the destination"
         "no-region" 400 "The destination has no endpoint in the regions that the policy insists on"
         "too-many-destinations" 503 "The node remembers as many busy destinations as it may"
         "connect-timeout" 504 "No connection to the upstream in time"
