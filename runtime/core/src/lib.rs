@@ -8,7 +8,7 @@
 //! - `actor` is one partition of a destination: queue, pace, slots, guard, budget.
 //! - [`endpoint`] chooses among several equal ways to a destination.
 //! - [`pace`] keeps configured limits, [`guard`] finds the limits nobody configured, [`budget`] bounds retries.
-//! - [`signal`] reads what answers say, [`credit`] whether a refusal is final, [`repeat`] decides what happens after an attempt.
+//! - [`signal`] reads what answers say, [`repeat`] decides what happens after an attempt.
 //! - [`manners`] says on which threads a function's work runs.
 //! - [`policy`], [`limit`] and [`units`] are the shapes people write.
 //! - [`refusal`] says why something waits or was refused.
@@ -16,7 +16,6 @@
 mod actor;
 pub mod budget;
 pub mod calls;
-pub mod credit;
 pub mod endpoint;
 pub mod guard;
 pub mod limit;

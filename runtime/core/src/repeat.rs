@@ -88,7 +88,7 @@ pub enum Outcome {
 pub enum Class {
     /// The destination took the request: anything but the below, client errors too.
     Accepted,
-    /// Not now: 429, or 503 and 529 that name a wait.
+    /// Not now: 429; 403, 503 and 529 that name a wait, or say in their body that they are a refusal.
     Refused,
     /// No waiting helps, says the destination: out of credit.
     Denied,
@@ -110,7 +110,9 @@ impl Outcome {
         match self {
             Outcome::Answer { signal, .. } if signal.last_word => Class::Denied,
             Outcome::Answer { status: 429, .. } => Class::Refused,
-            Outcome::Answer { status: 503 | 529, signal } if signal.wait.is_some() => Class::Refused,
+            Outcome::Answer { status: 403 | 503 | 529, signal } if signal.wait.is_some() || signal.refuses => {
+                Class::Refused
+            }
             Outcome::Answer { status: 502..=504 | 520..=527 | 529 | 530, .. } => Class::Down,
             Outcome::Answer { status: 408 | 500..600, .. } => Class::Faulty,
             Outcome::Answer { .. } => Class::Accepted,
@@ -261,7 +263,8 @@ pub fn after(
         _ if facts.departed && !attempt.replayable => return Decision::Return(Reason::NotReplayable),
         Class::Refused if facts.owns_refusal => return Decision::Return(Reason::OwnRefusal),
         // Who sends a 503 may stand before one that has begun, even when it knows how long to wait.
-        Class::Refused if !attempt.repeatable && !outcome.is_status(429) => {
+        // A 403 forbids, as a 429 does.
+        Class::Refused if !attempt.repeatable && !outcome.is_status(429) && !outcome.is_status(403) => {
             return Decision::Return(Reason::NotRepeatable);
         }
         Class::Refused => return again(facts.resumes).err().unwrap_or(Decision::PutBack),

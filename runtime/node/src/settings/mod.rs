@@ -334,7 +334,7 @@ pub struct OutboundSettings {
     /// Longest pause that is believed where only a header speaks for it; a longer one is tried before its end
     #[arg(long, env = "TIDEGATE_BELIEVED_PAUSE", value_name = "DURATION", default_value_t = Span(tidegate_core::shard::BELIEVED_PAUSE))]
     pub believed_pause: Span,
-    /// Bytes of a 429's JSON body that are looked into before it counts, for want of credit, which no waiting helps
+    /// Bytes of a refusal's JSON body that are looked into before it counts: how long, of what, and whether waiting helps
     #[arg(long, env = "TIDEGATE_REFUSAL_BODY", value_name = "SIZE", default_value = "16KiB")]
     pub refusal_body: Size,
     /// Time that such a body is waited for. Mostly it comes with its head

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, Uri};
 use tidegate_core::{
-    Attempt, Cost, Effective, Flow, NewCall, Outcome, Refusal, Ticket, Time, Verdict, credit,
+    Attempt, Cost, Effective, Flow, NewCall, Outcome, Refusal, Ticket, Time, Verdict,
     endpoint::Ways,
     repeat::{Class, Reason},
     signal,
@@ -256,8 +256,10 @@ impl Call<'_> {
                 let status = response.status().as_u16();
                 self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
                 let max_pause = self.door.settings.max_pause.get();
-                let mut signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
-                signal.last_word = self.is_exhausted(&mut response).await;
+                let body = self.refusal_body(&mut response).await;
+                let (status_code, headers) = (response.status(), response.headers());
+                let answer = signal::Answer { status: status_code, headers, body: body.as_deref() };
+                let signal = signal::read(&answer, SystemTime::now(), max_pause);
                 (Outcome::Answer { status, signal }, Ok(response))
             }
             Attempted::Failed(failure, error) => {
@@ -323,27 +325,29 @@ impl Call<'_> {
         Next::Again(Again { ticket, costs, failed })
     }
 
-    /// Whether a refusal says in its body that no waiting helps. A bound that keeps its body unread is told in the trail.
-    async fn is_exhausted(&mut self, response: &mut Response<Streaming>) -> bool {
-        if response.status() != StatusCode::TOO_MANY_REQUESTS || !is_json(response.headers()) {
-            return false;
+    /// The body of a refusal, unpacked, where it may say more than the head. A bound that keeps it unread is told in the
+    /// trail.
+    async fn refusal_body(&mut self, response: &mut Response<Streaming>) -> Option<Vec<u8>> {
+        if !signal::wants_body(response.status(), response.headers()) {
+            return None;
         }
         let settings = &self.door.settings;
         let (size, wait) = (settings.refusal_body, settings.refusal_wait);
         let too_large = || format!("larger than {size} (setting {})", names::REFUSAL_BODY);
         let bound = match response.body_mut().peek(size.get(), wait.get()).await {
             Peeked::Whole(body) => match plain(response.headers(), body, size.get()) {
-                Ok(body) => return credit::is_exhausted(&body),
+                Ok(body) => return Some(body),
                 Err(Unread::TooLarge) => format!("unpacked, {}", too_large()),
                 Err(other) => other.to_string(),
             },
-            Peeked::Broken => return false,
+            Peeked::Broken => return None,
             Peeked::TooLarge => too_large(),
             Peeked::TooSlow => format!("not here within {wait} (setting {})", names::REFUSAL_WAIT),
         };
-        let what = format!("whether credit is used up is not known: the body of the 429 is {bound}");
+        let status = response.status().as_u16();
+        let what = format!("what the {status} means beyond its head is not known: its body is {bound}");
         self.ending.note(|call| Note::Decided { call, what });
-        false
+        None
     }
 
     /// Shows a refusal on the feed at once.
@@ -376,10 +380,4 @@ impl Call<'_> {
         parts.extensions.clear();
         Response::from_parts(parts, body)
     }
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media == "application/json" || media.ends_with("+json")
 }

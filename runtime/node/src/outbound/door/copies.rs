@@ -68,7 +68,7 @@ impl Call<'_> {
 
     fn said(&self, response: &Response<Streaming>) -> Outcome {
         let max_pause = self.door.settings.max_pause.get();
-        let signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
+        let signal = signal::read(&signal::Answer::head(response), SystemTime::now(), max_pause);
         Outcome::Answer { status: response.status().as_u16(), signal }
     }
 
@@ -174,7 +174,7 @@ fn trial(call: &Call<'_>, admission: &Admission) {
         let upload = Upload { idle, whole: None };
         let outcome = match lease.exchange(request, upload, |_| first_byte).await {
             Ok(Exchanged::Answer(response)) => {
-                let signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
+                let signal = signal::read(&signal::Answer::head(&response), SystemTime::now(), max_pause);
                 Outcome::Answer { status: response.status().as_u16(), signal }
             }
             Ok(_) => Outcome::Failed(Failure::TimedOut),
