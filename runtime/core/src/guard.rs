@@ -20,6 +20,7 @@
 mod doubt;
 mod learned;
 mod outcomes;
+mod stated;
 
 use crate::{
     calls::Call,
@@ -28,6 +29,7 @@ use crate::{
 };
 use doubt::Doubt;
 use learned::Learned;
+use stated::Stated;
 use std::time::Duration;
 
 /// Requests that may be unanswered at once towards a destination of which nothing is known.
@@ -86,6 +88,8 @@ pub(crate) struct Said {
     pub(crate) believed: Duration,
     /// Whether the call was neither refused nor failed before.
     pub(crate) fresh: bool,
+    /// Whether it is about requests under way at once: that says nothing about a pace.
+    pub(crate) concurrency: bool,
 }
 
 /// What a failure says, and when.
@@ -176,6 +180,8 @@ pub(crate) struct Guard {
     /// The fastest answer so far; zero when none was seen.
     fastest: Micros,
     learned: Option<Box<Learned>>,
+    /// What answers stated of quotas that are used up.
+    stated: Option<Box<Stated>>,
 }
 
 impl Default for Guard {
@@ -212,6 +218,7 @@ impl Default for Guard {
             failure_rtt: Micros::ZERO,
             fastest: Micros::ZERO,
             learned: None,
+            stated: None,
         }
     }
 }
@@ -227,6 +234,9 @@ impl Guard {
     /// What holds the next call, and until when at most. `None`: it may leave. `fresh`: it was neither refused nor
     /// failed before.
     pub(crate) fn hold(&mut self, fresh: bool, now: Time) -> Option<(Time, Waiting)> {
+        if let Some((at, until, by)) = self.stated.as_ref().and_then(|stated| stated.hold(now)) {
+            return Some((at, Waiting::Paused { left: until.since(now), cause: Cause::Stated { by } }));
+        }
         match self.phase {
             Phase::Open => {}
             Phase::Paused { until, eager, cause } => {
@@ -290,6 +300,9 @@ impl Guard {
         if let Some(learned) = &mut self.learned {
             learned.launch(now, self.refusal_rtt.get());
         }
+        if let Some(stated) = &mut self.stated {
+            stated.launch(call, now);
+        }
     }
 
     /// A call that may depart does. Where it is the probe, the time is returned at which it has passed unless it is
@@ -302,7 +315,7 @@ impl Guard {
                 // pause nothing but an answer is a pass.
                 let rtt = match cause {
                     Cause::Down { .. } => self.refusal_rtt.max(self.failure_rtt).get(),
-                    Cause::Refused { .. } => self.refusal_rtt.get(),
+                    Cause::Refused { .. } | Cause::Stated { .. } => self.refusal_rtt.get(),
                 };
                 *passes = (now + DOUBLING.max(rtt * 4)).max(*until);
                 Some(*passes)
@@ -312,7 +325,10 @@ impl Guard {
     }
 
     /// Whether a call that was admitted earlier must not depart now: paused since, or another is the probe.
-    pub(crate) fn stops(&self, call: Call) -> bool {
+    pub(crate) fn stops(&self, call: Call, now: Time) -> bool {
+        if self.stated.as_ref().is_some_and(|stated| stated.stops(call, now)) {
+            return true;
+        }
         match self.phase {
             Phase::Open => false,
             Phase::Paused { .. } => true,
@@ -343,18 +359,27 @@ impl Guard {
 
     /// The end of the pause for a call, where there is one.
     pub(crate) fn paused_until(&self, fresh: bool, now: Time) -> Option<(Time, Cause)> {
-        let (until, cause) = match self.phase {
-            Phase::Open => return None,
+        let stated = self.stated.as_ref().and_then(|stated| stated.paused_until(now));
+        let stated = stated.map(|(until, by)| (until, Cause::Stated { by }));
+        let paused = match self.phase {
+            Phase::Open => return stated,
             Phase::Paused { eager, cause, .. } if fresh => (eager, cause),
             Phase::Paused { until, cause, .. } | Phase::Probing { until, cause, .. } => (until, cause),
         };
-        (until > now).then_some((until, cause))
+        let paused = Some(paused).filter(|(until, _)| *until > now);
+        [paused, stated].into_iter().flatten().max_by_key(|(until, _)| *until)
     }
 
     /// When a call may leave as far as pauses go.
     pub(crate) fn resumes(&self, fresh: bool, now: Time) -> Time {
-        let until = self.paused_until(fresh, now).map_or(now, |(until, _)| until);
-        self.doubt.as_ref().map_or(until, |doubt| doubt.resumes(until)).max(now)
+        let until = match self.phase {
+            Phase::Open => now,
+            Phase::Paused { eager, .. } if fresh => eager,
+            Phase::Paused { until, .. } | Phase::Probing { until, .. } => until,
+        };
+        let until = self.doubt.as_ref().map_or(until, |doubt| doubt.resumes(until));
+        let stated = self.stated.as_ref().and_then(|stated| stated.resumes(now));
+        stated.map_or(until, |stated| stated.max(until)).max(now)
     }
 
     /// When the next probe of a pause until `until` may leave.

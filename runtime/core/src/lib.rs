@@ -8,6 +8,7 @@
 //! - `actor` is one partition of a destination: queue, pace, slots, guard, budget.
 //! - [`endpoint`] chooses among several equal ways to a destination.
 //! - [`pace`] keeps configured limits, [`guard`] finds the limits nobody configured, [`budget`] bounds retries.
+//! - [`usage`] reads the tokens that an answer used from its body as it passes, and errors that come in its midst.
 //! - [`signal`] reads what answers say, [`repeat`] decides what happens after an attempt.
 //! - [`manners`] says on which threads a function's work runs.
 //! - [`policy`], [`limit`] and [`units`] are the shapes people write.
@@ -31,6 +32,7 @@ mod slots;
 pub mod snapshot;
 pub mod time;
 pub mod units;
+pub mod usage;
 
 pub use calls::{Call, Flow, NewCall, Permit, Ticket};
 pub use limit::{Cost, Limit, Unit};

@@ -17,6 +17,11 @@ pub enum Cause {
         /// The header that named the wait; `None` when it was chosen by backoff.
         by: Option<Source>,
     },
+    /// It said ahead of any refusal that nothing is left of a quota.
+    Stated {
+        /// The header that said so.
+        by: Source,
+    },
     /// It answered before and now fails in a row.
     Down {
         /// The last status, `None` when nothing answered at all.
@@ -29,6 +34,7 @@ impl fmt::Display for Cause {
         match self {
             Cause::Refused { status, by: Some(by) } => write!(f, "by {by} of a {status}"),
             Cause::Refused { status, by: None } => write!(f, "by a {status} without Retry-After"),
+            Cause::Stated { by } => write!(f, "as nothing is left by {by}"),
             Cause::Down { status: Some(status) } => write!(f, "as it fails with {status}"),
             Cause::Down { status: None } => f.write_str("as it does not answer"),
         }

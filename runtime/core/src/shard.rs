@@ -409,6 +409,20 @@ impl Shard {
         self.with(index, now, fx, |actor, cx| actor.observe(permit, outcome, cx));
     }
 
+    /// The call used this many tokens, says its answer: what its limits were charged is corrected. Harmless when the call
+    /// is over, and when it is said again.
+    pub fn settle(&mut self, now: Time, permit: Permit, tokens: u32, fx: &mut Effects) {
+        let Some(index) = self.calls.get(permit.call).map(|entry| entry.actor) else { return };
+        self.with(index, now, fx, |actor, cx| actor.settle(permit, tokens, cx));
+    }
+
+    /// The answer of a reported attempt turned out to be a refusal or a failure in its midst: it counts as such, though
+    /// its sender has it already. Once per permit, before it is released.
+    pub fn amend(&mut self, now: Time, permit: Permit, outcome: &Outcome, fx: &mut Effects) {
+        let Some(index) = self.calls.get(permit.call).map(|entry| entry.actor) else { return };
+        self.with(index, now, fx, |actor, cx| actor.amend(permit, outcome, cx));
+    }
+
     /// The answer of a reported attempt still flows: where slots are limited it keeps its own until `until`. To be called
     /// again before that for as long as somebody reads.
     pub fn flows(&mut self, now: Time, permit: Permit, until: Time, fx: &mut Effects) {

@@ -8,6 +8,7 @@ use crate::{
     refusal::Cause,
     repeat::{Attempt, Class, Decision, Facts, Outcome, Reason, after},
     shard::{Departure, Verdict},
+    signal::SpentQuota,
     time::Time,
 };
 use std::time::Duration;
@@ -33,7 +34,7 @@ impl Actor {
         }
         let single = self.endpoints.is_single();
         let (compiled, endpoint) = (self.config.endpoint(entry.endpoint), self.endpoints.get_mut(entry.endpoint));
-        let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.guard.stops(permit.call)) else {
+        let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.guard.stops(permit.call, cx.now)) else {
             return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
         };
         self.paces.departed(&self.config.limits, entry.cost, entry.charge, cx.now);
@@ -160,15 +161,16 @@ impl Actor {
         let others_live = self.endpoints.others_live(ticket.endpoint, now);
         let Some(endpoint) = self.endpoints.get_mut(ticket.endpoint) else { return false };
         let guard = &mut endpoint.guard;
-        match (outcome.class(), outcome) {
+        let own = match (outcome.class(), outcome) {
             (Class::Refused, Outcome::Answer { status, signal }) => {
                 let wait = signal.wait.map(|(wait, _)| wait.min(self.config.max_pause));
                 let own = count_refusal(guard, ticket, wait.is_some(), now);
                 if own {
-                    guard.misled(call, ticket.cut);
+                    guard.misled(call, ticket.cut, now);
                 } else {
                     let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
-                    let said = Said { left, cause, wait, waiting, believed, fresh };
+                    let concurrency = signal.concurrency;
+                    let said = Said { left, cause, wait, waiting, believed, fresh, concurrency };
                     guard.refused(call, said, cx.random, now);
                 }
                 ticket.last_cut = guard.cuts();
@@ -190,7 +192,7 @@ impl Actor {
                 ticket.tries = ticket.tries.saturating_add(1);
                 ticket.failed = now;
                 if own {
-                    guard.forgotten(call);
+                    guard.forgotten(call, now);
                 } else {
                     let status = match outcome {
                         Outcome::Answer { status, .. } => Some(*status),
@@ -208,7 +210,14 @@ impl Actor {
                 guard.accepted(call, left, now);
                 false
             }
+        };
+        if let (Class::Accepted | Class::Faulty, Outcome::Answer { signal, .. }) = (outcome.class(), outcome)
+            && let Some(spent) = signal.spent
+        {
+            let spent = SpentQuota { wait: spent.wait.min(self.config.max_pause), ..spent };
+            guard.states(spent, believed, cx.random, now);
         }
+        own
     }
 
     /// What became of a copy of a call, or of a call whose copy was faster: taken down, and nothing follows from it.
@@ -249,6 +258,41 @@ impl Actor {
         }
     }
 
+    /// The call used this many tokens: its charges are corrected, if it left and is not over.
+    pub(crate) fn settle(&mut self, permit: Permit, tokens: u32, cx: &mut Context<'_>) {
+        let Some(entry) = cx.calls.get_mut(permit.call) else { return };
+        let (charged, left) = (entry.cost.tokens, entry.left);
+        if !matches!(entry.phase, Phase::Departed | Phase::Reported) || charged == tokens {
+            return;
+        }
+        self.paces.settle(&self.config.limits, charged, tokens, entry.charge, left, cx.now);
+        let compiled = self.config.endpoint(entry.endpoint);
+        if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
+            endpoint.settle(compiled, charged, tokens, entry.held, left, cx.now);
+        }
+        entry.cost.tokens = tokens;
+        self.recheck(cx);
+        self.pump(cx);
+    }
+
+    /// An answer that was reported turned out to be this, when its head had long been passed on. There is nothing to be
+    /// decided about the call any more; others are to know.
+    pub(crate) fn amend(&mut self, permit: Permit, outcome: &Outcome, cx: &mut Context<'_>) {
+        let Some(entry) = cx.calls.get(permit.call).filter(|entry| entry.phase == Phase::Reported) else { return };
+        let (left, index, mut ticket, class) = (entry.left, entry.endpoint, entry.ticket, outcome.class());
+        ticket.endpoint = index;
+        let resumed = self.endpoints.resumes(true, cx.now);
+        self.count(outcome, class, Duration::ZERO);
+        if let (Class::Refused | Class::Down, Some(endpoint)) = (class, self.endpoints.get_mut(index)) {
+            endpoint.guard.amends();
+            self.learn(permit.call, outcome, &mut ticket, left, cx);
+        }
+        if self.endpoints.resumes(true, cx.now) > resumed {
+            self.recheck(cx);
+        }
+        self.pump(cx);
+    }
+
     /// The answer still flows: its slot is kept until `until`.
     pub(crate) fn flows(&mut self, permit: Permit, until: Time, cx: &mut Context<'_>) {
         let Some(entry) = cx.calls.get_mut(permit.call) else { return };
@@ -280,7 +324,7 @@ impl Actor {
                 let compiled = self.config.endpoint(entry.endpoint);
                 if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
                     endpoint.refund(compiled, entry.cost, entry.held, cx.now);
-                    endpoint.guard.forgotten(call);
+                    endpoint.guard.forgotten(call, cx.now);
                 }
             }
             Phase::Departed => {

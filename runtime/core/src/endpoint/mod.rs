@@ -214,6 +214,21 @@ impl Endpoint {
         }
     }
 
+    /// It used other tokens than it was charged, see [`Paces::settle`].
+    pub(crate) fn settle(
+        &mut self,
+        compiled: Option<&Compiled>,
+        charged: u32,
+        used: u32,
+        held: Held,
+        left: Time,
+        now: Time,
+    ) {
+        if let (Some(own), Some(compiled)) = (&mut self.own, compiled) {
+            own.paces.settle(&compiled.limits, charged, used, held.charge, left, now);
+        }
+    }
+
     /// Its answer flows until `until` at least.
     pub(crate) fn flows(&mut self, call: Call, held: &mut Held, until: Time) {
         if let (Some(own), Some(slot)) = (&mut self.own, &mut held.slot) {

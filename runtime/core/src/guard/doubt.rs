@@ -42,6 +42,11 @@ impl Doubt {
         if self.confirmed { until } else { self.next.min(until) }
     }
 
+    /// A probe came back without a word: the next one is as far away again.
+    pub(super) fn waits(&mut self, now: Time) {
+        self.next = self.next.max(now + self.gap);
+    }
+
     /// A probe did not pass. `refused`: the destination said so itself.
     pub(super) fn failed(&mut self, refused: bool, random: &mut fastrand::Rng, now: Time) {
         self.confirmed |= refused;

@@ -4,11 +4,12 @@
 
 use super::{
     AT_LEAST, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED, LONGEST_BACKOFF, LONGEST_DOWN,
-    OPEN, Phase, RAMP_WINDOW, Said, VAIN, doubt::Doubt, jittered,
+    OPEN, Phase, RAMP_WINDOW, Said, Stated, VAIN, doubt::Doubt, jittered,
 };
 use crate::{
     calls::Call,
     refusal::Cause,
+    signal::SpentQuota,
     time::{Micros, Time},
 };
 use std::time::Duration;
@@ -27,6 +28,9 @@ impl Guard {
         if self.is_probe(call) {
             self.resume(now);
         }
+        if let Some(stated) = &mut self.stated {
+            stated.passed(call, left, now);
+        }
         if self.phase != Phase::Open {
             return;
         }
@@ -39,6 +43,12 @@ impl Guard {
             self.widen(self.window, now);
             self.fresh = 0;
         }
+    }
+
+    /// An answer that is no refusal states that nothing is left of a quota.
+    pub(crate) fn states(&mut self, spent: SpentQuota, believed: Duration, random: &mut fastrand::Rng, now: Time) {
+        let stated = self.stated.get_or_insert_with(|| Box::new(Stated::new(spent.source)));
+        stated.says(spent, believed, random, now);
     }
 
     /// A request that left at `left` passed.
@@ -56,12 +66,13 @@ impl Guard {
             // Who asked for silence is not asked by one after another who does not wait for the answer.
             self.early_failed(false, random, now);
         }
-        self.forgotten(call);
+        self.forgotten(call, now);
     }
 
     /// The call ended without telling anything: given up, or failed by its own fault.
-    pub(crate) fn forgotten(&mut self, call: Call) {
+    pub(crate) fn forgotten(&mut self, call: Call, now: Time) {
         self.answered();
+        self.tried(call, now);
         if let Phase::Probing { call: probe, until, cause, .. } = self.phase
             && probe == call
         {
@@ -69,10 +80,16 @@ impl Guard {
         }
     }
 
+    fn tried(&mut self, call: Call, now: Time) {
+        if let Some(stated) = &mut self.stated {
+            stated.over(call, now);
+        }
+    }
+
     /// The call was refused for a reason of its own, and was so at cut `since` already: what was learned from it and
     /// later ones is no more than that.
-    pub(crate) fn misled(&mut self, call: Call, since: u32) {
-        self.forgotten(call);
+    pub(crate) fn misled(&mut self, call: Call, since: u32, now: Time) {
+        self.forgotten(call, now);
         if self.learned_at >= since && self.learned.is_some() {
             self.unlearn();
         }
@@ -90,16 +107,28 @@ impl Guard {
     /// It answered, if not well (500, 408): alive, no sign of a limit.
     pub(crate) fn faulty(&mut self, call: Call, now: Time) {
         self.answered();
+        self.tried(call, now);
         self.streak = 0;
         if self.is_probe(call) {
             self.resume(now);
         }
     }
 
+    /// What follows is about a call whose answer was counted before.
+    pub(crate) fn amends(&mut self) {
+        self.unanswered += 1;
+    }
+
     /// A refusal of a call.
     pub(crate) fn refused(&mut self, call: Call, said: Said, random: &mut fastrand::Rng, now: Time) {
-        let Said { left, cause, wait, waiting, believed, fresh } = said;
+        let Said { left, cause, wait, waiting, believed, fresh, concurrency } = said;
         self.answered();
+        if let Some(stated) = &mut self.stated
+            && stated.refused(call, left, wait, random, now)
+        {
+            self.departures = self.departures.saturating_sub(1);
+            return;
+        }
         self.streak = 0;
         self.refusal_rtt = smoothed(self.refusal_rtt, now.since(left));
         let probe = self.is_probe(call);
@@ -111,7 +140,7 @@ impl Guard {
             if early {
                 self.departures = self.departures.saturating_sub(1);
                 self.early_failed(true, random, now);
-            } else {
+            } else if !concurrency {
                 self.cut_accepted = self.cut_accepted.saturating_sub(1);
             }
             if let Some(wait) = wait {
@@ -123,6 +152,9 @@ impl Guard {
         if probe {
             // The same shortage: nothing new to learn from, but what departed meanwhile belongs to it.
             self.failed_probe = true;
+            self.departures = self.departures.saturating_sub(1);
+        } else if concurrency {
+            // How fast requests may follow each other is another question: what was learned of it stays.
             self.departures = self.departures.saturating_sub(1);
         } else {
             self.cut_accepted = self.departures.saturating_sub(1);
@@ -170,6 +202,7 @@ impl Guard {
     pub(crate) fn failed(&mut self, call: Call, failed: Failed, random: &mut fastrand::Rng, now: Time) {
         let Failed { left, status, fresh, others_live } = failed;
         self.answered();
+        self.tried(call, now);
         self.failure_rtt = smoothed(self.failure_rtt, now.since(left));
         if self.streak == 0 {
             self.streak_left = left;
@@ -323,7 +356,8 @@ mod tests {
         guard.failed(call, Failed { left, status: None, fresh: true, others_live: false }, &mut random, late);
         assert_eq!((guard.refusal_rtt.get(), guard.failure_rtt.get()), (Duration::ZERO, SEC * 60));
         let cause = Cause::Refused { status: 429, by: None };
-        let said = Said { left: late, cause, wait: None, waiting: false, believed: SEC, fresh: true };
+        let said =
+            Said { left: late, cause, wait: None, waiting: false, believed: SEC, fresh: true, concurrency: false };
         guard.refused(call, said, &mut random, late + SEC / 20);
         assert_eq!((guard.refusal_rtt.get(), guard.failure_rtt.get()), (SEC / 20, SEC * 60));
         assert_eq!(guard.doubling(), super::super::DOUBLING.max(SEC / 10), "the window is not as slow as a timeout");

@@ -171,6 +171,14 @@ impl Paces {
         }
     }
 
+    /// A call that left at `left` used other tokens than it was `charged`: the difference is given back, or charged now.
+    /// Nobody is charged more than a whole quota, whatever an upstream counts.
+    pub fn settle(&mut self, limits: &Limits, charged: u32, used: u32, charge: Charge, left: Time, now: Time) {
+        if let Some(states) = &mut self.0 {
+            states.settle(limits, charged, used, charge, left, now);
+        }
+    }
+
     /// The configuration changed under a live partition: what was charged to a limit goes on counting in its heir, scaled
     /// where it is paced; limits that are nobody's heir start fresh. An heir has the same unit and kind and the same
     /// period; of paced limits the period may be another where no limit has the same. Their order means nothing.
@@ -277,6 +285,28 @@ impl States {
         }
     }
 
+    fn settle(&mut self, limits: &Limits, charged: u32, used: u32, charge: Charge, left: Time, now: Time) {
+        let (charged, used) = (u64::from(charged), u64::from(used));
+        let after = self.charged.tokens.wrapping_sub(charge.mark.tokens);
+        let mut more = 0;
+        for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
+            if limit.unit != Unit::Tokens {
+                continue;
+            }
+            let back = charged.saturating_sub(used);
+            let due = used.min(limit.quota).saturating_sub(charged);
+            more = more.max(due);
+            match (kind, state) {
+                (Kind::Paced(rate), State::Paced(gcra)) if back > 0 => gcra.refund(rate, back, after, now),
+                (Kind::Paced(rate), State::Paced(gcra)) if due > 0 => gcra.charge(rate, due, now),
+                (_, State::Counted(window)) if back > 0 => window.refund(back, left, now),
+                (_, State::Counted(window)) if due > 0 => window.charge(due, now),
+                _ => {}
+            }
+        }
+        self.charged.tokens = self.charged.tokens.wrapping_add(more);
+    }
+
     fn reconfigure(&mut self, old: &Limits, new: &Limits, now: Time) {
         let mut parents: SmallVec<[_; 2]> = old.0.iter().zip(self.states.drain(..)).map(Some).collect();
         let mut heirs: SmallVec<[Option<State>; 2]> = new.0.iter().map(|_| None).collect();
@@ -315,6 +345,62 @@ mod tests {
             .map(|&(unit, quota, secs)| Limit { unit, quota, per: Duration::from_secs(secs).into(), burst: None })
             .collect();
         Limits::new(&list).unwrap()
+    }
+
+    #[test]
+    fn the_table_of_settlements() {
+        let now = Time::from_millis(100_000);
+        // 1,000 tokens a window; each row: charged, used, then how many more may leave at once after quiet.
+        for (per, charged, used, room) in [
+            (60, 600, 600, 400),
+            (60, 600, 100, 900),
+            (60, 600, 0, 1000),
+            (60, 100, 600, 400),
+            (60, 600, 1_000_000, 0),
+            (60, 0, 300, 700),
+            (3600, 600, 100, 900),
+            (3600, 100, 600, 400),
+            (3600, 600, 4_000_000_000, 0),
+        ] {
+            let limits = Limits::new(&[Limit {
+                unit: Unit::Tokens,
+                quota: 1000,
+                per: Duration::from_secs(per).into(),
+                burst: Some(1000),
+            }])
+            .unwrap();
+            let mut paces = Paces::new(&limits);
+            let cost = Cost { requests: 1, tokens: charged };
+            let charge = paces.charge(&limits, cost, now);
+            paces.departed(&limits, cost, charge, now);
+            paces.settle(&limits, charged, used, charge, now, now);
+            let fits = |paces: &Paces, tokens| {
+                let at = paces.when(&limits, now, Units::default(), Cost { requests: 1, tokens });
+                at.is_none_or(|(at, _)| at <= now)
+            };
+            assert!(room == 0 || fits(&paces, room), "{charged} {used}: {room} fit");
+            assert!(!fits(&paces, room + 1), "{charged} {used}: no more than {room} fit");
+        }
+    }
+
+    #[test]
+    fn what_came_after_a_call_that_is_given_back_still_counts() {
+        let limits = limits(&[(Unit::Tokens, 1000, 60)]);
+        let now = Time::from_millis(100_000);
+        let mut paces = Paces::new(&limits);
+        let [one, two] = [600, 300].map(|tokens| {
+            let cost = Cost { requests: 1, tokens };
+            let charge = paces.charge(&limits, cost, now);
+            paces.departed(&limits, cost, charge, now);
+            charge
+        });
+        paces.settle(&limits, 600, 0, one, now, now);
+        let at = |paces: &Paces, tokens| {
+            paces.when(&limits, now, Units::default(), Cost { requests: 1, tokens }).map_or(now, |(at, _)| at)
+        };
+        assert!(at(&paces, 1) > now, "300 of a burst of 50 are ahead");
+        paces.settle(&limits, 300, 0, two, now, now);
+        assert_eq!(at(&paces, 1), now);
     }
 
     #[test]

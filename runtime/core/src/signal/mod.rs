@@ -37,9 +37,11 @@ mod quota;
 mod tests;
 mod values;
 
+use crate::repeat::Outcome;
 use draft::Draft;
 use fields::{Field, Fields};
 use http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
 use std::time::{Duration, SystemTime};
 
 pub use quota::{Counted, Quota, Quotas, Refill};
@@ -232,4 +234,45 @@ pub fn read(answer: &Answer<'_>, wall: SystemTime, max_pause: Duration) -> Signa
 /// for that.
 fn is_of_a_part(fields: &Fields<'_>) -> bool {
     fields.text(Field::Resource).is_some_and(|resource| !resource.eq_ignore_ascii_case("core"))
+}
+
+/// Types of errors that mean that the service as a whole does not serve.
+const OVERLOADED: &[&str] = &["overloaded_error", "overloaded", "service_unavailable", "unavailable"];
+/// Types of errors that are the sender's own.
+const OWN: &[&str] = &[
+    "invalid_request_error",
+    "invalid_prompt",
+    "authentication_error",
+    "permission_error",
+    "not_found_error",
+    "request_too_large",
+    "content_filter",
+];
+
+/// What an error in the midst of an answer would have been as an answer of its own.
+pub(crate) fn stream_error(answer: &Value, max_pause: Duration) -> Outcome {
+    let said = body::look(answer, None);
+    let error = answer.get("error").unwrap_or(answer);
+    let is = |known: &[&str]| {
+        let texts = ["code", "type", "status"].map(|name| error.get(name).and_then(Value::as_str).unwrap_or_default());
+        texts.iter().any(|text| known.iter().any(|known| text.eq_ignore_ascii_case(known)))
+    };
+    let number = error.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+    let status = match number.filter(|code| (400..600).contains(code)) {
+        _ if said.refuses || said.last_word => 429,
+        Some(code) => code,
+        None if is(OVERLOADED) => 529,
+        None if is(OWN) => 400,
+        None => 500,
+    };
+    let wait = said.wait.map(|wait| (wait.min(max_pause), Source::Body)).filter(|(wait, _)| !wait.is_zero());
+    let signal = Signal {
+        wait,
+        last_word: said.last_word,
+        refuses: said.refuses,
+        concurrency: said.concurrency,
+        refused: said.refused,
+        ..Signal::default()
+    };
+    Outcome::Answer { status, signal }
 }

@@ -9,3 +9,5 @@ mod pauses;
 mod queue;
 mod retries;
 mod state;
+mod stated;
+mod usage;

@@ -12,7 +12,7 @@ use tidegate_core::{
     Time, Verdict,
     repeat::{Class, Failure},
     shard::{Config, Departure},
-    signal::Source,
+    signal::{Counted, Source, SpentQuota},
 };
 
 pub const MS: Duration = Duration::from_millis(1);
@@ -43,6 +43,16 @@ pub enum Says {
     Lies,
 }
 
+/// What answers state of the quota.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum States {
+    Nothing,
+    /// Where nothing is left, for how long.
+    Truly,
+    /// That nothing is left, each time for so long.
+    Lies(Duration),
+}
+
 /// What a call gets whenever it is sent, whatever the others get.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fate {
@@ -71,6 +81,7 @@ impl Fate {
 pub struct Upstream {
     pub law: Law,
     pub says: Says,
+    pub states: States,
     /// Time between departure and arrival, each way.
     pub net: Duration,
     /// Time an accepted request takes, from and to.
@@ -101,6 +112,7 @@ impl Upstream {
         Upstream {
             law,
             says,
+            states: States::Nothing,
             net: Duration::from_micros(200),
             service: (Duration::ZERO, Duration::ZERO),
             refusing: Duration::ZERO,
@@ -132,6 +144,26 @@ impl Upstream {
     pub fn outage(mut self, from: Duration, to: Duration, silent: bool) -> Upstream {
         self.outage = Some((START + from, START + to, silent));
         self
+    }
+
+    /// What an accepted request is told of the quota.
+    fn told(&self, now: Time) -> Option<SpentQuota> {
+        let wait = match (self.states, &self.law) {
+            (States::Nothing, _) => None,
+            (States::Lies(wait), _) => Some(wait),
+            (States::Truly, Law::Bucket { rate, .. }) => {
+                (self.tokens < 1.0).then(|| Duration::from_secs_f64((1.0 - self.tokens) / rate))
+            }
+            (States::Truly, Law::Fixed { quota, per }) => {
+                let end = Time::from_nanos((self.window + 1) * per.as_nanos() as u64);
+                (self.count >= *quota).then(|| end.since(now))
+            }
+            (States::Truly, Law::Sliding { quota, per }) => {
+                (self.recent.len() >= *quota).then(|| *per - now.since(self.recent[0]))
+            }
+            _ => None,
+        };
+        wait.map(|wait| SpentQuota { wait, source: Source::XRateLimit, counted: Counted::Requests })
     }
 
     /// `Ok` or how long it really would have to wait.
@@ -407,7 +439,8 @@ impl World {
                         Ok(()) => {
                             let service = self.between(self.upstream.service);
                             self.at(self.now + service, Event::Served);
-                            (service, answer(200))
+                            let signal = Signal { spent: self.upstream.told(self.now), ..Signal::default() };
+                            (service, Outcome::Answer { status: 200, signal })
                         }
                         Err(wait) => {
                             let wait = match self.upstream.says {
