@@ -85,7 +85,7 @@ pub(crate) fn look(answer: &Value, draft: Option<&Draft>) -> Said {
     let mut said = Said {
         last_word: credit::is_exhausted(answer),
         concurrency: any(AT_ONCE) || says(AT_ONCE_SENTENCES),
-        wait: wait(answer, error),
+        wait: wait(answer, error).or_else(|| in_words(&message)),
         ..Said::default()
     };
     said.refuses = said.concurrency
@@ -110,6 +110,26 @@ pub(crate) fn look(answer: &Value, draft: Option<&Draft>) -> Said {
         said.refused = said.refused.or((!said.concurrency).then_some(Counted::Requests));
     }
     said
+}
+
+/// A wait as messages name it: "try again in 1m2.5s" (OpenAI, in the midst of a stream the only word of it), "retry in
+/// 46.7s" (Gemini), "retry after 6 seconds" (Azure).
+fn in_words(message: &str) -> Option<Duration> {
+    let after = |words: &str| {
+        let rest = message.split_once(words)?.1;
+        let end = rest.find(|c: char| c.is_whitespace()).unwrap_or(rest.len());
+        let (text, unit) = rest.split_at_checked(end)?;
+        Some((text.trim_end_matches(['.', ',']), unit.trim_start()))
+    };
+    let (text, unit) = ["try again in ", "retry in ", "retry after "]
+        .iter()
+        .find_map(|words| after(words))
+        .filter(|(text, _)| !text.is_empty())?;
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if plain && !unit.starts_with("second") {
+        return None;
+    }
+    values::go_duration(text).filter(|wait| !wait.is_zero())
 }
 
 fn wait(answer: &Value, error: &Value) -> Option<Duration> {

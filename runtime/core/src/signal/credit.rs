@@ -10,6 +10,8 @@ const CODES: &[&str] = &[
     "insufficient_quota",
     "insufficient_credits",
     "insufficient_balance",
+    "credit_balance_exhausted",
+    "enforced_spend_limit_reached",
     "billing_hard_limit_reached",
     "billing_not_active",
     "billing_error",
@@ -23,7 +25,14 @@ pub(super) fn is_exhausted(answer: &Value) -> bool {
     // Most put an object at `error`, some a code, and some are an error themselves.
     [answer.get("error"), Some(answer)].into_iter().flatten().any(|error| {
         let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
-        let codes = [error.get("code"), error.get("type"), answer.get("error")].map(text);
+        let codes = [
+            error.get("code"),
+            error.get("type"),
+            answer.get("error"),
+            // Where Anthropic says that a spend limit ends all calls of the month.
+            error.pointer("/details/error_code"),
+        ];
+        let codes = codes.map(text);
         let message = text(error.get("message"));
         codes.iter().any(|code| CODES.contains(&code.as_str()))
             || SENTENCES.iter().any(|sentence| message.contains(sentence))
@@ -56,6 +65,11 @@ mod tests {
             ),
             (r#"{"error": {"code": 402, "type": null, "message": "credit balance is \u0074oo low"}}"#, true),
             (r#"{"error": "insufficient_credits"}"#, true),
+            (
+                r#"{"type": "error", "error": {"type": "rate_limit_error", "details": {"error_code": "enforced_spend_limit_reached"}}}"#,
+                true,
+            ),
+            (r#"{"error": {"code": "credit_balance_exhausted"}}"#, true),
             (r#"{"code": "insufficient_quota"}"#, true),
             (
                 r#"{"error": {"message": "Rate limit reached for requests", "type": "requests", "code": "rate_limit_exceeded"}}"#,

@@ -12,7 +12,7 @@
 //! | `x-amz-retry-after` | milliseconds |
 //! | `grpc-retry-pushback-ms` | milliseconds; negative: `should_retry` is false |
 //! | `Retry-After` (RFC 9110 section 10.2.3) | seconds, fractions are seen; or a date, relative to the answer's own `Date` |
-//! | body: `availability.retry_after` (OpenRouter), `RetryInfo.retryDelay` (Gemini), GitHub's secondary limit | seconds |
+//! | body: `availability.retry_after` (OpenRouter), `RetryInfo.retryDelay` (Gemini), "try again in 6.5s" (OpenAI, Azure), GitHub's secondary limit | seconds |
 //! | a quota of which nothing remains, the one for longest | its reset, see [`Quota::spent_for`] |
 //!
 //! Quotas, per unit, in order of precedence:

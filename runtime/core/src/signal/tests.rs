@@ -325,6 +325,20 @@ fn the_table_of_bodies() {
         ),
         (r#"{"message": "API rate limit exceeded for user ID 1."}"#, refuses),
         (r#"{"message": "Resource not accessible by integration"}"#, none),
+        // Waits in words
+        (
+            r#"{"error": {"type": "tokens", "message": "Rate limit reached. Please try again in 1m2.5s. Visit"}}"#,
+            body::Said { wait: seconds(62.5), refused: Some(Counted::Tokens), ..refuses },
+        ),
+        (
+            r#"{"error": {"code": 429, "message": "Quota exceeded. Please retry in 46.25s."}}"#,
+            body::Said { wait: seconds(46.25), ..refuses },
+        ),
+        (
+            r#"{"error": {"code": 429, "message": "Please retry after 6 seconds."}}"#,
+            body::Said { wait: seconds(6.0), ..refuses },
+        ),
+        (r#"{"error": {"code": 429, "message": "Please try again in a while, retry after 5 cups"}}"#, refuses),
         // Concurrency by code
         (
             r#"{"error": {"code": "too_many_concurrent_requests", "message": ""}}"#,
