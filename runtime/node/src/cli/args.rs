@@ -3,9 +3,9 @@
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 
 use super::{
-    deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, failure::EXIT_CODES, functions::FunctionsArgs,
-    invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs, mock_command::MockArgs, run::RunArgs, running::DEV_DATA,
-    serve::ServeArgs, tokens::TokensArgs, trails::TrailsArgs,
+    api_profiles::ProfilesArgs, deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, failure::EXIT_CODES,
+    functions::FunctionsArgs, invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs, mock_command::MockArgs,
+    run::RunArgs, running::DEV_DATA, serve::ServeArgs, tokens::TokensArgs, trails::TrailsArgs,
 };
 use crate::settings::Settings;
 
@@ -62,6 +62,8 @@ pub(super) enum Command {
     /// List, show, set and remove destinations and their limits
     #[command(visible_alias = "dest")]
     Destinations(DestinationsArgs),
+    /// Show what is known of the APIs of well-known services
+    Profiles(ProfilesArgs),
     /// Show what happened to an invocation or a call
     Trails(TrailsArgs),
     /// List, make and revoke tokens

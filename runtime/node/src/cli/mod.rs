@@ -6,6 +6,7 @@
 //! are servers (`serve`, `dev`, `mock-llm`) bring their own runtimes.
 
 mod api;
+mod api_profiles;
 mod args;
 mod config_file;
 mod deploy;
@@ -96,6 +97,7 @@ fn run(command: Command, out: Out) -> Result<ExitCode, Failure> {
         Command::Functions(args) => client(functions::run(args, out)),
         Command::Logs(args) => client(logs::run(args, out)),
         Command::Destinations(args) => client(destinations::run(args, out)),
+        Command::Profiles(args) => api_profiles::run(&args, out),
         Command::Trails(args) => client(trails::run(args, out)),
         Command::Tokens(args) => client(tokens::run(args, out)),
         Command::Login(args) => client(login::run(args, out)),

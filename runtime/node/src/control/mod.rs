@@ -21,6 +21,7 @@ mod info;
 mod logs;
 mod openapi;
 mod problems;
+mod profiles;
 mod routes;
 mod seams;
 #[cfg(test)]

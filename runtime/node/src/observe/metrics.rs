@@ -63,6 +63,10 @@ pub struct Metrics {
     pub attempts: Counter,
     /// What they came to, in the order of [`CLASSES`].
     attempt_outcomes: [Counter; CLASSES.len()],
+    /// Errors in the midst of answers that began well.
+    pub stream_errors: Counter,
+    /// Tokens that answers say they used.
+    pub tokens: Counter,
     /// Calls that wait now, by destination.
     pub queued_calls: Family<DestinationLabel, Gauge>,
     /// Modules compiled.
@@ -93,6 +97,8 @@ impl Metrics {
             calls: Family::default(),
             attempts: Counter::default(),
             attempt_outcomes: CLASSES.map(|(_, outcome)| outcomes.get_or_create(&OutcomeLabel { outcome }).clone()),
+            stream_errors: Counter::default(),
+            tokens: Counter::default(),
             queued_calls: Family::default(),
             compiles: Counter::default(),
             wait_seconds: Histogram::new(SECONDS),
@@ -112,6 +118,12 @@ impl Metrics {
         registry.register("calls", "Outbound calls by destination and outcome", metrics.calls.clone());
         registry.register("attempts", "Outbound attempts that left the node", metrics.attempts.clone());
         registry.register("attempt_outcomes", "What outbound attempts came to", outcomes);
+        registry.register(
+            "stream_errors",
+            "Errors in the midst of answers of language models",
+            metrics.stream_errors.clone(),
+        );
+        registry.register("tokens", "Tokens that answers of language models say they used", metrics.tokens.clone());
         registry.register("queued_calls", "Outbound calls that wait, by destination", metrics.queued_calls.clone());
         registry.register("compiles", "Compilations of modules", metrics.compiles.clone());
         registry.register("wait_seconds", "Seconds outbound calls waited at the gate", metrics.wait_seconds.clone());

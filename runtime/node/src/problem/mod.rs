@@ -4,6 +4,7 @@
 //! alone knows how a problem looks on the wire.
 
 mod kinds;
+mod shapes;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 pub use kinds::{KINDS, Kind, reference_page};
+pub use shapes::Shape;
 
 use crate::{
     body::{self, Body},
@@ -55,6 +57,8 @@ pub struct Parts {
     pub members: serde_json::Map<String, serde_json::Value>,
     /// Further headers of the answer, such as `WWW-Authenticate`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How its body looks.
+    pub shape: Shape,
 }
 
 impl std::ops::Deref for Problem {
@@ -107,6 +111,7 @@ impl Problem {
             proxy_error: None,
             members: serde_json::Map::new(),
             headers: Vec::new(),
+            shape: Shape::Problem,
         }))
     }
 
@@ -148,8 +153,21 @@ impl Problem {
         self
     }
 
+    /// Gives its body another shape.
+    pub fn shape(mut self, shape: Shape) -> Self {
+        self.shape = shape;
+        self
+    }
+
     /// The JSON text.
     pub fn to_json(&self) -> Vec<u8> {
+        match self.shape {
+            Shape::Problem => self.problem_json(),
+            _ => serde_json::to_vec(&self.shaped()).unwrap_or_default(),
+        }
+    }
+
+    fn problem_json(&self) -> Vec<u8> {
         let wire = Wire {
             r#type: format!("/problems/{}", self.kind),
             title: self.title,
@@ -166,7 +184,7 @@ impl Problem {
 
     /// The headers that go with it on the wire, without content-type.
     fn decorate(&self, headers: &mut HeaderMap) {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.shape.media()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(after) = self.retry_after {
             // Rounded up: an early retry is refused again.

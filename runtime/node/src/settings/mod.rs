@@ -340,6 +340,9 @@ pub struct OutboundSettings {
     /// Time that such a body is waited for. Mostly it comes with its head
     #[arg(long, env = "TIDEGATE_REFUSAL_WAIT", value_name = "DURATION", default_value = "250ms")]
     pub refusal_wait: Span,
+    /// Largest value that is kept of a passing answer of a language model, to find the tokens it used and errors in its midst
+    #[arg(long, env = "TIDEGATE_USAGE_BUFFER", value_name = "SIZE", default_value = "16KiB")]
+    pub usage_buffer: Size,
     /// Destination partitions a node remembers
     #[arg(long, env = "TIDEGATE_MAX_ACTORS", value_name = "COUNT", default_value_t = 1_000_000)]
     pub max_actors: usize,

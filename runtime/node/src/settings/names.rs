@@ -74,6 +74,7 @@ names! {
     BELIEVED_PAUSE = "believed_pause";
     REFUSAL_BODY = "refusal_body";
     REFUSAL_WAIT = "refusal_wait";
+    USAGE_BUFFER = "usage_buffer";
     MAX_ACTORS = "max_actors";
     TRAIL_BYTES = "trail_bytes";
     FEED_LINES = "feed_lines";

@@ -27,3 +27,4 @@ mod tls;
 mod troubles;
 mod unknown;
 mod uploads;
+mod usage;

@@ -98,3 +98,70 @@ async fn a_limit_in_tokens_alone_says_nothing_about_how_many_requests_may_leave(
         assert_eq!(pace["window"].is_null(), known, "{unit}: {pace}");
     }
 }
+
+#[tokio::test]
+async fn what_the_gate_refuses_of_completions_comes_in_the_shape_of_the_services_own_errors() {
+    let upstream = Upstream::start(|_| async { refusal("60") }).await;
+    for (profile, path, pointer, expected) in [
+        ("openai", "/v1/chat/completions", "/error/type", "rate_limit_error"),
+        ("azure-openai", "/openai/deployments/d/chat/completions", "/error/type", "rate_limit_error"),
+        ("anthropic", "/v1/messages", "/error/type", "rate_limit_error"),
+        ("gemini", "/v1beta/models/m:generateContent", "/error/status", "RESOURCE_EXHAUSTED"),
+        ("openai", "/v1/files", "/type", "/problems/deadline-unreachable"),
+        ("github", "/v1/chat/completions", "/type", "/problems/deadline-unreachable"),
+    ] {
+        // Believed at once, so that who can't wait is told at once.
+        let gate = Gate::new(&["--believed-pause=10m"]);
+        gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": profile, "repeatable": "keyed"}))]);
+        let ask = || {
+            let mut request = post(&upstream.url(path), r#"{"model": "m"}"#);
+            request.headers_mut().insert("tidegate-policy", "deadline=5".parse().unwrap());
+            request
+        };
+        assert_eq!(gate.send(ask()).await.unwrap().status(), 429);
+        let answer = gate.send(ask()).await.unwrap();
+        assert_eq!(
+            (answer.status(), answer.headers()["proxy-status"].to_str().unwrap()),
+            (429.try_into().unwrap(), "tidegate; error=connection_limit_reached")
+        );
+        assert!(answer.headers().contains_key("retry-after"));
+        let media = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        assert_eq!(media == "application/problem+json", pointer == "/type", "{profile} {path}: {media}");
+        let body: serde_json::Value = serde_json::from_str(&read(answer).await).unwrap();
+        assert_eq!(body.pointer(pointer).unwrap(), expected, "{profile} {path}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_a_profile_calls_final_pauses_nobody() {
+    let upstream = Upstream::start(|_| async { text(402, "no credit") }).await;
+    for (profile, denied) in [("openrouter", true), ("stripe", false)] {
+        let gate = Gate::new(&[]);
+        gate.configure(&[("api", json!({"match": upstream.url(""), "profile": profile}))]);
+        let (answer, told) = gate.told(post(&upstream.url("/api/v1/chat/completions"), "{}")).await;
+        assert_eq!(answer.unwrap().status(), 402);
+        assert_eq!(told.iter().any(|line| line.contains("no waiting helps")), denied, "{profile}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_destination_is_split_as_its_profile_says_unless_it_says_what_its_limits_are_of() {
+    let upstream = Upstream::start(|_| async { text(200, "") }).await;
+    for (own, partitions) in [
+        (json!({}), 2),
+        (json!({"limits": [{"quota": 100, "per": "1s"}]}), 1),
+        (json!({"split_by": ["header:authorization"]}), 1),
+        (json!({"profile": "generic"}), 1),
+    ] {
+        let gate = Gate::new(&[]);
+        let mut config = json!({"match": upstream.url(""), "profile": "openai"});
+        config.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        gate.configure(&[("llm", config)]);
+        for model in ["one", "two", "one"] {
+            let body = format!(r#"{{"model": "{model}"}}"#);
+            assert_eq!(gate.send(post(&upstream.url("/v1/responses"), &body)).await.unwrap().status(), 200);
+        }
+        let state = gate.state();
+        assert_eq!(state["destinations"][0]["partitions"].as_array().unwrap().len(), partitions, "{own}");
+    }
+}

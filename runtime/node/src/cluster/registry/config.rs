@@ -126,6 +126,10 @@ pub struct DestinationConfig {
     /// `never`, `keyed` or `always`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeatable: Option<String>,
+    /// Whether streamed completions are asked for their usage; absent: where the profile knows how, and a limit in tokens
+    /// needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask_usage: Option<bool>,
     /// How calls to it are made.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub policy: Map<String, Value>,

@@ -18,6 +18,8 @@ use crate::{
     outbound::{headers, pool::Streaming, shards::Admission},
 };
 
+use super::Watch;
+
 /// An answer whose length is known and at most this is taken at once, if it is here already, bytes.
 const SMALL: u64 = 64 << 10;
 /// How much of an answer that nobody wants is read so that its connection can be used again, bytes. More would cost more
@@ -39,6 +41,7 @@ struct AnswerBody {
     first: Option<Result<Frame<Bytes>, BodyError>>,
     stream: Streaming,
     admission: Option<Admission>,
+    watch: Option<Box<Watch>>,
     idle: Idle,
     sleep: Option<Pin<Box<Sleep>>>,
     last: Instant,
@@ -47,7 +50,12 @@ struct AnswerBody {
 }
 
 /// Wraps the body of an answer. One that is here completely becomes plain bytes and gives everything back at once.
-pub(crate) async fn wrap(mut stream: Streaming, admission: Admission, idle: Idle) -> Body {
+pub(crate) async fn wrap(
+    mut stream: Streaming,
+    admission: Admission,
+    mut watch: Option<Box<Watch>>,
+    idle: Idle,
+) -> Body {
     let first = std::future::poll_fn(|cx| {
         stream.settle(cx);
         if stream.is_end_stream() || stream.size_hint().upper().is_none_or(|length| length > SMALL) {
@@ -59,6 +67,10 @@ pub(crate) async fn wrap(mut stream: Streaming, admission: Admission, idle: Idle
         }
     })
     .await;
+    let first = match (first, &mut watch) {
+        (Some(Ok(frame)), Some(watch)) => Some(Ok(watch.frame(frame, stream.is_end_stream(), Some(&admission)))),
+        (first, _) => first,
+    };
     let first = match first {
         Some(Ok(frame)) if stream.is_end_stream() && frame.is_data() => {
             return body::full(frame.into_data().unwrap_or_default());
@@ -68,7 +80,7 @@ pub(crate) async fn wrap(mut stream: Streaming, admission: Admission, idle: Idle
     };
     admission.flows(idle.time.saturating_mul(2));
     let (admission, now) = (Some(admission), Instant::now());
-    AnswerBody { first, stream, admission, idle, sleep: None, last: now, kept: now }.boxed_unsync()
+    AnswerBody { first, stream, admission, watch, idle, sleep: None, last: now, kept: now }.boxed_unsync()
 }
 
 /// Reads the rest of an answer that nobody wants, if it is short, so that its connection can be used again.
@@ -95,6 +107,18 @@ pub(crate) async fn discard(mut stream: Streaming) {
 }
 
 impl AnswerBody {
+    /// A frame passed. `last`: none follows.
+    fn passed(&mut self, last: bool) {
+        if last {
+            self.admission = None;
+        } else if let Some(admission) = &self.admission
+            && self.last - self.kept > self.idle.time / 2
+        {
+            admission.flows(self.idle.time.saturating_mul(2));
+            self.kept = self.last;
+        }
+    }
+
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         let sleep = self.sleep.get_or_insert_with(|| {
             self.last = Instant::now();
@@ -121,25 +145,36 @@ impl http_body::Body for AnswerBody {
         if let Some(first) = this.first.take() {
             return Poll::Ready(Some(first));
         }
-        let frame = match Pin::new(&mut this.stream).poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                let error = std::task::ready!(this.poll_idle(cx));
-                this.stream.close();
-                this.admission = None;
-                return Poll::Ready(Some(Err(error)));
+        loop {
+            let frame = match Pin::new(&mut this.stream).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let error = std::task::ready!(this.poll_idle(cx));
+                    this.stream.close();
+                    this.admission = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            };
+            this.last = Instant::now();
+            let last = this.stream.is_end_stream();
+            let frame = frame.map(checked);
+            let Some(watch) = &mut this.watch else {
+                this.passed(last);
+                return Poll::Ready(frame);
+            };
+            let admission = this.admission.as_ref();
+            let frame = match frame {
+                Some(Ok(frame)) => Some(Ok(watch.frame(frame, last, admission))),
+                None => watch.rest(admission).map(Ok),
+                failed => failed,
+            };
+            this.passed(last || frame.is_none());
+            match frame {
+                // All of it was held back.
+                Some(Ok(frame)) if !last && frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                frame => return Poll::Ready(frame),
             }
-        };
-        this.last = Instant::now();
-        if this.stream.is_end_stream() {
-            this.admission = None;
-        } else if let Some(admission) = &this.admission
-            && this.last - this.kept > this.idle.time / 2
-        {
-            admission.flows(this.idle.time.saturating_mul(2));
-            this.kept = this.last;
         }
-        Poll::Ready(frame.map(checked))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -147,6 +182,9 @@ impl http_body::Body for AnswerBody {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.watch.as_ref().is_some_and(|watch| watch.shortens()) {
+            return SizeHint::default();
+        }
         let ahead = self.first.as_ref().and_then(|first| first.as_ref().ok()).and_then(Frame::data_ref);
         let ahead = ahead.map_or(0, |data| data.len() as u64);
         match self.stream.size_hint().exact() {

@@ -162,6 +162,13 @@ impl KeptBody {
         }
     }
 
+    /// Puts other bytes in the place of a body that is whole.
+    pub(crate) fn replace(&mut self, bytes: Bytes) {
+        if let Self::Whole { data, .. } = self {
+            *data = bytes;
+        }
+    }
+
     /// What the sender's body failed with, if it did.
     pub(crate) fn failure(&self) -> Option<String> {
         match self {

@@ -10,6 +10,7 @@ mod kept;
 mod memory;
 mod plain;
 mod pump;
+mod usage;
 
 use answer::request_trailers;
 pub(crate) use answer::{Idle, discard, wrap};
@@ -17,3 +18,4 @@ pub(crate) use kept::{KeptBody, OutBody};
 pub(crate) use memory::ReplayMemory;
 pub(crate) use plain::{Unread, plain};
 pub(crate) use pump::{Pump, Shared, Start, drain};
+pub(crate) use usage::{Watch, Watched};

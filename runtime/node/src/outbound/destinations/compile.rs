@@ -8,7 +8,7 @@ use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, budget::Budget,
 
 use super::{
     endpoints::{self, Endpoint},
-    partition::Splitter,
+    partition::{self, Splitter},
     profiles::{GENERIC, Profile},
 };
 use crate::{
@@ -33,6 +33,8 @@ pub struct CompiledDestination {
     pub(super) endpoints: Arc<[Endpoint]>,
     /// The quota of the narrowest limit in tokens: no estimate is more, so that none keeps a call out for ever.
     pub(super) token_quota: Option<u64>,
+    /// Whether streamed completions are asked for their usage.
+    pub(super) asks_usage: bool,
 }
 
 impl CompiledDestination {
@@ -57,7 +59,7 @@ pub(super) fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, Co
 /// The first key that is wrong or unknown, with what would be right.
 pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Result<CompiledDestination, ConfigError> {
     if let Some(key) = config.unknown.keys().next() {
-        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, policy";
+        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, ask_usage, policy";
         return Err(error(key, format!("is no key of a destination; there are {known}")));
     }
     let compiled = compile_known(config, settings)?;
@@ -82,19 +84,23 @@ pub(super) fn compile_known(
         return Err(error("match", why));
     }
     let profile = match &config.profile {
-        None => &GENERIC,
+        None => pattern.exact().map_or(&GENERIC, |origin| Profile::of(&origin)),
         Some(name) => Profile::named(name)
             .ok_or_else(|| error("profile", format!("`{name}` is not known; there are {}", Profile::names())))?,
     };
     if config.split_by.len() > SPLITTERS {
         return Err(error("split_by", format!("{} are too many, at most {SPLITTERS}", config.split_by.len())));
     }
-    let split_by = config
+    let mut split_by: Vec<Splitter> = config
         .split_by
         .iter()
         .enumerate()
         .map(|(index, text)| text.parse().map_err(|why: String| error(format!("split_by[{index}]"), why)))
         .collect::<Result<_, _>>()?;
+    // Limits are of each partition: whoever states some says what they are of.
+    if split_by.is_empty() && config.limits.is_empty() && config.max_concurrency.is_none() {
+        split_by = partition::of_profile(profile);
+    }
     let limits = config
         .limits
         .iter()
@@ -111,8 +117,22 @@ pub(super) fn compile_known(
     let repeatable = repeatable.transpose()?;
     let policy: Policy = read("policy", Value::Object(config.policy.clone()))?;
     policy.validate().map_err(|why| error(format!("policy.{}", why.member), why.problem))?;
+    if config.ask_usage == Some(true) && profile.streamed.is_empty() {
+        return Err(error("ask_usage", format!("the profile `{}` does not know how to ask", profile.name)));
+    }
+    let asks_usage = config.ask_usage.unwrap_or(token_quota.is_some()) && !profile.streamed.is_empty();
     let limits = Arc::new(limits);
-    Ok(CompiledDestination { pattern, split_by, limits, repeatable, policy, profile, endpoints, token_quota })
+    Ok(CompiledDestination {
+        pattern,
+        split_by,
+        limits,
+        repeatable,
+        policy,
+        profile,
+        endpoints,
+        token_quota,
+        asks_usage,
+    })
 }
 
 /// What the node's settings say about every destination.
@@ -188,7 +208,7 @@ mod tests {
         for (json, key) in [
             (r#"{"match": "api.openai.com"}"#, "`match`"),
             (r#"{"match": "https://a/b"}"#, "`match`"),
-            (r#"{"match": "https://a", "profile": "nobody"}"#, "there are generic, openai, anthropic"),
+            (r#"{"match": "https://a", "profile": "nobody"}"#, "there are generic, openai, azure-openai, anthropic"),
             (r#"{"match": "https://a", "limts": []}"#, "`limts`"),
             (r#"{"match": "https://a", "limits": [{"quota": 0, "per": "1s"}]}"#, "limits[0].quota"),
             (r#"{"match": "https://a", "limits": [{"quota": 5, "per": 1}]}"#, "limits[0]"),

@@ -5,6 +5,8 @@ use std::{fmt::Write, str::FromStr, sync::Arc};
 use http::{HeaderMap, HeaderName};
 use sha2::{Digest as _, Sha256};
 
+use super::Profile;
+
 /// Longest value of a body field that is shown and told apart, bytes.
 const SHOWN: usize = 64;
 
@@ -28,6 +30,11 @@ impl FromStr for Splitter {
             _ => Err(wrong()),
         }
     }
+}
+
+/// What splits a destination of a profile that does not say.
+pub(super) fn of_profile(profile: &Profile) -> Vec<Splitter> {
+    profile.split_by.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// A partition of a destination.

@@ -8,7 +8,8 @@ use std::{
     },
 };
 
-use http::{HeaderMap, Method};
+use bytes::Bytes;
+use http::{HeaderMap, Method, request};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tidegate_core::{Config, Effective, Policy, Repeatable, endpoint::Ways};
 
@@ -17,7 +18,7 @@ use super::{
     compile::{compile_known, node_settings},
     endpoints, hash_key,
     partition::{self, SplitBody},
-    profiles::{GENERIC, Profile},
+    profiles::Profile,
     tokens,
 };
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
     ids::{DestinationName, TenantId},
     observe::Metrics,
     outbound::Origin,
+    problem::Shape,
     settings::OutboundSettings,
 };
 
@@ -44,6 +46,8 @@ pub(crate) struct Destination {
     pub(crate) endpoints: Arc<[Endpoint]>,
     /// Where tokens of calls are estimated: the most that one is taken to cost.
     token_quota: Option<u64>,
+    counts_tokens: bool,
+    asks_usage: bool,
     split_by: Vec<partition::Splitter>,
     key: u128,
     counters: [OnceLock<Counter>; OUTCOMES.len()],
@@ -90,6 +94,8 @@ impl Destination {
             policy: compiled.policy,
             profile: compiled.profile,
             endpoints: compiled.endpoints,
+            counts_tokens: compiled.token_quota.is_some(),
+            asks_usage: compiled.asks_usage,
             token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
             split_by: compiled.split_by,
             counters: Default::default(),
@@ -100,6 +106,7 @@ impl Destination {
 
     fn implicit(tenant: &TenantId, origin: &Origin, limits: Arc<Config>) -> Self {
         let matches: Arc<str> = origin.to_string().into();
+        let profile = Profile::of(origin);
         Self {
             key: hash_key(tenant.as_str(), &matches),
             name: None,
@@ -108,10 +115,12 @@ impl Destination {
             limits,
             repeatable: None,
             policy: Policy::default(),
-            profile: &GENERIC,
+            profile,
             endpoints: Arc::default(),
             token_quota: None,
-            split_by: Vec::new(),
+            counts_tokens: false,
+            asks_usage: false,
+            split_by: partition::of_profile(profile),
             counters: Default::default(),
             queued: OnceLock::new(),
             gone: AtomicBool::new(false),
@@ -141,7 +150,33 @@ impl Destination {
 
     /// Whether the body decides about the partition, or about the cost.
     pub(crate) fn needs_body(&self) -> bool {
-        partition::needs_body(&self.split_by) || self.token_quota.is_some()
+        partition::needs_body(&self.split_by) || self.token_quota.is_some() || self.asks_usage
+    }
+
+    /// The shape of errors of the gate's own to such a request.
+    pub(crate) fn shape(&self, method: &Method, path: &str) -> Shape {
+        self.profile.shape(method, path)
+    }
+
+    /// Whether no waiting changes an answer of this status.
+    pub(crate) fn is_final(&self, status: u16) -> bool {
+        self.profile.is_final(status)
+    }
+
+    /// Whether answers say how many tokens they used.
+    pub(crate) fn reads_usage(&self) -> bool {
+        self.profile.reads_usage
+    }
+
+    /// Whether a limit counts tokens.
+    pub(crate) fn counts_tokens(&self) -> bool {
+        self.counts_tokens
+    }
+
+    /// The body with the question for the usage of its stream, where that is to be asked and the sender does not.
+    pub(crate) fn ask_usage(&self, head: &request::Parts, body: &[u8]) -> Option<Bytes> {
+        let asks = self.asks_usage && self.profile.streams(&head.method, head.uri.path());
+        if asks { tokens::with_usage(&head.headers, body) } else { None }
     }
 
     /// What a call that does not say it costs in tokens, as far as a limit asks for it.

@@ -1,5 +1,7 @@
 //! What a call costs in tokens, estimated from its body before it leaves.
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
 /// Characters that are a token, about, in the tokenisers of today.
@@ -15,6 +17,30 @@ pub(super) fn estimate(body: &[u8]) -> u64 {
     let asked = ASKED.iter().find_map(|name| body.get(name)?.as_u64()).unwrap_or(0);
     let said = texts(&body).div_ceil(CHARACTERS);
     asked.max(u64::try_from(said).unwrap_or(u64::MAX))
+}
+
+/// Headers that vouch for the bytes of a body: it is left alone.
+const SEALS: [HeaderName; 5] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("signature"),
+    HeaderName::from_static("x-amz-content-sha256"),
+];
+
+/// The body of a streamed completion that does not say whether it wants its usage, saying that it does. All else of it
+/// stays byte for byte.
+pub(super) fn with_usage(headers: &HeaderMap, body: &[u8]) -> Option<Bytes> {
+    let request: serde_json::Map<String, Value> = serde_json::from_slice(body).ok()?;
+    if request.get("stream") != Some(&Value::Bool(true))
+        || request.contains_key("stream_options")
+        || SEALS.iter().any(|seal| headers.contains_key(seal))
+    {
+        return None;
+    }
+    let end = body.iter().rposition(|byte| *byte == b'}')?;
+    let (head, tail) = body.split_at_checked(end)?;
+    Some([head, br#","stream_options":{"include_usage":true}"#, tail].concat().into())
 }
 
 /// Characters of all texts below a value. As deep as JSON is read, which is bounded.
@@ -48,6 +74,32 @@ mod tests {
         ] {
             assert_eq!(estimate(body.as_bytes()), tokens, "{body:.80}");
         }
+    }
+
+    #[test]
+    fn the_usage_of_a_stream_is_asked_for_where_its_sender_does_not_say() {
+        let none = HeaderMap::new();
+        let asked =
+            |body: &str| with_usage(&none, body.as_bytes()).map(|body| String::from_utf8(body.to_vec()).unwrap());
+        let body = "{ \"stream\" : true, \"a\": {\"b\": \"}\"}\n}\n";
+        let with = "{ \"stream\" : true, \"a\": {\"b\": \"}\"}\n,\"stream_options\":{\"include_usage\":true}}\n";
+        assert_eq!(asked(body).as_deref(), Some(with));
+        assert!(serde_json::from_str::<Value>(with).is_ok());
+        for left in [
+            r#"{"stream": false}"#,
+            r#"{"stream": "true"}"#,
+            "{}",
+            r#"{"stream": true, "stream_options": null}"#,
+            r#"{"stream": true, "stream_options": {"include_usage": false}}"#,
+            r#"[{"stream": true}]"#,
+            r#"{"stream": true"#,
+            "",
+        ] {
+            assert_eq!(asked(left), None, "{left}");
+        }
+        let mut sealed = HeaderMap::new();
+        sealed.insert("content-digest", "sha-256=:x:".parse().unwrap());
+        assert_eq!(with_usage(&sealed, body.as_bytes()), None);
     }
 
     proptest! {

@@ -24,7 +24,7 @@ use crate::{
     observe::{FeedEvent, Note},
     outbound::{
         CallTimeouts, TransportError, WaitClock,
-        body::{Idle, KeptBody, Pump, Unread, discard, plain, wrap},
+        body::{Idle, KeptBody, Pump, Unread, Watch, Watched, discard, plain, wrap},
         headers,
         pool::{Peeked, Streaming},
         refuse,
@@ -52,6 +52,8 @@ pub(super) struct Call<'a> {
     pub(super) flow: Flow,
     /// Which endpoints it may take.
     pub(super) ways: Ways,
+    /// The gate asked for the usage of a streamed answer, and its sender did not.
+    pub(super) asked_usage: bool,
     pub(super) deadline: Time,
     /// Whether somebody said so, and not only the node's settings or a profile.
     pub(super) deadline_stated: bool,
@@ -259,7 +261,8 @@ impl Call<'_> {
                 let body = self.refusal_body(&mut response).await;
                 let (status_code, headers) = (response.status(), response.headers());
                 let answer = signal::Answer { status: status_code, headers, body: body.as_deref() };
-                let signal = signal::read(&answer, SystemTime::now(), max_pause);
+                let mut signal = signal::read(&answer, SystemTime::now(), max_pause);
+                signal.last_word |= self.target.destination.is_final(status);
                 (Outcome::Answer { status, signal }, Ok(response))
             }
             Attempted::Failed(failure, error) => {
@@ -373,7 +376,17 @@ impl Call<'_> {
             Some(own) if own < self.idle.time => Idle { time: own, ..self.idle },
             _ => self.idle,
         };
-        let body = wrap(stream, admission, idle).await;
+        let destination = &self.target.destination;
+        let watched = destination.reads_usage().then(|| Watched {
+            settings: &self.door.settings,
+            observe: &self.door.observe,
+            trail: self.ending.trail(),
+            call: self.ending.number,
+            charged: destination.counts_tokens().then_some(self.tokens),
+            asked: self.asked_usage,
+        });
+        let watch = watched.and_then(|watched| Watch::of(parts.status, &mut parts.headers, watched));
+        let body = wrap(stream, admission, watch, idle).await;
         self.ending.answered(parts.status.as_u16());
         parts.version = http::Version::HTTP_11;
         // What hyper keeps in the extensions is of the connection.

@@ -77,6 +77,11 @@ impl<'a> Ending<'a> {
         self.trail.note(note(self.number));
     }
 
+    /// Its trail, for what comes after its end.
+    pub(super) fn trail(&self) -> &Trail {
+        &self.trail
+    }
+
     /// The upstream answered, and that is the answer.
     pub(super) fn answered(&mut self, status: u16) {
         self.end(Ended::Answer(status), status, None);
@@ -84,7 +89,8 @@ impl<'a> Ending<'a> {
 
     /// The gate refuses.
     pub(super) fn refuse(&mut self, problem: Problem) -> Response<Body> {
-        let problem = problem.trail(self.trail.id());
+        let shape = self.target.destination.shape(&self.method, self.uri.path());
+        let problem = problem.trail(self.trail.id()).shape(shape);
         self.note(|call| Note::Decided {
             call,
             what: format!("refused with {} {}: {}", problem.status.as_u16(), problem.kind, problem.detail),

@@ -287,7 +287,14 @@ impl Inner {
         let has_key = has_key || policy.idempotency_key.is_some();
         let costs = repeatable.costs(&parts.method, has_key);
         let repeatable = repeatable.allows(&parts.method, has_key);
+        let asked_usage = kept.as_split().ok().flatten().and_then(|body| {
+            target.destination.ask_usage(&parts, body).map(|body| (body, "the usage of its stream is asked for"))
+        });
         let tokens = policy.tokens.unwrap_or_else(|| target.destination.tokens(kept.as_split()));
+        let asked_usage = asked_usage.map(|(body, what)| {
+            kept.replace(body);
+            ending.note(|call| Note::Decided { call, what: what.into() });
+        });
         let call = calls::Call {
             door: self,
             target: &target,
@@ -297,6 +304,7 @@ impl Inner {
             costs,
             uploaded: false,
             tokens,
+            asked_usage: asked_usage.is_some(),
             flow: sender.flow,
             ways,
             deadline,

@@ -276,6 +276,16 @@ impl Admission {
         self.with(|hosted, now| hosted.core.flows(now, self.permit, now + time, &mut hosted.effects));
     }
 
+    /// The call used this many tokens.
+    pub(crate) fn settle(&self, tokens: u32) {
+        self.with(|hosted, now| hosted.core.settle(now, self.permit, tokens, &mut hosted.effects));
+    }
+
+    /// The answer that was reported turned out to be this.
+    pub(crate) fn amend(&self, outcome: &Outcome) {
+        self.with(|hosted, now| hosted.core.amend(now, self.permit, outcome, &mut hosted.effects));
+    }
+
     /// The outcome is known; says what to do.
     pub(crate) fn report(&self, outcome: &Outcome, attempt: &Attempt<'_>) -> Verdict {
         self.with(|hosted, now| hosted.core.report(now, self.permit, outcome, attempt, &mut hosted.effects))

@@ -1,0 +1,153 @@
+//! The profiles. Data only: each fact is of the sources that its profile names.
+
+use std::time::Duration;
+
+use tidegate_core::Repeatable;
+
+use super::Profile;
+use crate::problem::Shape;
+
+/// Whole completions are written before the head of an answer that is not streamed.
+const LLM_DEADLINE: Option<Duration> = Some(Duration::from_secs(600));
+const LLM_FIRST_BYTE: Option<Duration> = Some(Duration::from_secs(300));
+
+/// That of a destination that names none, on a host that is not known.
+pub(in super::super) static GENERIC: Profile = NOTHING;
+
+const NOTHING: Profile = Profile {
+    name: "generic",
+    about: "any HTTP API",
+    checked: "",
+    sources: &[],
+    hosts: &[],
+    keys: &[],
+    split_by: &[],
+    deadline: None,
+    first_byte: None,
+    repeatable: Repeatable::Keyed,
+    completions: &[],
+    final_statuses: &[],
+    shape: Shape::Problem,
+    estimates_tokens: false,
+    reads_usage: false,
+    streamed: &[],
+};
+
+/// Of language models.
+const MODELS: Profile = Profile {
+    deadline: LLM_DEADLINE,
+    first_byte: LLM_FIRST_BYTE,
+    shape: Shape::OpenAi,
+    estimates_tokens: true,
+    reads_usage: true,
+    ..NOTHING
+};
+
+static OPENAI: Profile = Profile {
+    name: "openai",
+    about: "OpenAI, and services that copy its API",
+    checked: "2026-11-26",
+    sources: &[
+        "https://developers.openai.com/api/docs/guides/rate-limits",
+        "https://developers.openai.com/api/docs/guides/error-codes",
+    ],
+    hosts: &["api.openai.com"],
+    keys: &["authorization"],
+    split_by: &["header:authorization", "body:/model"],
+    completions: &["/completions", "/responses", "/embeddings", "/moderations"],
+    streamed: &["/completions"],
+    ..MODELS
+};
+
+static AZURE_OPENAI: Profile = Profile {
+    name: "azure-openai",
+    about: "Azure OpenAI",
+    checked: "2026-11-26",
+    sources: &["https://learn.microsoft.com/azure/ai-services/openai/quotas-limits"],
+    hosts: &["*.openai.azure.com"],
+    keys: &["api-key", "authorization"],
+    split_by: &["header:api-key", "header:authorization", "body:/model"],
+    completions: &["/completions", "/responses", "/embeddings"],
+    ..MODELS
+};
+
+static ANTHROPIC: Profile = Profile {
+    name: "anthropic",
+    about: "Anthropic",
+    checked: "2026-11-26",
+    sources: &["https://docs.claude.com/en/api/rate-limits", "https://docs.claude.com/en/api/errors"],
+    hosts: &["api.anthropic.com"],
+    keys: &["x-api-key", "authorization"],
+    split_by: &["header:x-api-key", "header:authorization", "body:/model"],
+    completions: &["/messages", "/complete", "/messages/count_tokens"],
+    final_statuses: &[402],
+    shape: Shape::Anthropic,
+    ..MODELS
+};
+
+static OPENROUTER: Profile = Profile {
+    name: "openrouter",
+    about: "OpenRouter",
+    checked: "2026-11-26",
+    sources: &[
+        "https://openrouter.ai/docs/api/reference/errors-and-debugging",
+        "https://openrouter.ai/docs/api/reference/limits",
+    ],
+    hosts: &["openrouter.ai"],
+    keys: &["authorization"],
+    split_by: &["header:authorization", "body:/model"],
+    completions: &["/completions", "/responses", "/messages", "/embeddings"],
+    final_statuses: &[402],
+    ..MODELS
+};
+
+static GEMINI: Profile = Profile {
+    name: "gemini",
+    about: "Gemini API",
+    checked: "2026-11-26",
+    sources: &[
+        "https://ai.google.dev/gemini-api/docs/rate-limits",
+        "https://ai.google.dev/gemini-api/docs/troubleshooting",
+    ],
+    hosts: &["generativelanguage.googleapis.com"],
+    keys: &["x-goog-api-key", "authorization"],
+    split_by: &["header:x-goog-api-key", "header:authorization"],
+    completions: &[
+        ":generateContent",
+        ":streamGenerateContent",
+        ":countTokens",
+        ":embedContent",
+        ":batchEmbedContents",
+    ],
+    final_statuses: &[402],
+    shape: Shape::Google,
+    ..MODELS
+};
+
+static STRIPE: Profile = Profile {
+    name: "stripe",
+    about: "Stripe",
+    checked: "2026-11-26",
+    sources: &["https://docs.stripe.com/rate-limits", "https://docs.stripe.com/api/idempotent_requests"],
+    hosts: &["api.stripe.com"],
+    keys: &["authorization"],
+    split_by: &["header:authorization", "header:stripe-account"],
+    ..NOTHING
+};
+
+static GITHUB: Profile = Profile {
+    name: "github",
+    about: "GitHub REST and GraphQL",
+    checked: "2026-11-26",
+    sources: &["https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api"],
+    hosts: &["api.github.com"],
+    keys: &["authorization"],
+    split_by: &["header:authorization"],
+    // It knows no keys of idempotency.
+    repeatable: Repeatable::Never,
+    ..NOTHING
+};
+
+/// All of them.
+pub(super) static PROFILES: [&Profile; 8] =
+    [&GENERIC, &OPENAI, &AZURE_OPENAI, &ANTHROPIC, &OPENROUTER, &GEMINI, &STRIPE, &GITHUB];

@@ -1,0 +1,215 @@
+//! What answers of language models say in their bodies: tokens they used, errors in their midst.
+
+use std::{
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use flate2::{Compression, write::GzEncoder};
+use http::Response;
+use parking_lot::Mutex;
+use serde_json::json;
+use tidegate::body::{self, Body};
+
+use crate::support::*;
+
+const SEC: Duration = Duration::from_secs(1);
+
+fn answer(media: &str, coding: Option<&str>, bytes: Vec<u8>) -> Response<Body> {
+    let answer = Response::builder().header("content-type", media);
+    coding
+        .into_iter()
+        .fold(answer, |answer, coding| answer.header("content-encoding", coding))
+        .body(body::full(bytes))
+        .unwrap()
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(text.as_bytes()).unwrap();
+    packed.finish().unwrap()
+}
+
+/// A stream of these pieces, of unknown length.
+fn stream(pieces: Vec<String>) -> Response<Body> {
+    let (sender, body) = channel_body();
+    tokio::spawn(async move {
+        for piece in pieces {
+            if sender.send(piece.into()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Response::builder().header("content-type", "text/event-stream").body(body).unwrap()
+}
+
+fn gate(upstream: &Upstream, profile: &str, tokens: u64) -> Gate {
+    let gate = Gate::new(&[]);
+    let limits = json!([{"unit": "tokens", "quota": tokens, "per": "1h"}]);
+    gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": profile, "limits": limits}))]);
+    gate
+}
+
+/// A call that is taken to cost 600 tokens, and must leave soon.
+fn ask(upstream: &Upstream, path: &str) -> http::Request<Body> {
+    let mut request = post(&upstream.url(path), r#"{"max_tokens": 600}"#);
+    request.headers_mut().insert("tidegate-policy", "deadline=5".parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn the_tokens_that_an_answer_used_are_what_its_limit_counts() {
+    let usage = r#"{"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 30, "total_tokens": 40}}"#;
+    let events = "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":25,\"output_tokens\":1}}}\n\nevent: message_delta\ndata: {\"usage\":{\"output_tokens\":15}}\n\n";
+    type Answer = Box<dyn Fn() -> Response<Body> + Send + Sync>;
+    let cases: Vec<(&str, &str, Answer)> = vec![
+        ("openai", "/v1/chat/completions", Box::new(|| answer("application/json", None, usage.into()))),
+        ("openai", "/v1/chat/completions", Box::new(|| answer("application/json", Some("gzip"), gzip(usage)))),
+        (
+            "anthropic",
+            "/v1/messages",
+            Box::new(|| {
+                stream(events.as_bytes().chunks(7).map(|piece| String::from_utf8(piece.into()).unwrap()).collect())
+            }),
+        ),
+    ];
+    for (profile, path, answer) in cases {
+        let upstream = Upstream::start(move |_| std::future::ready(answer())).await;
+        let gate = gate(&upstream, profile, 1000);
+        // Were 600 counted for each, the second would not leave within the hour.
+        for _ in 0..10 {
+            let (trail, call) = gate.call(ask(&upstream, path));
+            let answer = gate.door.send(call).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            let _ = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+            let told = gate.sentences(&trail);
+            assert!(
+                told.iter().any(|line| line.contains("used 40 tokens") && line.ends_with("600 were charged")),
+                "{told:?}"
+            );
+        }
+        assert!(gate.observe.metrics.render().contains("tidegate_tokens_total 400"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_say_what_it_used_keeps_its_estimate_and_the_trail_says_why() {
+    for (answer, why) in [
+        (answer("application/json", None, b"{}".to_vec()), "its answer does not say"),
+        (answer("application/json", Some("zstd"), b"{}".to_vec()), "packed as `zstd`, which is not unpacked here"),
+        (answer("application/json", Some("gzip"), b"no gzip".to_vec()), "how many tokens it used is not known"),
+        (answer("application/json", Some("gzip"), gzip(&" ".repeat(10 << 20))), "over 100 times its packed size"),
+        (
+            answer("application/json", None, format!(r#"{{"usage": {{"x": "{}"}}}}"#, "x".repeat(20 << 10)).into()),
+            "(setting usage_buffer)",
+        ),
+    ] {
+        let answer = Arc::new(Mutex::new(Some(answer)));
+        let upstream =
+            Upstream::start(move |_| std::future::ready(answer.lock().take().unwrap_or_else(|| text(200, "")))).await;
+        let gate = gate(&upstream, "openai", 1000);
+        let (trail, call) = gate.call(ask(&upstream, "/v1/chat/completions"));
+        let _ = http_body_util::BodyExt::collect(gate.door.send(call).await.unwrap().into_body()).await.unwrap();
+        let told = gate.sentences(&trail);
+        assert!(told.iter().any(|line| line.contains(why)), "{why}: {told:?}");
+        let refused = gate.send(ask(&upstream, "/v1/chat/completions")).await.unwrap();
+        assert_eq!(refused.status(), 429, "600 of 1000 stay charged");
+    }
+}
+
+/// An upstream that answers as OpenAI does, with the usage where it is asked for; and what it was sent.
+async fn openai() -> (Upstream, Arc<Mutex<Vec<String>>>) {
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let shared = Arc::clone(&seen);
+    let upstream = Upstream::start(move |request| {
+        let seen = Arc::clone(&shared);
+        async move {
+            let length = request.headers()["content-length"].to_str().unwrap().to_owned();
+            let body = read_incoming(request.into_body()).await;
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            assert_eq!(length, body.len().to_string());
+            let asked = body.contains("include_usage");
+            seen.lock().push(body);
+            let mut pieces =
+                vec!["data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n".to_owned(), "\nda".to_owned()];
+            if asked {
+                pieces.push("ta: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"comp".into());
+                pieces.push("letion_tokens\":4,\"total_tokens\":7}}\n\nda".into());
+            }
+            pieces.push("ta: [DONE]\n\n".into());
+            stream(pieces)
+        }
+    })
+    .await;
+    (upstream, seen)
+}
+
+const STREAMED: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\ndata: [DONE]\n\n";
+
+#[tokio::test]
+async fn a_stream_is_asked_for_its_usage_where_a_limit_needs_it_and_its_sender_sees_nothing_of_that() {
+    let (upstream, seen) = openai().await;
+    let gate = gate(&upstream, "openai", 1000);
+    let (trail, call) =
+        gate.call(post(&upstream.url("/v1/chat/completions"), r#"{"stream": true, "max_tokens": 600}"#));
+    assert_eq!(read(gate.door.send(call).await.unwrap()).await, STREAMED);
+    let told = gate.sentences(&trail);
+    assert!(told.iter().any(|line| line.contains("used 7 tokens, 3 in and 4 out; 600 were charged")), "{told:?}");
+    assert!(told.iter().any(|line| line.ends_with("the usage of its stream is asked for")), "{told:?}");
+    // Who asks gets it.
+    let own = r#"{"stream": true, "stream_options": {"include_usage": true}}"#;
+    let answer = read(gate.send(post(&upstream.url("/v1/chat/completions"), own)).await.unwrap()).await;
+    assert!(answer.contains("total_tokens"), "{answer}");
+    let bodies = seen.lock().clone();
+    assert_eq!(bodies[0], r#"{"stream": true, "max_tokens": 600,"stream_options":{"include_usage":true}}"#);
+    assert_eq!(bodies[1], own);
+}
+
+#[tokio::test]
+async fn requests_stay_as_they_are_where_no_limit_needs_it_or_the_destination_says_so() {
+    let limits = json!([{"unit": "tokens", "quota": 1000, "per": "1h"}]);
+    for (config, path, asks) in [
+        (json!({"profile": "openai"}), "/v1/chat/completions", false),
+        (json!({"profile": "openai", "ask_usage": true}), "/v1/chat/completions", true),
+        (json!({"profile": "openai", "limits": limits, "ask_usage": false}), "/v1/chat/completions", false),
+        (json!({"profile": "openai", "limits": limits}), "/v1/responses", false),
+        (json!({"profile": "anthropic", "limits": limits}), "/v1/messages", false),
+    ] {
+        let (upstream, seen) = openai().await;
+        let gate = Gate::new(&[]);
+        let mut config = config;
+        config["match"] = json!(upstream.url(""));
+        gate.configure(&[("llm", config.clone())]);
+        let body = r#"{"stream": true}"#;
+        assert_eq!(read(gate.send(post(&upstream.url(path), body)).await.unwrap()).await, STREAMED);
+        assert_eq!(seen.lock()[0].contains("include_usage"), asks, "{config} {path}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_in_the_midst_of_a_stream_pauses_its_destination_and_is_passed_on_as_it_is() {
+    let event = "data: {\"error\":{\"code\":429,\"message\":\"x\",\"metadata\":{\"retry_after_seconds\":0.5}},\"choices\":[{\"finish_reason\":\"error\"}]}\n\n";
+    let count = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |_| {
+        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        std::future::ready(if first { stream(vec![event.into(), "data: [DONE]\n\n".into()]) } else { text(200, "on") })
+    })
+    .await;
+    let gate = Gate::new(&[]);
+    gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": "openai"}))]);
+    let (trail, call) = gate.call(ask(&upstream, "/v1/chat/completions"));
+    let answer = gate.door.send(call).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(read(answer).await, format!("{event}data: [DONE]\n\n"));
+    let told = gate.sentences(&trail);
+    let line = "an error in the midst of its answer counts as a refusal, as a 429 that asks to wait 500 ms would";
+    assert!(told.iter().any(|told| told.ends_with(line)), "{told:?}");
+    assert!(gate.observe.metrics.render().contains("tidegate_stream_errors_total 1"));
+    let begin = Instant::now();
+    assert_eq!(read(gate.send(ask(&upstream, "/v1/chat/completions")).await.unwrap()).await, "on");
+    assert!(begin.elapsed() > SEC / 4 && begin.elapsed() < SEC * 3, "{:?}", begin.elapsed());
+}
