@@ -11,6 +11,8 @@ const CODES: &[&str] = &[
     "insufficient_credits",
     "insufficient_balance",
     "credit_balance_exhausted",
+    "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded",
     "enforced_spend_limit_reached",
     "billing_hard_limit_reached",
     "billing_not_active",
