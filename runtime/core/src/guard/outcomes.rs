@@ -297,6 +297,9 @@ impl Guard {
 
     /// Somebody who knows better ends the pause. Probes that are out are calls like others.
     pub(crate) fn lift(&mut self, now: Time) {
+        if let Some(stated) = &mut self.stated {
+            stated.lift();
+        }
         if self.phase == Phase::Open {
             return;
         }

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Pauses that are believed of a destination that has not shown yet what its words are worth.
 const FIRST_CREDIT: u8 = 2;
+/// A shorter wait is none: it is over before anybody could be refused for it, and nothing could be learned from it.
+const LEAST: Duration = Duration::from_millis(10);
 /// Standing that further confirmations do not raise: 64 pauses between two tests.
 const BEST: i8 = 4;
 /// Standing that further contradictions do not lower: so many refusals restore it.
@@ -62,6 +64,9 @@ impl Stated {
     /// An answer states that nothing is left. `believed`: the longest pause that is believed of a header.
     pub(super) fn says(&mut self, spent: SpentQuota, believed: Duration, random: &mut fastrand::Rng, now: Time) {
         let until = now + spent.wait;
+        if spent.wait < LEAST {
+            return;
+        }
         if self.until > now {
             // The same shortage, told by another answer.
             if until > self.until {
@@ -134,7 +139,7 @@ impl Stated {
         self.standing = (self.standing.min(0) - CONTRADICTED).max(WORST);
         self.credit = 0;
         // Each word is contradicted once.
-        (self.holds, self.until, self.trying) = (false, self.said, None);
+        self.lift();
     }
 
     /// A request that left at `left` was refused, and told to wait so long. Says whether it was the try, which teaches
@@ -161,6 +166,11 @@ impl Stated {
             self.until = self.until.max(now + wait.unwrap_or_default());
         }
         tried
+    }
+
+    /// Somebody who knows better ends the pause.
+    pub(super) fn lift(&mut self) {
+        (self.holds, self.until, self.trying) = (false, self.said, None);
     }
 
     /// A call ended without telling anything.

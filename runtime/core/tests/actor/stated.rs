@@ -103,3 +103,13 @@ fn a_refusal_for_requests_at_once_pauses_and_teaches_no_pace() {
         assert_eq!(learned.is_none(), concurrency, "{learned:?}");
     }
 }
+
+#[test]
+fn an_operator_ends_the_pause() {
+    let mut gate = Gate::new(Settings::default());
+    let permit = gate.sent();
+    gate.report(permit, last_one(200, SEC * 10));
+    assert!(matches!(gate.call(SEC * 60), Submitted::Queued { .. }));
+    gate.shard.resume(gate.now, KEY, &mut gate.fx);
+    assert!(matches!(gate.effects()[..], [Effect::Admit { .. }]));
+}

@@ -21,3 +21,13 @@ async fn the_bounds_and_the_node_are_shown() {
     assert_eq!(api.ask_as("GET /readyz", &[], "").await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(api.ask_as("GET /healthz", &[], "").await.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn what_is_known_of_apis_is_told_with_its_date_and_sources() {
+    let api = api();
+    let answer = api.ask("GET /v1/profiles", &[], Body::empty()).await;
+    let profiles = answer.body["profiles"].as_array().unwrap();
+    let openai = profiles.iter().find(|profile| profile["name"] == "openai").unwrap();
+    assert_eq!((&openai["deadline"], &openai["hosts"][0]), (&json!("10m"), &json!("api.openai.com")));
+    assert!(openai["checked"].as_str().unwrap().starts_with("20") && !openai["sources"].as_array().unwrap().is_empty());
+}

@@ -67,7 +67,7 @@ pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Resul
         let of_tokens = |limit: &Value| limit.get("unit").and_then(Value::as_str) == Some(Unit::Tokens.name());
         let index = config.limits.iter().position(of_tokens).unwrap_or_default();
         let why = "nothing counts the tokens of these calls, so the limit would hold nothing back: limit requests, choose \
-                   a profile that estimates tokens (openai, anthropic), or say in policy.tokens what a call costs";
+                   a profile that estimates tokens (openai, anthropic, ...), or say in policy.tokens what a call costs";
         return Err(error(format!("limits[{index}].unit"), why));
     }
     Ok(compiled)
