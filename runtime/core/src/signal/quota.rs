@@ -85,23 +85,65 @@ impl Quota {
     }
 }
 
+/// A quota in a quarter of its size: every outcome of an attempt carries four. Numbers beyond four billion and resets
+/// beyond 49 days become that; a reset is in milliseconds, rounded up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Packed {
+    limit: u32,
+    remaining: u32,
+    reset: u32,
+    refill: Refill,
+}
+
+/// What a packed number is that is not stated.
+const UNSTATED: u32 = u32::MAX;
+
+impl Packed {
+    const NONE: Packed = Packed { limit: UNSTATED, remaining: UNSTATED, reset: UNSTATED, refill: Refill::AtOnce };
+
+    fn of(quota: Quota) -> Packed {
+        let number = |number: Option<u64>| {
+            number.map_or(UNSTATED, |number| u32::try_from(number).unwrap_or(UNSTATED).min(UNSTATED - 1))
+        };
+        let millis = |reset: Duration| u64::try_from(reset.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        Packed {
+            limit: number(quota.limit),
+            remaining: number(quota.remaining),
+            reset: number(quota.reset.map(millis)),
+            refill: quota.refill,
+        }
+    }
+
+    fn quota(self) -> Quota {
+        let number = |number: u32| (number != UNSTATED).then_some(u64::from(number));
+        let reset = number(self.reset).map(Duration::from_millis);
+        Quota { limit: number(self.limit), remaining: number(self.remaining), reset, refill: self.refill }
+    }
+}
+
 /// The quotas of an answer, by what they count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Quotas([Quota; Counted::ALL.len()]);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quotas([Packed; Counted::ALL.len()]);
+
+impl Default for Quotas {
+    fn default() -> Quotas {
+        Quotas([Packed::NONE; Counted::ALL.len()])
+    }
+}
 
 impl Quotas {
     /// One of them; all its fields are empty where nothing was stated.
     pub fn of(&self, counted: Counted) -> Quota {
-        self.0.get(counted as usize).copied().unwrap_or_default()
+        self.0.get(counted as usize).copied().unwrap_or(Packed::NONE).quota()
     }
 
     /// States one, unless it was stated before.
     pub fn state(&mut self, counted: Counted, quota: Quota) {
         if let Some(place) = self.0.get_mut(counted as usize)
-            && !place.is_stated()
+            && !place.quota().is_stated()
             && quota.is_stated()
         {
-            *place = quota;
+            *place = Packed::of(quota);
         }
     }
 
