@@ -67,7 +67,7 @@ pub(super) fn go_duration(text: &str) -> Option<Duration> {
 /// The time to a reset that is written as seconds to it, as seconds or milliseconds since 1970, or as a date. Nothing
 /// where it has passed.
 pub(super) fn reset(text: &str, now: SystemTime) -> Option<Duration> {
-    let text = text.split([';']).next()?.trim();
+    let text = text.split(';').next()?.trim();
     let Some(number) = span(text, 1.0) else {
         return until(instant(text)?, now);
     };

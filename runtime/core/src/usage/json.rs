@@ -97,7 +97,9 @@ impl Reader {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        let Some((..)) = self.kept else { return };
+        if self.kept.is_none() {
+            return;
+        }
         if self.buffer.len() + bytes.len() > self.bound {
             self.too_long = true;
             self.kept = None;
