@@ -169,6 +169,11 @@ impl Running {
         token
     }
 
+    /// Whether its calls were freed.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
     /// Frees every call that is still open.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
