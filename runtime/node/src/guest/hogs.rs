@@ -318,16 +318,13 @@ async fn away(work: Work, meter: Arc<Meter>, threads: Threads) -> Option<Work> {
 mod tests {
     use std::time::Duration;
 
-    use clap::{Args, FromArgMatches};
     use futures::task::noop_waker;
 
     use super::*;
-    use crate::{
-        guest::{
-            engine::{Engines, Ticker},
-            meter::{Metered, Overseer},
-        },
-        settings::GuestSettings,
+    use crate::guest::{
+        engine::{Engines, Ticker},
+        meter::{Metered, Overseer, thread_nanos},
+        testing::settings,
     };
 
     fn hogs(threads: usize) -> (Runtime, Arc<Hogs>) {
@@ -388,10 +385,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_function_begins_among_newcomers_and_one_that_kept_its_thread_goes_to_the_hogs() {
-        let flags = ["serve", "--max-instances", "4"];
-        let flags = GuestSettings::augment_args(clap::Command::new("serve")).get_matches_from(flags);
-        let settings = GuestSettings::from_arg_matches(&flags).unwrap().resolved();
-        let engines = Engines::start(&settings).unwrap();
+        let engines = Engines::start(&settings(&["--max-instances", "4"])).unwrap();
         let (long, new) = (runtime(2).unwrap(), newcomers().unwrap());
         let hogs = Hogs::new(2, long.handle().clone(), new.handle().clone());
         let overseer = Overseer::new(Ticker::start(&engines).unwrap(), Arc::clone(&hogs));
@@ -403,14 +397,8 @@ mod tests {
                 let (meter, seen) = (Arc::clone(&meter), Arc::clone(&seen));
                 async move {
                     seen.lock().push_str(std::thread::current().name().unwrap_or_default());
-                    let now = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-                    let spent = |since: rustix::time::Timespec| {
-                        let now = now();
-                        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-                            .saturating_sub(Duration::new(since.tv_sec as u64, since.tv_nsec as u32))
-                    };
-                    let began = now();
-                    while spent(began) < time {}
+                    let end = thread_nanos() + time.as_nanos() as u64;
+                    while thread_nanos() < end {}
                     meter.set_done();
                 }
             };
