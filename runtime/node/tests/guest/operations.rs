@@ -102,7 +102,9 @@ async fn a_function_that_is_known_to_keep_nobody_waiting_answers_where_it_was_as
     // Its answer may be here a moment before it is done.
     eventually("its instance rests", || short.idle_instances() == 1).await;
     let (runtime, host) = (host.host.runtime_handle().clone(), Arc::clone(&host.host));
-    let at_once = async move { host.invoke(&short, request("/"), invocation()).now_or_never() };
-    let answer = runtime.spawn(at_once).await.unwrap();
-    assert!(answer.expect("no thread is changed").is_ok());
+    let at_once = async move {
+        // Another thread may now and then be as fast, but not each time.
+        (0..50).all(|_| host.invoke(&short, request("/"), invocation()).now_or_never().is_some_and(|it| it.is_ok()))
+    };
+    assert!(runtime.spawn(at_once).await.unwrap(), "no thread is changed");
 }
