@@ -159,6 +159,7 @@ impl Host {
             tenant: tenant(),
             kind: SenderKind::Function { name: name.into(), version: 1, allowed_hosts: None },
             policy: Default::default(),
+            flow: Default::default(),
         });
         self.host.open(FunctionIdentity { tenant: tenant(), name: name.into() }, &version, sender).await
     }
