@@ -51,7 +51,7 @@ impl Actor {
             return None;
         }
         let chosen = match why {
-            CopyFor::Trial => self.endpoints.to_try(&self.config.endpoints, &wants, cx.calls, now)?,
+            CopyFor::Trial => self.endpoints.overdue(&self.config.endpoints, &wants, cx.calls, now)?,
             CopyFor::Hedge | CopyFor::Race => {
                 let chosen = self.endpoints.choose(&self.config.endpoints, &wants, cx.calls, cx.random, now).ok()?;
                 if !self.endpoints.is_single() && chosen.index == entry.endpoint {

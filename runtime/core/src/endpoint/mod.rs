@@ -423,7 +423,7 @@ impl Endpoints {
     }
 
     /// An ejected endpoint that a copy of a call should try now.
-    pub(crate) fn to_try(
+    pub(crate) fn overdue(
         &mut self,
         compiled: &[Compiled],
         wants: &Wants,

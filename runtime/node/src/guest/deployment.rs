@@ -9,8 +9,16 @@ use wasmtime::Engine;
 use wasmtime_wasi_http::{p2::bindings::ProxyPre as PreProxy02, p3::bindings::ServicePre as PreService03};
 
 use super::{
-    Egress, hogs::FunctionKey, limits::Limits, logs::LogOwner, meter::Overseer, pool::Account, serve02::Shelf02,
-    serve03::Shelf03, state::GuestState, timers::Timers,
+    Egress,
+    hogs::FunctionKey,
+    limits::Limits,
+    logs::LogOwner,
+    meter::Overseer,
+    pool::{Account, Shelf as _},
+    serve02::Shelf02,
+    serve03::Shelf03,
+    state::GuestState,
+    timers::Timers,
 };
 use crate::{
     body::ReadOn,
@@ -113,6 +121,14 @@ impl Deployment {
     /// Instances it has now, busy and idle.
     pub fn instances(&self) -> usize {
         self.deployed.instances.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that rest until somebody uses them again.
+    pub fn idle_instances(&self) -> usize {
+        match &self.shelf {
+            Kept::Http02(shelf) => shelf.idle(),
+            Kept::Http03(shelf) => shelf.idle(),
+        }
     }
 }
 

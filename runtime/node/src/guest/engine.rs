@@ -347,17 +347,14 @@ impl Ticker {
 
 #[cfg(test)]
 mod tests {
-    use clap::{Args, FromArgMatches};
     use wasmtime::{Instance, Module, Store};
 
     use super::*;
+    use crate::guest::testing::settings;
 
     #[tokio::test]
     async fn every_instance_has_room_for_a_heap_beside_the_memories_of_its_place() {
-        let flags = ["serve", "--max-instances", "4"];
-        let flags = GuestSettings::augment_args(clap::Command::new("serve")).get_matches_from(flags);
-        let settings = GuestSettings::from_arg_matches(&flags).unwrap().resolved();
-        let engine = node_engine(&settings, Flavor::Plain).unwrap();
+        let engine = node_engine(&settings(&["--max-instances", "4"]), Flavor::Plain).unwrap();
         let memories = "(memory 1)".repeat(MEMORIES_PER_PLACE as usize);
         let collected = "(type $a (struct (field i32))) (func (export \"f\") (drop (struct.new $a (i32.const 1))))";
         let module = wat::parse_str(format!("(module {collected} {memories})")).unwrap();

@@ -316,9 +316,16 @@ async fn away(work: Work, meter: Arc<Meter>, threads: Threads) -> Option<Work> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::task::noop_waker;
 
     use super::*;
+    use crate::guest::{
+        engine::{Engines, Ticker},
+        meter::{Metered, Overseer, thread_nanos},
+        testing::settings,
+    };
 
     fn hogs(threads: usize) -> (Runtime, Arc<Hogs>) {
         let runtime = runtime(threads).unwrap();
@@ -374,6 +381,38 @@ mod tests {
         let seen: Vec<_> = seen.lock().iter().map(|name| name == "tidegate-hog").collect();
         assert_eq!(seen, [false, true, false]);
         runtime.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn a_function_begins_among_newcomers_and_one_that_kept_its_thread_goes_to_the_hogs() {
+        let engines = Engines::start(&settings(&["--max-instances", "4"])).unwrap();
+        let (long, new) = (runtime(2).unwrap(), newcomers().unwrap());
+        let hogs = Hogs::new(2, long.handle().clone(), new.handle().clone());
+        let overseer = Overseer::new(Ticker::start(&engines).unwrap(), Arc::clone(&hogs));
+        // A request that computes for so long without a break; returns where it did.
+        let request = async |time: Duration| {
+            let meter = Arc::new(Meter::new(Some(Arc::clone(&overseer))));
+            let seen = Arc::new(Mutex::new(String::new()));
+            let work = {
+                let (meter, seen) = (Arc::clone(&meter), Arc::clone(&seen));
+                async move {
+                    seen.lock().push_str(std::thread::current().name().unwrap_or_default());
+                    let end = thread_nanos() + time.as_nanos() as u64;
+                    while thread_nanos() < end {}
+                    meter.set_done();
+                }
+            };
+            let work = Box::pin(Metered::new(work, Arc::clone(&meter)));
+            Migrating::new(work, meter, Arc::clone(&hogs)).await;
+            let seen = seen.lock().clone();
+            if seen.starts_with("tidegate-") { seen } else { "here".to_owned() }
+        };
+        assert_eq!(request(Duration::ZERO).await, "tidegate-new", "nobody knows it");
+        assert_eq!(request(Duration::ZERO).await, "here");
+        assert_eq!(request(Duration::from_millis(30)).await, "here", "nobody knows that it takes long");
+        assert_eq!(request(Duration::ZERO).await, "tidegate-hog");
+        long.shutdown_background();
+        new.shutdown_background();
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::clock::nanos;
 const SHORT: u64 = 200_000;
 
 /// This thread's time on a processor, in nanoseconds.
-fn thread_nanos() -> u64 {
+pub(super) fn thread_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -29,6 +29,8 @@ mod serve02;
 mod serve03;
 mod sockets;
 mod state;
+#[cfg(test)]
+mod testing;
 mod timers;
 mod watch;
 

@@ -169,6 +169,11 @@ impl Running {
         token
     }
 
+    /// Whether its calls were freed.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
     /// Frees every call that is still open.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
@@ -303,18 +308,14 @@ impl Drop for OpenCall {
 mod tests {
     use std::sync::Barrier;
 
-    use clap::{Args, FromArgMatches};
-
     use super::*;
-    use crate::settings::GuestSettings;
+    use crate::guest::testing::settings;
 
     #[test]
     fn a_token_that_is_made_while_the_invocation_is_cancelled_is_cancelled() {
         let trace = TraceContext::begin();
         let trail = Trail::begin(trace.trace);
-        let defaults = GuestSettings::augment_args(clap::Command::new("serve")).get_matches_from(["serve"]);
-        let settings = GuestSettings::from_arg_matches(&defaults).unwrap();
-        let limits = Arc::new(Limits::resolve(&Default::default(), &settings));
+        let limits = Arc::new(Limits::resolve(&Default::default(), &settings(&[])));
         let both = Barrier::new(2);
         let rounds: Vec<_> = (0..20_000)
             .map(|_| {

@@ -386,6 +386,9 @@ fn settle(
     let state = instance.store.data_mut();
     state.logs.finish(running);
     reusable &= instance.alive.deployed().isolation == Isolation::Function && !state.memory.is_exhausted();
+    // Where it works on other threads, the end of its calls may wake it before it is ended itself: what it did then was for
+    // nobody.
+    reusable &= !running.is_cancelled();
     if reusable {
         state.hooks.current = None;
         state.logs.attribute(None);

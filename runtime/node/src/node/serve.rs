@@ -16,7 +16,7 @@ use crate::settings::{LogFormat, NodeSettings, Settings};
 
 /// Exit code after a second signal, as shells count them: 128 and SIGINT.
 const INTERRUPTED: u8 = 130;
-/// What the system sends to who writes beyond the limit of file sizes.
+/// What Linux sends to who writes beyond the limit of file sizes; tokio has no name for it.
 const SIGXFSZ: i32 = 25;
 /// Threads of everything that is no guest: the control API, the keepers.
 const THREADS: usize = 2;

@@ -440,3 +440,47 @@ async fn deploy_root(
     registry.write(command).await?;
     Ok(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, FromArgMatches};
+
+    use super::*;
+
+    /// Never asked.
+    #[derive(Clone)]
+    struct Nobody;
+
+    impl Handler for Nobody {
+        type Body = axum::body::Body;
+
+        async fn handle(self: Arc<Self>, _: Peer, _: Request<Lingering>) -> Response<axum::body::Body> {
+            Response::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_ends_in_whatever_way_is_noticed() {
+        let command = Settings::augment_args(clap::Command::new("serve"));
+        let settings = Settings::from_arg_matches(&command.get_matches_from(["serve"])).unwrap();
+        let ended = CancellationToken::new();
+        let bounds = bounds_of(&settings, 10, names::MAX_CONNECTIONS);
+        let accepts = Accepts { bounds, stop: CancellationToken::new(), ended: ended.clone() };
+        let socket = listen(([127, 0, 0, 1], 0).into(), "--listen").unwrap();
+        let task = tokio::spawn(accept(socket, Nobody, accepts));
+        tokio::task::yield_now().await;
+        assert!(!ended.is_cancelled());
+        task.abort();
+        ended.cancelled().await;
+    }
+
+    #[test]
+    fn a_domain_is_a_host_s_name() {
+        for domain in ["functions.example.com", "localhost", "xn--bcher-kva.example"] {
+            assert!(is_domain(domain), "{domain}");
+        }
+        for none in ["", "a b", ".example.com", "example.com.", "a..b", "b\u{fc}cher.example", &"a".repeat(64)] {
+            assert!(!is_domain(none), "{none}");
+        }
+    }
+}

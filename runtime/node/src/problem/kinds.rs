@@ -103,7 +103,7 @@ kinds! {
     "Control API" {
         "bad-request" 400 "The request can't be understood; the detail says which part"
         "not-found" 404 "There is no such function, version, destination, token or trail"
-        "upload-idle" 408 "Nothing came of the upload for `upload_idle`"
+        "upload-idle" 408 "Nothing came of an upload for `upload_idle`, or a body that is no module did not come whole within it"
         "upload-timeout" 408 "The upload took longer than `upload_timeout`"
         "deploys-busy" 503 "`max_deploys` others are deployed, and none was done within `deploy_wait`; `Retry-After` is set"
         "conflict" 409 "Something else is in the way, such as a route that another function has"

@@ -1,12 +1,14 @@
 //! From an upload to code that can be mapped and run.
 //!
-//! [`store`] keeps modules and artifacts; [`compile_worker`] is the process that checks and compiles; [`inspect`] reads
-//! what a component imports and exports, [`begin`] what memory it begins with; [`seal`] makes sure that only what this node compiled is run.
+//! [`store`] keeps modules and artifacts, and measures modules ([`kept`]); [`compile_worker`] is the process that checks and
+//! compiles; [`inspect`] reads what a component imports and exports, [`begin`] what memory it begins with; [`seal`] makes
+//! sure that only what this node compiled is run.
 
 mod begin;
 pub mod compile_worker;
 mod error;
 mod inspect;
+mod kept;
 mod seal;
 mod signature;
 mod store;

@@ -14,7 +14,7 @@ mod tests;
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io::{Read, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -23,7 +23,6 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use tidegate_core::units::Size;
 use tokio::{io::AsyncReadExt, process::Command, sync::Semaphore};
@@ -34,6 +33,7 @@ use super::{
     compile_worker::{self, Report},
     error::{Flaw, ModuleError},
     inspect,
+    kept::{Kept, read_through},
     seal::{Key, sync_parent},
 };
 use crate::{
@@ -169,8 +169,8 @@ impl ModuleStore {
             return Ok((self.engine(flavor)?.clone(), component));
         }
         let path = self.module_path(digest);
-        let (this, module) = (Arc::clone(self), path.clone());
-        match blocking(move || this.is_kept(&module, digest)).await? {
+        let module = path.clone();
+        match blocking(move || Kept::of(&module, digest)).await? {
             Kept::Whole => {}
             Kept::Absent => return Err(ModuleError::Missing(digest)),
             Kept::Other => return Err(ModuleError::Damaged(digest)),
@@ -235,38 +235,14 @@ impl ModuleStore {
         if size > self.max_module.get() {
             return Err(ModuleError::TooLarge { size, limit: self.max_module });
         }
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
-        let mut magic = None;
-        loop {
-            let read = file.read(&mut buffer).map_err(io())?;
-            let chunk = buffer.get(..read).unwrap_or_default();
-            magic.get_or_insert_with(|| chunk.starts_with(b"\0asm"));
-            if read == 0 {
-                break;
-            }
-            hasher.update(chunk);
-        }
-        if magic != Some(true) {
-            return Err(Flaw::NotWasm.into());
-        }
-        Ok((Digest(hasher.finalize().into()), size))
-    }
-
-    /// Whether the module of this digest is there, and is what it should be: disks rot, and copies are torn.
-    fn is_kept(&self, path: &Path, digest: Digest) -> Result<Kept, ModuleError> {
-        match self.measure(path) {
-            Ok((measured, _)) if measured == digest => Ok(Kept::Whole),
-            Err(ModuleError::System { .. }) if !path.exists() => Ok(Kept::Absent),
-            Ok(_) | Err(ModuleError::Flaw(_) | ModuleError::TooLarge { .. }) => Ok(Kept::Other),
-            Err(error) => Err(error),
-        }
+        let (digest, is_wasm) = read_through(&mut file).map_err(io())?;
+        if is_wasm { Ok((digest, size)) } else { Err(Flaw::NotWasm.into()) }
     }
 
     /// Keeps the upload under its digest.
     fn keep(&self, upload: &Path, digest: Digest) -> Result<(), ModuleError> {
         let path = self.module_path(digest);
-        match self.is_kept(&path, digest)? {
+        match Kept::of(&path, digest)? {
             Kept::Whole => return Ok(()),
             Kept::Absent => {}
             Kept::Other => tracing::warn!(%digest, "the stored module was damaged; the upload takes its place"),
@@ -442,14 +418,6 @@ impl ModuleStore {
             }
         }
     }
-}
-
-/// What is stored of a module.
-enum Kept {
-    Whole,
-    Absent,
-    /// Something, but not its bytes.
-    Other,
 }
 
 /// What a version may have, against what its component needs.

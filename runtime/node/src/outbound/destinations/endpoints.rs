@@ -62,7 +62,7 @@ pub(super) fn compile(list: &[Value], home: &str) -> Result<(Arc<[Endpoint]>, Ve
         let wrong = |field: &str, why: String| ConfigError { key: format!("{key}.{field}"), why };
         let config: EndpointConfig = read(&key, value.clone())?;
         let (origin, base) = url(&config.url).map_err(|why| wrong("url", why))?;
-        let name: Arc<str> = config.name.map_or_else(|| origin.authority().to_string(), |name| name).into();
+        let name: Arc<str> = config.name.unwrap_or_else(|| origin.authority().to_string()).into();
         if name.is_empty() || name.len() > 64 || name.contains(char::is_control) {
             return Err(wrong("name", "is 1 to 64 characters".into()));
         }

@@ -1,15 +1,16 @@
 //! The store without a compiler: what it looks at, what it keeps, what it makes of words.
 
-use clap::{Args, FromArgMatches};
 use prometheus_client::metrics::counter::Counter;
 
 use super::*;
-use crate::settings::Settings;
+use crate::guest::testing::settings;
 
 fn store(dir: &Path) -> (Arc<ModuleStore>, Arc<Engines>) {
-    let command = Settings::augment_args(clap::Command::new("serve"));
-    let matches = command.try_get_matches_from(["serve", "--max-instances", "4"]).unwrap();
-    let settings = Settings::from_arg_matches(&matches).unwrap().guest;
+    store_with(dir, &["--max-instances", "4"])
+}
+
+fn store_with(dir: &Path, flags: &[&str]) -> (Arc<ModuleStore>, Arc<Engines>) {
+    let settings = settings(flags);
     let engines = Engines::start(&settings).unwrap();
     (Arc::new(ModuleStore::open(&settings, dir, &engines, "/nowhere".into(), Counter::default()).unwrap()), engines)
 }
@@ -81,4 +82,9 @@ async fn stored_bytes_that_are_not_the_module_s_are_never_compiled_and_an_upload
     }
     // What is whole goes to the compiler, of which this test has none.
     assert!(matches!(open().await, ModuleError::System { .. }));
+    // The bound of uploads is not asked about what was taken before it was lowered.
+    let (smaller, _engines) = store_with(dir.path(), &["--max-instances", "4", "--max-module", "5B"]);
+    smaller.keep(&upload, digest).unwrap();
+    assert!(matches!(smaller.measure(&upload), Err(ModuleError::TooLarge { .. })));
+    assert!(matches!(Kept::of(&path, digest), Ok(Kept::Whole)));
 }
