@@ -16,6 +16,11 @@ macro_rules! name_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The same text, to keep.
+            pub fn shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
+            }
         }
 
         // Equal names hash alike as text, so a map of names is asked with a `&str`.

@@ -3,9 +3,9 @@
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 
 use super::{
-    deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, failure::EXIT_CODES, functions::FunctionsArgs,
-    invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs, mock_command::MockArgs, run::RunArgs, running::DEV_DATA,
-    serve::ServeArgs, tokens::TokensArgs, trails::TrailsArgs,
+    deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, explain::ExplainArgs, failure::EXIT_CODES,
+    functions::FunctionsArgs, invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs, mock_command::MockArgs,
+    run::RunArgs, running::DEV_DATA, serve::ServeArgs, tokens::TokensArgs, trails::TrailsArgs,
 };
 use crate::settings::Settings;
 
@@ -62,8 +62,10 @@ pub(super) enum Command {
     /// List, show, set and remove destinations and their limits
     #[command(visible_alias = "dest")]
     Destinations(DestinationsArgs),
-    /// Show what happened to an invocation or a call
+    /// Find invocations and calls, and show what happened to one
     Trails(TrailsArgs),
+    /// Show where the time of a request went, as a timeline with a verdict
+    Explain(ExplainArgs),
     /// List, make and revoke tokens
     Tokens(TokensArgs),
     /// Save a server and a token

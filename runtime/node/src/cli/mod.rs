@@ -11,6 +11,7 @@ mod config_file;
 mod deploy;
 mod destinations;
 mod dev;
+mod explain;
 mod failure;
 mod functions;
 mod http;
@@ -97,6 +98,7 @@ fn run(command: Command, out: Out) -> Result<ExitCode, Failure> {
         Command::Logs(args) => client(logs::run(args, out)),
         Command::Destinations(args) => client(destinations::run(args, out)),
         Command::Trails(args) => client(trails::run(args, out)),
+        Command::Explain(args) => client(explain::run(args, out)),
         Command::Tokens(args) => client(tokens::run(args, out)),
         Command::Login(args) => client(login::run(args, out)),
         Command::Reference { page } => {

@@ -24,6 +24,7 @@ use crate::{
     control::auth::{missing_scope, unauthorized},
     guest::{Invocation, InvokeError},
     ids::{TRACEPARENT, TraceContext},
+    observe::{TAG, tags_of},
     outbound::{Preferences, strip_connection},
     problem::Problem,
 };
@@ -82,6 +83,9 @@ fn prepare(
     let credentials = credentials::take(&mut parts.headers, &ingress.registry);
     if !public && !ingress.open {
         authorize(&credentials, version.identity().name.as_str())?;
+    }
+    if parts.headers.contains_key(TAG) {
+        record.trail.tag(tags_of(&parts.headers));
     }
     // A policy from outside would steer the calls of a guest that hands its headers on.
     parts.headers.remove(POLICY);

@@ -18,9 +18,13 @@ pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEv
 pub use invocations::{Invocations, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
 pub use metrics::{DestinationLabel, DestinationLabels, Metrics};
-pub use note::Note;
+pub use note::{Came, Note};
 pub(crate) use note::cut;
-pub use trail::{Ending, Subject, Trail, TrailRecord, TrailStore, TrailSummary, Waits};
+pub(crate) use trail::tags_of;
+pub use trail::{
+    CallSpan, Cursor, Ending, Marks, NotableBounds, Order, StatusFilter, Step, StepKind, Subject, TAG, Timeline, Trail,
+    TrailQuery, TrailRecord, TrailStore, TrailSummary, Waits, verdict,
+};
 
 use crate::settings::ObserveSettings;
 
@@ -40,7 +44,14 @@ impl Observe {
     /// Observers with the bounds of the settings.
     pub fn new(settings: &ObserveSettings) -> Arc<Self> {
         Arc::new(Self {
-            trails: TrailStore::new(settings.trail_bytes.get()),
+            trails: TrailStore::new(
+                settings.trail_bytes.get(),
+                NotableBounds {
+                    bytes: settings.trail_notable_bytes.get(),
+                    slowest: settings.trail_slowest,
+                    failures: settings.trail_failures,
+                },
+            ),
             logs: LogStore::new(settings.log_bytes.get()),
             feed: Feed::new(settings.feed_lines, settings.feed_bytes.get()),
             metrics: Metrics::new(),

@@ -4,9 +4,14 @@
 //! handler may go on calling while it streams. Notes are typed, so that a timeline, a log line and a search read the
 //! same facts.
 
+mod notable;
+mod search;
 mod store;
+mod tags;
 #[cfg(test)]
 mod tests;
+mod timeline;
+mod verdict;
 
 use std::{
     sync::Arc,
@@ -17,7 +22,13 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+pub use notable::NotableBounds;
+pub use search::{Cursor, Order, StatusFilter, TrailQuery};
 pub use store::{TrailRecord, TrailStore, TrailSummary};
+pub use tags::TAG;
+pub(crate) use tags::of_headers as tags_of;
+pub use timeline::{CallSpan, Step, StepKind, Timeline};
+pub use verdict::verdict;
 
 use super::note::Note;
 use crate::{clock, ids::TraceId};
@@ -55,18 +66,43 @@ fn spilled(room: usize) -> u64 {
     if room > INSIDE { (room * size_of::<(Duration, Note)>()) as u64 } else { 0 }
 }
 
+/// What became of a trail's calls and its answer, for whoever searches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// A call was refused: by the gate, or by its upstream to the end.
+    pub refused: bool,
+    /// A call failed, or the answer broke off.
+    pub failed: bool,
+}
+
+impl Marks {
+    fn see(&mut self, note: &Note) {
+        match note {
+            Note::Over { came, .. } => {
+                self.refused |= came.is_refusal();
+                self.failed |= came.is_failure();
+            }
+            Note::Broke(_) => self.failed = true,
+            _ => {}
+        }
+    }
+}
+
 struct Open {
     notes: Notes,
     /// Memory of their texts, bytes.
     texts: u64,
     dropped: u32,
     calls: u32,
+    tags: Vec<Box<str>>,
+    marks: Marks,
     head: Option<Duration>,
     ended: bool,
 }
 
 impl Open {
     fn write(&mut self, at: Duration, note: Note) {
+        self.marks.see(&note);
         let (count, room) = (self.notes.len(), self.notes.capacity());
         // As the vector grows.
         let room = if count < room { room } else { (count + 1).next_power_of_two() };
@@ -103,7 +139,16 @@ impl Trail {
             id,
             began,
             began_wall: clock::wall(),
-            open: Mutex::new(Open { notes: Notes::new(), texts: 0, dropped: 0, calls: 0, head: None, ended: false }),
+            open: Mutex::new(Open {
+                notes: Notes::new(),
+                texts: 0,
+                dropped: 0,
+                calls: 0,
+                tags: Vec::new(),
+                marks: Marks::default(),
+                head: None,
+                ended: false,
+            }),
         }))
     }
 
@@ -123,6 +168,19 @@ impl Trail {
         let mut open = self.0.open.lock();
         if !open.ended {
             open.write(at, note);
+        }
+    }
+
+    /// Keeps tags by which the trail is found again, each once and as many as one may have.
+    pub fn tag<'a>(&self, tags: impl Iterator<Item = &'a str>) {
+        let mut open = self.0.open.lock();
+        for tag in tags {
+            if open.ended || open.tags.len() >= tags::MOST {
+                break;
+            }
+            if !open.tags.iter().any(|known| **known == *tag) {
+                open.tags.push(tag.into());
+            }
         }
     }
 

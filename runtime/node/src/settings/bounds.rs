@@ -66,7 +66,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
             max_answer_headers, max_answer_head, attempts, replay_body, replay_memory,
             queue_calls, queue_bytes, retry_share, retry_rate, hedge_share, max_pause, believed_pause, refusal_body, refusal_wait, max_actors, connection_idle, max_idle_connections,
         }
-        observe { trail_bytes, log_bytes, feed_lines, feed_bytes }
+        observe { trail_bytes, trail_notable_bytes, trail_slowest, trail_failures, log_bytes, feed_lines, feed_bytes }
     }
 }
 

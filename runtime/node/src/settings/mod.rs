@@ -358,6 +358,15 @@ pub struct ObserveSettings {
     /// Memory for finished trails
     #[arg(long, env = "TIDEGATE_TRAIL_BYTES", value_name = "SIZE", default_value = "64MiB")]
     pub trail_bytes: Size,
+    /// Memory for failed and slow trails beside that, so that ordinary ones don't push them out. The oldest hour goes first
+    #[arg(long, env = "TIDEGATE_TRAIL_NOTABLE_BYTES", value_name = "SIZE", default_value = "16MiB")]
+    pub trail_notable_bytes: Size,
+    /// Slowest trails of each hour and function, or destination of a program, that are kept there. Spread over 16 parts by trace id
+    #[arg(long, env = "TIDEGATE_TRAIL_SLOWEST", value_name = "COUNT", default_value_t = 64, value_parser = count(0..=100_000))]
+    pub trail_slowest: usize,
+    /// Failed and refused trails of each hour and function, or destination of a program, that are kept there: the last ones. Spread likewise
+    #[arg(long, env = "TIDEGATE_TRAIL_FAILURES", value_name = "COUNT", default_value_t = 256, value_parser = count(0..=100_000))]
+    pub trail_failures: usize,
     /// Memory for guest logs. Where it is full, the function that keeps most loses its oldest lines
     #[arg(long, env = "TIDEGATE_LOG_BYTES", value_name = "SIZE", default_value = "16MiB")]
     pub log_bytes: Size,

@@ -123,6 +123,11 @@ impl Destination {
         self.name.as_ref().map_or(&*self.matches, DestinationName::as_str)
     }
 
+    /// The same, to keep.
+    pub(crate) fn shared_label(&self) -> Arc<str> {
+        self.name.as_ref().map_or_else(|| Arc::clone(&self.matches), DestinationName::shared)
+    }
+
     /// Lays its profile and its policy over what stands below them.
     pub(crate) fn apply(&self, policy: &mut Effective) {
         self.profile.apply(policy);

@@ -11,6 +11,7 @@ use super::{
     target::Way,
 };
 use crate::{
+    observe::Note,
     outbound::{
         TransportError,
         body::OutBody,
@@ -146,6 +147,8 @@ impl<'c, 'a> Attempting<'c, 'a> {
             let stale = broken.reused && call.repeatable && is_lost(&broken.error);
             if (unprocessed || stale) && moves < MOVES && call.kept.is_replayable() {
                 moves += 1;
+                let why = if unprocessed { "nothing was done with it" } else { "this one was closed meanwhile" };
+                call.ending.note(|call| Note::Decided { call, what: format!("moved to another connection: {why}") });
                 continue;
             }
             let error = self.classify(&broken);

@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use tidegate_core::{
     Attempt, Cost, Effective, Flow, NewCall, Outcome, Refusal, Ticket, Time, Verdict, credit,
     endpoint::Ways,
-    repeat::{Class, Reason},
+    repeat::{Class, Failure, Reason},
     signal,
+    units::Rounded,
 };
 
 use super::{
@@ -28,7 +29,7 @@ use crate::{
         headers,
         pool::{Peeked, Streaming},
         refuse,
-        shards::{Admission, Asked},
+        shards::{self, Admission, Asked},
     },
     problem::Problem,
     settings::names,
@@ -305,10 +306,10 @@ impl Call<'_> {
                     Err(error) => End::Failed(error),
                 });
             }
-            Verdict::PutBack(ticket) => (ticket, false, "put back at no cost"),
-            Verdict::Retry(ticket) => (ticket, true, "tried again"),
+            Verdict::PutBack(ticket) => (ticket, false, self.put_back()),
+            Verdict::Retry(ticket) => (ticket, true, self.tried_again(&ticket, &outcome, spent)),
         };
-        self.ending.note(|call| Note::Decided { call, what: what.into() });
+        self.ending.note(|call| Note::Decided { call, what });
         drop(admission);
         // What waits for a destination that fails has failed; what one refuses has not.
         let waits = outcome.class() == Class::Down && !costs;
@@ -321,6 +322,28 @@ impl Call<'_> {
             Err(error) => waits.then(|| error.into()),
         };
         Next::Again(Again { ticket, costs, failed })
+    }
+
+    /// Why a call goes back to its queue.
+    fn put_back(&self) -> String {
+        match self.door.shards.pause(self.key) {
+            Some((left, cause)) => {
+                format!("put back at no cost: {} is paused for {} {cause}", self.target.label(), Rounded(left))
+            }
+            None => "put back at no cost".to_owned(),
+        }
+    }
+
+    /// Why a call is sent again, and when.
+    fn tried_again(&self, ticket: &Ticket, outcome: &Outcome, spent: u32) -> String {
+        let may = match outcome {
+            Outcome::Failed(failure @ (Failure::Connect | Failure::Unprocessed)) => format!("it {failure}"),
+            _ if self.costs => "a repetition does no more than cost".to_owned(),
+            _ => "the request may be repeated".to_owned(),
+        };
+        let delay = ticket.not_before().since(shards::now());
+        let (retry, retries) = (spent + 1, self.policy.retries);
+        format!("tried again in {}, retry {retry} of {retries} at most: {may}", Rounded(delay))
     }
 
     /// Whether a refusal says in its body that no waiting helps. A bound that keeps its body unread is told in the trail.

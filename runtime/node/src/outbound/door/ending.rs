@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Inner, Target, answer};
 use crate::{
     body::Body,
-    observe::{CallLine, FeedEvent, Note, Trail},
+    observe::{CallLine, Came, FeedEvent, Note, Trail},
     outbound::{Sender, SenderKind, TransportError, destinations::Ended, said},
     problem::Problem,
 };
@@ -79,7 +79,7 @@ impl<'a> Ending<'a> {
 
     /// The upstream answered, and that is the answer.
     pub(super) fn answered(&mut self, status: u16) {
-        self.end(Ended::Answer(status), status, None);
+        self.end(Ended::Answer(status), Came::Answer(status), || None);
     }
 
     /// The gate refuses.
@@ -89,19 +89,23 @@ impl<'a> Ending<'a> {
             call,
             what: format!("refused with {} {}: {}", problem.status.as_u16(), problem.kind, problem.detail),
         });
-        self.end(Ended::Refused, problem.status.as_u16(), Some(problem.kind.to_owned()));
+        self.end(Ended::Refused, Came::Refused(problem.status.as_u16()), || Some(problem.kind.to_owned()));
         answer(problem)
     }
 
     /// Nobody answered.
     pub(super) fn fail(&mut self, error: TransportError) -> TransportError {
         self.note(|call| Note::Decided { call, what: format!("failed: {error}") });
-        self.end(Ended::Failed, 0, Some(error.to_string()));
+        self.end(Ended::Failed, Came::Failed, || Some(error.to_string()));
         error
     }
 
-    fn end(&mut self, ended: Ended, status: u16, remark: Option<String>) {
+    fn end(&mut self, ended: Ended, came: Came, remark: impl FnOnce() -> Option<String>) {
         self.over = true;
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.began);
+        let (call, waited, attempts) = (self.number, self.waited, self.attempts());
+        self.trail.note_at(now.into_std(), Note::Over { call, came, took, waited, attempts });
         let observe = &self.door.observe;
         self.target.destination.count(&observe.metrics, ended);
         observe.metrics.wait_seconds.observe(self.waited.as_secs_f64());
@@ -116,11 +120,14 @@ impl<'a> Ending<'a> {
                 method: self.method.to_string(),
                 host: self.target.host.to_string(),
                 path: said::path(&self.uri),
-                status,
-                attempts: self.attempts(),
-                waited_ms: millis(self.waited),
-                total_ms: millis(self.began.elapsed()),
-                remark,
+                status: match came {
+                    Came::Answer(status) | Came::Refused(status) => status,
+                    Came::Failed | Came::GivenUp => 0,
+                },
+                attempts,
+                waited_ms: millis(waited),
+                total_ms: millis(took),
+                remark: remark(),
             }))
         });
     }
@@ -130,7 +137,7 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         if !self.over {
             self.note(|call| Note::Decided { call, what: "given up by its sender".into() });
-            self.end(Ended::Cancelled, 0, Some("given up by its sender".into()));
+            self.end(Ended::Cancelled, Came::GivenUp, || Some("given up by its sender".into()));
         }
     }
 }

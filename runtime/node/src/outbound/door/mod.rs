@@ -35,7 +35,7 @@ use crate::{
     cluster::registry::{ConfigError, DestinationConfig, State},
     guest::Egress,
     ids::TenantId,
-    observe::{Note, Observe},
+    observe::{Note, Observe, TAG, tags_of},
     problem::Problem,
     settings::{OutboundSettings, names},
 };
@@ -224,8 +224,16 @@ impl Inner {
                 return Err(error);
             }
         };
-        trail.note(Note::Call { call: number, what: Said { method: &parts.method, uri: &parts.uri }.to_string() });
         let target = self.target(&sender.tenant, &origin);
+        trail.note(Note::Call {
+            call: number,
+            what: Said { method: &parts.method, uri: &parts.uri }.to_string(),
+            destination: target.destination.shared_label(),
+            configured: target.destination.name.is_some(),
+        });
+        if parts.headers.contains_key(TAG) {
+            trail.tag(tags_of(&parts.headers));
+        }
         let mut ending = Ending::new(self, &target, trail, number, &parts, &sender);
         if let SenderKind::Function { name, allowed_hosts: Some(hosts), .. } = &sender.kind
             && !hosts.allow(&origin)
