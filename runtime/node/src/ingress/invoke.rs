@@ -23,7 +23,7 @@ use crate::{
     cluster::registry::Scope,
     control::auth::{missing_scope, unauthorized},
     guest::{Invocation, InvokeError},
-    ids::{TRACEPARENT, TraceContext},
+    ids::{TRACEPARENT, TRACESTATE, TraceContext, bound_tracestate},
     observe::{TAG, tags_of},
     outbound::{Preferences, strip_connection},
     problem::Problem,
@@ -100,10 +100,21 @@ fn prepare(
     {
         parts.headers.insert(head::X_FORWARDED_PREFIX, prefix);
     }
+    bound_tracestate(&mut parts.headers, trace.parent.is_some());
+    let tracestate = tracestate(&parts.headers);
     parts.headers.insert(TRACEPARENT, trace.header());
     parts.uri = head::absolute(&parts.uri, scheme, authority, start)?;
-    let invocation = Invocation { trail: record.trail.clone(), trace, deadline };
+    let invocation = Invocation { trail: record.trail.clone(), trace, tracestate, deadline };
     Ok(Prepared { request: Request::from_parts(parts, body), exceeded, invocation })
+}
+
+/// What tracers before us said, in one line.
+fn tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(TRACESTATE).iter();
+    let first = lines.next()?;
+    let Some(second) = lines.next() else { return Some(first.clone()) };
+    let all: Vec<_> = [first, second].into_iter().chain(lines).map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&all.join(&b","[..])).ok()
 }
 
 fn run(record: &Record, prepared: Prepared) -> impl Future<Output = Result<Response<Body>, Problem>> + Send {

@@ -3,6 +3,7 @@
 //! Every concern reports here and none waits here: stores are rings with a bound in bytes, the feed drops what a slow
 //! reader does not take, and all of it is cheap when nobody looks.
 
+mod call_log;
 mod feed;
 #[cfg(test)]
 mod heap;
@@ -14,6 +15,7 @@ mod trail;
 
 use std::sync::Arc;
 
+pub use call_log::{CallLog, LoggedCall};
 pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEvent, TraceIdText};
 pub use invocations::{Invocations, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
@@ -38,6 +40,8 @@ pub struct Observe {
     pub feed: Feed,
     /// Counters and histograms for Prometheus.
     pub metrics: Metrics,
+    /// Which outbound calls have a line in the node's log.
+    pub call_log: CallLog,
 }
 
 impl Observe {
@@ -55,6 +59,7 @@ impl Observe {
             logs: LogStore::new(settings.log_bytes.get()),
             feed: Feed::new(settings.feed_lines, settings.feed_bytes.get()),
             metrics: Metrics::new(),
+            call_log: settings.call_log,
         })
     }
 }

@@ -58,6 +58,13 @@ pub enum Note {
         /// For what at the end, where that is not what it was told when it asked.
         why: Option<String>,
     },
+    /// The call stands below a span of the guest's own.
+    Under {
+        /// Number of the call.
+        call: u32,
+        /// The span.
+        span: u64,
+    },
     /// An attempt was answered.
     Answered {
         /// Number of the call.
@@ -157,6 +164,7 @@ impl fmt::Display for Note {
             Self::Admitted { call, waited, why: Some(why) } => {
                 write!(f, "call {call}: let go after {waited:.1?}, at the end {why}")
             }
+            Self::Under { call, span } => write!(f, "call {call}: below the guest's own span {span:016x}"),
             Self::Answered { call, attempt, status, first_byte } => {
                 write!(f, "call {call}: attempt {attempt} answered {status} in {first_byte:.1?}")
             }
@@ -181,7 +189,7 @@ impl Note {
             Self::Call { what, .. } | Self::Decided { what, .. } => Some(what),
             Self::Queued { why, .. } | Self::Failed { why, .. } => Some(why),
             Self::Admitted { why, .. } => why.as_ref(),
-            Self::Instance { .. } | Self::Answered { .. } | Self::Over { .. } => None,
+            Self::Instance { .. } | Self::Under { .. } | Self::Answered { .. } | Self::Over { .. } => None,
         }
     }
 
@@ -191,7 +199,7 @@ impl Note {
             Self::Call { what, .. } | Self::Decided { what, .. } => Some(what),
             Self::Queued { why, .. } | Self::Failed { why, .. } => Some(why),
             Self::Admitted { why, .. } => why.as_mut(),
-            Self::Instance { .. } | Self::Answered { .. } | Self::Over { .. } => None,
+            Self::Instance { .. } | Self::Under { .. } | Self::Answered { .. } | Self::Over { .. } => None,
         }
     }
 
@@ -213,6 +221,7 @@ impl Note {
             Self::Call { call, .. }
             | Self::Queued { call, .. }
             | Self::Admitted { call, .. }
+            | Self::Under { call, .. }
             | Self::Answered { call, .. }
             | Self::Failed { call, .. }
             | Self::Decided { call, .. }

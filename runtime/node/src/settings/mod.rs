@@ -19,7 +19,7 @@ use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
 use tidegate_core::units::{Size, Span};
 
-use crate::body::ReadOn;
+use crate::{body::ReadOn, observe::CallLog};
 
 pub use bounds::{Bound, bounds};
 pub use file::{FileError, parse_with_file};
@@ -367,6 +367,16 @@ pub struct ObserveSettings {
     /// Failed and refused trails of each hour and function, or destination of a program, that are kept there: the last ones. Spread likewise
     #[arg(long, env = "TIDEGATE_TRAIL_FAILURES", value_name = "COUNT", default_value_t = 256, value_parser = count(0..=100_000))]
     pub trail_failures: usize,
+    /// Outbound calls that have a line in the node's log, with what they came to and how long they took and waited: off, failures or all. Failures are warnings, all others information (`log`)
+    #[arg(
+        long,
+        env = "TIDEGATE_CALL_LOG",
+        value_name = "WHICH",
+        default_value = "off",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub call_log: CallLog,
     /// Memory for guest logs. Where it is full, the function that keeps most loses its oldest lines
     #[arg(long, env = "TIDEGATE_LOG_BYTES", value_name = "SIZE", default_value = "16MiB")]
     pub log_bytes: Size,

@@ -193,7 +193,7 @@ impl Host {
 
 pub(crate) fn invocation() -> Invocation {
     let trace = TraceContext::begin();
-    Invocation { trail: Trail::begin(trace.trace), trace, deadline: None }
+    Invocation { trail: Trail::begin(trace.trace), trace, tracestate: None, deadline: None }
 }
 
 pub(crate) fn request(path: &str) -> Request<Body> {

@@ -63,6 +63,7 @@ fn a_trail_is_read_as_it_was_written() {
         Note::Failed { call: 1, attempt: 2, why: "x".repeat(500) },
         Note::Broke("off".into()),
         Note::Decided { call: 1, what: "put back".into() },
+        Note::Under { call: 1, span: u64::MAX },
         over(Came::Answer(200)),
         over(Came::Refused(429)),
         over(Came::Failed),

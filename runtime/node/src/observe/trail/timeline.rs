@@ -173,6 +173,7 @@ impl Timeline {
                 call.decided = Some(what.clone());
                 ended(at, StepKind::Decision)
             }
+            Note::Under { .. } => ended(at, StepKind::Decision),
             Note::Instance { .. } | Note::Guest(_) | Note::Broke(_) => ended(at, StepKind::Guest),
         }
     }

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     body::Body,
+    ids::TraceContext,
     observe::{FeedEvent, Note},
     outbound::{
         CallTimeouts, TransportError, WaitClock,
@@ -62,6 +63,8 @@ pub(super) struct Call<'a> {
     pub(super) idle: Idle,
     pub(super) kept: KeptBody,
     pub(super) wait_clock: Option<Arc<WaitClock>>,
+    /// The span of what it is part of.
+    pub(super) trace: TraceContext,
     pub(super) ending: Ending<'a>,
 }
 
@@ -158,8 +161,8 @@ impl Call<'_> {
                 Ok(admission) => admission,
                 Err(problem) => return End::Refused(problem),
             };
-            let (attempted, admission) = self.tries(admission).await;
-            match self.after(attempted, admission, spent).await {
+            let (attempted, admission, attempt) = self.tries(admission).await;
+            match self.after(attempted, attempt, admission, spent).await {
                 Next::End(end) => return end,
                 Next::Again(again) => {
                     (ticket, failed) = (Some(again.ticket), again.failed);
@@ -169,8 +172,8 @@ impl Call<'_> {
         }
     }
 
-    /// One attempt, or one and its copy: the one that counts.
-    async fn tries(&mut self, admission: Admission) -> (Attempted, Admission) {
+    /// One attempt, or one and its copy: the one that counts, with its number.
+    async fn tries(&mut self, admission: Admission) -> (Attempted, Admission, u32) {
         let way = self.way(&admission);
         if let Some(name) = &way.name {
             self.ending.note(|call| Note::Decided { call, what: format!("to endpoint {name}") });
@@ -180,9 +183,9 @@ impl Call<'_> {
         }
         let mut attempting = Attempting::new(self, &way);
         let attempted = attempting.run(&admission).await;
-        let (deadline, uploaded) = (attempting.deadline, attempting.uploaded);
+        let (deadline, uploaded, number) = (attempting.deadline, attempting.uploaded, attempting.number);
         (self.deadline, self.uploaded) = (deadline, uploaded);
-        (attempted, admission)
+        (attempted, admission, number)
     }
 
     /// The way that an admission is for.
@@ -243,15 +246,19 @@ impl Call<'_> {
         }
     }
 
-    /// An attempt leaves the node.
-    pub(super) fn departed(&self) {
-        self.ending.attempt();
+    /// An attempt leaves the node; the n-th.
+    pub(super) fn departed(&self) -> u32 {
         self.door.observe.metrics.attempts.inc();
+        self.ending.attempt()
+    }
+
+    /// The span of an attempt, as the request says it.
+    pub(super) fn traceparent(&self, attempt: u32) -> HeaderValue {
+        self.trace.header_of(self.trace.below(self.ending.number, attempt))
     }
 
     /// Reports what an attempt came to, and does what the actor says.
-    async fn after(&mut self, attempted: Attempted, admission: Admission, spent: u32) -> Next {
-        let attempt = self.ending.attempts();
+    async fn after(&mut self, attempted: Attempted, attempt: u32, admission: Admission, spent: u32) -> Next {
         let (outcome, came) = match attempted {
             Attempted::Answer(mut response, first_byte) => {
                 let status = response.status().as_u16();

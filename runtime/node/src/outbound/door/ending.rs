@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Inner, Target, answer};
 use crate::{
     body::Body,
-    observe::{CallLine, Came, FeedEvent, Note, Trail},
+    observe::{CallLine, Came, FeedEvent, LoggedCall, Note, Trail},
     outbound::{Sender, SenderKind, TransportError, destinations::Ended, said},
     problem::Problem,
 };
@@ -63,8 +63,8 @@ impl<'a> Ending<'a> {
     }
 
     /// One more attempt, which is the n-th.
-    pub(super) fn attempt(&self) {
-        self.attempts.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Attempts so far.
@@ -100,7 +100,30 @@ impl<'a> Ending<'a> {
         error
     }
 
-    fn end(&mut self, ended: Ended, came: Came, remark: impl FnOnce() -> Option<String>) {
+    /// Writes the line of the node's log.
+    #[cold]
+    fn log(&self, came: Came, took: Duration, remark: &str) {
+        let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let function = match &self.sender.kind {
+            SenderKind::Function { name, .. } => name.as_str(),
+            SenderKind::Program { .. } => "",
+        };
+        let line = LoggedCall {
+            destination: self.target.label(),
+            method: self.method.as_str(),
+            path: &said::path(&self.uri),
+            function,
+            trace: self.trail.id(),
+            came,
+            took_ms: millis(took),
+            waited_ms: millis(self.waited),
+            attempts: self.attempts(),
+            remark,
+        };
+        line.write();
+    }
+
+    fn end(&mut self, ended: Ended, came: Came, remark: impl Fn() -> Option<String>) {
         self.over = true;
         let now = Instant::now();
         let took = now.saturating_duration_since(self.began);
@@ -109,6 +132,9 @@ impl<'a> Ending<'a> {
         let observe = &self.door.observe;
         self.target.destination.count(&observe.metrics, ended);
         observe.metrics.wait_seconds.observe(self.waited.as_secs_f64());
+        if observe.call_log.wants(came) {
+            self.log(came, took, remark().as_deref().unwrap_or_default());
+        }
         observe.feed.send(|| {
             let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
             FeedEvent::Call(Arc::new(CallLine {

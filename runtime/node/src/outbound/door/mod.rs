@@ -34,7 +34,7 @@ use crate::{
     body::{Body, ReadOn},
     cluster::registry::{ConfigError, DestinationConfig, State},
     guest::Egress,
-    ids::TenantId,
+    ids::{TRACEPARENT, TenantId, TraceContext},
     observe::{Note, Observe, TAG, tags_of},
     problem::Problem,
     settings::{OutboundSettings, names},
@@ -254,7 +254,17 @@ impl Inner {
             return Ok(ending.refuse(refuse::looped(&origin)));
         }
         let has_key = parts.headers.contains_key("idempotency-key");
-        headers::outgoing(&mut parts.headers, trace.child().header(), hops + 1);
+        // A guest may trace its own work: its call then stands below the span that it names. Another trace would lead nowhere
+        // from here, so it is replaced.
+        let mut continued = trace.parent.is_some();
+        if matches!(sender.kind, SenderKind::Function { .. }) && parts.headers.contains_key(TRACEPARENT) {
+            let own = TraceContext::stated(&parts.headers).filter(|(id, ..)| *id == trace.trace);
+            continued = own.is_some();
+            if let Some((_, span, _)) = own.filter(|(_, span, _)| *span != trace.span) {
+                ending.note(|call| Note::Under { call, span });
+            }
+        }
+        headers::outgoing(&mut parts.headers, continued, hops + 1);
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
         let Some(ways) = target.destination.ways(&policy) else {
             drain(body, self.read_on);
@@ -315,6 +325,7 @@ impl Inner {
             idle,
             kept,
             wait_clock,
+            trace,
             ending,
         };
         call.run(pump).await
