@@ -228,7 +228,12 @@ pub const TRACEPARENT: http::HeaderName = http::HeaderName::from_static("tracepa
 impl TraceContext {
     /// A trace that begins here.
     pub fn begin() -> Self {
-        Self { trace: TraceId::random(), parent: None, span: rand::random::<u64>() | 1, sampled: true }
+        Self { sampled: true, ..Self::of(TraceId::random()) }
+    }
+
+    /// The beginning of a trace that is not sampled.
+    pub fn of(trace: TraceId) -> Self {
+        Self { trace, parent: None, span: rand::random::<u64>() | 1, sampled: false }
     }
 
     /// What a request's `traceparent` says: the trace, the span that sent it, whether it is sampled. Nothing where there

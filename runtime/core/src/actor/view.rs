@@ -41,6 +41,7 @@ impl Actor {
             counts: self.counts,
             latency: (self.latency > 0).then(|| Duration::from_micros(u64::from(self.latency))),
             lately: self.spent.clone().lately(now),
+            retries_left: self.spent.clone().left(&self.config.retry_budget, now),
         }
     }
 }

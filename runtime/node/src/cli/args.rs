@@ -5,7 +5,7 @@ use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 use super::{
     deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, explain::ExplainArgs, failure::EXIT_CODES,
     functions::FunctionsArgs, invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs, mock_command::MockArgs,
-    run::RunArgs, running::DEV_DATA, serve::ServeArgs, tokens::TokensArgs, trails::TrailsArgs,
+    run::RunArgs, running::DEV_DATA, serve::ServeArgs, tokens::TokensArgs, top::TopArgs, trails::TrailsArgs,
 };
 use crate::settings::Settings;
 
@@ -66,6 +66,8 @@ pub(super) enum Command {
     Trails(TrailsArgs),
     /// Show where the time of a request went, as a timeline with a verdict
     Explain(ExplainArgs),
+    /// Watch destinations, functions and calls as they live
+    Top(TopArgs),
     /// List, make and revoke tokens
     Tokens(TokensArgs),
     /// Save a server and a token

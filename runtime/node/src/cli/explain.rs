@@ -55,7 +55,7 @@ pub(super) async fn run(args: ExplainArgs, out: Out) -> Result<Exit, Failure> {
         }
     };
     if trails.is_empty() {
-        return Err(Failure::new(Exit::Failed, "no trail is kept that fits")
+        return Err(Failure::new(Exit::NotFound, "no trail is kept that fits")
             .next("`tidegate trails` lists what is kept; requests that go on still have none yet"));
     }
     if api.out.is_json() {

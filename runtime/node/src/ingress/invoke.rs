@@ -45,7 +45,7 @@ pub(super) fn invoke(
     request: Request<Lingering>,
 ) -> impl Future<Output = Response<Recorded>> + Send {
     let method = request.method().clone();
-    let record = Record::of_version(ingress, target.version, trace.trace, began);
+    let record = Record::of_version(ingress, target.version, trace, began);
     let prepared = prepare(&record, target.start, target.public, authority, peer, trace, request);
     async move {
         let ended = match prepared {

@@ -24,6 +24,7 @@ use smallvec::SmallVec;
 
 pub use notable::NotableBounds;
 pub use search::{Cursor, Order, StatusFilter, TrailQuery};
+pub(super) use store::read as read_exported;
 pub use store::{TrailRecord, TrailStore, TrailSummary};
 pub use tags::TAG;
 pub(crate) use tags::of_headers as tags_of;
@@ -31,7 +32,10 @@ pub use timeline::{CallSpan, Step, StepKind, Timeline};
 pub use verdict::verdict;
 
 use super::note::Note;
-use crate::{clock, ids::TraceId};
+use crate::{
+    clock,
+    ids::{TraceContext, TraceId},
+};
 
 /// Whose a trail is, and what it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,22 +125,22 @@ impl Open {
 pub struct Trail(Arc<Inner>);
 
 struct Inner {
-    id: TraceId,
+    trace: TraceContext,
     began: Instant,
     began_wall: SystemTime,
     open: Mutex<Open>,
 }
 
 impl Trail {
-    /// Begins a trail now.
+    /// Begins a trail now, of a trace that nobody samples.
     pub fn begin(id: TraceId) -> Self {
-        Self::begin_at(Instant::now(), id)
+        Self::begin_at(Instant::now(), TraceContext::of(id))
     }
 
     /// Begins a trail of what began a moment ago.
-    pub fn begin_at(began: Instant, id: TraceId) -> Self {
+    pub fn begin_at(began: Instant, trace: TraceContext) -> Self {
         Self(Arc::new(Inner {
-            id,
+            trace,
             began,
             began_wall: clock::wall(),
             open: Mutex::new(Open {
@@ -154,7 +158,7 @@ impl Trail {
 
     /// Its id.
     pub fn id(&self) -> TraceId {
-        self.0.id
+        self.0.trace.trace
     }
 
     /// Writes a decision, with its text cut where it is long. One that comes after the end is lost.

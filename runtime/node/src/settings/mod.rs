@@ -27,7 +27,7 @@ pub(crate) use nearest::nearest;
 pub use reference::reference_page;
 pub use sources::{Source, Sources};
 pub use values::without_empty_variables;
-use values::{address, count};
+use values::{address, count, percent};
 
 /// Everything `tidegate serve` can be told.
 #[derive(Args, Clone, Debug)]
@@ -377,6 +377,18 @@ pub struct ObserveSettings {
         hide_possible_values = true
     )]
     pub call_log: CallLog,
+    /// Collector that gets traces by OTLP over HTTP, as JSON, such as http://127.0.0.1:4318. None: what OTEL_EXPORTER_OTLP_ENDPOINT says, if anything
+    #[arg(long, env = "TIDEGATE_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// Headers for it, NAME=VALUE,NAME=VALUE with values percent-encoded. None: what OTEL_EXPORTER_OTLP_HEADERS says
+    #[arg(long, env = "TIDEGATE_OTLP_HEADERS", value_name = "HEADERS", hide_env_values = true)]
+    pub otlp_headers: Option<String>,
+    /// Percent of the traces that begin at this node which are sampled. Of others their caller has decided
+    #[arg(long, env = "TIDEGATE_OTLP_SAMPLE", value_name = "PERCENT", default_value_t = 100.0, value_parser = percent)]
+    pub otlp_sample: f64,
+    /// Memory of trails that wait for the collector; further ones are dropped and counted
+    #[arg(long, env = "TIDEGATE_OTLP_QUEUE_BYTES", value_name = "SIZE", default_value = "8MiB")]
+    pub otlp_queue_bytes: Size,
     /// Memory for guest logs. Where it is full, the function that keeps most loses its oldest lines
     #[arg(long, env = "TIDEGATE_LOG_BYTES", value_name = "SIZE", default_value = "16MiB")]
     pub log_bytes: Size,
@@ -438,6 +450,8 @@ mod tests {
             ("--feed-lines", "0"),
             ("--feed-lines", "9223372036854775807"),
             ("--guest-threads", "100000"),
+            ("--otlp-sample", "101"),
+            ("--otlp-sample", "NaN"),
         ] {
             let error = parse(&[flag, value]).unwrap_err();
             assert!(error.contains(flag) && error.contains("is not in"), "{error}");

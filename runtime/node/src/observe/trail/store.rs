@@ -23,7 +23,10 @@ use super::{
 use crate::{
     clock,
     ids::{FunctionName, TraceId},
-    observe::Note,
+    observe::{
+        Note,
+        otlp::{self, ExportCounts},
+    },
 };
 
 /// Rings that a store's bytes are divided among: on one lock the threads would meet.
@@ -78,6 +81,13 @@ pub struct TrailStore {
     /// Of one ring.
     notable: NotableBounds,
     subjects: RandomState,
+    export: Option<Export>,
+}
+
+/// Where trails of sampled traces go besides.
+struct Export {
+    queue: Arc<otlp::Queue>,
+    counts: Arc<ExportCounts>,
 }
 
 /// A trail as it lies in its chunk, behind its [`Prefix`] and in front of its notes.
@@ -152,6 +162,13 @@ fn write(id: TraceId, kept: &Kept<'_>, notes: &[(Duration, Note)]) -> postcard::
         *prefix = length.to_le_bytes();
     }
     Ok(bytes)
+}
+
+/// A trail as [`write`] wrote it.
+pub(in crate::observe) fn read(bytes: &[u8]) -> Option<TrailRecord> {
+    let (id, kept) = Prefix::split(bytes).next()?;
+    let (kept, notes) = Kept::read(kept)?;
+    Some(kept.record(id, notes))
 }
 
 impl Kept<'_> {
@@ -297,7 +314,13 @@ impl TrailStore {
             bound: bound / RINGS as u64,
             notable: notable.part(RINGS),
             subjects: RandomState::new(),
+            export: None,
         }
+    }
+
+    /// Leaves trails of sampled traces in a queue besides.
+    pub(in crate::observe) fn export(self, queue: Arc<otlp::Queue>, counts: Arc<ExportCounts>) -> Self {
+        Self { export: Some(Export { queue, counts }), ..self }
     }
 
     /// Whoever chooses trace ids so that they meet in one ring has only that ring's bytes.
@@ -333,7 +356,8 @@ impl TrailStore {
             dropped,
         };
         // Only the length of a trail could fail, which its bound in bytes keeps far below what fits.
-        let Ok(bytes) = write(trail.id, &kept, &notes) else { return };
+        let id = trail.trace.trace;
+        let Ok(bytes) = write(id, &kept, &notes) else { return };
         let candidate = Candidate {
             hour: (kept.began + kept.lasted).as_secs() / 3600,
             subject: self.subjects.hash_one((subject.tenant, about(&subject, &notes))),
@@ -341,7 +365,12 @@ impl TrailStore {
             took: kept.took(),
             bytes: &bytes,
         };
-        let mut ring = self.ring(trail.id).lock();
+        if let Some(Export { queue, counts }) = self.export.as_ref().filter(|_| trail.trace.sampled)
+            && !queue.offer(trail.trace, &bytes)
+        {
+            counts.dropped(1);
+        }
+        let mut ring = self.ring(id).lock();
         ring.push(&bytes, self.bound);
         ring.notable.offer(&candidate, &self.notable);
     }

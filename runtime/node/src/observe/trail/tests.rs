@@ -152,7 +152,7 @@ fn trails_are_looked_through_for_those_that_are_wanted_before_they_are_counted()
 /// A trail that began so long ago, and whose calls were let go at these times after these waits, all in milliseconds.
 fn waits(began: u64, admitted: &[(u64, u32, u64)]) -> Waits {
     let millis = Duration::from_millis;
-    let trail = Trail::begin_at(Instant::now() - millis(began), TraceId(1));
+    let trail = Trail::begin_at(Instant::now() - millis(began), TraceContext::of(TraceId(1)));
     for &(at, call, waited) in admitted {
         trail.0.open.lock().write(millis(at), Note::Admitted { call, waited: millis(waited), why: None });
     }
@@ -254,7 +254,7 @@ proptest::proptest! {
 
 /// A trail of this subject that began a moment ago and ended so.
 fn ended(store: &TrailStore, subject: Subject<'_>, began: Duration, notes: Vec<Note>, ending: Ending) -> TraceId {
-    let trail = Trail::begin_at(Instant::now() - began, TraceId::random());
+    let trail = Trail::begin_at(Instant::now() - began, TraceContext::begin());
     notes.into_iter().for_each(|note| trail.note(note));
     trail.answered();
     store.finish(&trail, subject, ending);

@@ -9,7 +9,6 @@ use std::{
 };
 
 use http::{HeaderMap, Method};
-use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tidegate_core::{Config, Effective, Policy, Repeatable, endpoint::Ways};
 
 use super::{
@@ -23,7 +22,7 @@ use super::{
 use crate::{
     cluster::registry::{DestinationConfig, State},
     ids::{DestinationName, TenantId},
-    observe::Metrics,
+    observe::{DestinationCounts, Metrics},
     outbound::Origin,
     settings::OutboundSettings,
 };
@@ -46,35 +45,9 @@ pub(crate) struct Destination {
     token_quota: Option<u64>,
     split_by: Vec<partition::Splitter>,
     key: u128,
-    counters: [OnceLock<Counter>; OUTCOMES.len()],
-    queued: OnceLock<Gauge>,
+    counts: OnceLock<Arc<DestinationCounts>>,
     /// Its configuration was deleted: calls that are still under way make it no series anew.
     gone: AtomicBool,
-}
-
-/// A call that waits, as long as this lives.
-pub(crate) struct Queued<'a>(&'a Gauge);
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// Classes of outcomes, as metrics name them.
-const OUTCOMES: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "refused", "failed", "cancelled"];
-
-/// How a call ended, for metrics.
-#[derive(Clone, Copy)]
-pub(crate) enum Ended {
-    /// With an answer of the upstream.
-    Answer(u16),
-    /// The gate refused it.
-    Refused,
-    /// Without an answer.
-    Failed,
-    /// Its sender went away.
-    Cancelled,
 }
 
 impl Destination {
@@ -92,8 +65,7 @@ impl Destination {
             endpoints: compiled.endpoints,
             token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
             split_by: compiled.split_by,
-            counters: Default::default(),
-            queued: OnceLock::new(),
+            counts: OnceLock::new(),
             gone: AtomicBool::new(false),
         }
     }
@@ -112,8 +84,7 @@ impl Destination {
             endpoints: Arc::default(),
             token_quota: None,
             split_by: Vec::new(),
-            counters: Default::default(),
-            queued: OnceLock::new(),
+            counts: OnceLock::new(),
             gone: AtomicBool::new(false),
         }
     }
@@ -167,38 +138,17 @@ impl Destination {
         partition::partition(self.key, &self.split_by, headers, body)
     }
 
-    /// Counts a call.
-    pub(crate) fn count(&self, metrics: &Metrics, ended: Ended) {
-        let index = match ended {
-            Ended::Answer(..300) => 0,
-            Ended::Answer(300..400) => 1,
-            Ended::Answer(400..500) => 2,
-            Ended::Answer(500..) => 3,
-            Ended::Refused => 4,
-            Ended::Failed => 5,
-            Ended::Cancelled => 6,
-        };
-        let (Some(counter), Some(outcome)) = (self.counters.get(index), OUTCOMES.get(index)) else { return };
-        let made = || {
-            let destination = self.series();
-            metrics.calls.get_or_create(&crate::observe::DestinationLabels { destination, outcome }).clone()
-        };
-        counter.get_or_init(made).inc();
-    }
-
-    /// Counts a call that waits.
-    pub(crate) fn queued(&self, metrics: &Metrics) -> Queued<'_> {
-        let gauge = self.queued.get_or_init(|| metrics.of_queue(self.series()));
-        gauge.inc();
-        Queued(gauge)
-    }
-
-    /// Its label in metrics.
-    fn series(&self) -> String {
-        let name = self.name.as_ref().filter(|_| !self.gone.load(Ordering::Relaxed));
-        name.map_or("other", DestinationName::as_str).to_owned()
+    /// What is counted of its calls.
+    pub(crate) fn counts(&self, metrics: &Metrics) -> &DestinationCounts {
+        self.counts.get_or_init(|| {
+            let name = self.name.as_ref().filter(|_| !self.gone.load(Ordering::Relaxed));
+            metrics.of_destination(name.map_or(OTHER, DestinationName::as_str))
+        })
     }
 }
+
+/// The label of all destinations that are not configured.
+const OTHER: &str = "other";
 
 struct Entry {
     config: Arc<DestinationConfig>,
@@ -275,7 +225,7 @@ impl Table {
         for destination in self.all() {
             if let Some(name) = destination.name.as_ref().filter(|name| !left.contains(name)) {
                 destination.gone.store(true, Ordering::Relaxed);
-                metrics.forget_destination(name.as_str(), &OUTCOMES);
+                metrics.forget_destination(name.as_str());
             }
         }
     }

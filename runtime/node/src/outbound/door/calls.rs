@@ -23,7 +23,7 @@ use super::{
 use crate::{
     body::Body,
     ids::TraceContext,
-    observe::{FeedEvent, Note},
+    observe::{DestinationCounts, FeedEvent, Note},
     outbound::{
         CallTimeouts, TransportError, WaitClock,
         body::{Idle, KeptBody, Pump, Unread, discard, plain, wrap},
@@ -224,7 +224,7 @@ impl Call<'_> {
         };
         let began = tokio::time::Instant::now();
         let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
-        let queued = self.target.destination.queued(&self.door.observe.metrics);
+        let queued = self.target.destination.counts(&self.door.observe.metrics).queued();
         let admitted = wait.await;
         drop(queued);
         drop(clock);
@@ -246,9 +246,13 @@ impl Call<'_> {
         }
     }
 
+    pub(super) fn counts(&self) -> &DestinationCounts {
+        self.target.destination.counts(&self.door.observe.metrics)
+    }
+
     /// An attempt leaves the node; the n-th.
     pub(super) fn departed(&self) -> u32 {
-        self.door.observe.metrics.attempts.inc();
+        self.counts().attempt();
         self.ending.attempt()
     }
 
@@ -263,6 +267,7 @@ impl Call<'_> {
             Attempted::Answer(mut response, first_byte) => {
                 let status = response.status().as_u16();
                 self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
+                self.counts().answered(first_byte);
                 let max_pause = self.door.settings.max_pause.get();
                 let mut signal = signal::read(response.status(), response.headers(), SystemTime::now(), max_pause);
                 signal.last_word = self.is_exhausted(&mut response).await;
@@ -299,7 +304,11 @@ impl Call<'_> {
             spent,
         };
         let verdict = admission.report(&outcome, &facts);
-        self.door.observe.metrics.attempt_came(outcome.class());
+        let status = match outcome {
+            Outcome::Answer { status, .. } => Some(status),
+            Outcome::Failed(_) => None,
+        };
+        self.counts().came(outcome.class(), status);
         if outcome.class() == Class::Refused {
             self.tell_refusal(&outcome);
         }
@@ -314,7 +323,10 @@ impl Call<'_> {
                 });
             }
             Verdict::PutBack(ticket) => (ticket, false, self.put_back()),
-            Verdict::Retry(ticket) => (ticket, true, self.tried_again(&ticket, &outcome, spent)),
+            Verdict::Retry(ticket) => {
+                self.counts().retry();
+                (ticket, true, self.tried_again(&ticket, &outcome, spent))
+            }
         };
         self.ending.note(|call| Note::Decided { call, what });
         drop(admission);

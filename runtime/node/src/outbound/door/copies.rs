@@ -104,6 +104,7 @@ impl Copies {
                 None => (Winner::First(one.await), None),
                 Some(copy) => {
                     let way = call.way(&copy);
+                    call.counts().hedge();
                     call.tell(|| {
                         let where_to = way.name.as_deref().unwrap_or("the same endpoint");
                         match why {

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::{Inner, Target, answer};
 use crate::{
     body::Body,
-    observe::{CallLine, Came, FeedEvent, LoggedCall, Note, Trail},
-    outbound::{Sender, SenderKind, TransportError, destinations::Ended, said},
+    observe::{CallLine, Came, Ended, FeedEvent, LoggedCall, Note, Trail},
+    outbound::{Sender, SenderKind, TransportError, said},
     problem::Problem,
 };
 
@@ -89,7 +89,9 @@ impl<'a> Ending<'a> {
             call,
             what: format!("refused with {} {}: {}", problem.status.as_u16(), problem.kind, problem.detail),
         });
-        self.end(Ended::Refused, Came::Refused(problem.status.as_u16()), || Some(problem.kind.to_owned()));
+        self.end(Ended::Refused(problem.kind), Came::Refused(problem.status.as_u16()), || {
+            Some(problem.kind.to_owned())
+        });
         answer(problem)
     }
 
@@ -130,8 +132,7 @@ impl<'a> Ending<'a> {
         let (call, waited, attempts) = (self.number, self.waited, self.attempts());
         self.trail.note_at(now.into_std(), Note::Over { call, came, took, waited, attempts });
         let observe = &self.door.observe;
-        self.target.destination.count(&observe.metrics, ended);
-        observe.metrics.wait_seconds.observe(self.waited.as_secs_f64());
+        self.target.destination.counts(&observe.metrics).call(ended, waited);
         if observe.call_log.wants(came) {
             self.log(came, took, remark().as_deref().unwrap_or_default());
         }
@@ -143,6 +144,8 @@ impl<'a> Ending<'a> {
                     SenderKind::Function { name, .. } => Some(name.to_string()),
                     SenderKind::Program { .. } => None,
                 },
+                tenant: self.sender.tenant.clone(),
+                destination: self.target.destination.shared_label(),
                 method: self.method.to_string(),
                 host: self.target.host.to_string(),
                 path: said::path(&self.uri),

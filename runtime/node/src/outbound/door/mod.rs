@@ -7,6 +7,7 @@ mod attempt;
 mod calls;
 mod copies;
 mod ending;
+mod gauges;
 mod known;
 mod target;
 
@@ -18,6 +19,7 @@ use http::{Method, Response, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tidegate_core::{Config, Effective};
 
+pub use self::gauges::DestinationGauges;
 use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
 use super::{
     Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
