@@ -24,8 +24,8 @@ pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEv
 pub use invocations::{Invocations, InvocationsSum, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
 pub use metrics::Metrics;
-pub use note::{Came, Note};
 pub(crate) use note::cut;
+pub use note::{Came, Note};
 pub use otlp::{Endpoint, EndpointError, Exporter};
 pub(crate) use trail::tags_of;
 pub use trail::{
