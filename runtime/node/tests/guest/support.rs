@@ -156,6 +156,7 @@ impl Host {
             message: None,
         };
         let sender = Arc::new(Sender {
+            flow: Default::default(),
             tenant: tenant(),
             kind: SenderKind::Function { name: name.into(), version: 1, allowed_hosts: None },
             policy: Default::default(),
