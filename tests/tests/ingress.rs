@@ -298,7 +298,7 @@ async fn metrics_tell_functions_and_destinations_apart_by_their_configured_names
     };
     for line in [
         "tidegate_queued_calls{destination=\"slow\"} 2",
-        "tidegate_attempt_outcomes_total{outcome=\"accepted\"} 1",
+        "tidegate_attempt_outcomes_total{destination=\"other\",outcome=\"accepted\"} 1",
         "tidegate_invocations_total{function=\"misbehave\",outcome=\"2xx\"} 1",
         "tidegate_invocation_seconds_count{function=\"misbehave\"} 1",
         "tidegate_invocations_in_flight{function=\"misbehave\"} 0",

@@ -68,9 +68,7 @@ impl Spent {
     /// Takes one retry if the budget has it: within `share` of the requests, or within `per_second`.
     pub fn retry(&mut self, budget: &Budget, now: Time) -> bool {
         self.roll(now);
-        let allowed =
-            (Self::weigh(self.requests, now) * budget.share).max(f64::from(budget.per_second) * WINDOW.as_secs_f64());
-        if Self::weigh(self.retries, now) + 1.0 > allowed {
+        if self.unspent(budget, now) < 1.0 {
             return false;
         }
         self.retries[1] = self.retries[1].saturating_add(1);
@@ -87,6 +85,18 @@ impl Spent {
         }
         self.hedges[1] = self.hedges[1].saturating_add(1);
         true
+    }
+
+    fn unspent(&self, budget: &Budget, now: Time) -> f64 {
+        let allowed =
+            (Self::weigh(self.requests, now) * budget.share).max(f64::from(budget.per_second) * WINDOW.as_secs_f64());
+        allowed - Self::weigh(self.retries, now)
+    }
+
+    /// Retries that the budget has now.
+    pub fn left(&mut self, budget: &Budget, now: Time) -> u32 {
+        self.roll(now);
+        self.unspent(budget, now).max(0.0) as u32
     }
 
     /// Requests and retries of the last [`WINDOW`].
@@ -118,8 +128,10 @@ mod tests {
     fn the_budget_comes_back_with_time() {
         let (mut spent, budget, now) = (Spent::default(), Budget::default(), Time::from_millis(100_000));
         while spent.retry(&budget, now) {}
+        assert_eq!(spent.left(&budget, now), 0);
         assert!(!spent.retry(&budget, now + Duration::from_secs(9)));
         assert!(spent.retry(&budget, now + Duration::from_secs(11)));
         assert_eq!(spent.lately(now + Duration::from_secs(40)), (0, 0));
+        assert_eq!(spent.left(&budget, now + Duration::from_secs(40)), 100);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     limit::{Limit, LimitError, LimitProblem, Unit},
     pace::Limits,
     queue::Bounds,
-    refusal::{Refusal, Waiting},
+    refusal::{Cause, Refusal, Waiting},
     repeat::{Attempt, Outcome, Reason},
     snapshot::Snapshot,
     time::Time,
@@ -490,6 +490,12 @@ impl Shard {
     pub fn snapshot(&self, now: Time, key: u128) -> Option<Snapshot> {
         let index = self.by_key.get(&key)?;
         self.actors.get(*index as usize).map(|actor| actor.snapshot(&self.calls, now))
+    }
+
+    /// What is left of a partition's pause, and why it pauses: a part of [`Shard::snapshot`] that costs little.
+    pub fn pause(&self, now: Time, key: u128) -> Option<(Duration, Cause)> {
+        let index = self.by_key.get(&key)?;
+        self.actors.get(*index as usize)?.pause(now)
     }
 
     /// The keys of all partitions the shard knows, in no order.

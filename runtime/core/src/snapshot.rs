@@ -78,4 +78,6 @@ pub struct Snapshot {
     pub latency: Option<Duration>,
     /// First attempts and retries of the last ten seconds.
     pub lately: (u32, u32),
+    /// Retries that the budget has now.
+    pub retries_left: u32,
 }

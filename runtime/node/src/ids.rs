@@ -16,6 +16,11 @@ macro_rules! name_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The same text, to keep.
+            pub fn shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
+            }
         }
 
         // Equal names hash alike as text, so a map of names is asked with a `&str`.
@@ -196,18 +201,47 @@ pub struct TraceContext {
     pub sampled: bool,
 }
 
+/// What tracers on the way add for themselves.
+pub const TRACESTATE: http::HeaderName = http::HeaderName::from_static("tracestate");
+/// Members of it, and bytes with their commas, that are passed on (W3C trace context, 3.3.1.1 and 3.3.1.5). A longer one is
+/// dropped whole: which member matters is for its tracer to know.
+const STATE: (usize, usize) = (32, 512);
+
+/// Drops a `tracestate` that belongs to no `traceparent`, or is longer than what is passed on.
+pub fn bound_tracestate(headers: &mut http::HeaderMap, continued: bool) {
+    if !headers.contains_key(TRACESTATE) {
+        return;
+    }
+    let (mut members, mut bytes) = (0, 0);
+    for line in headers.get_all(TRACESTATE) {
+        members += line.as_bytes().split(|byte| *byte == b',').count();
+        bytes += line.len() + 1;
+    }
+    if !continued || members > STATE.0 || bytes > STATE.1 + 1 {
+        headers.remove(TRACESTATE);
+    }
+}
+
 /// How a request says which trace it belongs to (W3C trace context).
 pub const TRACEPARENT: http::HeaderName = http::HeaderName::from_static("traceparent");
 
 impl TraceContext {
     /// A trace that begins here.
     pub fn begin() -> Self {
-        Self { trace: TraceId::random(), parent: None, span: rand::random::<u64>() | 1, sampled: true }
+        Self { sampled: true, ..Self::of(TraceId::random()) }
     }
 
-    /// Continues what the request's `traceparent` says, or begins a trace where it is absent or malformed.
-    pub fn from_headers(headers: &http::HeaderMap) -> Self {
-        let parsed = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(|text| {
+    /// The beginning of a trace that is not sampled.
+    pub fn of(trace: TraceId) -> Self {
+        Self { trace, parent: None, span: rand::random::<u64>() | 1, sampled: false }
+    }
+
+    /// What a request's `traceparent` says: the trace, the span that sent it, whether it is sampled. Nothing where there
+    /// is none, more than one, or a malformed one.
+    pub fn stated(headers: &http::HeaderMap) -> Option<(TraceId, u64, bool)> {
+        let mut lines = headers.get_all(TRACEPARENT).iter();
+        let line = lines.next().filter(|_| lines.next().is_none());
+        line.and_then(|value| value.to_str().ok()).and_then(|text| {
             let mut parts = text.split('-');
             let of_length = |length| move |part: &&str| part.len() == length && is_hex(part);
             let version = parts.next().filter(of_length(2)).filter(|version| *version != "ff")?;
@@ -216,8 +250,12 @@ impl TraceContext {
             let parent = u64::from_str_radix(parent, 16).ok().filter(|span| *span != 0)?;
             let flags = u8::from_str_radix(parts.next().filter(of_length(2))?, 16).ok()?;
             (version != "00" || parts.next().is_none()).then_some((trace, parent, flags & 1 == 1))
-        });
-        match parsed {
+        })
+    }
+
+    /// Continues what the request's `traceparent` says, or begins a trace where it is absent or malformed.
+    pub fn from_headers(headers: &http::HeaderMap) -> Self {
+        match Self::stated(headers) {
             Some((trace, parent, sampled)) => {
                 Self { trace, parent: Some(parent), span: rand::random::<u64>() | 1, sampled }
             }
@@ -227,24 +265,76 @@ impl TraceContext {
 
     /// The `traceparent` to send onwards, naming our span as the parent.
     pub fn header(&self) -> http::HeaderValue {
+        self.header_of(self.span)
+    }
+
+    /// The `traceparent` of a request that this span of the trace sends.
+    pub fn header_of(&self, span: u64) -> http::HeaderValue {
         let mut text = Vec::with_capacity(55);
         text.extend_from_slice(b"00-");
         push_hex(&mut text, &self.trace.0.to_be_bytes());
         text.push(b'-');
-        push_hex(&mut text, &self.span.to_be_bytes());
+        push_hex(&mut text, &span.to_be_bytes());
         text.extend_from_slice(if self.sampled { b"-01" } else { b"-00" });
         header(text)
     }
 
-    /// The same trace with a span of its own below this one.
-    pub fn child(&self) -> Self {
-        Self { parent: Some(self.span), span: rand::random::<u64>() | 1, ..*self }
+    /// The span of an attempt of a call below this one, or with attempt 0 that of the call itself. It follows from their
+    /// numbers: nobody has to keep it to know it when the trail is exported.
+    pub fn below(&self, call: u32, attempt: u32) -> u64 {
+        let number = u64::from(call) << 32 | u64::from(attempt);
+        // The finisher of SplitMix64: numbers that differ in one bit become spans that differ in half of theirs.
+        let mut mixed = self.span.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31).max(1)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_below_follow_from_their_numbers_and_differ() {
+        let trace = TraceContext::begin();
+        let all = || (0..40).flat_map(|call| (0..40).map(move |attempt| (call, attempt)));
+        let spans: std::collections::HashSet<_> = all().map(|(call, attempt)| trace.below(call, attempt)).collect();
+        assert_eq!(spans.len(), 1_600);
+        assert!(!spans.contains(&trace.span));
+        assert_eq!(trace.below(3, 2), TraceContext { parent: Some(7), ..trace }.below(3, 2));
+    }
+
+    #[test]
+    fn a_tracestate_passes_within_its_bounds_and_with_a_traceparent_only() {
+        let member = "a".repeat(99);
+        for (lines, continued, passes) in [
+            (vec!["vendor=1".to_owned()], true, true),
+            (vec!["vendor=1".to_owned()], false, false),
+            (vec!["vendor=1".to_owned(), "other=2".to_owned()], true, true),
+            (vec![vec!["a=1"; 32].join(",")], true, true),
+            (vec![vec!["a=1"; 33].join(",")], true, false),
+            (vec!["a".repeat(512)], true, true),
+            (vec![member; 6], true, false),
+        ] {
+            let mut headers = http::HeaderMap::new();
+            for line in &lines {
+                headers.append(TRACESTATE, line.parse().unwrap());
+            }
+            bound_tracestate(&mut headers, continued);
+            assert_eq!(headers.contains_key(TRACESTATE), passes, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn two_traceparents_are_none() {
+        let line = format!("00-{}-{}-01", "1".repeat(32), "2".repeat(16));
+        let mut headers = http::HeaderMap::new();
+        headers.append(TRACEPARENT, line.parse().unwrap());
+        assert!(TraceContext::stated(&headers).is_some());
+        headers.append(TRACEPARENT, line.parse().unwrap());
+        assert!(TraceContext::stated(&headers).is_none());
+    }
 
     #[test]
     fn a_hostile_traceparent_begins_a_new_trace_and_a_right_one_goes_on() {

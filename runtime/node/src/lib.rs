@@ -11,6 +11,7 @@ mod alarm;
 mod bell;
 pub mod body;
 pub mod cli;
+mod client;
 mod clock;
 pub mod cluster;
 pub mod control;

@@ -355,3 +355,52 @@ fn the_limits_say_where_each_value_comes_from() {
         assert_eq!(of(key), source, "{key}");
     }
 }
+
+const TRAIL: &str = r#"{"id":"000000000000000000000000000000ab","began_ms":1,"lasted_ms":3200.0,"head_ms":3200.0,"call":true,
+    "status":200,"tags":["thread-42"],"dropped":0,"verdict":"3.2 s in all: 2.9 s waiting for 10/s at openai","notes":[
+    {"at_ms":0.0,"text":"call 1: GET https://api.test/","kind":"call","call":1},
+    {"at_ms":0.0,"text":"call 1: queued, for 10/s","kind":"queued","call":1},
+    {"at_ms":2900.0,"from_ms":0.0,"text":"call 1: let go after 2.9s","kind":"waited","call":1}],
+    "trails":[{"id":"000000000000000000000000000000ab","began_ms":1,"lasted_ms":3200.0}]}"#;
+
+#[test]
+fn explain_draws_the_trail_that_is_meant_and_ends_with_its_verdict() {
+    let home = home();
+    let server = Fake::answering("200 OK", TRAIL);
+    for (arguments, asked) in [
+        (&["explain", "ab"][..], &["/v1/trails/ab "][..]),
+        (&["explain", "--last"], &["/v1/trails?limit=1 ", "/v1/trails/000000000000000000000000000000ab "]),
+        (&["explain", "--slow", "--destination", "a b"], &["/v1/trails?limit=1&destination=a%20b&order=slowest "]),
+        (&["explain", "--tag", "thread-42"], &["/v1/trails?limit=20&tag=thread-42 "]),
+    ] {
+        let (code, out, err) = output(tidegate(home.path()).args(arguments).args(["--url", &server.url]));
+        assert_eq!(code, 0, "{err}");
+        for asked in asked {
+            let head = server.heads.recv().unwrap();
+            assert!(head.starts_with(&format!("GET {asked}")), "{head}");
+        }
+        while server.heads.try_recv().is_ok() {}
+        assert!(out.starts_with("/to 200 after 3.20 s") && out.contains("tagged thread-42"), "{out}");
+        assert!(out.contains("waited 2.90 s for 10/s") && out.contains('░') && !out.contains('\u{1b}'), "{out}");
+        assert!(out.trim_end().ends_with("3.2 s in all: 2.9 s waiting for 10/s at openai"), "{out}");
+    }
+    let (_, out, _) = output(tidegate(home.path()).args(["explain", "ab", "--json", "--url", &server.url]));
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["trails"][0]["status"], 200);
+    let nothing = Fake::answering("200 OK", r#"{"trails":[]}"#);
+    let (code, _, err) = output(tidegate(home.path()).args(["explain", "--url", &nothing.url]));
+    assert!(code != 0 && err.contains("no trail is kept that fits"), "{err}");
+}
+
+#[test]
+fn top_without_a_terminal_prints_tables_or_json() {
+    let home = home();
+    let answer = r#"{"functions":[{"name":"agent","version":3,"live":{"in_flight":1,"instances":2}}],
+        "live":[{"destination":"openai","partitions":[{"limits":["10/s"],"queue":{"calls":4},"in_flight":2}]}]}"#;
+    let server = Fake::answering("200 OK", answer);
+    let (code, out, err) = output(tidegate(home.path()).args(["top", "--once", "--url", &server.url]));
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with("DESTINATION") && out.contains("openai") && out.contains("agent@3"), "{out}");
+    let (_, out, _) = output(tidegate(home.path()).args(["top", "--once", "--json", "--url", &server.url]));
+    let shown: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&shown["destinations"][0]["queued"], &shown["functions"][0]["instances"]), (&4.into(), &2.into()));
+}

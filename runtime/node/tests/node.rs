@@ -227,5 +227,5 @@ async fn metrics_and_destinations_show_what_went_through() {
     let trails = get(node.control_addr, "/v1/trails", &bearer).await;
     assert!(trails.contains("\"call\":true") && trails.contains("\"status\":200"), "{trails}");
     let metrics = get(node.metrics_addr.unwrap(), "/metrics", "").await;
-    assert!(metrics.contains("tidegate_attempts_total 1"), "{metrics}");
+    assert!(metrics.contains("tidegate_attempts_total{destination=\"other\"} 1"), "{metrics}");
 }

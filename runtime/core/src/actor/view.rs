@@ -1,10 +1,15 @@
 //! An actor as people see it.
 
 use super::Actor;
-use crate::{calls::Calls, limit::Cost, pace::Units, queue::Queue, snapshot::Snapshot, time::Time};
+use crate::{calls::Calls, limit::Cost, pace::Units, queue::Queue, refusal::Cause, snapshot::Snapshot, time::Time};
 use std::time::Duration;
 
 impl Actor {
+    /// What is left of a pause, and why.
+    pub(crate) fn pause(&self, now: Time) -> Option<(Duration, Cause)> {
+        self.endpoints.paused_until(true, now).map(|(until, cause)| (until.since(now), cause))
+    }
+
     pub(crate) fn snapshot(&self, calls: &Calls, now: Time) -> Snapshot {
         let queue = self.busy.as_ref().map(|busy| &busy.queue);
         let oldest = queue
@@ -30,12 +35,13 @@ impl Actor {
                 .max(self.endpoints.spacing(ahead.requests)),
             in_flight: self.slots.flying(),
             unanswered: self.endpoints.unanswered(),
-            paused: self.endpoints.paused_until(true, now).map(|(until, cause)| (until.since(now), cause)),
+            paused: self.pause(now),
             cuts: self.endpoints.iter().map(|it| it.guard.cuts()).fold(0, u32::wrapping_add),
             endpoints: self.endpoints.snapshot(&self.config.endpoints, now),
             counts: self.counts,
             latency: (self.latency > 0).then(|| Duration::from_micros(u64::from(self.latency))),
             lately: self.spent.clone().lately(now),
+            retries_left: self.spent.clone().left(&self.config.retry_budget, now),
         }
     }
 }

@@ -3,9 +3,10 @@
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 
 use super::{
-    api_profiles::ProfilesArgs, deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, failure::EXIT_CODES,
-    functions::FunctionsArgs, invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs, mock_command::MockArgs,
-    run::RunArgs, running::DEV_DATA, serve::ServeArgs, tokens::TokensArgs, trails::TrailsArgs,
+    api_profiles::ProfilesArgs, deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, explain::ExplainArgs,
+    failure::EXIT_CODES, functions::FunctionsArgs, invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs,
+    mock_command::MockArgs, run::RunArgs, running::DEV_DATA, serve::ServeArgs, tokens::TokensArgs, top::TopArgs,
+    trails::TrailsArgs,
 };
 use crate::settings::Settings;
 
@@ -64,8 +65,12 @@ pub(super) enum Command {
     Destinations(DestinationsArgs),
     /// Show what is known of the APIs of well-known services
     Profiles(ProfilesArgs),
-    /// Show what happened to an invocation or a call
+    /// Find invocations and calls, and show what happened to one
     Trails(TrailsArgs),
+    /// Show where the time of a request went, as a timeline with a verdict
+    Explain(ExplainArgs),
+    /// Watch destinations, functions and calls as they live
+    Top(TopArgs),
     /// List, make and revoke tokens
     Tokens(TokensArgs),
     /// Save a server and a token

@@ -12,6 +12,7 @@ mod config_file;
 mod deploy;
 mod destinations;
 mod dev;
+mod explain;
 mod failure;
 mod functions;
 mod http;
@@ -31,6 +32,7 @@ mod serve;
 mod signals;
 mod target;
 mod tokens;
+mod top;
 mod trails;
 
 use std::{ffi::OsString, future::Future, process::ExitCode};
@@ -99,6 +101,8 @@ fn run(command: Command, out: Out) -> Result<ExitCode, Failure> {
         Command::Destinations(args) => client(destinations::run(args, out)),
         Command::Profiles(args) => api_profiles::run(&args, out),
         Command::Trails(args) => client(trails::run(args, out)),
+        Command::Explain(args) => client(explain::run(args, out)),
+        Command::Top(args) => client(top::run(args, out)),
         Command::Tokens(args) => client(tokens::run(args, out)),
         Command::Login(args) => client(login::run(args, out)),
         Command::Reference { page } => {

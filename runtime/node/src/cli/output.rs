@@ -91,6 +91,13 @@ impl Out {
     }
 }
 
+/// Columns of the terminal; of something else what `COLUMNS` says, or enough for a sentence.
+pub(super) fn width() -> usize {
+    let of_terminal = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    let stated = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    of_terminal.filter(|columns| *columns > 0).or_else(stated).unwrap_or(120)
+}
+
 /// A note on stderr, not part of the result.
 pub(super) fn note(text: impl std::fmt::Display) {
     // A closed stderr is nobody's loss.

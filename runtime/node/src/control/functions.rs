@@ -185,9 +185,11 @@ pub(super) fn version_json(version: &VersionRecord) -> Value {
 /// A function as lists show it. `version` is the one that serves, where one does.
 pub(super) fn summary(control: &Control, function: &FunctionRecord) -> Value {
     let active = function.active_version();
+    let live = control.observe.metrics.of_function(function.name.as_str()).summed();
     json!({
         "name": function.name,
         "revision": function.revision,
+        "live": live,
         "version": function.active,
         "active": active.map(|version| version_json(version)),
         "auth": active.map(|version| version.config.auth),

@@ -112,7 +112,9 @@ impl Follow {
                     self.filter.after = line.sequence;
                     return Some(log_event(&line));
                 }
-                Some(FeedItem::Event(FeedEvent::Call(call))) if call.function == self.filter.function => {
+                Some(FeedItem::Event(FeedEvent::Call(call)))
+                    if call.function == self.filter.function && call.tenant == self.filter.tenant =>
+                {
                     return Some(json_event("call", &*call));
                 }
                 Some(FeedItem::Missed(count)) => {
@@ -132,6 +134,6 @@ fn log_event(line: &LogLine) -> Event {
     json_event("log", line).id(line.sequence.to_string())
 }
 
-fn json_event(kind: &'static str, value: &impl serde::Serialize) -> Event {
+pub(super) fn json_event(kind: &'static str, value: &impl serde::Serialize) -> Event {
     Event::default().event(kind).json_data(value).unwrap_or_default()
 }

@@ -12,6 +12,7 @@
 
 pub mod auth;
 mod body;
+mod calls;
 mod deploy;
 mod destinations;
 mod etag;

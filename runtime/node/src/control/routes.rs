@@ -11,7 +11,7 @@ use axum::{
 use http::Method;
 
 use super::{
-    Control, deploy, destinations, functions, info, logs, openapi,
+    Control, calls, deploy, destinations, functions, info, logs, openapi,
     problems::{no_such_path, wrong_method},
     profiles, tokens, trails,
 };
@@ -69,6 +69,7 @@ pub(super) fn table() -> Table {
         .on(Method::GET, "/v1/tokens", tokens::list)
         .on(Method::POST, "/v1/tokens", tokens::create)
         .on(Method::DELETE, "/v1/tokens/{id}", tokens::revoke)
+        .on(Method::GET, "/v1/calls", calls::follow)
         .on(Method::GET, "/v1/trails", trails::list)
         .on(Method::GET, "/v1/trails/{id}", trails::show)
         .on(Method::GET, "/v1/limits", info::limits)

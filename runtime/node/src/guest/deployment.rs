@@ -24,7 +24,7 @@ use crate::{
     body::ReadOn,
     cluster::registry::Isolation,
     ids::{Digest, FunctionName, TenantId},
-    observe::Observe,
+    observe::{Invocations, Observe},
     outbound::Sender,
 };
 
@@ -69,6 +69,7 @@ pub(super) struct Deployed {
     /// How far the bodies of refused calls are read: some guests abort when they are closed.
     pub(super) read_on: ReadOn,
     pub(super) instances: AtomicUsize,
+    pub(super) counts: Arc<Invocations>,
     pub(super) code: Code,
 }
 
@@ -154,6 +155,7 @@ impl Alive {
     pub(super) fn new(deployed: &Arc<Deployed>) -> Self {
         deployed.instances.fetch_add(1, Ordering::Relaxed);
         deployed.observe.metrics.instances.inc();
+        deployed.counts.made();
         deployed.observe.metrics.instances_made.inc();
         Self(Arc::clone(deployed))
     }
@@ -167,6 +169,7 @@ impl Drop for Alive {
     fn drop(&mut self) {
         self.0.instances.fetch_sub(1, Ordering::Relaxed);
         self.0.observe.metrics.instances.dec();
+        self.0.counts.gone();
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     body::{Body, BodyError, ReadOn, read_on},
+    ids::{TRACEPARENT, TRACESTATE},
     observe::Note,
     outbound::{CallTimeouts, OutboundCall, Said, TransportError},
     problem::Problem,
@@ -68,6 +69,12 @@ impl Hooks {
             matches!(turn, Turn::Later(_)).then(|| Said { method: request.method(), uri: request.uri() }.to_string());
         let trail = running.trail.clone();
         request.extensions_mut().insert(running.hops);
+        // What a guest says of its own trace stays.
+        if let Some(state) = &running.tracestate
+            && !request.headers().contains_key(TRACEPARENT)
+        {
+            request.headers_mut().entry(TRACESTATE).or_insert_with(|| state.clone());
+        }
         let call = OutboundCall {
             request: request.map(|body| body.map_err(from_guest).boxed_unsync()),
             sender: Arc::clone(&self.deployed.sender),

@@ -214,6 +214,7 @@ impl GuestHost {
         let function_key = self.function_key(&function);
         let (needs, share) = (pool::needs(&component), limits.instances);
         let account = self.pool.account(function_key, next_shelf_id(), needs, share);
+        let counts = self.observe.metrics.of_function(function.name.as_str());
         let deployed = Arc::new(Deployed {
             function_key,
             identity: function,
@@ -237,6 +238,7 @@ impl GuestHost {
             timers: self.timers.clone(),
             read_on: self.read_on,
             instances: AtomicUsize::new(0),
+            counts,
             code,
         });
         let shelf = match &deployed.code {

@@ -270,7 +270,7 @@ mod tests {
         let trace = TraceContext::begin();
         let trail = Trail::begin(trace.trace);
         let limits = Limits::resolve(&Default::default(), &settings().guest);
-        Running::new(Invocation { trail, trace, deadline: None }, Arc::new(limits), Hops(0))
+        Running::new(Invocation { trail, trace, tracestate: None, deadline: None }, Arc::new(limits), Hops(0))
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Invocation {
     pub trail: Trail,
     /// The trace it belongs to.
     pub trace: TraceContext,
+    /// What tracers before us said; its calls carry it on.
+    pub tracestate: Option<http::HeaderValue>,
     /// When its client stops waiting for the head of the answer; the function's wall time holds besides.
     pub deadline: Option<Instant>,
 }
@@ -38,6 +40,7 @@ pub struct Invocation {
 pub(super) struct Running {
     pub(super) trail: Trail,
     pub(super) trace: TraceContext,
+    pub(super) tracestate: Option<http::HeaderValue>,
     pub(super) deadline: Option<Instant>,
     pub(super) limits: Arc<Limits>,
     /// Gates that the request which it serves has passed; its calls carry it on.
@@ -95,6 +98,7 @@ impl Running {
         Arc::new(Self {
             trail: invocation.trail,
             trace: invocation.trace,
+            tracestate: invocation.tracestate,
             deadline: invocation.deadline,
             limits,
             hops,
@@ -319,7 +323,7 @@ mod tests {
         let both = Barrier::new(2);
         let rounds: Vec<_> = (0..20_000)
             .map(|_| {
-                let invocation = Invocation { trail: trail.clone(), trace, deadline: None };
+                let invocation = Invocation { trail: trail.clone(), trace, tracestate: None, deadline: None };
                 Running::new(invocation, Arc::clone(&limits), Hops(0))
             })
             .collect();

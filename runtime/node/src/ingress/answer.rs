@@ -86,12 +86,15 @@ mod tests {
 
     use super::*;
 
-    use crate::observe::{Note, Trail};
+    use crate::{
+        ids::TraceContext,
+        observe::{Note, Trail},
+    };
 
     #[test]
     fn an_answer_says_its_trace_and_where_its_time_went() {
         let began = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-        let trail = Trail::begin_at(began, TraceId(0xab));
+        let trail = Trail::begin_at(began, TraceContext::of(TraceId(0xab)));
         trail.note(Note::Instance { reused: false, waited: Duration::from_micros(1_500) });
         trail.note(Note::Admitted { call: 1, waited: Duration::from_millis(20), why: None });
         let mut headers = HeaderMap::new();

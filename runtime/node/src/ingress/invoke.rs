@@ -23,7 +23,8 @@ use crate::{
     cluster::registry::Scope,
     control::auth::{missing_scope, unauthorized},
     guest::{Invocation, InvokeError},
-    ids::{TRACEPARENT, TraceContext},
+    ids::{TRACEPARENT, TRACESTATE, TraceContext, bound_tracestate},
+    observe::{TAG, tags_of},
     outbound::{Preferences, strip_connection},
     problem::Problem,
 };
@@ -44,7 +45,7 @@ pub(super) fn invoke(
     request: Request<Lingering>,
 ) -> impl Future<Output = Response<Recorded>> + Send {
     let method = request.method().clone();
-    let record = Record::of_version(ingress, target.version, trace.trace, began);
+    let record = Record::of_version(ingress, target.version, trace, began);
     let prepared = prepare(&record, target.start, target.public, authority, peer, trace, request);
     async move {
         let ended = match prepared {
@@ -83,6 +84,9 @@ fn prepare(
     if !public && !ingress.open {
         authorize(&credentials, version.identity().name.as_str())?;
     }
+    if parts.headers.contains_key(TAG) {
+        record.trail.tag(tags_of(&parts.headers));
+    }
     // A policy from outside would steer the calls of a guest that hands its headers on.
     parts.headers.remove(POLICY);
     let deadline = preferences(&parts.headers)?;
@@ -96,10 +100,21 @@ fn prepare(
     {
         parts.headers.insert(head::X_FORWARDED_PREFIX, prefix);
     }
+    bound_tracestate(&mut parts.headers, trace.parent.is_some());
+    let tracestate = tracestate(&parts.headers);
     parts.headers.insert(TRACEPARENT, trace.header());
     parts.uri = head::absolute(&parts.uri, scheme, authority, start)?;
-    let invocation = Invocation { trail: record.trail.clone(), trace, deadline };
+    let invocation = Invocation { trail: record.trail.clone(), trace, tracestate, deadline };
     Ok(Prepared { request: Request::from_parts(parts, body), exceeded, invocation })
+}
+
+/// What tracers before us said, in one line.
+fn tracestate(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(TRACESTATE).iter();
+    let first = lines.next()?;
+    let Some(second) = lines.next() else { return Some(first.clone()) };
+    let all: Vec<_> = [first, second].into_iter().chain(lines).map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&all.join(&b","[..])).ok()
 }
 
 fn run(record: &Record, prepared: Prepared) -> impl Future<Output = Result<Response<Body>, Problem>> + Send {

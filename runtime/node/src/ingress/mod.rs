@@ -119,7 +119,10 @@ fn begin(
     let began = Instant::now();
     request.body_mut().watch();
     let wants_trailers = trailers::wanted(&request);
-    let trace = TraceContext::from_headers(request.headers());
+    let mut trace = TraceContext::from_headers(request.headers());
+    if trace.parent.is_none() {
+        trace.sampled = ingress.observe.samples(trace.trace);
+    }
     let done = |answer| Either::Right(Either::Right(ready(answer)));
     let work = match ingress.goal(&request) {
         Ok((Goal::Invoke(target), authority)) => {
@@ -247,7 +250,7 @@ impl Ingress {
     fn refusal_of(&self, named: Named, problem: Problem, trace: TraceContext, began: Instant) -> Response<Recorded> {
         let Named { function, version } = named;
         record::count(self, &function, Outcome::of(problem.status));
-        let trail = Trail::begin_at(began, trace.trace);
+        let trail = Trail::begin_at(began, trace);
         let ending = Ending::Status(problem.status.as_u16());
         let mut answer = problem.trail(trail.id()).into_response();
         let waits = trail.answered();

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     body::Body,
-    ids::{FunctionName, TenantId, TraceId},
+    ids::{FunctionName, TenantId, TraceContext},
     observe::{Ending, Note, Outcome, Subject, Trail},
     problem::Problem,
 };
@@ -52,7 +52,7 @@ impl About {
 
 impl Record {
     /// Of an invocation of the version.
-    pub(super) fn of_version(ingress: OfConnection, version: Live, trace: TraceId, began: Instant) -> Self {
+    pub(super) fn of_version(ingress: OfConnection, version: Live, trace: TraceContext, began: Instant) -> Self {
         let trail = Trail::begin_at(began, trace);
         // One that nobody has opened yet counts from its next request on.
         let in_flight = version.opened().map(|running| running.counts.begin()).is_some();
@@ -60,7 +60,7 @@ impl Record {
     }
 
     /// Of a call through the gate.
-    pub(super) fn of_call(ingress: OfConnection, tenant: TenantId, trace: TraceId, began: Instant) -> Self {
+    pub(super) fn of_call(ingress: OfConnection, tenant: TenantId, trace: TraceContext, began: Instant) -> Self {
         let trail = Trail::begin_at(began, trace);
         Self { ingress, trail, of: About::Call(tenant), in_flight: false, answered: None, whole: false }
     }

@@ -82,7 +82,7 @@ pub(super) async fn to(
     parts.uri = routed.uri;
     let method = parts.method.clone();
     let sender = ingress.senders.get(&tenant, caller.as_ref().map(Caller::token_id));
-    let record = Record::of_call(ingress, tenant, trace.trace, began);
+    let record = Record::of_call(ingress, tenant, trace, began);
     let call = OutboundCall {
         request: Request::from_parts(parts, body),
         sender,

@@ -29,7 +29,7 @@ use crate::{
         listener::{self, Handler, Peer, bind, serve},
         live::Functions,
     },
-    observe::Observe,
+    observe::{Endpoint, EndpointError, Exporter, Observe},
     outbound::Door,
     problem::Problem,
     settings::{LogFormat, OutboundSettings, Settings, names},
@@ -156,7 +156,7 @@ impl Node {
         let registry = Registry::open(&data.path("registry.redb"), bounds)?;
         let first = first_token::ensure(&registry, &data, settings.node.admin_token.as_deref())
             .map_err(|error| StartError::Token(error.to_string()))?;
-        let observe = Observe::new(&settings.observe);
+        let (observe, exporter) = observers(&settings)?;
         let read_on = settings.ingress.read_on();
         let door = Arc::unwrap_or_clone(Door::new(&settings.outbound, read_on, Arc::clone(&observe))?);
         door.configure(&registry.state());
@@ -235,7 +235,8 @@ impl Node {
             tokio::spawn(accept(control_socket, Api(control, Arc::clone(&closing)), of_control.clone())),
         ];
         if let Some(socket) = metrics_socket {
-            listeners.push(tokio::spawn(accept(socket, Scrapes(Arc::clone(&observe)), of_control)));
+            let scrapes = Scrapes(Arc::clone(&observe), door.clone());
+            listeners.push(tokio::spawn(accept(socket, scrapes, of_control)));
         }
         let keeper = keep::Keeper {
             registry,
@@ -249,7 +250,8 @@ impl Node {
         };
         let observe = Arc::clone(&keeper.observe);
         let stop_keepers = CancellationToken::new();
-        let keepers = keeper.start(Arc::clone(&readiness), &stop_keepers);
+        let mut keepers = keeper.start(Arc::clone(&readiness), &stop_keepers);
+        keepers.extend(exporter.map(|exporter| tokio::spawn(exporter.run(stop_keepers.clone()))));
         let token_file = matches!(first, FirstToken::Made(_)).then(|| settings.node.data.join(first_token::FILE));
         Ok(RunningNode {
             data_addr,
@@ -396,6 +398,25 @@ async fn accept<H: Handler>(socket: std::net::TcpListener, handler: H, accepts: 
         Ok(socket) => serve(socket, handler, bounds, stop).await,
         Err(error) => tracing::error!(%error, "a listener could not be registered"),
     }
+}
+
+/// What people can see, and who tells a collector, where there is one.
+fn observers(settings: &Settings) -> Result<(Arc<Observe>, Option<Exporter>), StartError> {
+    let observe = &settings.observe;
+    let variable = |name: &str| std::env::var(name).ok();
+    let endpoint = Endpoint::find(observe.otlp_endpoint.as_deref(), observe.otlp_headers.as_deref(), variable);
+    let endpoint = endpoint.map_err(|error| match error {
+        EndpointError::Url(_) => setting(names::OTLP_ENDPOINT, &error.to_string()),
+        EndpointError::Header(_) => setting(names::OTLP_HEADERS, &error.to_string()),
+    })?;
+    Ok(match endpoint {
+        None => (Observe::new(observe), None),
+        Some(endpoint) => {
+            tracing::info!(%endpoint, "traces go to a collector");
+            let (observe, exporter) = Observe::exporting(observe, endpoint, &settings.node.region);
+            (observe, Some(exporter))
+        }
+    })
 }
 
 /// Deploys the function that owns every path (dev).

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::{sync::Notify, time::Instant};
 
 use super::LogLine;
-use crate::ids::TraceId;
+use crate::ids::{TenantId, TraceId};
 
 /// One finished outbound call, as a line a person reads.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +24,11 @@ pub struct CallLine {
     pub trace: TraceIdText,
     /// Function that sent it, or nothing for a program at `/to`.
     pub function: Option<String>,
+    /// Whose it is.
+    #[serde(skip)]
+    pub tenant: TenantId,
+    /// Label of its destination: the configured name, or the origin.
+    pub destination: Arc<str>,
     /// Request method.
     pub method: String,
     /// Scheme-less origin, such as `api.openai.com`.
@@ -79,7 +84,7 @@ impl FeedEvent {
             Self::Log(line) => size_of::<LogLine>() + line.function.capacity() + line.text.capacity(),
             Self::Call(line) => {
                 let of = |text: &Option<String>| text.as_ref().map_or(0, String::capacity);
-                let own = line.method.capacity() + line.host.capacity() + line.path.capacity();
+                let own = line.destination.len() + line.method.capacity() + line.host.capacity() + line.path.capacity();
                 size_of::<CallLine>() + own + of(&line.function) + of(&line.remark)
             }
             Self::Refused { host, .. } => host.len(),
@@ -294,6 +299,8 @@ mod tests {
         FeedEvent::Call(Arc::new(CallLine {
             trace: TraceIdText(TraceId(1)),
             function: None,
+            tenant: TenantId::default_tenant(),
+            destination: "a".into(),
             method: "GET".into(),
             host: "a".into(),
             path,

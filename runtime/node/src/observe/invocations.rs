@@ -21,12 +21,15 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, NoLabelSet},
     metrics::MetricType,
 };
+use serde::Serialize;
 
-use super::metrics::SECONDS;
+use super::times::{Times, TimesSum};
 use crate::threads;
 
 /// The outcomes that invocations are counted by; nobody waited for an answer of the last.
 const OUTCOMES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "cancelled"];
+/// Of them, the one of failures.
+const FAILED: usize = 3;
 /// Threads with counts of their own.
 const MOST_STRIPES: usize = 16;
 
@@ -57,9 +60,9 @@ struct Stripe {
     outcomes: [AtomicU64; OUTCOMES.len()],
     /// What one thread begins another may end.
     in_flight: AtomicI64,
-    micros: AtomicU64,
-    /// By the first of [`SECONDS`] that is not shorter; the last takes the rest.
-    times: [AtomicU64; SECONDS.len() + 1],
+    /// What one thread makes another may end.
+    instances: AtomicI64,
+    times: Times,
 }
 
 impl Default for Invocations {
@@ -101,12 +104,40 @@ impl Invocations {
 
     /// The head of an answer took this long.
     pub fn took(&self, time: Duration) {
-        let Some(stripe) = self.stripe() else { return };
-        stripe.micros.fetch_add(time.as_micros() as u64, Relaxed);
-        let seconds = time.as_secs_f64();
-        let bucket = SECONDS.iter().position(|end| seconds <= *end).unwrap_or(SECONDS.len());
-        if let Some(count) = stripe.times.get(bucket) {
-            count.fetch_add(1, Relaxed);
+        if let Some(stripe) = self.stripe() {
+            stripe.times.observe(time);
+        }
+    }
+
+    /// An instance was made.
+    pub fn made(&self) {
+        if let Some(stripe) = self.stripe() {
+            stripe.instances.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// One that was made is gone.
+    pub fn gone(&self) {
+        if let Some(stripe) = self.stripe() {
+            stripe.instances.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn instances(&self) -> i64 {
+        self.stripes.iter().map(|stripe| stripe.instances.load(Relaxed)).sum()
+    }
+
+    /// All of them added up.
+    pub fn summed(&self) -> InvocationsSum {
+        let of = |index: usize| self.sum(|stripe| stripe.outcomes.get(index).map_or(0, |count| count.load(Relaxed)));
+        let times = self.times();
+        InvocationsSum {
+            invocations: (0..OUTCOMES.len()).map(of).sum(),
+            failed: of(FAILED),
+            answered: times.count(),
+            seconds: times.seconds(),
+            in_flight: self.in_flight(),
+            instances: self.instances(),
         }
     }
 
@@ -114,13 +145,28 @@ impl Invocations {
         self.stripes.iter().map(|stripe| stripe.in_flight.load(Relaxed)).sum()
     }
 
-    /// The seconds in all, and the counts of the buckets.
-    fn times(&self) -> (f64, Vec<(f64, u64)>) {
-        let ends = SECONDS.into_iter().chain([f64::INFINITY]).enumerate();
-        let of = |index: usize| self.sum(|stripe| stripe.times.get(index).map_or(0, |count| count.load(Relaxed)));
-        let seconds = Duration::from_micros(self.sum(|stripe| stripe.micros.load(Relaxed))).as_secs_f64();
-        (seconds, ends.map(|(index, end)| (end, of(index))).collect())
+    fn times(&self) -> TimesSum {
+        let mut sum = TimesSum::default();
+        self.stripes.iter().for_each(|stripe| stripe.times.add_to(&mut sum));
+        sum
     }
+}
+
+/// The counts of one function, of all threads.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct InvocationsSum {
+    /// Invocations that came out somehow.
+    pub invocations: u64,
+    /// Of them, with 500 or more.
+    pub failed: u64,
+    /// Of them, with a head of an answer.
+    pub answered: u64,
+    /// To those heads, in all.
+    pub seconds: f64,
+    /// Those whose answers have not ended.
+    pub in_flight: i64,
+    /// Instances alive.
+    pub instances: i64,
 }
 
 /// The counts of all functions.
@@ -163,15 +209,20 @@ impl Collector for ByFunction {
         let help = "Seconds from an invocation's arrival to the head of its answer, by function";
         let mut series = encoder.encode_descriptor("invocation_seconds", help, None, MetricType::Histogram)?;
         for (function, counts) in &*functions {
-            let (seconds, times) = counts.times();
-            let count = times.iter().map(|(_, count)| count).sum();
+            let sum = counts.times();
             let labels = [("function", function.as_str())];
-            series.encode_family(&labels)?.encode_histogram::<NoLabelSet>(seconds, count, &times, None)?;
+            let mut family = series.encode_family(&labels)?;
+            family.encode_histogram::<NoLabelSet>(sum.seconds(), sum.count(), &sum.buckets(), None)?;
         }
         let help = "Invocations whose answers have not ended, by function";
         let mut series = encoder.encode_descriptor("invocations_in_flight", help, None, MetricType::Gauge)?;
         for (function, counts) in &*functions {
             series.encode_family(&[("function", function.as_str())])?.encode_gauge(&counts.in_flight())?;
+        }
+        let help = "Guest instances alive, by function";
+        let mut series = encoder.encode_descriptor("function_instances", help, None, MetricType::Gauge)?;
+        for (function, counts) in &*functions {
+            series.encode_family(&[("function", function.as_str())])?.encode_gauge(&counts.instances())?;
         }
         Ok(())
     }
@@ -200,6 +251,8 @@ mod tests {
         // Another thread than the one that began it.
         counts.end();
         counts.count(Outcome::CANCELLED);
+        (0..3).for_each(|_| counts.made());
+        counts.gone();
         let mut registry = Registry::with_prefix("tidegate");
         registry.register_collector(Box::new(functions.clone()));
         let text = || {
@@ -219,6 +272,7 @@ mod tests {
             "tidegate_invocation_seconds_bucket{le=\"60.0\",function=\"hello\"} 3",
             "tidegate_invocation_seconds_bucket{le=\"+Inf\",function=\"hello\"} 4",
             "tidegate_invocations_in_flight{function=\"hello\"} 3",
+            "tidegate_function_instances{function=\"hello\"} 2",
         ] {
             assert!(text().lines().any(|known| known == line), "{line}\n{}", text());
         }

@@ -3,6 +3,8 @@
 //! Every concern reports here and none waits here: stores are rings with a bound in bytes, the feed drops what a slow
 //! reader does not take, and all of it is cheap when nobody looks.
 
+mod call_log;
+mod destinations;
 mod feed;
 #[cfg(test)]
 mod heap;
@@ -10,19 +12,28 @@ mod invocations;
 mod logs;
 mod metrics;
 mod note;
+mod otlp;
+mod times;
 mod trail;
 
 use std::sync::Arc;
 
+pub use call_log::{CallLog, LoggedCall};
+pub use destinations::{DestinationCounts, Ended, QueuedCall};
 pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEvent, TraceIdText};
-pub use invocations::{Invocations, Outcome};
+pub use invocations::{Invocations, InvocationsSum, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
-pub use metrics::{DestinationLabel, DestinationLabels, Metrics};
-pub use note::Note;
+pub use metrics::Metrics;
 pub(crate) use note::cut;
-pub use trail::{Ending, Subject, Trail, TrailRecord, TrailStore, TrailSummary, Waits};
+pub use note::{Came, Note};
+pub use otlp::{Endpoint, EndpointError, Exporter};
+pub(crate) use trail::tags_of;
+pub use trail::{
+    CallSpan, Cursor, Ending, Marks, NotableBounds, Order, StatusFilter, Step, StepKind, Subject, TAG, Timeline, Trail,
+    TrailQuery, TrailRecord, TrailStore, TrailSummary, Waits, verdict,
+};
 
-use crate::settings::ObserveSettings;
+use crate::{ids::TraceId, settings::ObserveSettings};
 
 /// The node's observers, shared by all concerns.
 pub struct Observe {
@@ -34,16 +45,54 @@ pub struct Observe {
     pub feed: Feed,
     /// Counters and histograms for Prometheus.
     pub metrics: Metrics,
+    /// Which outbound calls have a line in the node's log.
+    pub call_log: CallLog,
+    /// Of traces that begin here, those up to this many of 2^64 are sampled.
+    sampled: u64,
 }
 
 impl Observe {
     /// Observers with the bounds of the settings.
     pub fn new(settings: &ObserveSettings) -> Arc<Self> {
-        Arc::new(Self {
-            trails: TrailStore::new(settings.trail_bytes.get()),
+        Arc::new(Self::bare(settings))
+    }
+
+    /// Observers that tell a collector, and who sends to it.
+    pub fn exporting(settings: &ObserveSettings, endpoint: Endpoint, region: &str) -> (Arc<Self>, Exporter) {
+        let queue = Arc::new(otlp::Queue::new(settings.otlp_queue_bytes.get()));
+        let mut observe = Self::bare(settings);
+        let counts = observe.metrics.export_counts();
+        observe.trails = observe.trails.export(Arc::clone(&queue), Arc::clone(&counts));
+        observe.sampled = (settings.otlp_sample / 100.0 * u64::MAX as f64) as u64;
+        let resource = vec![
+            ("service.name", "tidegate".to_owned()),
+            ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("cloud.region", region.to_owned()),
+        ];
+        (Arc::new(observe), Exporter::new(queue, counts, endpoint, resource))
+    }
+
+    /// Whether a trace that begins here is sampled. All are where there is no collector: others may want to know.
+    pub fn samples(&self, trace: TraceId) -> bool {
+        // The lowest bit is always set.
+        (trace.0 >> 8) as u64 <= self.sampled
+    }
+
+    fn bare(settings: &ObserveSettings) -> Self {
+        Self {
+            trails: TrailStore::new(
+                settings.trail_bytes.get(),
+                NotableBounds {
+                    bytes: settings.trail_notable_bytes.get(),
+                    slowest: settings.trail_slowest,
+                    failures: settings.trail_failures,
+                },
+            ),
             logs: LogStore::new(settings.log_bytes.get()),
             feed: Feed::new(settings.feed_lines, settings.feed_bytes.get()),
             metrics: Metrics::new(),
-        })
+            call_log: settings.call_log,
+            sampled: u64::MAX,
+        }
     }
 }

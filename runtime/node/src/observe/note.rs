@@ -1,8 +1,9 @@
 //! One line of a trail.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tidegate_core::units::Rounded;
 
 /// Longest text of a note, bytes; the rest of a longer one is cut. Whoever calls chooses URLs, and with them the texts.
 const TEXT: usize = 512;
@@ -36,6 +37,10 @@ pub enum Note {
         call: u32,
         /// Method and URL without query.
         what: String,
+        /// The destination's label, shared with it.
+        destination: Arc<str>,
+        /// Whether that is a configured name.
+        configured: bool,
     },
     /// The actor made the call wait.
     Queued {
@@ -52,6 +57,13 @@ pub enum Note {
         waited: Duration,
         /// For what at the end, where that is not what it was told when it asked.
         why: Option<String>,
+    },
+    /// The call stands below a span of the guest's own.
+    Under {
+        /// Number of the call.
+        call: u32,
+        /// The span.
+        span: u64,
     },
     /// An attempt was answered.
     Answered {
@@ -82,6 +94,55 @@ pub enum Note {
         /// The decision and its reason.
         what: String,
     },
+    /// The call is over for whoever sent it; the body of its answer may still come.
+    Over {
+        /// Number of the call.
+        call: u32,
+        /// What it came to.
+        came: Came,
+        /// Since it entered the door.
+        took: Duration,
+        /// Of that, in queues and pauses.
+        waited: Duration,
+        /// Attempts, those included that could not connect.
+        attempts: u32,
+    },
+}
+
+/// What a call came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Came {
+    /// The upstream's answer with this status.
+    Answer(u16),
+    /// A refusal of the gate itself with this status.
+    Refused(u16),
+    /// Nobody answered.
+    Failed,
+    /// Its sender went away.
+    GivenUp,
+}
+
+impl Came {
+    /// Whether somebody refused it: the gate, or the upstream with a 429.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Answer(429))
+    }
+
+    /// Whether it failed: no answer, or one that says that the upstream failed.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::Answer(500..))
+    }
+}
+
+impl fmt::Display for Came {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(status) => write!(f, "answered {status}"),
+            Self::Refused(status) => write!(f, "refused by the gate with {status}"),
+            Self::Failed => f.write_str("failed without an answer"),
+            Self::GivenUp => f.write_str("given up"),
+        }
+    }
 }
 
 impl fmt::Display for Note {
@@ -94,18 +155,29 @@ impl fmt::Display for Note {
             Self::Instance { reused: true, .. } => f.write_str("reused instance"),
             Self::Instance { reused: false, .. } => f.write_str("fresh instance"),
             Self::Guest(what) => write!(f, "guest: {what}"),
-            Self::Call { call, what } => write!(f, "call {call}: {what}"),
+            Self::Call { call, what, destination, configured: true } => {
+                write!(f, "call {call}: {what}, destination {destination}")
+            }
+            Self::Call { call, what, .. } => write!(f, "call {call}: {what}"),
             Self::Queued { call, why } => write!(f, "call {call}: queued, {why}"),
             Self::Admitted { call, waited, why: None } => write!(f, "call {call}: let go after {waited:.1?}"),
             Self::Admitted { call, waited, why: Some(why) } => {
                 write!(f, "call {call}: let go after {waited:.1?}, at the end {why}")
             }
+            Self::Under { call, span } => write!(f, "call {call}: below the guest's own span {span:016x}"),
             Self::Answered { call, attempt, status, first_byte } => {
                 write!(f, "call {call}: attempt {attempt} answered {status} in {first_byte:.1?}")
             }
             Self::Failed { call, attempt, why } => write!(f, "call {call}: attempt {attempt} failed, {why}"),
             Self::Broke(why) => write!(f, "the answer broke off: {why}"),
             Self::Decided { call, what } => write!(f, "call {call}: {what}"),
+            Self::Over { call, came, took, waited, attempts } => {
+                write!(f, "call {call}: over after {}, {came}", Rounded(*took))?;
+                if !waited.is_zero() {
+                    write!(f, ", {} of it waiting", Rounded(*waited))?;
+                }
+                if *attempts > 1 { write!(f, ", {attempts} attempts") } else { Ok(()) }
+            }
         }
     }
 }
@@ -117,7 +189,7 @@ impl Note {
             Self::Call { what, .. } | Self::Decided { what, .. } => Some(what),
             Self::Queued { why, .. } | Self::Failed { why, .. } => Some(why),
             Self::Admitted { why, .. } => why.as_ref(),
-            Self::Instance { .. } | Self::Answered { .. } => None,
+            Self::Instance { .. } | Self::Under { .. } | Self::Answered { .. } | Self::Over { .. } => None,
         }
     }
 
@@ -127,7 +199,7 @@ impl Note {
             Self::Call { what, .. } | Self::Decided { what, .. } => Some(what),
             Self::Queued { why, .. } | Self::Failed { why, .. } => Some(why),
             Self::Admitted { why, .. } => why.as_mut(),
-            Self::Instance { .. } | Self::Answered { .. } => None,
+            Self::Instance { .. } | Self::Under { .. } | Self::Answered { .. } | Self::Over { .. } => None,
         }
     }
 
@@ -142,11 +214,27 @@ impl Note {
         self
     }
 
-    /// Memory of its text, bytes.
+    /// The number of the call that it is about.
+    pub fn call(&self) -> Option<u32> {
+        match self {
+            Self::Instance { .. } | Self::Guest(_) | Self::Broke(_) => None,
+            Self::Call { call, .. }
+            | Self::Queued { call, .. }
+            | Self::Admitted { call, .. }
+            | Self::Under { call, .. }
+            | Self::Answered { call, .. }
+            | Self::Failed { call, .. }
+            | Self::Decided { call, .. }
+            | Self::Over { call, .. } => Some(*call),
+        }
+    }
+
+    /// Memory of its text, bytes. The name of a destination counts, too: it may be gone but for us.
     pub(super) fn text_bytes(&self) -> u64 {
+        let shared = if let Self::Call { destination, .. } = self { destination.len() as u64 } else { 0 };
         match self.text().map(String::capacity) {
-            None | Some(0) => 0,
-            Some(room) => room as u64 + TEXT_OVERHEAD,
+            None | Some(0) => shared,
+            Some(room) => shared + room as u64 + TEXT_OVERHEAD,
         }
     }
 }

@@ -4,9 +4,14 @@
 //! handler may go on calling while it streams. Notes are typed, so that a timeline, a log line and a search read the
 //! same facts.
 
+mod notable;
+mod search;
 mod store;
+mod tags;
 #[cfg(test)]
 mod tests;
+mod timeline;
+mod verdict;
 
 use std::{
     sync::Arc,
@@ -17,10 +22,20 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+pub use notable::NotableBounds;
+pub use search::{Cursor, Order, StatusFilter, TrailQuery};
+pub(super) use store::read as read_exported;
 pub use store::{TrailRecord, TrailStore, TrailSummary};
+pub use tags::TAG;
+pub(crate) use tags::of_headers as tags_of;
+pub use timeline::{CallSpan, Step, StepKind, Timeline};
+pub use verdict::verdict;
 
 use super::note::Note;
-use crate::{clock, ids::TraceId};
+use crate::{
+    clock,
+    ids::{TraceContext, TraceId},
+};
 
 /// Whose a trail is, and what it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,18 +70,43 @@ fn spilled(room: usize) -> u64 {
     if room > INSIDE { (room * size_of::<(Duration, Note)>()) as u64 } else { 0 }
 }
 
+/// What became of a trail's calls and its answer, for whoever searches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// A call was refused: by the gate, or by its upstream to the end.
+    pub refused: bool,
+    /// A call failed, or the answer broke off.
+    pub failed: bool,
+}
+
+impl Marks {
+    fn see(&mut self, note: &Note) {
+        match note {
+            Note::Over { came, .. } => {
+                self.refused |= came.is_refusal();
+                self.failed |= came.is_failure();
+            }
+            Note::Broke(_) => self.failed = true,
+            _ => {}
+        }
+    }
+}
+
 struct Open {
     notes: Notes,
     /// Memory of their texts, bytes.
     texts: u64,
     dropped: u32,
     calls: u32,
+    tags: Vec<Box<str>>,
+    marks: Marks,
     head: Option<Duration>,
     ended: bool,
 }
 
 impl Open {
     fn write(&mut self, at: Duration, note: Note) {
+        self.marks.see(&note);
         let (count, room) = (self.notes.len(), self.notes.capacity());
         // As the vector grows.
         let room = if count < room { room } else { (count + 1).next_power_of_two() };
@@ -85,31 +125,40 @@ impl Open {
 pub struct Trail(Arc<Inner>);
 
 struct Inner {
-    id: TraceId,
+    trace: TraceContext,
     began: Instant,
     began_wall: SystemTime,
     open: Mutex<Open>,
 }
 
 impl Trail {
-    /// Begins a trail now.
+    /// Begins a trail now, of a trace that nobody samples.
     pub fn begin(id: TraceId) -> Self {
-        Self::begin_at(Instant::now(), id)
+        Self::begin_at(Instant::now(), TraceContext::of(id))
     }
 
     /// Begins a trail of what began a moment ago.
-    pub fn begin_at(began: Instant, id: TraceId) -> Self {
+    pub fn begin_at(began: Instant, trace: TraceContext) -> Self {
         Self(Arc::new(Inner {
-            id,
+            trace,
             began,
             began_wall: clock::wall(),
-            open: Mutex::new(Open { notes: Notes::new(), texts: 0, dropped: 0, calls: 0, head: None, ended: false }),
+            open: Mutex::new(Open {
+                notes: Notes::new(),
+                texts: 0,
+                dropped: 0,
+                calls: 0,
+                tags: Vec::new(),
+                marks: Marks::default(),
+                head: None,
+                ended: false,
+            }),
         }))
     }
 
     /// Its id.
     pub fn id(&self) -> TraceId {
-        self.0.id
+        self.0.trace.trace
     }
 
     /// Writes a decision, with its text cut where it is long. One that comes after the end is lost.
@@ -123,6 +172,19 @@ impl Trail {
         let mut open = self.0.open.lock();
         if !open.ended {
             open.write(at, note);
+        }
+    }
+
+    /// Keeps tags by which the trail is found again, each once and as many as one may have.
+    pub fn tag<'a>(&self, tags: impl Iterator<Item = &'a str>) {
+        let mut open = self.0.open.lock();
+        for tag in tags {
+            if open.ended || open.tags.len() >= tags::MOST {
+                break;
+            }
+            if !open.tags.iter().any(|known| **known == *tag) {
+                open.tags.push(tag.into());
+            }
         }
     }
 

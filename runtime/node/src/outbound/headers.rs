@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tidegate_core::policy;
 
-use crate::ids::TRACEPARENT;
+use crate::ids::{TRACEPARENT, bound_tracestate};
 
 /// Counts gates that a request has passed, so that one that meets itself is stopped: `CDN-Loop: tidegate; hops=2`
 /// (RFC 8586). What other proxies say there stays.
@@ -139,7 +139,9 @@ fn strip_own(headers: &mut HeaderMap) {
 }
 
 /// Makes the headers of a request those of ours. Framing is left to what sends it.
-pub(crate) fn outgoing(headers: &mut HeaderMap, trace: HeaderValue, hops: u8) {
+///
+/// A `traceparent` is said anew by each attempt; `continued`: the trace began elsewhere, with a `tracestate` perhaps.
+pub(crate) fn outgoing(headers: &mut HeaderMap, continued: bool, hops: u8) {
     // `TE: trailers` is the one thing about a connection that says something about the sender: it wants trailers.
     let wants_trailers = headers
         .get_all(header::TE)
@@ -153,7 +155,8 @@ pub(crate) fn outgoing(headers: &mut HeaderMap, trace: HeaderValue, hops: u8) {
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    headers.insert(TRACEPARENT, trace);
+    headers.remove(TRACEPARENT);
+    bound_tracestate(headers, continued);
     let others: String =
         loop_entries(headers).filter(|entry| !is_ours(entry)).flat_map(|entry| [entry, ", "]).collect();
     if let Ok(value) = HeaderValue::try_from(format!("{others}{WHO}; hops={hops}")) {
@@ -305,12 +308,11 @@ mod tests {
             ("authorization", "Bearer theirs"),
             ("accept", "*/*"),
         ]);
-        outgoing(&mut headers, HeaderValue::from_static("new"), 3);
+        outgoing(&mut headers, false, 3);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["accept", "authorization", "cdn-loop", "te", "traceparent"]);
+        assert_eq!(names, ["accept", "authorization", "cdn-loop", "te"]);
         assert_eq!(headers["te"], "trailers");
-        assert_eq!(headers["traceparent"], "new");
         assert_eq!(headers[HOP], "tidegate; hops=3");
         assert_eq!(Hops::of(&headers).0, 3);
     }
@@ -330,7 +332,7 @@ mod tests {
     fn gates_are_counted_beside_what_other_proxies_say() {
         let mut headers = map(&[("cdn-loop", "foo; v=1, Tidegate; hops=2"), ("host", "x")]);
         assert_eq!(Hops::of(&headers).0, 2);
-        outgoing(&mut headers, HeaderValue::from_static("t"), 3);
+        outgoing(&mut headers, false, 3);
         assert_eq!(headers[HOP], "foo; v=1, tidegate; hops=3");
         for (text, hops) in [("tidegate", 1), ("tidegate; hops=x", 1), ("tidegates; hops=9", 0), ("foo", 0)] {
             assert_eq!(Hops::of(&map(&[("cdn-loop", text)])).0, hops, "{text}");

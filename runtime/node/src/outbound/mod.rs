@@ -27,7 +27,7 @@ mod wait_clock;
 
 pub use call::{CallTimeouts, OutboundCall, Sender, SenderKind, TransportError};
 pub use destinations::{CompiledDestination, DestinationPage, DestinationState, PartitionState, Profile, compile};
-pub use door::{Door, DoorParts};
+pub use door::{DestinationGauges, Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
 pub use headers::{HOP, Hops};
 pub(crate) use headers::{Preferences, has_any, has_foreign_coding, strip_connection, trailer_names};

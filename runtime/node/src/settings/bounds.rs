@@ -66,7 +66,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
             max_answer_headers, max_answer_head, attempts, replay_body, replay_memory,
             queue_calls, queue_bytes, retry_share, retry_rate, hedge_share, max_pause, believed_pause, refusal_body, refusal_wait, usage_buffer, max_actors, connection_idle, max_idle_connections,
         }
-        observe { trail_bytes, log_bytes, feed_lines, feed_bytes }
+        observe { trail_bytes, trail_notable_bytes, trail_slowest, trail_failures, otlp_queue_bytes, log_bytes, feed_lines, feed_bytes }
     }
 }
 
@@ -89,7 +89,10 @@ mod tests {
         let listed =
             bounds(&settings(&["--guest-wall", "90s", "--queue-calls", "10000"], &["guest_wall", "guest_cpu"]));
         let find = |key: &str| listed.iter().find(|bound| bound.key == key).unwrap_or_else(|| panic!("{key}"));
-        for key in super::super::names::ALL.iter().filter(|key| **key != "egress_allow") {
+        for key in super::super::names::ALL
+            .iter()
+            .filter(|key| !matches!(**key, "egress_allow" | "otlp_endpoint" | "otlp_headers"))
+        {
             find(key);
         }
         assert_eq!((find("guest_wall").value.as_str(), find("guest_wall").source), ("1m30s", Source::Flag));

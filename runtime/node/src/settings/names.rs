@@ -77,6 +77,8 @@ names! {
     USAGE_BUFFER = "usage_buffer";
     MAX_ACTORS = "max_actors";
     TRAIL_BYTES = "trail_bytes";
+    OTLP_ENDPOINT = "otlp_endpoint";
+    OTLP_HEADERS = "otlp_headers";
     FEED_LINES = "feed_lines";
     FEED_BYTES = "feed_bytes";
 }

@@ -40,6 +40,12 @@ pub fn without_empty_variables(mut command: Command) -> Command {
     command
 }
 
+/// A share in percent.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    let parsed = text.trim_end_matches('%').parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    parsed.ok_or_else(|| format!("`{text}` is not in 0..=100"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

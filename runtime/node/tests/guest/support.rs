@@ -156,6 +156,7 @@ impl Host {
             message: None,
         };
         let sender = Arc::new(Sender {
+            flow: Default::default(),
             tenant: tenant(),
             kind: SenderKind::Function { name: name.into(), version: 1, allowed_hosts: None },
             policy: Default::default(),
@@ -194,7 +195,7 @@ impl Host {
 
 pub(crate) fn invocation() -> Invocation {
     let trace = TraceContext::begin();
-    Invocation { trail: Trail::begin(trace.trace), trace, deadline: None }
+    Invocation { trail: Trail::begin(trace.trace), trace, tracestate: None, deadline: None }
 }
 
 pub(crate) fn request(path: &str) -> Request<Body> {

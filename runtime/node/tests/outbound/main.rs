@@ -24,6 +24,8 @@ mod refusals;
 mod shown;
 mod support;
 mod tls;
+mod traces;
+mod trails;
 mod troubles;
 mod unknown;
 mod uploads;

@@ -164,7 +164,7 @@ async fn what_the_gate_counts_and_shows_is_what_happened() {
     for line in [
         r#"tidegate_calls_total{destination="mock",outcome="2xx"} 1"#,
         r#"tidegate_calls_total{destination="mock",outcome="4xx"} 1"#,
-        "tidegate_attempts_total 2",
+        r#"tidegate_attempts_total{destination="mock"} 2"#,
         "tidegate_connections_opened_total 1",
     ] {
         assert!(metrics.contains(line), "{line} in\n{metrics}");

@@ -92,7 +92,7 @@ async fn the_tokens_that_an_answer_used_are_what_its_limit_counts() {
                 "{told:?}"
             );
         }
-        assert!(gate.observe.metrics.render().contains("tidegate_tokens_total 400"));
+        assert!(gate.observe.metrics.render().contains("tidegate_tokens_total{destination=\"llm\"} 400"));
     }
 }
 

@@ -45,7 +45,8 @@ fn row(name: &str, partition: &Value) -> Vec<Cell> {
     ]
 }
 
-fn state(partition: &Value) -> (String, anstyle::Style) {
+/// Whether a partition is open, in words, and how that is painted.
+pub(in super::super) fn state(partition: &Value) -> (String, anstyle::Style) {
     match partition.get("paused").filter(|paused| paused.is_object()) {
         None => ("open".into(), paint::GOOD),
         Some(paused) => match paused.get("why").and_then(Value::as_str) {
@@ -64,7 +65,7 @@ fn queued(partition: &Value) -> String {
 }
 
 /// Limits in force and what was learned; nothing known is unlimited.
-fn pace(partition: &Value) -> String {
+pub(in super::super) fn pace(partition: &Value) -> String {
     let limits = partition.get("limits").and_then(Value::as_array);
     let mut known: Vec<String> = limits.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
     if let Some(count) = partition.get("max_concurrency").and_then(Value::as_u64) {

@@ -1,7 +1,7 @@
 //! `tidegate destinations`: limits as configured and as they live, made, changed and removed.
 
 mod limits;
-mod live;
+pub(super) mod live;
 
 use std::path::PathBuf;
 

@@ -5,8 +5,9 @@
 //! memory had been cold for long, and wait for it.
 
 use std::{
-    cmp::Reverse,
     collections::VecDeque,
+    hash::{BuildHasher, RandomState},
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -14,11 +15,18 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Ending, Subject, Trail};
+use super::{
+    Ending, Marks, Subject, Trail,
+    notable::{Candidate, Notable, NotableBounds},
+    search::{Found, Order, TrailQuery},
+};
 use crate::{
     clock,
     ids::{FunctionName, TraceId},
-    observe::Note,
+    observe::{
+        Note,
+        otlp::{self, ExportCounts},
+    },
 };
 
 /// Rings that a store's bytes are divided among: on one lock the threads would meet.
@@ -43,9 +51,13 @@ pub struct TrailSummary {
     pub head: Option<Duration>,
     /// How long it lasted, to the end of the answer or the cancellation.
     pub lasted: Duration,
-    ended: u64,
+    pub(super) ended: u64,
     /// How it ended.
     pub ending: Ending,
+    /// What became of its calls.
+    pub marks: Marks,
+    /// What it was tagged with.
+    pub tags: Vec<String>,
     /// How many notes it has.
     pub notes: u32,
     /// Notes that were dropped beyond the bound of a trail.
@@ -66,20 +78,33 @@ pub struct TrailStore {
     rings: [Mutex<Ring>; RINGS],
     /// Of one ring, bytes.
     bound: u64,
+    /// Of one ring.
+    notable: NotableBounds,
+    subjects: RandomState,
+    export: Option<Export>,
+}
+
+/// Where trails of sampled traces go besides.
+struct Export {
+    queue: Arc<otlp::Queue>,
+    counts: Arc<ExportCounts>,
 }
 
 /// A trail as it lies in its chunk, behind its [`Prefix`] and in front of its notes.
 #[derive(Serialize, Deserialize)]
-struct Kept<'a> {
+pub(super) struct Kept<'a> {
     #[serde(borrow)]
-    subject: Subject<'a>,
+    pub(super) subject: Subject<'a>,
     /// Since 1970.
-    began: Duration,
+    pub(super) began: Duration,
     head: Option<Duration>,
     lasted: Duration,
     /// In [`clock::nanos`].
-    ended: u64,
-    ending: Ending,
+    pub(super) ended: u64,
+    pub(super) ending: Ending,
+    pub(super) marks: Marks,
+    #[serde(borrow)]
+    pub(super) tags: Vec<&'a str>,
     notes: u32,
     dropped: u32,
 }
@@ -139,9 +164,27 @@ fn write(id: TraceId, kept: &Kept<'_>, notes: &[(Duration, Note)]) -> postcard::
     Ok(bytes)
 }
 
+/// A trail as [`write`] wrote it.
+pub(in crate::observe) fn read(bytes: &[u8]) -> Option<TrailRecord> {
+    let (id, kept) = Prefix::split(bytes).next()?;
+    let (kept, notes) = Kept::read(kept)?;
+    Some(kept.record(id, notes))
+}
+
 impl Kept<'_> {
     fn read(bytes: &[u8]) -> Option<(Kept<'_>, &[u8])> {
         postcard::take_from_bytes(bytes).ok()
+    }
+
+    /// Time to the head of the answer, or in all where there was none.
+    pub(super) fn took(&self) -> Duration {
+        self.head.unwrap_or(self.lasted)
+    }
+
+    /// Whether people look for it more than for others.
+    fn failed(&self) -> bool {
+        let failed = matches!(self.ending, Ending::Status(429 | 500..) | Ending::Cut(500..));
+        failed || self.marks.refused || self.marks.failed
     }
 
     fn summary(&self, id: TraceId) -> TrailSummary {
@@ -153,19 +196,26 @@ impl Kept<'_> {
             lasted: self.lasted,
             ended: self.ended,
             ending: self.ending,
+            marks: self.marks,
+            tags: self.tags.iter().map(|tag| (*tag).to_owned()).collect(),
             notes: self.notes,
             dropped: self.dropped,
         }
     }
 
-    /// The whole trail, with the notes that follow.
-    fn record(&self, id: TraceId, mut notes: &[u8]) -> TrailRecord {
-        let next = |_| {
+    /// The notes that follow.
+    pub(super) fn notes(&self, mut notes: &[u8]) -> impl Iterator<Item = (Duration, Note)> {
+        let next = move |_| {
             let (note, rest) = postcard::take_from_bytes(notes).ok()?;
             notes = rest;
             Some(note)
         };
-        TrailRecord { summary: self.summary(id), notes: (0..self.notes).map_while(next).collect() }
+        (0..self.notes).map_while(next)
+    }
+
+    /// The whole trail.
+    fn record(&self, id: TraceId, notes: &[u8]) -> TrailRecord {
+        TrailRecord { summary: self.summary(id), notes: self.notes(notes).collect() }
     }
 }
 
@@ -178,6 +228,8 @@ struct Ring {
     open: Vec<u8>,
     /// Memory of the full ones, bytes.
     bytes: u64,
+    /// Those that are kept beside.
+    notable: Notable,
 }
 
 /// Memory of a chunk with so much room, bytes.
@@ -224,42 +276,51 @@ impl Ring {
     /// Its memory.
     #[cfg(test)]
     fn held(&self) -> u64 {
-        self.bytes + cost(self.open.capacity())
+        self.bytes + cost(self.open.capacity()) + self.notable.held()
     }
 }
 
-/// All chunks of a ring as they are now, the newest first.
-fn chunks(ring: &Mutex<Ring>) -> impl Iterator<Item = Arc<Vec<u8>>> {
-    let ring = ring.lock();
-    let open = Arc::new(ring.open.clone());
-    let full: Vec<_> = ring.full.iter().cloned().collect();
-    std::iter::once(open).chain(full.into_iter().rev())
-}
-
-/// What is wanted of the trails of a ring, the newest first, `limit` of them at most.
-fn newest<T>(
+/// Shows all trails of a ring that have an id that is wanted: the newest first, until that is enough, then the notable
+/// ones.
+fn visit(
     ring: &Mutex<Ring>,
-    limit: usize,
     is_wanted: impl Fn(TraceId) -> bool,
-    read: impl Fn(TraceId, &Kept<'_>, &[u8]) -> Option<T>,
-) -> Vec<T> {
-    let mut found = Vec::new();
-    for chunk in chunks(ring) {
-        let trails: Vec<_> = Prefix::split(&chunk).filter(|(id, _)| is_wanted(*id)).collect();
-        for (id, kept) in trails.into_iter().rev() {
-            if found.len() >= limit {
-                return found;
-            }
-            found.extend(Kept::read(kept).and_then(|(kept, notes)| read(id, &kept, notes)));
-        }
+    mut see: impl FnMut(TraceId, &Kept<'_>, &[u8]) -> ControlFlow<()>,
+) {
+    let (chunks, notable) = {
+        let ring = ring.lock();
+        let chunks: Vec<_> = ring.full.iter().cloned().chain([Arc::new(ring.open.clone())]).collect();
+        (chunks, ring.notable.all().cloned().collect::<Vec<_>>())
+    };
+    let mut see = |(id, kept): (TraceId, &[u8])| match Kept::read(kept) {
+        Some((kept, notes)) => see(id, &kept, notes),
+        None => ControlFlow::Continue(()),
+    };
+    let _ = chunks.iter().rev().try_for_each(|chunk| {
+        let trails: Vec<_> = Prefix::split(chunk).filter(|(id, _)| is_wanted(*id)).collect();
+        trails.into_iter().rev().try_for_each(&mut see)
+    });
+    for trail in notable.iter().flat_map(|trail| Prefix::split(trail)).filter(|(id, _)| is_wanted(*id)) {
+        // The order is none, so nothing is enough.
+        let _ = see(trail);
     }
-    found
 }
 
 impl TrailStore {
-    /// Keeps at most `bound` bytes, besides chunks that were written over while somebody read them.
-    pub fn new(bound: u64) -> Self {
-        Self { rings: Default::default(), bound: bound / RINGS as u64 }
+    /// Keeps at most `bound` bytes, besides chunks that were written over while somebody read them, and the notable ones.
+    pub fn new(bound: u64, notable: NotableBounds) -> Self {
+        Self {
+            rings: Default::default(),
+            bound: bound / RINGS as u64,
+            notable: notable.part(RINGS),
+            subjects: RandomState::new(),
+            export: None,
+        }
+    }
+
+    /// Leaves trails of sampled traces in a queue besides.
+    pub(in crate::observe) fn export(self, queue: Arc<otlp::Queue>, counts: Arc<ExportCounts>) -> Self {
+        Self { export: Some(Export { queue, counts }), ..self }
     }
 
     /// Whoever chooses trace ids so that they meet in one ring has only that ring's bytes.
@@ -273,13 +334,14 @@ impl TrailStore {
     pub fn finish(&self, trail: &Trail, subject: Subject<'_>, ending: Ending) {
         let ended = Instant::now();
         let trail = &trail.0;
-        let (notes, dropped, head) = {
+        let (notes, dropped, head, tags, marks) = {
             let mut open = trail.open.lock();
             if open.ended {
                 return;
             }
             open.ended = true;
-            (std::mem::take(&mut open.notes), open.dropped, open.head)
+            let (notes, tags) = (std::mem::take(&mut open.notes), std::mem::take(&mut open.tags));
+            (notes, open.dropped, open.head, tags, open.marks)
         };
         let kept = Kept {
             subject,
@@ -288,13 +350,29 @@ impl TrailStore {
             lasted: ended.duration_since(trail.began),
             ended: clock::nanos_at(ended),
             ending,
+            marks,
+            tags: tags.iter().map(|tag| &**tag).collect(),
             notes: notes.len() as u32,
             dropped,
         };
         // Only the length of a trail could fail, which its bound in bytes keeps far below what fits.
-        if let Ok(bytes) = write(trail.id, &kept, &notes) {
-            self.ring(trail.id).lock().push(&bytes, self.bound);
+        let id = trail.trace.trace;
+        let Ok(bytes) = write(id, &kept, &notes) else { return };
+        let candidate = Candidate {
+            hour: (kept.began + kept.lasted).as_secs() / 3600,
+            subject: self.subjects.hash_one((subject.tenant, about(&subject, &notes))),
+            failed: kept.failed(),
+            took: kept.took(),
+            bytes: &bytes,
+        };
+        if let Some(Export { queue, counts }) = self.export.as_ref().filter(|_| trail.trace.sampled)
+            && !queue.offer(trail.trace, &bytes)
+        {
+            counts.dropped(1);
         }
+        let mut ring = self.ring(id).lock();
+        ring.push(&bytes, self.bound);
+        ring.notable.offer(&candidate, &self.notable);
     }
 
     /// The finished trail of a trace that ended last, for its own tenant.
@@ -304,26 +382,41 @@ impl TrailStore {
 
     /// The newest `limit` finished trails of a trace, for their own tenant, newest first: an agent's steps share one.
     pub fn of_trace(&self, tenant: &str, id: TraceId, limit: usize) -> Vec<TrailRecord> {
-        newest(
+        let mut found = Found::new(Order::Newest, limit);
+        visit(
             self.ring(id),
-            limit,
             |other| other == id,
-            |id, kept, notes| (kept.subject.tenant == tenant).then(|| kept.record(id, notes)),
-        )
+            |id, kept, notes| {
+                if kept.subject.tenant == tenant {
+                    found.add(id, kept, || kept.record(id, notes));
+                }
+                ControlFlow::Continue(())
+            },
+        );
+        found.into_vec()
     }
 
-    /// The newest `limit` trails of a tenant, or of one of its functions, newest first. Where few are, it looks through
-    /// all that are kept.
-    pub fn recent(&self, tenant: &str, limit: usize, function: Option<&str>) -> Vec<TrailSummary> {
-        let read = |id, kept: &Kept<'_>, _: &[u8]| {
-            let Subject { tenant: whose, invocation } = kept.subject;
-            let of_function = |name| invocation.is_some_and(|(function, _)| function == name);
-            (whose == tenant && function.is_none_or(of_function)).then(|| kept.summary(id))
-        };
-        let mut trails: Vec<_> = self.rings.iter().flat_map(|ring| newest(ring, limit, |_| true, read)).collect();
-        trails.sort_by_key(|trail| Reverse(trail.ended));
-        trails.truncate(limit);
-        trails
+    /// Trails of a tenant that are wanted, in the order that is asked for. Where few are, it looks through all that are
+    /// kept.
+    pub fn search(&self, tenant: &str, query: &TrailQuery) -> Vec<TrailSummary> {
+        let mut found = Found::new(query.order, query.limit);
+        for ring in &self.rings {
+            let mut of_ring = 0;
+            visit(
+                ring,
+                |_| true,
+                |id, kept, notes| {
+                    if !query.wants(tenant, id, kept, notes) {
+                        return ControlFlow::Continue(());
+                    }
+                    found.add(id, kept, || kept.summary(id));
+                    of_ring += 1;
+                    let is_enough = of_ring >= query.limit && query.order == Order::Newest;
+                    if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                },
+            );
+        }
+        found.into_vec()
     }
 
     /// All of its memory, bytes.
@@ -333,9 +426,24 @@ impl TrailStore {
     }
 }
 
+/// What of a trail's own the notable ones are counted by: the function, or the destination of the first call. All that is
+/// not configured counts as one, or whoever calls could make any number.
+fn about<'a>(subject: &Subject<'a>, notes: &'a [(Duration, Note)]) -> (u8, &'a str) {
+    let destination = || {
+        notes.iter().find_map(|(_, note)| match note {
+            Note::Call { destination, configured: true, .. } => Some(&**destination),
+            _ => None,
+        })
+    };
+    match subject.invocation {
+        Some((function, _)) => (0, function),
+        None => (1, destination().unwrap_or_default()),
+    }
+}
+
 #[cfg(test)]
-pub(super) fn chunks_of(store: &TrailStore, id: TraceId) -> impl Iterator<Item = Arc<Vec<u8>>> {
-    chunks(store.ring(id))
+pub(super) fn full_chunks(store: &TrailStore, id: TraceId) -> Vec<Arc<Vec<u8>>> {
+    store.ring(id).lock().full.iter().cloned().collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,27 @@
 //! What is kept, how much of it, and what it says.
 
 use super::*;
-use crate::observe::heap;
+use crate::observe::{heap, note::Came};
+
+fn store_of(bytes: u64) -> TrailStore {
+    TrailStore::new(bytes, NotableBounds::default())
+}
+
+/// The newest trails of `t`.
+fn recent(store: &TrailStore, limit: usize) -> Vec<TrailSummary> {
+    store.search("t", &TrailQuery { limit, ..TrailQuery::default() })
+}
 
 const CALL: Subject<'static> = Subject { tenant: "t", invocation: None };
+
+fn call_to(destination: &str, configured: bool) -> Note {
+    let what = "GET https://api.test/v1".into();
+    Note::Call { call: 1, what, destination: destination.into(), configured }
+}
+
+fn over(came: Came) -> Note {
+    Note::Over { call: 1, came, took: Duration::from_secs(3), waited: Duration::from_millis(2_900), attempts: 2 }
+}
 
 fn finished(store: &TrailStore, id: u128) -> Trail {
     let trail = Trail::begin(TraceId(id));
@@ -14,7 +32,7 @@ fn finished(store: &TrailStore, id: u128) -> Trail {
 #[test]
 fn a_ring_forgets_the_oldest_trails_first_and_keeps_as_many_as_there_is_room_for() {
     for bound in [256 << 10, 1 << 20, 8 << 20] {
-        let store = TrailStore::new(bound);
+        let store = store_of(bound);
         let in_one_ring = |number: u128| number << 32 | 1;
         let forgets = |number: u128| {
             finished(&store, in_one_ring(number));
@@ -24,7 +42,7 @@ fn a_ring_forgets_the_oldest_trails_first_and_keeps_as_many_as_there_is_room_for
         // A trail without notes takes less than 64 bytes, and one chunk of eight or more goes at a time.
         let room = u128::from(bound) / 16 * 7 / 8 / 64;
         assert!(kept >= room.max(1), "{bound}: {kept} {room}");
-        let left = store.recent("t", usize::MAX, None);
+        let left = recent(&store, usize::MAX);
         assert!(left.iter().rev().map(|record| record.id.0 >> 32).is_sorted(), "the oldest went");
         assert!(store.get("t", TraceId(in_one_ring(kept))).is_some(), "the newest is there");
         assert!(store.held() <= bound);
@@ -33,11 +51,11 @@ fn a_ring_forgets_the_oldest_trails_first_and_keeps_as_many_as_there_is_room_for
 
 #[test]
 fn a_trail_is_read_as_it_was_written() {
-    let (store, id) = (TrailStore::new(1 << 20), TraceId::random());
+    let (store, id) = (store_of(1 << 20), TraceId::random());
     let notes = [
         Note::Instance { reused: true, waited: Duration::from_micros(3) },
         Note::Guest("é".into()),
-        Note::Call { call: 1, what: "GET https://example.com/".into() },
+        call_to("openai", true),
         Note::Queued { call: 1, why: String::new() },
         Note::Admitted { call: 1, waited: Duration::from_secs(7), why: None },
         Note::Admitted { call: u32::MAX, waited: Duration::MAX, why: Some("why".into()) },
@@ -45,6 +63,11 @@ fn a_trail_is_read_as_it_was_written() {
         Note::Failed { call: 1, attempt: 2, why: "x".repeat(500) },
         Note::Broke("off".into()),
         Note::Decided { call: 1, what: "put back".into() },
+        Note::Under { call: 1, span: u64::MAX },
+        over(Came::Answer(200)),
+        over(Came::Refused(429)),
+        over(Came::Failed),
+        over(Came::GivenUp),
     ];
     let invocation = Some(("agent", 1 << 40));
     for ending in [Ending::Status(599), Ending::Cut(200), Ending::Cancelled] {
@@ -65,30 +88,30 @@ fn a_trail_is_read_as_it_was_written() {
 
 #[test]
 fn who_reads_keeps_what_is_read_and_nobody_waits_for_it() {
-    let store = TrailStore::new(1 << 20);
+    let store = store_of(1 << 20);
     let first = finished(&store, 1);
     let in_its_ring = |number: u128| finished(&store, number << 32 | 1);
     // Enough for its chunk to be full.
     (1..300).for_each(|number| drop(in_its_ring(number)));
-    let mut reading = store::chunks_of(&store, first.id());
+    let reading = store::full_chunks(&store, first.id());
     assert!(store.get("t", first.id()).is_some());
     (300..20_000).for_each(|number| drop(in_its_ring(number)));
     assert!(store.get("t", first.id()).is_none(), "it is written over");
-    assert!(reading.any(|chunk| store::ids(&chunk).contains(&first.id())), "but not for who reads");
+    assert!(reading.iter().any(|chunk| store::ids(chunk).contains(&first.id())), "but not for who reads");
 }
 
 #[test]
 fn the_newest_come_first_whatever_ring_they_are_in() {
-    let store = TrailStore::new(1 << 20);
+    let store = store_of(1 << 20);
     let ids: Vec<_> = (1..=100).map(|number| finished(&store, number << 8 | 1).id()).collect();
-    let recent: Vec<_> = store.recent("t", 30, None).iter().map(|record| record.id).collect();
+    let recent: Vec<_> = recent(&store, 30).iter().map(|record| record.id).collect();
     assert_eq!(recent, ids.into_iter().rev().take(30).collect::<Vec<_>>());
-    assert!(store.recent("other", 30, None).is_empty());
+    assert!(store.search("other", &TrailQuery { limit: 30, ..TrailQuery::default() }).is_empty());
 }
 
 #[test]
 fn what_is_noted_after_the_head_is_kept_and_after_the_end_is_not() {
-    let (store, trail) = (TrailStore::new(1 << 20), Trail::begin(TraceId::random()));
+    let (store, trail) = (store_of(1 << 20), Trail::begin(TraceId::random()));
     trail.note(Note::Guest("before".into()));
     let waits = trail.answered();
     trail.note(Note::Guest("streaming".into()));
@@ -107,7 +130,7 @@ fn notes_keep_their_order_and_read_as_sentences() {
     let call = trail.next_call();
     trail.note(Note::Queued { call, why: "10/s".into() });
     trail.note(Note::Decided { call, what: "put back at no cost".into() });
-    let store = TrailStore::new(1 << 20);
+    let store = store_of(1 << 20);
     store.finish(&trail, CALL, Ending::Status(200));
     let kept = store.get("t", trail.id()).unwrap();
     let texts: Vec<_> = kept.notes.iter().map(|(_, note)| note.to_string()).collect();
@@ -116,20 +139,20 @@ fn notes_keep_their_order_and_read_as_sentences() {
 
 #[test]
 fn trails_are_looked_through_for_those_that_are_wanted_before_they_are_counted() {
-    let store = TrailStore::new(8 << 20);
+    let store = store_of(8 << 20);
     let rare = Subject { tenant: "t", invocation: Some(("rare", 1)) };
     store.finish(&Trail::begin(TraceId(1)), rare, Ending::Status(200));
     for number in 2..2_000 {
         finished(&store, number << 8 | 1);
     }
-    let found = store.recent("t", 1, Some("rare"));
+    let found = store.search("t", &TrailQuery { function: Some("rare".into()), limit: 1, ..TrailQuery::default() });
     assert_eq!(found.len(), 1);
 }
 
 /// A trail that began so long ago, and whose calls were let go at these times after these waits, all in milliseconds.
 fn waits(began: u64, admitted: &[(u64, u32, u64)]) -> Waits {
     let millis = Duration::from_millis;
-    let trail = Trail::begin_at(Instant::now() - millis(began), TraceId(1));
+    let trail = Trail::begin_at(Instant::now() - millis(began), TraceContext::of(TraceId(1)));
     for &(at, call, waited) in admitted {
         trail.0.open.lock().write(millis(at), Note::Admitted { call, waited: millis(waited), why: None });
     }
@@ -164,7 +187,12 @@ fn the_time_at_the_gate_is_that_in_which_a_call_waited_and_never_more_than_the_w
 fn a_trail_that_is_written_keeps_notes_up_to_its_bound_and_counts_the_others() {
     let trail = Trail::begin(TraceId(1));
     for call in 0..1_000 {
-        trail.note(Note::Call { call, what: "x".repeat(300) });
+        trail.note(Note::Call {
+            call,
+            what: "x".repeat(300),
+            destination: "https://example.com".into(),
+            configured: false,
+        });
         for _ in 0..3 {
             trail.note(Note::Decided { call, what: "let go after 100 ms, as ever".into() });
         }
@@ -182,15 +210,20 @@ fn a_trail_that_is_written_keeps_notes_up_to_its_bound_and_counts_the_others() {
 #[test]
 fn many_notes_of_long_paths_stay_within_the_store() {
     let (bound, before) = (1 << 20, heap::held());
-    let store = TrailStore::new(bound);
+    let store = store_of(bound);
     for number in 0..5_000_u32 {
         let trail = Trail::begin(TraceId(u128::from(number) << 8 | 1));
-        trail.note(Note::Call { call: 1, what: format!("GET http://10.0.0.1/{}", "a".repeat(60_000)) });
+        trail.note(Note::Call {
+            call: 1,
+            what: format!("GET http://10.0.0.1/{}", "a".repeat(60_000)),
+            destination: "http://10.0.0.1".into(),
+            configured: false,
+        });
         trail.note(Note::Decided { call: 1, what: "refused".into() });
         store.finish(&trail, CALL, Ending::Status(403));
     }
     assert!((heap::held() - before) as u64 <= bound);
-    assert!(!store.recent("t", 1, None).is_empty());
+    assert!(!recent(&store, 1).is_empty());
 }
 
 proptest::proptest! {
@@ -202,7 +235,7 @@ proptest::proptest! {
         bound in 1_u64 << 12..1 << 20,
     ) {
         let before = heap::held();
-        let store = TrailStore::new(bound);
+        let store = TrailStore::new(bound / 2, NotableBounds { bytes: bound / 2, slowest: 64, failures: 64 });
         for (number, texts) in trails.iter().enumerate() {
             let trail = Trail::begin(TraceId((number as u128) << 8 | 1));
             for length in texts {
@@ -210,10 +243,103 @@ proptest::proptest! {
                 let what = std::iter::repeat_n("x", *length).collect();
                 trail.note(Note::Decided { call: 1, what });
             }
-            store.finish(&trail, CALL, Ending::Status(200));
+            trail.tag(["a", "thread-42"].into_iter());
+            store.finish(&trail, CALL, Ending::Status(if number % 3 == 0 { 500 } else { 200 }));
         }
         let held = (heap::held() - before) as u64;
         let counted: u64 = store.held();
         proptest::prop_assert!(held <= counted && counted <= bound, "{held} held, {counted} counted, bound {bound}");
     }
+}
+
+/// A trail of this subject that began a moment ago and ended so.
+fn ended(store: &TrailStore, subject: Subject<'_>, began: Duration, notes: Vec<Note>, ending: Ending) -> TraceId {
+    let trail = Trail::begin_at(Instant::now() - began, TraceContext::begin());
+    notes.into_iter().for_each(|note| trail.note(note));
+    trail.answered();
+    store.finish(&trail, subject, ending);
+    trail.id()
+}
+
+#[test]
+fn trails_are_found_by_what_is_known_of_them() {
+    let store = store_of(1 << 20);
+    let agent = Subject { tenant: "t", invocation: Some(("agent", 3)) };
+    let second = Duration::from_secs(1);
+    let ordinary = ended(&store, agent, Duration::ZERO, vec![], Ending::Status(200));
+    let slow = ended(&store, agent, 3 * second, vec![call_to("openai", true)], Ending::Status(200));
+    let refused = ended(&store, CALL, second, vec![over(Came::Refused(429))], Ending::Status(429));
+    let inside =
+        ended(&store, agent, second, vec![over(Came::Answer(503)), call_to("other", true)], Ending::Status(200));
+    let cut = ended(&store, CALL, second, vec![Note::Broke("off".into())], Ending::Cut(200));
+    let cancelled = ended(&store, CALL, second, vec![], Ending::Cancelled);
+    let tagged = Trail::begin(TraceId::random());
+    tagged.tag(["thread-42", "a", "thread-42"].into_iter());
+    store.finish(&tagged, CALL, Ending::Status(200));
+
+    let all = || TrailQuery { limit: 100, ..TrailQuery::default() };
+    let status = |text: &str| TrailQuery { status: Some(text.parse().unwrap()), ..all() };
+    let long_ago = SystemTime::now() - Duration::from_secs(3_600);
+    for (what, query, wanted) in [
+        ("function", TrailQuery { function: Some("agent".into()), ..all() }, vec![inside, slow, ordinary]),
+        ("destination", TrailQuery { destination: Some("openai".into()), ..all() }, vec![slow]),
+        ("origin", TrailQuery { destination: Some("https://api.test".into()), ..all() }, vec![inside, slow]),
+        ("tag", TrailQuery { tag: Some("thread-42".into()), ..all() }, vec![tagged.id()]),
+        ("slow", TrailQuery { slower_than: Some(2 * second), ..all() }, vec![slow]),
+        ("slowest", TrailQuery { order: Order::Slowest, limit: 1, ..TrailQuery::default() }, vec![slow]),
+        ("429", status("429"), vec![refused]),
+        ("4xx", status("4xx"), vec![refused]),
+        ("refused", status("refused"), vec![refused]),
+        ("failed", status("failed"), vec![cut, inside]),
+        ("cancelled", status("cancelled"), vec![cancelled]),
+        ("since", TrailQuery { until: Some(long_ago), ..all() }, vec![]),
+        ("both", TrailQuery { function: Some("agent".into()), ..status("failed") }, vec![inside]),
+    ] {
+        let found: Vec<_> = store.search("t", &query).iter().map(|trail| trail.id).collect();
+        assert_eq!(found, wanted, "{what}");
+    }
+    let since = TrailQuery { since: Some(long_ago), ..all() };
+    assert_eq!(store.search("t", &since).len(), 7);
+    let found = store.search("t", &TrailQuery { tag: Some("a".into()), ..all() });
+    assert_eq!(found.first().unwrap().tags, ["thread-42", "a"]);
+}
+
+#[test]
+fn pages_follow_one_another_without_a_gap_or_a_repetition() {
+    let store = TrailStore::new(1 << 20, NotableBounds { bytes: 1 << 20, slowest: 64, failures: 64 });
+    let ids: Vec<_> = (1..=100).map(|number| finished(&store, number << 8 | 1).id()).collect();
+    let (mut shown, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.search("t", &TrailQuery { after, limit: 7, ..TrailQuery::default() });
+        shown.extend(page.iter().map(|trail| trail.id));
+        let Some(last) = page.last() else { break };
+        after = Some(last.cursor());
+    }
+    assert_eq!(shown, ids.into_iter().rev().collect::<Vec<_>>());
+}
+
+#[test]
+fn failures_and_the_slowest_outlive_a_flood_of_ordinary_ones() {
+    let store = TrailStore::new(256 << 10, NotableBounds { bytes: 1 << 20, slowest: 16, failures: 16 });
+    let agent = Subject { tenant: "t", invocation: Some(("agent", 3)) };
+    let second = Duration::from_secs(1);
+    let failed = ended(&store, agent, Duration::ZERO, vec![over(Came::Failed)], Ending::Status(200));
+    let slow = ended(&store, CALL, 9 * second, vec![call_to("openai", true)], Ending::Status(200));
+    for number in 0..40_000_u128 {
+        finished(&store, number << 8 | 1);
+    }
+    assert!(recent(&store, usize::MAX).len() < 20_000, "most went");
+    assert!(store.get("t", failed).is_some() && store.get("t", slow).is_some());
+    let status = Some(StatusFilter::Failed);
+    let found = store.search("t", &TrailQuery { status, limit: 9, ..TrailQuery::default() });
+    assert_eq!(found.iter().map(|trail| trail.id).collect::<Vec<_>>(), [failed]);
+}
+
+#[test]
+fn a_trail_keeps_so_many_tags_and_no_more() {
+    let (store, trail) = (store_of(1 << 20), Trail::begin(TraceId::random()));
+    let many: Vec<_> = (0..20).map(|number| number.to_string()).collect();
+    trail.tag(many.iter().map(String::as_str));
+    store.finish(&trail, CALL, Ending::Status(200));
+    assert_eq!(store.get("t", trail.id()).unwrap().summary.tags.len(), tags::MOST);
 }

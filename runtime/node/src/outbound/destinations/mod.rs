@@ -15,5 +15,5 @@ pub use compile::{CompiledDestination, compile};
 pub(crate) use endpoints::Endpoint;
 pub(crate) use partition::{Partition, hash_key};
 pub use profiles::Profile;
-pub(crate) use table::{Destination, Ended, Table};
+pub(crate) use table::{Destination, Table};
 pub use view::{DestinationPage, DestinationState, PartitionState};

@@ -10,7 +10,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, request};
-use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tidegate_core::{Config, Effective, Policy, Repeatable, endpoint::Ways};
 
 use super::{
@@ -24,7 +23,7 @@ use super::{
 use crate::{
     cluster::registry::{DestinationConfig, State},
     ids::{DestinationName, TenantId},
-    observe::Metrics,
+    observe::{DestinationCounts, Metrics},
     outbound::Origin,
     problem::Shape,
     settings::OutboundSettings,
@@ -50,35 +49,9 @@ pub(crate) struct Destination {
     asks_usage: bool,
     split_by: Vec<partition::Splitter>,
     key: u128,
-    counters: [OnceLock<Counter>; OUTCOMES.len()],
-    queued: OnceLock<Gauge>,
+    counts: OnceLock<Arc<DestinationCounts>>,
     /// Its configuration was deleted: calls that are still under way make it no series anew.
     gone: AtomicBool,
-}
-
-/// A call that waits, as long as this lives.
-pub(crate) struct Queued<'a>(&'a Gauge);
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// Classes of outcomes, as metrics name them.
-const OUTCOMES: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "refused", "failed", "cancelled"];
-
-/// How a call ended, for metrics.
-#[derive(Clone, Copy)]
-pub(crate) enum Ended {
-    /// With an answer of the upstream.
-    Answer(u16),
-    /// The gate refused it.
-    Refused,
-    /// Without an answer.
-    Failed,
-    /// Its sender went away.
-    Cancelled,
 }
 
 impl Destination {
@@ -98,8 +71,7 @@ impl Destination {
             asks_usage: compiled.asks_usage,
             token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
             split_by: compiled.split_by,
-            counters: Default::default(),
-            queued: OnceLock::new(),
+            counts: OnceLock::new(),
             gone: AtomicBool::new(false),
         }
     }
@@ -121,8 +93,7 @@ impl Destination {
             counts_tokens: false,
             asks_usage: false,
             split_by: partition::of_profile(profile),
-            counters: Default::default(),
-            queued: OnceLock::new(),
+            counts: OnceLock::new(),
             gone: AtomicBool::new(false),
         }
     }
@@ -130,6 +101,11 @@ impl Destination {
     /// How it is shown: its name, or what it stands for.
     pub(crate) fn label(&self) -> &str {
         self.name.as_ref().map_or(&*self.matches, DestinationName::as_str)
+    }
+
+    /// The same, to keep.
+    pub(crate) fn shared_label(&self) -> Arc<str> {
+        self.name.as_ref().map_or_else(|| Arc::clone(&self.matches), DestinationName::shared)
     }
 
     /// Lays its profile and its policy over what stands below them.
@@ -197,38 +173,17 @@ impl Destination {
         partition::partition(self.key, &self.split_by, headers, body)
     }
 
-    /// Counts a call.
-    pub(crate) fn count(&self, metrics: &Metrics, ended: Ended) {
-        let index = match ended {
-            Ended::Answer(..300) => 0,
-            Ended::Answer(300..400) => 1,
-            Ended::Answer(400..500) => 2,
-            Ended::Answer(500..) => 3,
-            Ended::Refused => 4,
-            Ended::Failed => 5,
-            Ended::Cancelled => 6,
-        };
-        let (Some(counter), Some(outcome)) = (self.counters.get(index), OUTCOMES.get(index)) else { return };
-        let made = || {
-            let destination = self.series();
-            metrics.calls.get_or_create(&crate::observe::DestinationLabels { destination, outcome }).clone()
-        };
-        counter.get_or_init(made).inc();
-    }
-
-    /// Counts a call that waits.
-    pub(crate) fn queued(&self, metrics: &Metrics) -> Queued<'_> {
-        let gauge = self.queued.get_or_init(|| metrics.of_queue(self.series()));
-        gauge.inc();
-        Queued(gauge)
-    }
-
-    /// Its label in metrics.
-    fn series(&self) -> String {
-        let name = self.name.as_ref().filter(|_| !self.gone.load(Ordering::Relaxed));
-        name.map_or("other", DestinationName::as_str).to_owned()
+    /// What is counted of its calls.
+    pub(crate) fn counts(&self, metrics: &Metrics) -> &Arc<DestinationCounts> {
+        self.counts.get_or_init(|| {
+            let name = self.name.as_ref().filter(|_| !self.gone.load(Ordering::Relaxed));
+            metrics.of_destination(name.map_or(OTHER, DestinationName::as_str))
+        })
     }
 }
+
+/// The label of all destinations that are not configured.
+const OTHER: &str = "other";
 
 struct Entry {
     config: Arc<DestinationConfig>,
@@ -305,7 +260,7 @@ impl Table {
         for destination in self.all() {
             if let Some(name) = destination.name.as_ref().filter(|name| !left.contains(name)) {
                 destination.gone.store(true, Ordering::Relaxed);
-                metrics.forget_destination(name.as_str(), &OUTCOMES);
+                metrics.forget_destination(name.as_str());
             }
         }
     }

@@ -96,6 +96,8 @@ pub struct Pace {
     pub lately: u32,
     /// Retries of the last ten seconds.
     pub retries_lately: u32,
+    /// Retries that the budget has now.
+    pub retries_left: u32,
 }
 
 /// What waits.
@@ -163,6 +165,7 @@ impl PartitionState {
                 next_in_ms: millis(snapshot.next_in),
                 lately: snapshot.lately.0,
                 retries_lately: snapshot.lately.1,
+                retries_left: snapshot.retries_left,
             },
             queue: Queue {
                 calls: snapshot.queued,

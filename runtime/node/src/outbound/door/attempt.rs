@@ -11,6 +11,8 @@ use super::{
     target::Way,
 };
 use crate::{
+    ids::TRACEPARENT,
+    observe::Note,
     outbound::{
         TransportError,
         body::OutBody,
@@ -73,11 +75,13 @@ pub(super) struct Attempting<'c, 'a> {
     pub(super) deadline: Time,
     /// The body left while it came, and has left whole.
     pub(super) uploaded: bool,
+    /// Its number among the attempts of the call, once it is one.
+    pub(super) number: u32,
 }
 
 impl<'c, 'a> Attempting<'c, 'a> {
     pub(super) fn new(call: &'c Call<'a>, way: &'c Way) -> Self {
-        Self { call, way, deadline: call.deadline, uploaded: call.uploaded }
+        Self { call, way, deadline: call.deadline, uploaded: call.uploaded, number: 0 }
     }
 
     pub(super) async fn run(&mut self, admission: &Admission) -> Attempted {
@@ -90,7 +94,7 @@ impl<'c, 'a> Attempting<'c, 'a> {
                 Err(other) => {
                     // One that was tried, even if nothing left the node.
                     if !gone && !matches!(other, Attempted::Denied(_)) {
-                        call.ending.attempt();
+                        self.number = call.ending.attempt();
                     }
                     return other;
                 }
@@ -103,7 +107,7 @@ impl<'c, 'a> Attempting<'c, 'a> {
                         return Attempted::PutBack(ticket);
                     }
                 }
-                call.departed();
+                self.number = call.departed();
                 gone = true;
             }
             let Some(body) = call.kept.attempt() else {
@@ -113,7 +117,7 @@ impl<'c, 'a> Attempting<'c, 'a> {
             // A deadline that somebody stated holds for a body on its way, too; another begins when it has left.
             let whole = (call.deadline_stated && body.is_streamed()).then(|| self.left());
             let upload = Upload { idle: call.idle.time, whole };
-            let Some(request) = request(&call.head, self.way, &lease, body) else {
+            let Some(request) = request(&call.head, self.way, &lease, body, call.traceparent(self.number)) else {
                 let why = "its URI can't be written".into();
                 return Attempted::Own(TransportError::BadRequest { why });
             };
@@ -146,6 +150,8 @@ impl<'c, 'a> Attempting<'c, 'a> {
             let stale = broken.reused && call.repeatable && is_lost(&broken.error);
             if (unprocessed || stale) && moves < MOVES && call.kept.is_replayable() {
                 moves += 1;
+                let why = if unprocessed { "nothing was done with it" } else { "this one was closed meanwhile" };
+                call.ending.note(|call| Note::Decided { call, what: format!("moved to another connection: {why}") });
                 continue;
             }
             let error = self.classify(&broken);
@@ -232,9 +238,16 @@ impl<'c, 'a> Attempting<'c, 'a> {
     }
 }
 
-/// The request as it is sent on this connection.
-pub(super) fn request(head: &Head, way: &Way, lease: &Lease, body: OutBody) -> Option<Request<OutBody>> {
+/// The request as it is sent on this connection. Each attempt is a span of its own, which what it causes stands below.
+pub(super) fn request(
+    head: &Head,
+    way: &Way,
+    lease: &Lease,
+    body: OutBody,
+    traceparent: HeaderValue,
+) -> Option<Request<OutBody>> {
     let mut headers = head.headers.clone();
+    headers.insert(TRACEPARENT, traceparent);
     let uri = if lease.is_h2() {
         way.absolute(&head.uri)?
     } else {

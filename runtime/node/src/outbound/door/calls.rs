@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderValue, Method, Response, Uri};
 use tidegate_core::{
     Attempt, Cost, Effective, Flow, NewCall, Outcome, Refusal, Ticket, Time, Verdict,
     endpoint::Ways,
-    repeat::{Class, Reason},
+    repeat::{Class, Failure, Reason},
     signal,
+    units::Rounded,
 };
 
 use super::{
@@ -21,14 +22,15 @@ use super::{
 };
 use crate::{
     body::Body,
-    observe::{FeedEvent, Note},
+    ids::TraceContext,
+    observe::{DestinationCounts, FeedEvent, Note},
     outbound::{
         CallTimeouts, TransportError, WaitClock,
         body::{Idle, KeptBody, Pump, Unread, Watch, Watched, discard, plain, wrap},
         headers,
         pool::{Peeked, Streaming},
         refuse,
-        shards::{Admission, Asked},
+        shards::{self, Admission, Asked},
     },
     problem::Problem,
     settings::names,
@@ -63,6 +65,8 @@ pub(super) struct Call<'a> {
     pub(super) idle: Idle,
     pub(super) kept: KeptBody,
     pub(super) wait_clock: Option<Arc<WaitClock>>,
+    /// The span of what it is part of.
+    pub(super) trace: TraceContext,
     pub(super) ending: Ending<'a>,
 }
 
@@ -159,8 +163,8 @@ impl Call<'_> {
                 Ok(admission) => admission,
                 Err(problem) => return End::Refused(problem),
             };
-            let (attempted, admission) = self.tries(admission).await;
-            match self.after(attempted, admission, spent).await {
+            let (attempted, admission, attempt) = self.tries(admission).await;
+            match self.after(attempted, attempt, admission, spent).await {
                 Next::End(end) => return end,
                 Next::Again(again) => {
                     (ticket, failed) = (Some(again.ticket), again.failed);
@@ -170,8 +174,8 @@ impl Call<'_> {
         }
     }
 
-    /// One attempt, or one and its copy: the one that counts.
-    async fn tries(&mut self, admission: Admission) -> (Attempted, Admission) {
+    /// One attempt, or one and its copy: the one that counts, with its number.
+    async fn tries(&mut self, admission: Admission) -> (Attempted, Admission, u32) {
         let way = self.way(&admission);
         if let Some(name) = &way.name {
             self.ending.note(|call| Note::Decided { call, what: format!("to endpoint {name}") });
@@ -181,9 +185,9 @@ impl Call<'_> {
         }
         let mut attempting = Attempting::new(self, &way);
         let attempted = attempting.run(&admission).await;
-        let (deadline, uploaded) = (attempting.deadline, attempting.uploaded);
+        let (deadline, uploaded, number) = (attempting.deadline, attempting.uploaded, attempting.number);
         (self.deadline, self.uploaded) = (deadline, uploaded);
-        (attempted, admission)
+        (attempted, admission, number)
     }
 
     /// The way that an admission is for.
@@ -222,7 +226,7 @@ impl Call<'_> {
         };
         let began = tokio::time::Instant::now();
         let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
-        let queued = self.target.destination.queued(&self.door.observe.metrics);
+        let queued = self.target.destination.counts(&self.door.observe.metrics).queued();
         let admitted = wait.await;
         drop(queued);
         drop(clock);
@@ -244,19 +248,28 @@ impl Call<'_> {
         }
     }
 
-    /// An attempt leaves the node.
-    pub(super) fn departed(&self) {
-        self.ending.attempt();
-        self.door.observe.metrics.attempts.inc();
+    pub(super) fn counts(&self) -> &DestinationCounts {
+        self.target.destination.counts(&self.door.observe.metrics)
+    }
+
+    /// An attempt leaves the node; the n-th.
+    pub(super) fn departed(&self) -> u32 {
+        self.counts().attempt();
+        self.ending.attempt()
+    }
+
+    /// The span of an attempt, as the request says it.
+    pub(super) fn traceparent(&self, attempt: u32) -> HeaderValue {
+        self.trace.header_of(self.trace.below(self.ending.number, attempt))
     }
 
     /// Reports what an attempt came to, and does what the actor says.
-    async fn after(&mut self, attempted: Attempted, admission: Admission, spent: u32) -> Next {
-        let attempt = self.ending.attempts();
+    async fn after(&mut self, attempted: Attempted, attempt: u32, admission: Admission, spent: u32) -> Next {
         let (outcome, came) = match attempted {
             Attempted::Answer(mut response, first_byte) => {
                 let status = response.status().as_u16();
                 self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
+                self.counts().answered(first_byte);
                 let max_pause = self.door.settings.max_pause.get();
                 let body = self.refusal_body(&mut response).await;
                 let (status_code, headers) = (response.status(), response.headers());
@@ -296,7 +309,11 @@ impl Call<'_> {
             spent,
         };
         let verdict = admission.report(&outcome, &facts);
-        self.door.observe.metrics.attempt_came(outcome.class());
+        let status = match outcome {
+            Outcome::Answer { status, .. } => Some(status),
+            Outcome::Failed(_) => None,
+        };
+        self.counts().came(outcome.class(), status);
         if outcome.class() == Class::Refused {
             self.tell_refusal(&outcome);
         }
@@ -310,10 +327,13 @@ impl Call<'_> {
                     Err(error) => End::Failed(error),
                 });
             }
-            Verdict::PutBack(ticket) => (ticket, false, "put back at no cost"),
-            Verdict::Retry(ticket) => (ticket, true, "tried again"),
+            Verdict::PutBack(ticket) => (ticket, false, self.put_back()),
+            Verdict::Retry(ticket) => {
+                self.counts().retry();
+                (ticket, true, self.tried_again(&ticket, &outcome, spent))
+            }
         };
-        self.ending.note(|call| Note::Decided { call, what: what.into() });
+        self.ending.note(|call| Note::Decided { call, what });
         drop(admission);
         // What waits for a destination that fails has failed; what one refuses has not.
         let waits = outcome.class() == Class::Down && !costs;
@@ -326,6 +346,28 @@ impl Call<'_> {
             Err(error) => waits.then(|| error.into()),
         };
         Next::Again(Again { ticket, costs, failed })
+    }
+
+    /// Why a call goes back to its queue.
+    fn put_back(&self) -> String {
+        match self.door.shards.pause(self.key) {
+            Some((left, cause)) => {
+                format!("put back at no cost: {} is paused for {} {cause}", self.target.label(), Rounded(left))
+            }
+            None => "put back at no cost".to_owned(),
+        }
+    }
+
+    /// Why a call is sent again, and when.
+    fn tried_again(&self, ticket: &Ticket, outcome: &Outcome, spent: u32) -> String {
+        let may = match outcome {
+            Outcome::Failed(failure @ (Failure::Connect | Failure::Unprocessed)) => format!("it {failure}"),
+            _ if self.costs => "a repetition does no more than cost".to_owned(),
+            _ => "the request may be repeated".to_owned(),
+        };
+        let delay = ticket.not_before().since(shards::now());
+        let (retry, retries) = (spent + 1, self.policy.retries);
+        format!("tried again in {}, retry {retry} of {retries} at most: {may}", Rounded(delay))
     }
 
     /// The body of a refusal, unpacked, where it may say more than the head. A bound that keeps it unread is told in the
@@ -379,7 +421,7 @@ impl Call<'_> {
         let destination = &self.target.destination;
         let watched = destination.reads_usage().then(|| Watched {
             settings: &self.door.settings,
-            observe: &self.door.observe,
+            counts: destination.counts(&self.door.observe.metrics),
             trail: self.ending.trail(),
             call: self.ending.number,
             charged: destination.counts_tokens().then_some(self.tokens),

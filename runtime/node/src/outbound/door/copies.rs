@@ -80,7 +80,12 @@ impl Call<'_> {
 
 impl Copies {
     /// Runs an attempt with its copies. Returns the one that counts.
-    pub(super) async fn run(self, call: &Call<'_>, admission: Admission, way: &Arc<Way>) -> (Attempted, Admission) {
+    pub(super) async fn run(
+        self,
+        call: &Call<'_>,
+        admission: Admission,
+        way: &Arc<Way>,
+    ) -> (Attempted, Admission, u32) {
         trial(call, &admission);
         let (why, delay) = match self.mode {
             Mode::Failover => (CopyFor::Hedge, None),
@@ -99,6 +104,7 @@ impl Copies {
                 None => (Winner::First(one.await), None),
                 Some(copy) => {
                     let way = call.way(&copy);
+                    call.counts().hedge();
                     call.tell(|| {
                         let where_to = way.name.as_deref().unwrap_or("the same endpoint");
                         match why {
@@ -126,25 +132,25 @@ impl Copies {
                             }
                         }
                     };
-                    (winner, Some(copy))
+                    (winner, Some((copy, second.number)))
                 }
             }
         };
         match winner {
             (Winner::First(attempted), copy) => {
-                if let Some(copy) = copy {
+                if let Some((copy, _)) = copy {
                     // Where it was observed before, this is nothing.
                     copy.observe(None);
                     call.tell(|| "the first attempt was faster than its copy".into());
                 }
-                (attempted, admission)
+                (attempted, admission, first.number)
             }
-            (Winner::Copy(attempted), Some(copy)) => {
+            (Winner::Copy(attempted), Some((copy, number))) => {
                 admission.observe(None);
                 call.tell(|| "the copy was faster".into());
-                (attempted, copy)
+                (attempted, copy, number)
             }
-            (Winner::Copy(attempted), None) => (attempted, admission),
+            (Winner::Copy(attempted), None) => (attempted, admission, first.number),
         }
     }
 }
@@ -158,7 +164,8 @@ fn trial(call: &Call<'_>, admission: &Admission) {
     let Some(body) = call.kept.attempt() else { return };
     let way = call.way(&copy);
     call.tell(|| format!("a copy tries endpoint {}", way.name.as_deref().unwrap_or_default()));
-    let head = call.head.clone();
+    // Nobody waits for it, so that it has no number among the attempts.
+    let (head, traceparent) = (call.head.clone(), call.traceparent(u32::MAX));
     let (connect, first_byte) = (call.door.settings.connect_timeout.get(), call.first_byte.time);
     let (idle, max_pause) = (call.idle.time, call.door.settings.max_pause.get());
     tokio::spawn(async move {
@@ -170,7 +177,7 @@ fn trial(call: &Call<'_>, admission: &Admission) {
         if !matches!(copy.departed(), Departure::Go) {
             return lease.give_back();
         }
-        let Some(request) = request(&head, &way, &lease, body) else { return };
+        let Some(request) = request(&head, &way, &lease, body, traceparent) else { return };
         let upload = Upload { idle, whole: None };
         let outcome = match lease.exchange(request, upload, |_| first_byte).await {
             Ok(Exchanged::Answer(response)) => {

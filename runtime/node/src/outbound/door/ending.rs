@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::{Inner, Target, answer};
 use crate::{
     body::Body,
-    observe::{CallLine, FeedEvent, Note, Trail},
-    outbound::{Sender, SenderKind, TransportError, destinations::Ended, said},
+    observe::{CallLine, Came, Ended, FeedEvent, LoggedCall, Note, Trail},
+    outbound::{Sender, SenderKind, TransportError, said},
     problem::Problem,
 };
 
@@ -63,8 +63,8 @@ impl<'a> Ending<'a> {
     }
 
     /// One more attempt, which is the n-th.
-    pub(super) fn attempt(&self) {
-        self.attempts.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Attempts so far.
@@ -84,7 +84,7 @@ impl<'a> Ending<'a> {
 
     /// The upstream answered, and that is the answer.
     pub(super) fn answered(&mut self, status: u16) {
-        self.end(Ended::Answer(status), status, None);
+        self.end(Ended::Answer(status), Came::Answer(status), || None);
     }
 
     /// The gate refuses.
@@ -95,22 +95,53 @@ impl<'a> Ending<'a> {
             call,
             what: format!("refused with {} {}: {}", problem.status.as_u16(), problem.kind, problem.detail),
         });
-        self.end(Ended::Refused, problem.status.as_u16(), Some(problem.kind.to_owned()));
+        self.end(Ended::Refused(problem.kind), Came::Refused(problem.status.as_u16()), || {
+            Some(problem.kind.to_owned())
+        });
         answer(problem)
     }
 
     /// Nobody answered.
     pub(super) fn fail(&mut self, error: TransportError) -> TransportError {
         self.note(|call| Note::Decided { call, what: format!("failed: {error}") });
-        self.end(Ended::Failed, 0, Some(error.to_string()));
+        self.end(Ended::Failed, Came::Failed, || Some(error.to_string()));
         error
     }
 
-    fn end(&mut self, ended: Ended, status: u16, remark: Option<String>) {
+    /// Writes the line of the node's log.
+    #[cold]
+    fn log(&self, came: Came, took: Duration, remark: &str) {
+        let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let function = match &self.sender.kind {
+            SenderKind::Function { name, .. } => name.as_str(),
+            SenderKind::Program { .. } => "",
+        };
+        let line = LoggedCall {
+            destination: self.target.label(),
+            method: self.method.as_str(),
+            path: &said::path(&self.uri),
+            function,
+            trace: self.trail.id(),
+            came,
+            took_ms: millis(took),
+            waited_ms: millis(self.waited),
+            attempts: self.attempts(),
+            remark,
+        };
+        line.write();
+    }
+
+    fn end(&mut self, ended: Ended, came: Came, remark: impl Fn() -> Option<String>) {
         self.over = true;
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.began);
+        let (call, waited, attempts) = (self.number, self.waited, self.attempts());
+        self.trail.note_at(now.into_std(), Note::Over { call, came, took, waited, attempts });
         let observe = &self.door.observe;
-        self.target.destination.count(&observe.metrics, ended);
-        observe.metrics.wait_seconds.observe(self.waited.as_secs_f64());
+        self.target.destination.counts(&observe.metrics).call(ended, waited);
+        if observe.call_log.wants(came) {
+            self.log(came, took, remark().as_deref().unwrap_or_default());
+        }
         observe.feed.send(|| {
             let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
             FeedEvent::Call(Arc::new(CallLine {
@@ -119,14 +150,19 @@ impl<'a> Ending<'a> {
                     SenderKind::Function { name, .. } => Some(name.to_string()),
                     SenderKind::Program { .. } => None,
                 },
+                tenant: self.sender.tenant.clone(),
+                destination: self.target.destination.shared_label(),
                 method: self.method.to_string(),
                 host: self.target.host.to_string(),
                 path: said::path(&self.uri),
-                status,
-                attempts: self.attempts(),
-                waited_ms: millis(self.waited),
-                total_ms: millis(self.began.elapsed()),
-                remark,
+                status: match came {
+                    Came::Answer(status) | Came::Refused(status) => status,
+                    Came::Failed | Came::GivenUp => 0,
+                },
+                attempts,
+                waited_ms: millis(waited),
+                total_ms: millis(took),
+                remark: remark(),
             }))
         });
     }
@@ -136,7 +172,7 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         if !self.over {
             self.note(|call| Note::Decided { call, what: "given up by its sender".into() });
-            self.end(Ended::Cancelled, 0, Some("given up by its sender".into()));
+            self.end(Ended::Cancelled, Came::GivenUp, || Some("given up by its sender".into()));
         }
     }
 }

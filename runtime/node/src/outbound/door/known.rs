@@ -94,6 +94,13 @@ impl Known {
         partitions.insert(partition.key, entry);
     }
 
+    /// The partitions of configured destinations with the names of these, so many at most.
+    pub(super) fn configured(&self, limit: usize) -> Vec<(Arc<str>, u128)> {
+        let partitions = self.partitions.lock();
+        let configured = partitions.iter().filter(|(_, entry)| entry.configured);
+        configured.map(|(key, entry)| (Arc::clone(&entry.destination), *key)).take(limit).collect()
+    }
+
     /// Destinations of a tenant with live state, ordered by label, at most `limit` after `after`: the configured ones,
     /// used or not, and the origins that were used.
     pub(super) fn page(

@@ -7,6 +7,7 @@ mod attempt;
 mod calls;
 mod copies;
 mod ending;
+mod gauges;
 mod known;
 mod target;
 
@@ -18,6 +19,7 @@ use http::{Method, Response, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tidegate_core::{Config, Effective};
 
+pub use self::gauges::DestinationGauges;
 use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
 use super::{
     Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
@@ -34,8 +36,8 @@ use crate::{
     body::{Body, ReadOn},
     cluster::registry::{ConfigError, DestinationConfig, State},
     guest::Egress,
-    ids::TenantId,
-    observe::{Note, Observe},
+    ids::{TRACEPARENT, TenantId, TraceContext},
+    observe::{Note, Observe, TAG, tags_of},
     problem::Problem,
     settings::{OutboundSettings, names},
 };
@@ -224,8 +226,16 @@ impl Inner {
                 return Err(error);
             }
         };
-        trail.note(Note::Call { call: number, what: Said { method: &parts.method, uri: &parts.uri }.to_string() });
         let target = self.target(&sender.tenant, &origin);
+        trail.note(Note::Call {
+            call: number,
+            what: Said { method: &parts.method, uri: &parts.uri }.to_string(),
+            destination: target.destination.shared_label(),
+            configured: target.destination.name.is_some(),
+        });
+        if parts.headers.contains_key(TAG) {
+            trail.tag(tags_of(&parts.headers));
+        }
         let mut ending = Ending::new(self, &target, trail, number, &parts, &sender);
         if let SenderKind::Function { name, allowed_hosts: Some(hosts), .. } = &sender.kind
             && !hosts.allow(&origin)
@@ -246,7 +256,17 @@ impl Inner {
             return Ok(ending.refuse(refuse::looped(&origin)));
         }
         let has_key = parts.headers.contains_key("idempotency-key");
-        headers::outgoing(&mut parts.headers, trace.child().header(), hops + 1);
+        // A guest may trace its own work: its call then stands below the span that it names. Another trace would lead nowhere
+        // from here, so it is replaced.
+        let mut continued = trace.parent.is_some();
+        if matches!(sender.kind, SenderKind::Function { .. }) && parts.headers.contains_key(TRACEPARENT) {
+            let own = TraceContext::stated(&parts.headers).filter(|(id, ..)| *id == trace.trace);
+            continued = own.is_some();
+            if let Some((_, span, _)) = own.filter(|(_, span, _)| *span != trace.span) {
+                ending.note(|call| Note::Under { call, span });
+            }
+        }
+        headers::outgoing(&mut parts.headers, continued, hops + 1);
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
         let Some(ways) = target.destination.ways(&policy) else {
             drain(body, self.read_on);
@@ -315,6 +335,7 @@ impl Inner {
             idle,
             kept,
             wait_clock,
+            trace,
             ending,
         };
         call.run(pump).await

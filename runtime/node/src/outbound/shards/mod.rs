@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use tidegate_core::{
     Attempt, Call, Config, Effect, Effects, NewCall, Outcome, Permit, Refusal, Shard, Snapshot, Submitted, Time,
     Verdict, Waiting,
+    refusal::Cause,
     shard::{CopyFor, Departure},
 };
 
@@ -160,6 +161,11 @@ impl Shards {
     pub(crate) fn snapshot(&self, key: u128) -> Option<Snapshot> {
         // A look changes nothing, so nobody is woken.
         self.shards.get(self.shard_of(key))?.lock().core.snapshot(now(), key)
+    }
+
+    /// What is left of a partition's pause, and why it pauses.
+    pub(crate) fn pause(&self, key: u128) -> Option<(Duration, Cause)> {
+        self.shards.get(self.shard_of(key))?.lock().core.pause(now(), key)
     }
 
     /// Lets every partition that follows `old` follow `new`.

@@ -23,7 +23,7 @@ use tidegate_core::{
 
 use self::filter::Filter;
 use crate::{
-    observe::{Note, Observe, Trail},
+    observe::{DestinationCounts, Note, Trail},
     outbound::shards::Admission,
     settings::{OutboundSettings, names},
 };
@@ -39,7 +39,8 @@ const BUFFER: usize = 4 << 10;
 /// What a call's answer is watched for.
 pub(crate) struct Watched<'a> {
     pub(crate) settings: &'a OutboundSettings,
-    pub(crate) observe: &'a Arc<Observe>,
+    /// Where it is counted.
+    pub(crate) counts: &'a Arc<DestinationCounts>,
     pub(crate) trail: &'a Trail,
     /// Number of the call in its trail.
     pub(crate) call: u32,
@@ -53,7 +54,7 @@ pub(crate) struct Watched<'a> {
 pub(crate) struct Watch {
     reader: Option<Reader>,
     filter: Option<Filter>,
-    observe: Arc<Observe>,
+    counts: Arc<DestinationCounts>,
     trail: Trail,
     call: u32,
     charged: Option<u32>,
@@ -64,7 +65,7 @@ impl Watch {
     pub(crate) fn of(status: StatusCode, headers: &mut HeaderMap, watched: Watched<'_>) -> Option<Box<Self>> {
         let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())?;
         let framing = Framing::of(media).filter(|_| status.is_success())?;
-        let Watched { settings, observe, trail, call, charged, asked } = watched;
+        let Watched { settings, counts, trail, call, charged, asked } = watched;
         let buffer = usize::try_from(settings.usage_buffer.get()).unwrap_or(usize::MAX);
         let coding: Vec<_> = headers
             .get_all(header::CONTENT_ENCODING)
@@ -76,7 +77,7 @@ impl Watch {
         let sink = Sink { scanner: Scanner::new(framing, buffer, settings.max_pause.get()), room: AT_LEAST };
         let reader = Reader::new(&coding.join(", "), sink);
         let mut watch =
-            Self { reader: None, filter: None, observe: Arc::clone(observe), trail: trail.clone(), call, charged };
+            Self { reader: None, filter: None, counts: Arc::clone(counts), trail: trail.clone(), call, charged };
         match reader {
             Ok(reader) => watch.reader = Some(reader),
             Err(coding) => watch.give_up(&format!("its body is packed as `{coding}`, which is not unpacked here")),
@@ -147,7 +148,7 @@ impl Watch {
         match reader.scanner().usage() {
             Some(usage) => {
                 let tokens = u32::try_from(usage.tokens()).unwrap_or(u32::MAX);
-                self.observe.metrics.tokens.inc_by(usage.tokens());
+                self.counts.used(usage.tokens());
                 let mut what = format!("used {tokens} tokens, {} in and {} out", usage.input, usage.output);
                 if let Some(charged) = self.charged {
                     if let Some(admission) = admission {
@@ -172,7 +173,7 @@ impl Watch {
 
     fn trouble(&self, outcome: &Outcome, admission: Option<&Admission>) {
         let Outcome::Answer { status, signal } = outcome else { return };
-        self.observe.metrics.stream_errors.inc();
+        self.counts.stream_error();
         let wait = signal.wait.map(|(wait, _)| format!(" that asks to wait {}", Rounded(wait))).unwrap_or_default();
         let counts = match outcome.class() {
             Class::Refused => "a refusal",
