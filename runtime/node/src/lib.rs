@@ -21,5 +21,6 @@ pub mod node;
 pub mod observe;
 pub mod outbound;
 pub mod problem;
+pub mod secrets;
 pub mod settings;
 mod threads;

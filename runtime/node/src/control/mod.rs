@@ -23,6 +23,7 @@ mod openapi;
 mod problems;
 mod routes;
 mod seams;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use routes::router;
 pub use seams::{Admitted, Gate, Modules, Opened, Spooled, Versions};
+pub(crate) use secrets::unbound;
 
 use self::problems::{not_opened, open_timeout};
 use crate::{
@@ -44,6 +46,7 @@ use crate::{
     node::{DataDir, Readiness},
     observe::Observe,
     problem::Problem,
+    secrets::Keyring,
     settings::Settings,
 };
 
@@ -71,6 +74,8 @@ pub struct Control {
     pub data_url: String,
     /// The function that owns every path of the data listener (dev).
     pub root: Option<FunctionName>,
+    /// What secrets are sealed with.
+    pub keys: Arc<Keyring>,
     /// The most that functions may ask for.
     pub ceilings: Ceilings,
     /// One permit for each deploy that is uploaded or compiled.

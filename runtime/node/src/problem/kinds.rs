@@ -46,6 +46,7 @@ kinds! {
     }
 
     "Functions" {
+        "secret-handle" 400 "The request holds a handle of one of the function's secrets, which nobody outside it should know"
         "outbound-calls" 429 "The invocation made as many outbound calls as it may"
         "guest-trap" 500 "The guest trapped"
         "guest-exit" 500 "The guest ended its process"
@@ -78,6 +79,8 @@ kinds! {
         "request-body" 400 "The request's body ended early"
         "host-denied" 403 "The function's `allowed_hosts` don't hold this host; the detail has the line to paste"
         "address-denied" 403 "The host's address is not public, and `egress_allow` does not hold it"
+        "secret-unbound" 403 "A secret does not go to this destination, or does not serve this function; the detail says how to bind it. Nothing was sent"
+        "secret-place" 403 "The handle of a secret stands where it is not replaced; the detail says where it may stand. Nothing was sent"
         "destination-unknown" 404 "No destination of this name is configured"
         "queue-full" 429 "As many calls or bytes wait for the destination as may; `Retry-After` is set where it is calls and known when one of them leaves"
         "deadline-unreachable" 429 "The call's turn would come after its deadline; `Retry-After` says when to come back"
@@ -90,6 +93,7 @@ kinds! {
         "head-too-large" 502 "The head of the upstream's answer is beyond `max_answer_headers` or `max_answer_head`"
         "protocol" 502 "What the upstream sent is no HTTP"
         "no-region" 400 "The destination has no endpoint in the regions that the policy insists on"
+        "secret-sealed" 503 "A secret can't be opened with the keys that the node has (`secret_key`); also of the control API"
         "too-many-destinations" 503 "The node remembers as many busy destinations as it may"
         "connect-timeout" 504 "No connection to the upstream in time"
         "request-unread" 504 "The upstream took nothing more of the request's body for `body_idle_timeout`"
@@ -100,7 +104,7 @@ kinds! {
 
     "Control API" {
         "bad-request" 400 "The request can't be understood; the detail says which part"
-        "not-found" 404 "There is no such function, version, destination, token or trail"
+        "not-found" 404 "There is no such function, version, destination, secret, token or trail"
         "upload-idle" 408 "Nothing came of the upload for `upload_idle`"
         "upload-timeout" 408 "The upload took longer than `upload_timeout`"
         "deploys-busy" 503 "`max_deploys` others are deployed, and none was done within `deploy_wait`; `Retry-After` is set"

@@ -154,10 +154,16 @@ impl Host {
             config: Arc::new(config),
             created_ms: 0,
             message: None,
+            handles: None,
         };
         let sender = Arc::new(Sender {
             tenant: tenant(),
-            kind: SenderKind::Function { name: name.into(), version: 1, allowed_hosts: None },
+            kind: SenderKind::Function {
+                name: name.into(),
+                version: 1,
+                allowed_hosts: None,
+                handles: Default::default(),
+            },
             policy: Default::default(),
         });
         self.host.open(FunctionIdentity { tenant: tenant(), name: name.into() }, &version, sender).await

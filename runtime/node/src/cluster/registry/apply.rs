@@ -3,11 +3,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::state::{
-    Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
+use super::{
+    secret::SecretRecord,
+    state::{
+        Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
+    },
 };
 use crate::{
-    ids::{DestinationName, Digest, FunctionName, TenantId},
+    ids::{DestinationName, Digest, FunctionName, SecretName, TenantId},
     outbound::HostPattern,
 };
 
@@ -53,6 +56,15 @@ pub enum Change {
     },
     /// A destination is gone.
     DestinationGone(TenantId, DestinationName),
+    /// A secret was made or changed.
+    Secret {
+        /// As it is now.
+        secret: Arc<SecretRecord>,
+        /// Whether there was none before.
+        created: bool,
+    },
+    /// A secret is gone.
+    SecretGone(TenantId, SecretName),
     /// A token was added.
     Token(Arc<TokenRecord>),
     /// A token is revoked.
@@ -107,6 +119,22 @@ impl State {
                 check_revision(key.1.as_str(), old.revision, if_revision)?;
                 self.destinations.remove(&key);
                 Some(Change::DestinationGone(key.0, key.1))
+            }
+            Command::PutSecret { secret } => {
+                let key = (secret.tenant.clone(), secret.name.clone());
+                let old = self.secrets.get(&key).map(|old| old.revision);
+                // What is sealed with the value says so, too.
+                check_revision(key.1.as_str(), old.unwrap_or(0), Some(secret.follows))?;
+                let secret = Arc::new(secret.at(self.revision + 1));
+                self.secrets.insert(key, Arc::clone(&secret));
+                Some(Change::Secret { secret, created: old.is_none() })
+            }
+            Command::DeleteSecret { tenant, name, if_revision } => {
+                let key = (tenant, name);
+                let old = self.secrets.get(&key).ok_or_else(|| not_found("secret", key.1.as_str()))?;
+                check_revision(key.1.as_str(), old.revision, if_revision)?;
+                self.secrets.remove(&key);
+                Some(Change::SecretGone(key.0, key.1))
             }
             Command::AddToken { token } => {
                 let token = Arc::new(token);
@@ -307,6 +335,7 @@ mod tests {
             }),
             created_ms: 0,
             message: None,
+            handles: None,
         }
     }
 
@@ -441,6 +470,33 @@ mod tests {
         assert!(matches!(state.apply(gone), Err(Rejection::NotFound { .. })));
         state.apply(put("d", "https://a.example", None)).unwrap();
         assert!(state.destinations[&("t".into(), "d".into())].revision > seen + 1, "never the same tag twice");
+    }
+
+    #[test]
+    fn a_secret_takes_the_place_of_what_its_value_was_sealed_to_follow_and_of_nothing_else() {
+        use crate::{
+            cluster::registry::{SecretBinding, SecretHead},
+            secrets::{Keyring, SecretValue},
+        };
+        let keys = Keyring::new(["a key of this test, 32 characters at least"]).unwrap();
+        let put = |follows: u64, value: &str| {
+            let binding = SecretBinding::default();
+            let head = SecretHead { tenant: "t".into(), name: "A".into(), binding, follows, set_ms: 0 };
+            let value = SecretValue::new(value.into()).unwrap();
+            Command::PutSecret { secret: head.seal(&keys, &value).unwrap() }
+        };
+        let mut state = State::default();
+        state.apply(put(0, "one")).unwrap();
+        assert!(matches!(state.apply(put(0, "two")), Err(Rejection::Changed { is: 1, expected: 0, .. })));
+        let applied = state.apply(put(1, "two")).unwrap();
+        assert!(matches!(&applied.change, Some(Change::Secret { created: false, secret }) if secret.revision == 2));
+        let key = ("t".into(), "A".into());
+        assert_eq!(state.secrets[&key].open(&keys).unwrap().reveal(), "two");
+        let gone = |if_revision| Command::DeleteSecret { tenant: "t".into(), name: "A".into(), if_revision };
+        assert!(matches!(state.apply(gone(Some(1))), Err(Rejection::Changed { .. })));
+        state.apply(gone(None)).unwrap();
+        assert!(state.secrets.is_empty());
+        assert!(matches!(state.apply(gone(None)), Err(Rejection::NotFound { what: "secret", .. })));
     }
 
     #[test]

@@ -126,6 +126,12 @@ pub struct DestinationConfig {
     /// `never`, `keyed` or `always`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeatable: Option<String>,
+    /// Secret that is put into requests through `/to`, in the place of the caller's own key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Where it is put: `authorization: Bearer {}`, `?key={}`; absent: where the profile's API takes its keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inject: Option<String>,
     /// How calls to it are made.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub policy: Map<String, Value>,

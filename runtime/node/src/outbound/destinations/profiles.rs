@@ -19,6 +19,8 @@ pub struct Profile {
     first_byte: Option<Duration>,
     /// Ends of the paths whose POSTs may be sent twice: a repetition costs money, and nothing else.
     completions: &'static [&'static str],
+    /// Where it takes its key, with `{}` for it.
+    pub(super) key: &'static str,
     /// Whether what a call costs in tokens is estimated from its body.
     pub(super) estimates_tokens: bool,
 }
@@ -27,6 +29,9 @@ pub struct Profile {
 const LLM_DEADLINE: Option<Duration> = Some(Duration::from_secs(600));
 const LLM_FIRST_BYTE: Option<Duration> = Some(Duration::from_secs(300));
 
+/// Where most APIs take their keys.
+const BEARER: &str = "authorization: Bearer {}";
+
 /// That of a destination that names none.
 pub(super) static GENERIC: Profile = Profile {
     name: "generic",
@@ -34,22 +39,28 @@ pub(super) static GENERIC: Profile = Profile {
     deadline: None,
     first_byte: None,
     completions: &[],
+    key: BEARER,
     estimates_tokens: false,
 };
 
 static OPENAI: Profile =
-    Profile::of_models("openai", "OpenAI, and services that copy its API", &["/completions", "/responses"]);
+    Profile::of_models("openai", "OpenAI, and services that copy its API", &["/completions", "/responses"], BEARER);
 
-static ANTHROPIC: Profile = Profile::of_models("anthropic", "Anthropic", &["/messages", "/complete"]);
+static ANTHROPIC: Profile = Profile::of_models("anthropic", "Anthropic", &["/messages", "/complete"], "x-api-key: {}");
 
 /// All of them.
 static PROFILES: [&Profile; 3] = [&GENERIC, &OPENAI, &ANTHROPIC];
 
 impl Profile {
     /// Of language models behind such paths.
-    const fn of_models(name: &'static str, about: &'static str, completions: &'static [&'static str]) -> Self {
+    const fn of_models(
+        name: &'static str,
+        about: &'static str,
+        completions: &'static [&'static str],
+        key: &'static str,
+    ) -> Self {
         let (deadline, first_byte) = (LLM_DEADLINE, LLM_FIRST_BYTE);
-        Self { name, about, deadline, first_byte, completions, estimates_tokens: true }
+        Self { name, about, deadline, first_byte, completions, key, estimates_tokens: true }
     }
 
     /// The profile of this name.
@@ -92,20 +103,21 @@ impl Profile {
              the characters of the texts in its JSON body, or as many as it asks for at most (`max_tokens`,\n\
              `max_completion_tokens`, `max_output_tokens`), whichever is more, and never more than the limit's quota.\n\
              Bodies beyond `replay_body` count as none. The estimate is not corrected after the answer.\n\n\
-             | profile | API | deadline | first byte | POSTs repeated, by the end of their path | estimates tokens |\n\
-             |---|---|---|---|---|---|\n",
+             | profile | API | deadline | first byte | POSTs repeated, by the end of their path | estimates tokens | takes its key as |\n\
+             |---|---|---|---|---|---|---|\n",
         );
         for profile in PROFILES {
             let time = |time: Option<Duration>| time.map_or("the node's".to_owned(), |time| Span(time).to_string());
             let ends = profile.completions.iter().map(|end| format!("`{end}`")).collect::<Vec<_>>().join(", ");
             page.push_str(&format!(
-                "| `{}` | {} | {} | {} | {} | {} |\n",
+                "| `{}` | {} | {} | {} | {} | {} | `{}` |\n",
                 profile.name,
                 profile.about,
                 time(profile.deadline),
                 time(profile.first_byte),
                 if ends.is_empty() { "none" } else { &ends },
                 if profile.estimates_tokens { "yes" } else { "no" },
+                profile.key,
             ));
         }
         page

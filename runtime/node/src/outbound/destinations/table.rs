@@ -13,7 +13,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tidegate_core::{Config, Effective, Policy, Repeatable, endpoint::Ways};
 
 use super::{
-    CompiledDestination, Endpoint, Partition,
+    CompiledDestination, Endpoint, Injection, Partition,
     compile::{compile_known, node_settings},
     endpoints, hash_key,
     partition::{self, SplitBody},
@@ -42,6 +42,10 @@ pub(crate) struct Destination {
     profile: &'static Profile,
     /// Several equal ways to it; none: the origin itself.
     pub(crate) endpoints: Arc<[Endpoint]>,
+    /// What programs' requests are given, if anything.
+    pub(crate) injection: Option<Injection>,
+    /// All that its calls may be led to, as secrets are bound to it.
+    pub(crate) stands: Arc<str>,
     /// Where tokens of calls are estimated: the most that one is taken to cost.
     token_quota: Option<u64>,
     split_by: Vec<partition::Splitter>,
@@ -90,6 +94,8 @@ impl Destination {
             policy: compiled.policy,
             profile: compiled.profile,
             endpoints: compiled.endpoints,
+            injection: compiled.injection,
+            stands: compiled.stands,
             token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
             split_by: compiled.split_by,
             counters: Default::default(),
@@ -110,6 +116,8 @@ impl Destination {
             policy: Policy::default(),
             profile: &GENERIC,
             endpoints: Arc::default(),
+            injection: None,
+            stands: Arc::default(),
             token_quota: None,
             split_by: Vec::new(),
             counters: Default::default(),

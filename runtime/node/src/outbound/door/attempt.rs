@@ -235,8 +235,13 @@ impl<'c, 'a> Attempting<'c, 'a> {
 /// The request as it is sent on this connection.
 pub(super) fn request(head: &Head, way: &Way, lease: &Lease, body: OutBody) -> Option<Request<OutBody>> {
     let mut headers = head.headers.clone();
+    let mut uri = &head.uri;
+    if let Some(filled) = &head.filled {
+        filled.apply(&mut headers);
+        uri = filled.uri().unwrap_or(uri);
+    }
     let uri = if lease.is_h2() {
-        way.absolute(&head.uri)?
+        way.absolute(uri)?
     } else {
         headers.insert(header::HOST, way.host_header()?);
         if headers.contains_key(header::TE) {
@@ -258,7 +263,7 @@ pub(super) fn request(head: &Head, way: &Way, lease: &Lease, body: OutBody) -> O
             _ => {}
         }
         // An empty path is `/`, which a URI without an authority does not know.
-        let path = way.path(&head.uri).map(Uri::from);
+        let path = way.path(uri).map(Uri::from);
         path.filter(|uri| !uri.path().is_empty()).unwrap_or_else(|| Uri::from_static("/"))
     };
     let mut request = Request::new(body);
