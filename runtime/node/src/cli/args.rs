@@ -5,7 +5,7 @@ use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 use super::{
     deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, failure::EXIT_CODES, functions::FunctionsArgs,
     invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs, mock_command::MockArgs, run::RunArgs, running::DEV_DATA,
-    serve::ServeArgs, tokens::TokensArgs, trails::TrailsArgs,
+    secrets::SecretsArgs, serve::ServeArgs, tokens::TokensArgs, trails::TrailsArgs,
 };
 use crate::settings::Settings;
 
@@ -64,6 +64,8 @@ pub(super) enum Command {
     Destinations(DestinationsArgs),
     /// Show what happened to an invocation or a call
     Trails(TrailsArgs),
+    /// List, set, bind and remove secrets
+    Secrets(SecretsArgs),
     /// List, make and revoke tokens
     Tokens(TokensArgs),
     /// Save a server and a token

@@ -24,8 +24,10 @@ mod mock_command;
 pub mod mock_llm;
 mod output;
 mod profiles;
+mod prompt;
 mod run;
 mod running;
+mod secrets;
 mod serve;
 mod signals;
 mod target;
@@ -97,6 +99,7 @@ fn run(command: Command, out: Out) -> Result<ExitCode, Failure> {
         Command::Logs(args) => client(logs::run(args, out)),
         Command::Destinations(args) => client(destinations::run(args, out)),
         Command::Trails(args) => client(trails::run(args, out)),
+        Command::Secrets(args) => client(secrets::run(args, out)),
         Command::Tokens(args) => client(tokens::run(args, out)),
         Command::Login(args) => client(login::run(args, out)),
         Command::Reference { page } => {
