@@ -142,7 +142,7 @@ async fn list(api: &Api) -> Result<Exit, Failure> {
             vec![
                 Cell::styled(secret.get("name").and_then(Value::as_str).unwrap_or_default(), paint::BOLD),
                 joined("functions").into(),
-                joined("destinations").into(),
+                Some(goes_to(secret)).filter(|to| !to.is_empty()).unwrap_or("-".to_owned()).into(),
                 joined("in").into(),
                 secret.get("set_ms").and_then(Value::as_u64).map_or("-".into(), |then| ago(then, now)).into(),
             ]
@@ -173,32 +173,52 @@ impl Serves {
         Ok(())
     }
 
-    fn stated(&self) -> [(&'static str, Vec<String>); 3] {
-        [
-            ("functions", self.functions.clone()),
-            ("destinations", self.destinations.clone()),
-            ("in", self.places.iter().map(ToString::to_string).collect()),
-        ]
-    }
-
-    /// What the secret has from now on, of what changes.
+    /// What the secret has from now on, of what changes. Destinations that it had stay what they were bound as; those that
+    /// are named are bound as what they stand for now.
     fn added_to(&self, old: &Value) -> Map<String, Value> {
-        let added = self.stated().into_iter().filter(|(_, stated)| !stated.is_empty()).map(|(key, stated)| {
+        let mut changes = Map::new();
+        for (key, stated) in self.lists().into_iter().filter(|(_, stated)| !stated.is_empty()) {
             let mut all = texts(old, key);
             all.extend(stated);
-            (key.to_owned(), json!(all))
-        });
-        added.collect()
+            changes.insert(key.to_owned(), json!(all));
+        }
+        if !self.destinations.is_empty() {
+            let mut all = origins(old);
+            all.extend(self.destinations.iter().map(|name| (name.clone(), Value::Null)));
+            changes.insert("destinations".into(), Value::Object(all));
+        }
+        changes
     }
 
     fn taken_from(&self, old: &Value) -> Map<String, Value> {
-        let left = self.stated().into_iter().filter(|(_, stated)| !stated.is_empty()).map(|(key, stated)| {
-            let mut all = texts(old, key);
-            all.retain(|name| !stated.contains(name));
-            (key.to_owned(), json!(all))
-        });
-        left.collect()
+        let mut changes = Map::new();
+        for (key, stated) in self.lists().into_iter().filter(|(_, stated)| !stated.is_empty()) {
+            let mut left = texts(old, key);
+            left.retain(|name| !stated.contains(name));
+            changes.insert(key.to_owned(), json!(left));
+        }
+        if !self.destinations.is_empty() {
+            let mut left = origins(old);
+            left.retain(|name, _| !self.destinations.contains(name));
+            changes.insert("destinations".into(), Value::Object(left));
+        }
+        changes
     }
+
+    fn lists(&self) -> [(&'static str, Vec<String>); 2] {
+        [("functions", self.functions.clone()), ("in", self.places.iter().map(ToString::to_string).collect())]
+    }
+}
+
+/// What each destination of a secret stood for when it was bound.
+fn origins(secret: &Value) -> Map<String, Value> {
+    secret.get("origins").and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// Destinations with what they stand for, for people.
+fn goes_to(secret: &Value) -> String {
+    let each = |(name, origin): (&String, &Value)| format!("{name} ({})", origin.as_str().unwrap_or("?"));
+    origins(secret).iter().map(each).collect::<Vec<_>>().join(", ")
 }
 
 /// Changes a secret from what it is now, and from nothing else.
@@ -231,14 +251,11 @@ async fn change(
         api.out.value(&made)?;
         return Ok(Exit::Ok);
     }
-    let serves: Vec<_> = [("for", "functions"), ("to", "destinations")]
-        .into_iter()
-        .map(|(word, key)| (word, texts(&made, key).join(", ")))
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(word, names)| format!(", {word} {names}"))
-        .collect();
+    let serves = [("for", texts(&made, "functions").join(", ")), ("to", goes_to(&made))];
+    let serves = serves.iter().filter(|(_, names)| !names.is_empty());
+    let serves: String = serves.map(|(word, names)| format!(", {word} {names}")).collect();
     let done = if old.is_some() { "changed" } else { "set" };
-    api.out.line(format_args!("{name}: {done}{}", serves.concat()))?;
+    api.out.line(format_args!("{name}: {done}{serves}"))?;
     Ok(Exit::Ok)
 }
 
@@ -259,7 +276,8 @@ mod tests {
 
     #[test]
     fn what_is_named_is_added_or_taken_away_and_the_rest_stays() {
-        let old = json!({"functions": ["a", "b"], "destinations": ["x"], "in": ["header:authorization"]});
+        let old = json!({"functions": ["a", "b"], "destinations": ["x", "y"], "in": ["header:authorization"],
+            "origins": {"x": "https://x.example", "y": "https://y.example"}});
         let serves = Serves {
             functions: vec!["b".into(), "c".into()],
             destinations: Vec::new(),
@@ -270,6 +288,10 @@ mod tests {
         assert_eq!(added["in"], json!(["header:authorization", "query:key"]));
         assert!(!added.contains_key("destinations"), "left out, it stays");
         assert_eq!(serves.taken_from(&old)["functions"], json!(["a"]));
+        let named = Serves { functions: Vec::new(), destinations: vec!["y".into(), "z".into()], places: Vec::new() };
+        let origins = json!({"destinations": {"x": "https://x.example", "y": null, "z": null}});
+        assert_eq!(Value::Object(named.added_to(&old)), origins);
+        assert_eq!(Value::Object(named.taken_from(&old)), json!({"destinations": {"x": "https://x.example"}}));
         let fresh = Serves { places: Vec::new(), ..serves }.added_to(&Value::Null);
         assert_eq!(Value::Object(fresh), json!({"functions": ["b", "c"]}));
     }

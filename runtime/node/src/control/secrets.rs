@@ -134,40 +134,50 @@ fn binding(
     old: Option<&SecretRecord>,
 ) -> Result<SecretBinding, Problem> {
     let old = old.map(|old| old.binding.clone()).unwrap_or_default();
-    let mut destinations = BTreeMap::new();
-    match &input.destinations {
-        Some(names) => {
-            for name in names {
-                let stands = stands_for(state, tenant, name);
-                if stands
-                    .as_ref()
-                    .is_some_and(|stands| stands.parse().is_ok_and(|pattern: HostPattern| pattern.is_any()))
-                {
-                    let why =
-                        format!("`{name}` stands for every host there is, and a secret goes to hosts that are named");
-                    return Err(wrong("destinations", why));
-                }
-                let stands = stands.ok_or_else(|| {
-                    let why = format!(
-                        "there is no destination `{name}`: `tidegate destinations put {name} --match https://HOST` makes it"
-                    );
-                    wrong("destinations", why)
-                })?;
-                destinations.insert(name.clone(), stands);
-            }
+    let destinations = match &input.destinations {
+        // As what they stood for then: a new value must not follow a destination that was led elsewhere.
+        None => old.destinations,
+        Some(stated) => {
+            let bound = |(name, origin): (&DestinationName, &Option<String>)| {
+                let stands = stands(state, tenant, name, origin.as_deref(), old.destinations.get(name))?;
+                Ok::<_, Problem>((name.clone(), stands))
+            };
+            stated.iter().map(bound).collect::<Result<BTreeMap<_, _>, _>>()?
         }
-        // What is gone stays bound to what it was.
-        None => destinations.extend(old.destinations.into_iter().map(|(name, was)| {
-            let stands = stands_for(state, tenant, &name).unwrap_or(was);
-            (name, stands)
-        })),
-    }
+    };
     let places = input.places.clone().unwrap_or(old.places);
     Ok(SecretBinding {
         functions: input.functions.clone().unwrap_or(old.functions),
         destinations,
         places: if places.is_empty() { Place::usual() } else { places },
     })
+}
+
+/// What a destination is bound as: what it stands for now, or what it was bound as before where that is what is stated.
+fn stands(
+    state: &registry::State,
+    tenant: &TenantId,
+    name: &DestinationName,
+    stated: Option<&str>,
+    was: Option<&String>,
+) -> Result<String, Problem> {
+    if let Some(was) = was.filter(|was| stated == Some(was.as_str())) {
+        return Ok(was.clone());
+    }
+    let is = stands_for(state, tenant, name).ok_or_else(|| {
+        let why = format!(
+            "there is no destination `{name}`: `tidegate destinations put {name} --match https://HOST` makes it"
+        );
+        wrong("destinations", why)
+    })?;
+    if let Some(stated) = stated.filter(|stated| *stated != is) {
+        return Err(wrong("destinations", format!("`{name}` stands for {is}, not for {stated}")));
+    }
+    if is.parse().is_ok_and(|pattern: HostPattern| !pattern.names_a_host()) {
+        let why = format!("`{name}` stands for every host there is, and a secret goes to hosts that are named");
+        return Err(wrong("destinations", why));
+    }
+    Ok(is)
 }
 
 /// What a destination stands for, in its normal form.

@@ -473,33 +473,6 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_takes_the_place_of_what_its_value_was_sealed_to_follow_and_of_nothing_else() {
-        use crate::{
-            cluster::registry::{SecretBinding, SecretHead},
-            secrets::{Keyring, SecretValue},
-        };
-        let keys = Keyring::new(["a key of this test, 32 characters at least"]).unwrap();
-        let put = |follows: u64, value: &str| {
-            let binding = SecretBinding::default();
-            let head = SecretHead { tenant: "t".into(), name: "A".into(), binding, follows, set_ms: 0 };
-            let value = SecretValue::new(value.into()).unwrap();
-            Command::PutSecret { secret: head.seal(&keys, &value).unwrap() }
-        };
-        let mut state = State::default();
-        state.apply(put(0, "one")).unwrap();
-        assert!(matches!(state.apply(put(0, "two")), Err(Rejection::Changed { is: 1, expected: 0, .. })));
-        let applied = state.apply(put(1, "two")).unwrap();
-        assert!(matches!(&applied.change, Some(Change::Secret { created: false, secret }) if secret.revision == 2));
-        let key = ("t".into(), "A".into());
-        assert_eq!(state.secrets[&key].open(&keys).unwrap().reveal(), "two");
-        let gone = |if_revision| Command::DeleteSecret { tenant: "t".into(), name: "A".into(), if_revision };
-        assert!(matches!(state.apply(gone(Some(1))), Err(Rejection::Changed { .. })));
-        state.apply(gone(None)).unwrap();
-        assert!(state.secrets.is_empty());
-        assert!(matches!(state.apply(gone(None)), Err(Rejection::NotFound { what: "secret", .. })));
-    }
-
-    #[test]
     fn what_is_refused_changes_nothing() {
         let mut state = State::default();
         state.apply(add_routed("f", &["api.example.com/*"], true, 3)).unwrap();

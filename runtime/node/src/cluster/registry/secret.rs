@@ -200,8 +200,8 @@ pub struct SecretInput {
     pub value: Option<SecretValue>,
     /// Functions that may have a handle of it.
     pub functions: Option<BTreeSet<FunctionName>>,
-    /// Destinations it may go to.
-    pub destinations: Option<BTreeSet<DestinationName>>,
+    /// Destinations it may go to, with what each must stand for where that is said.
+    pub destinations: Option<BTreeMap<DestinationName, Option<String>>>,
     /// Where in a request it may stand.
     pub places: Option<Vec<Place>>,
 }
@@ -234,7 +234,24 @@ pub fn parse_secret(value: Value) -> Result<SecretInput, ConfigError> {
         Ok(list)
     };
     let functions = names("functions", texts(&mut object, "functions")?)?;
-    let destinations = names("destinations", texts(&mut object, "destinations")?)?;
+    let origins = match object.remove("destinations") {
+        Some(Value::Object(origins)) => Some(origins.into_iter().collect::<Vec<_>>()),
+        Some(list) => {
+            object.insert("destinations".into(), list);
+            let list = texts(&mut object, "destinations")?;
+            list.map(|list| list.into_iter().map(|name| (name, Value::Null)).collect())
+        }
+        None => None,
+    };
+    names("destinations", origins.as_ref().map(|list| list.iter().map(|(name, _)| name.clone()).collect()))?;
+    let destinations = origins.map(|list| {
+        let origin = |(name, origin): (String, Value)| match origin {
+            Value::Null => Ok((DestinationName::from(name), None)),
+            Value::String(origin) => Ok((DestinationName::from(name), Some(origin))),
+            _ => wrong("destinations", "holds names, each with what it must stand for, or with null"),
+        };
+        list.into_iter().map(origin).collect::<Result<_, _>>()
+    });
     let mut places: Option<Vec<Place>> = None;
     if let Some(list) = texts(&mut object, "in")? {
         if list.is_empty() {
@@ -251,7 +268,7 @@ pub fn parse_secret(value: Value) -> Result<SecretInput, ConfigError> {
     Ok(SecretInput {
         value,
         functions: functions.map(|list| list.into_iter().map(FunctionName::from).collect()),
-        destinations: destinations.map(|list| list.into_iter().map(DestinationName::from).collect()),
+        destinations: destinations.transpose()?,
         places,
     })
 }
@@ -284,6 +301,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cluster::registry::{Change, Command, Rejection, State};
 
     fn keys() -> Keyring {
         Keyring::new(["a key of this test, 32 characters at least"]).unwrap()
@@ -321,6 +339,25 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_takes_the_place_of_what_its_value_was_sealed_to_follow_and_of_nothing_else() {
+        let (keys, mut state) = (keys(), State::default());
+        let put = |follows: u64, value: &str| {
+            let value = SecretValue::new(value.into()).unwrap();
+            Command::PutSecret { secret: head("A", "https://a.example", follows).seal(&keys, &value).unwrap() }
+        };
+        state.apply(put(0, "one")).unwrap();
+        assert!(matches!(state.apply(put(0, "two")), Err(Rejection::Changed { is: 1, expected: 0, .. })));
+        let applied = state.apply(put(1, "two")).unwrap();
+        assert!(matches!(&applied.change, Some(Change::Secret { created: false, secret }) if secret.revision == 2));
+        assert_eq!(state.secrets[&("t".into(), "A".into())].open(&keys).unwrap().reveal(), "two");
+        let gone = |if_revision| Command::DeleteSecret { tenant: "t".into(), name: "A".into(), if_revision };
+        assert!(matches!(state.apply(gone(Some(1))), Err(Rejection::Changed { .. })));
+        state.apply(gone(None)).unwrap();
+        assert!(state.secrets.is_empty());
+        assert!(matches!(state.apply(gone(None)), Err(Rejection::NotFound { what: "secret", .. })));
+    }
+
+    #[test]
     fn what_a_person_writes_is_read_and_no_error_shows_what_could_be_the_value() {
         let input = parse_secret(json!({"value": "sk-1", "functions": ["agent"], "destinations": ["openai", "openai"],
             "in": ["header:X-Key", "query:key", "header:x-key"]}))
@@ -329,6 +366,9 @@ mod tests {
         assert_eq!(input.destinations.unwrap().len(), 1);
         let places: Vec<_> = input.places.unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(places, ["header:x-key", "query:key"]);
+        let origins = parse_secret(json!({"destinations": {"a": "https://a.example", "b": null}})).unwrap();
+        let expected = [("a".into(), Some("https://a.example".to_owned())), ("b".into(), None)];
+        assert_eq!(origins.destinations, Some(expected.into()));
         let empty = parse_secret(json!({})).unwrap();
         assert!(empty.value.is_none() && empty.functions.is_none() && empty.places.is_none());
         for (input, key) in [
@@ -340,7 +380,8 @@ mod tests {
             (json!({"value": {"x": "SECRET"}}), "value"),
             (json!({"value": "SECRET\n"}), "value"),
             (json!({"functions": "SECRET"}), "functions"),
-            (json!({"destinations": {"SECRET": 1}}), "destinations"),
+            (json!({"destinations": {"a": 1}}), "destinations"),
+            (json!({"destinations": 1}), "destinations"),
             (json!({"functions": ["a b"]}), "functions[0]"),
             (json!({"in": []}), "in"),
             (json!({"in": ["header:x", "body:/key"]}), "in[1]"),

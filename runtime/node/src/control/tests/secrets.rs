@@ -107,8 +107,20 @@ async fn who_deploys_sets_values_but_leads_none_that_is_kept_elsewhere() {
     let shown = api.ask_as("GET /v1/secrets/A", &[&deploys], Body::empty()).await;
     assert_eq!(shown.body["origins"], json!({"openai": "https://api.openai.com"}));
     assert!(shown.body["warnings"][0].as_str().unwrap().contains("https://other.example"), "{}", shown.body);
-    // Who knows the value may say where it goes, and an admin may.
-    assert_eq!(api.ask_as("PUT /v1/secrets/A", &[&deploys], set("")).await.status, StatusCode::OK);
+    // Nor does a new value, unless who knows it says so.
+    let kept = json!({"openai": "https://api.openai.com"});
+    let new = api.ask_as("PUT /v1/secrets/A", &[&deploys], set("")).await;
+    assert_eq!((new.status, &new.body["origins"]), (StatusCode::OK, &kept));
+    for (origin, bound_anew) in [("https://api.openai.com", false), ("https://other.example", true)] {
+        let more = format!(r#", "destinations": {{"openai": "{origin}", "evil": null}}"#);
+        let answer = api.ask_as("PUT /v1/secrets/A", &[&deploys], set(&more)).await;
+        assert_eq!(answer.body["origins"], json!({"openai": origin, "evil": "https://evil.example"}));
+        assert_eq!(answer.body["warnings"].as_array().unwrap().is_empty(), bound_anew, "{}", answer.body);
+    }
+    let wrong = set(r#", "destinations": {"openai": "https://api.openai.com"}"#);
+    let wrong = api.ask_as("PUT /v1/secrets/A", &[&deploys], wrong).await;
+    assert!(wrong.detail().contains("stands for https://other.example, not for"), "{}", wrong.body);
+    // An admin may without knowing it.
     let bound = api.ask("PUT /v1/secrets/A", &[], r#"{"destinations": ["evil"]}"#).await;
     assert_eq!(bound.body["origins"], json!({"evil": "https://evil.example"}));
 }
