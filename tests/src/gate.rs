@@ -42,7 +42,6 @@ pub struct GateBuilder {
     variables: Vec<(String, String)>,
     data: Option<PathBuf>,
     stderr: Option<Stdio>,
-    log: Option<PathBuf>,
 }
 
 impl GateBuilder {
@@ -60,8 +59,8 @@ impl GateBuilder {
 
     /// Writes all that can be logged into this file.
     pub fn log_into(mut self, file: &Path) -> Self {
-        self.log = Some(file.to_owned());
-        self.variable("TIDEGATE_LOG", "trace")
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        self.stderr(file).variable("TIDEGATE_LOG", "trace")
     }
 
     /// Uses a data directory that outlives the gate.
@@ -93,9 +92,6 @@ impl GateBuilder {
             .stdin(Stdio::null())
             .stderr(self.stderr.unwrap_or_else(Stdio::inherit))
             .stdout(Stdio::piped());
-        if let Some(log) = &self.log {
-            command.stderr(std::fs::OpenOptions::new().append(true).create(true).open(log).unwrap());
-        }
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -140,7 +136,7 @@ impl Drop for Gate {
 impl Gate {
     /// `tidegate serve` on free ports, with calls to loopback allowed.
     pub fn serve() -> GateBuilder {
-        GateBuilder { arguments: Vec::new(), variables: Vec::new(), data: None, stderr: None, log: None }
+        GateBuilder { arguments: Vec::new(), variables: Vec::new(), data: None, stderr: None }
     }
 
     /// Its process id.

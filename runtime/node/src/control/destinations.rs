@@ -104,7 +104,11 @@ pub(super) async fn put(
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let mut answer = shown(&destination);
-    set(&mut answer, "warnings", json!(secrets::of_destination(&control, &destination).into_iter().collect::<Vec<_>>()));
+    set(
+        &mut answer,
+        "warnings",
+        json!(secrets::of_destination(&control, &destination).into_iter().collect::<Vec<_>>()),
+    );
     Ok((status, [etag::tag(destination.revision)], Json(answer)).into_response())
 }
 

@@ -55,7 +55,7 @@ pub(super) async fn put(
 ) -> Result<Response, Problem> {
     caller.require(Scope::Deploy)?;
     validate_secret_name(&name).map_err(|error| bad_request(error.to_string()))?;
-    let input = parse_secret(body::required_json(body, control.settings.control.max_control_body.get()).await?)?;
+    let input = parse_secret(body::required_json(body, &control.settings.control).await?)?;
     let insisted = etag::expected(&headers, find(&control, &caller, &name).map(|secret| secret.revision))?;
     let (secret, created) = loop {
         let old = find(&control, &caller, &name);
@@ -173,7 +173,9 @@ fn stands(
     if let Some(stated) = stated.filter(|stated| *stated != is) {
         return Err(wrong("destinations", format!("`{name}` stands for {is}, not for {stated}")));
     }
-    if is.parse().is_ok_and(|pattern: HostPattern| !pattern.names_a_host()) {
+    // The pattern comes first, endpoints behind it.
+    let pattern = is.split(", ").next().unwrap_or_default().parse();
+    if pattern.is_ok_and(|pattern: HostPattern| !pattern.names_a_host()) {
         let why = format!("`{name}` stands for every host there is, and a secret goes to hosts that are named");
         return Err(wrong("destinations", why));
     }

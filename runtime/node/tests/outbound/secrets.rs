@@ -158,8 +158,13 @@ impl World {
 
 fn function(name: &str, handles: &Handles) -> Arc<Sender> {
     let allowed_hosts = Some(HostPatterns::parse(&["*:*".to_owned()]).unwrap());
-    let kind = SenderKind::Function { name: name.into(), version: 1, allowed_hosts, handles: handles.clone() };
-    Arc::new(Sender { tenant: TenantId::default_tenant(), kind, policy: Default::default() })
+    sender(SenderKind::Function { name: name.into(), version: 1, allowed_hosts, handles: handles.clone() })
+}
+
+fn sender(kind: SenderKind) -> Arc<Sender> {
+    let tenant = TenantId::default_tenant();
+    let flow = Sender::flow_of(&tenant, &kind, 1);
+    Arc::new(Sender { tenant, kind, flow, policy: Default::default() })
 }
 
 fn request(url: &str, headers: &[(&str, &str)]) -> Request<Body> {
@@ -258,6 +263,10 @@ async fn a_handle_that_is_sent_anywhere_else_leaves_with_nothing() {
     world.destination("other", json!({"match": "https://gone.example"}));
     world.destination("bound", json!({"match": other.url("")}));
     world.refused(theft(), "secret-unbound", "binds it anew").await;
+    // And one that got another way since.
+    world.destination("bound", json!({"match": own, "endpoints": [{"url": own}, {"url": other.url("")}]}));
+    let to_own = || request(&format!("{own}/"), &[("authorization", &bearer)]);
+    world.refused(to_own(), "secret-unbound", "binds it anew").await;
     world.destination("bound", json!({"match": own}));
     assert_eq!(seen.count(), 0, "the other upstream saw nothing");
     // Places in which an upstream repeats what it is sent, or writes it down.
@@ -327,9 +336,8 @@ async fn what_is_no_handle_of_the_sender_goes_out_as_it_stands() {
     assert_eq!(world.arrived.last().2, format!(r#"{{"key": "{handle}"}}"#));
     // Another function, another version and a program have no use for it.
     let foreign = Handles::issue(Some(&HandleSeed::mint()), &["KEY".into()]);
-    let program = SenderKind::Program { token: Some("t".into()) };
-    let program = Sender { tenant: TenantId::default_tenant(), kind: program, policy: Default::default() };
-    for sender in [function("another", &Handles::default()), function("agent", &foreign), Arc::new(program)] {
+    let program = sender(SenderKind::Program { token: Some("t".into()) });
+    for sender in [function("another", &Handles::default()), function("agent", &foreign), program] {
         world.gate.sender = sender;
         let seen = literal(&world, &[("authorization", &format!("Bearer {handle}"))]).await;
         assert_eq!(seen["authorization"], format!("Bearer {handle}").as_str());
@@ -375,8 +383,7 @@ async fn calls_with_one_key_are_one_partition_whatever_handle_stands_for_it() {
 async fn a_program_is_given_the_destinations_secret_in_the_place_of_its_own_keys() {
     let mut world = World::new().await;
     let own = world.upstream.url("");
-    let kind = SenderKind::Program { token: Some("t".into()) };
-    world.gate.sender = Arc::new(Sender { tenant: TenantId::default_tenant(), kind, policy: Default::default() });
+    world.gate.sender = sender(SenderKind::Program { token: Some("t".into()) });
     let keys =
         [("authorization", "Bearer of-the-caller"), ("x-api-key", "of-the-caller"), ("api-key", "of-the-caller")];
     for (inject, name, expected) in [

@@ -31,8 +31,18 @@ const LIMIT_KEYS: &[&str] = &[
     "stream_total",
     "log_bytes",
 ];
-const DESTINATION_KEYS: &[&str] =
-    &["match", "profile", "split_by", "limits", "max_concurrency", "endpoints", "repeatable", "secret", "inject", "policy"];
+const DESTINATION_KEYS: &[&str] = &[
+    "match",
+    "profile",
+    "split_by",
+    "limits",
+    "max_concurrency",
+    "endpoints",
+    "repeatable",
+    "secret",
+    "inject",
+    "policy",
+];
 
 /// The most that a function's own limits may ask for on this node.
 #[derive(Clone, Debug)]
