@@ -39,6 +39,7 @@ pub fn guest(name: &str) -> PathBuf {
 /// How to start a gate.
 pub struct GateBuilder {
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
     data: Option<PathBuf>,
     stderr: Option<Stdio>,
 }
@@ -48,6 +49,18 @@ impl GateBuilder {
     pub fn flags(mut self, flags: &str) -> Self {
         self.arguments.extend(flags.split_whitespace().map(str::to_owned));
         self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Writes all that can be logged into this file.
+    pub fn log_into(mut self, file: &Path) -> Self {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        self.stderr(file).variable("TIDEGATE_LOG", "trace")
     }
 
     /// Uses a data directory that outlives the gate.
@@ -75,6 +88,7 @@ impl GateBuilder {
             .args(&self.arguments)
             .env("TIDEGATE_ADMIN_TOKEN", TOKEN)
             .env("TIDEGATE_LOG", std::env::var("TIDEGATE_LOG").unwrap_or_else(|_| "warn".into()))
+            .envs(self.variables)
             .stdin(Stdio::null())
             .stderr(self.stderr.unwrap_or_else(Stdio::inherit))
             .stdout(Stdio::piped());
@@ -122,7 +136,7 @@ impl Drop for Gate {
 impl Gate {
     /// `tidegate serve` on free ports, with calls to loopback allowed.
     pub fn serve() -> GateBuilder {
-        GateBuilder { arguments: Vec::new(), data: None, stderr: None }
+        GateBuilder { arguments: Vec::new(), variables: Vec::new(), data: None, stderr: None }
     }
 
     /// Its process id.
@@ -247,6 +261,13 @@ impl Gate {
         let answer = self.deploy_bytes(name, std::fs::read(guest(file)).unwrap()).await;
         assert!(answer.status.is_success(), "{}: {}", answer.status, answer.text());
         let answer = self.configure(name, config).await;
+        assert!(answer.status.is_success(), "{}: {}", answer.status, answer.text());
+    }
+
+    /// Sets or changes a secret.
+    pub async fn secret(&self, name: &str, secret: Value) {
+        let path = format!("/v1/secrets/{name}");
+        let answer = self.control(Method::PUT, &path, "application/json", secret.to_string()).await;
         assert!(answer.status.is_success(), "{}: {}", answer.status, answer.text());
     }
 

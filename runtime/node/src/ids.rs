@@ -69,6 +69,10 @@ name_type! {
     DestinationName
 }
 name_type! {
+    /// The name of a secret, that of a variable: letters, digits and `_`, no digit first.
+    SecretName
+}
+name_type! {
     /// A region code such as `iad`, or `local`.
     Region
 }

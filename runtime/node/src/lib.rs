@@ -22,5 +22,6 @@ pub mod node;
 pub mod observe;
 pub mod outbound;
 pub mod problem;
+pub mod secrets;
 pub mod settings;
 mod threads;

@@ -31,12 +31,38 @@ fn url(query: &Query) -> &str {
     query.get("url").unwrap_or("http://127.0.0.1:1/")
 }
 
-/// One call: `url`, `method`, any number of `header=name:value`, `body`.
+/// One call: `url`, `method`, any number of `header=name:value`, `body`. `$NAME` in any of them is a setting's value,
+/// `$basic(TEXT)` the Base64 of a text, settings replaced.
 pub fn fetch(exchange: Exchange, query: &Query) {
-    let headers: Vec<_> = query.all("header").filter_map(|pair| pair.split_once(':')).collect();
-    let body = query.get("body").unwrap_or_default().as_bytes();
-    let result = request(url(query), query.get("method").unwrap_or("GET"), &headers).and_then(|r| send(r, body, None));
-    report(exchange, result);
+    let settings = wasip2::cli::environment::get_environment();
+    let told = |text: &str| {
+        let mut text = text.to_owned();
+        for (name, value) in &settings {
+            text = text.replace(&format!("${name}"), value);
+        }
+        match text.split_once("$basic(").and_then(|(before, rest)| Some((before, rest.split_once(')')?))) {
+            Some((before, (inner, after))) => format!("{before}{}{after}", base64(inner.as_bytes())),
+            None => text,
+        }
+    };
+    let headers: Vec<_> = query.all("header").map(told).collect();
+    let headers: Vec<_> = headers.iter().filter_map(|pair| pair.split_once(':')).collect();
+    let body = told(query.get("body").unwrap_or_default());
+    let result = request(&told(url(query)), query.get("method").unwrap_or("GET"), &headers);
+    report(exchange, result.and_then(|request| send(request, body.as_bytes(), None)));
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let six = bits >> (18 - 6 * digit) & 63;
+            text.push(if digit <= chunk.len() { char::from(DIGITS[six as usize]) } else { '=' });
+        }
+    }
+    text
 }
 
 /// Answers with a head and a line, and only then makes a call, whose body is the rest.

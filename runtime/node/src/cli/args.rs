@@ -5,8 +5,8 @@ use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 use super::{
     api_profiles::ProfilesArgs, deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, explain::ExplainArgs,
     failure::EXIT_CODES, functions::FunctionsArgs, invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs,
-    mock_command::MockArgs, run::RunArgs, running::DEV_DATA, serve::ServeArgs, tokens::TokensArgs, top::TopArgs,
-    trails::TrailsArgs,
+    mock_command::MockArgs, run::RunArgs, running::DEV_DATA, secrets::SecretsArgs, serve::ServeArgs,
+    tokens::TokensArgs, top::TopArgs, trails::TrailsArgs,
 };
 use crate::settings::Settings;
 
@@ -71,6 +71,8 @@ pub(super) enum Command {
     Explain(ExplainArgs),
     /// Watch destinations, functions and calls as they live
     Top(TopArgs),
+    /// List, set, bind and remove secrets
+    Secrets(SecretsArgs),
     /// List, make and revoke tokens
     Tokens(TokensArgs),
     /// Save a server and a token

@@ -24,8 +24,8 @@ use super::{
 /// Arguments of `tidegate deploy`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Reads tidegate.toml of this directory where there is one: `name`, `module`, and the configuration (env, \
-allowed_hosts, auth, limits, ...). With neither a file nor --env, --allow-host or --public the function keeps its \
+Reads tidegate.toml of this directory where there is one: `name`, `module`, and the configuration (env, secrets, \
+allowed_hosts, auth, limits, ...). With neither a file nor --env, --allow-host, --secret or --public the function keeps its \
 configuration.")]
 pub(super) struct DeployArgs {
     /// Component or core module. Default: `module` of tidegate.toml
@@ -42,6 +42,9 @@ pub(super) struct DeployArgs {
     /// Host the guest may send to: api.openai.com, *.example.com, host:port, *. Repeatable
     #[arg(long = "allow-host", value_name = "HOST", value_delimiter = ',')]
     allow_hosts: Vec<String>,
+    /// Secret that the guest gets a handle of, as a variable of that name. Repeatable
+    #[arg(long = "secret", value_name = "NAME", value_delimiter = ',')]
+    secrets: Vec<String>,
     /// Let anyone invoke it, without a token
     #[arg(long)]
     public: bool,
@@ -60,6 +63,7 @@ pub(super) async fn run(args: DeployArgs, out: Out) -> Result<Exit, Failure> {
     let mut manifest = Manifest::find(args.config.as_deref())?;
     manifest.set_env(&args.env);
     manifest.allow_hosts(&args.allow_hosts);
+    manifest.add_secrets(&args.secrets);
     if args.public {
         manifest.config.insert("auth".into(), json!("public"));
     }

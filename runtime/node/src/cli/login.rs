@@ -1,9 +1,6 @@
 //! `tidegate login`: saves a server and a token as a profile, once the server has taken the token.
 
-use std::io::{IsTerminal as _, Write as _};
-
 use clap::Args;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::json;
 use url::Url;
 
@@ -12,6 +9,7 @@ use super::{
     failure::{Exit, Failure},
     output::{Out, note},
     profiles::{self, Profile, Profiles},
+    prompt,
     target::{LOCAL_CONTROL, Target, server_url},
 };
 
@@ -38,7 +36,7 @@ pub(super) async fn run(args: LoginArgs, out: Out) -> Result<Exit, Failure> {
     let mut saved = Profiles::load(&path)?;
     let token = match args.token {
         Some(token) => token,
-        None => ask(&args.url)?,
+        None => prompt::hidden(&format!("token for {}", args.url))?.trim().to_owned(),
     };
     if token.is_empty() {
         return Err(Failure::new(Exit::Usage, "an empty text is no token").next("give it with --token or on stdin"));
@@ -63,25 +61,4 @@ pub(super) async fn run(args: LoginArgs, out: Out) -> Result<Exit, Failure> {
         out.line(format_args!("saved as profile `{}`, the default from now on: {}", args.profile, path.display()))?;
     }
     Ok(Exit::Ok)
-}
-
-/// Asks for the token on a terminal, without showing it, or reads it from stdin.
-fn ask(url: &Url) -> Result<String, Failure> {
-    let stdin = std::io::stdin();
-    let mut line = String::new();
-    if !stdin.is_terminal() {
-        stdin.read_line(&mut line)?;
-        return Ok(line.trim().to_owned());
-    }
-    write!(std::io::stderr(), "token for {url} (not shown): ")?;
-    let before = tcgetattr(&stdin).map_err(std::io::Error::from)?;
-    let mut quiet = before.clone();
-    quiet.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(&stdin, OptionalActions::Flush, &quiet).map_err(std::io::Error::from)?;
-    let read = stdin.read_line(&mut line);
-    // Whatever was read, the terminal must echo again.
-    tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(std::io::Error::from)?;
-    writeln!(std::io::stderr())?;
-    read?;
-    Ok(line.trim().to_owned())
 }

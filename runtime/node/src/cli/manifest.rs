@@ -55,13 +55,23 @@ impl Manifest {
 
     /// Allows hosts, besides those of the file.
     pub(super) fn allow_hosts(&mut self, hosts: &[String]) {
-        if !hosts.is_empty() {
-            let allowed = self.config.entry("allowed_hosts").or_insert_with(|| json!([]));
-            if let Some(allowed) = allowed.as_array_mut() {
-                for host in hosts {
-                    if !allowed.iter().any(|known| known == host) {
-                        allowed.push(json!(host));
-                    }
+        self.add("allowed_hosts", hosts);
+    }
+
+    /// Names secrets, besides those of the file.
+    pub(super) fn add_secrets(&mut self, names: &[String]) {
+        self.add("secrets", names);
+    }
+
+    fn add(&mut self, key: &str, texts: &[String]) {
+        if texts.is_empty() {
+            return;
+        }
+        let list = self.config.entry(key).or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            for text in texts {
+                if !list.iter().any(|known| known == text) {
+                    list.push(json!(text));
                 }
             }
         }

@@ -26,8 +26,10 @@ mod mock_command;
 pub mod mock_llm;
 mod output;
 mod profiles;
+mod prompt;
 mod run;
 mod running;
+mod secrets;
 mod serve;
 mod signals;
 mod target;
@@ -103,6 +105,7 @@ fn run(command: Command, out: Out) -> Result<ExitCode, Failure> {
         Command::Trails(args) => client(trails::run(args, out)),
         Command::Explain(args) => client(explain::run(args, out)),
         Command::Top(args) => client(top::run(args, out)),
+        Command::Secrets(args) => client(secrets::run(args, out)),
         Command::Tokens(args) => client(tokens::run(args, out)),
         Command::Login(args) => client(login::run(args, out)),
         Command::Reference { page } => {

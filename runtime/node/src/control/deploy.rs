@@ -31,7 +31,7 @@ use super::{
     functions,
     problems::{bad_request, upload_idle},
     seams::{Admitted, Spooled},
-    set,
+    secrets, set,
 };
 use crate::{
     cluster::registry::{
@@ -92,10 +92,9 @@ pub(super) async fn deploy(
             .get(&key)
             .and_then(|function| function.active_version().map(|version| Arc::clone(&version.config)))
     };
-    let limits = match &config {
-        Some(config) => config.limits.clone(),
-        None => inherited().map(|config| config.limits.clone()).unwrap_or_default(),
-    };
+    let runs_with = config.clone().map(Arc::new).or_else(inherited).unwrap_or_default();
+    let of_secrets = secrets::check(&control, caller.tenant(), &name, &runs_with)?;
+    let limits = runs_with.limits.clone();
     let admitted = control.modules.admit(caller.tenant(), module, &limits).await?;
     let compiled = began.elapsed() - uploaded;
     let deploy = Deploy { wishes: &wishes, config, admitted: &admitted, if_revision };
@@ -107,7 +106,9 @@ pub(super) async fn deploy(
     }
     set(&mut answer, "activated", function.active == Some(number));
     set(&mut answer, "unchanged", unchanged);
-    set(&mut answer, "warnings", json!(admitted.warnings));
+    let mut warnings = admitted.warnings;
+    warnings.extend(of_secrets);
+    set(&mut answer, "warnings", json!(warnings));
     set(
         &mut answer,
         "timings",
@@ -155,6 +156,7 @@ impl Deploy<'_> {
             }
             let inherits = self.config.is_none();
             let activate = self.wishes.activate.unwrap_or(true);
+            let handles = secrets::seed(&config);
             let version = VersionRecord {
                 number: control.registry.state().next_number(&key.0, &key.1),
                 digest: self.admitted.digest,
@@ -164,6 +166,7 @@ impl Deploy<'_> {
                 config,
                 created_ms: now_ms(),
                 message: self.wishes.message.clone(),
+                handles,
             };
             let version = Arc::new(version);
             let _opened = match activate {

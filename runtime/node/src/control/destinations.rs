@@ -18,7 +18,7 @@ use super::{
     body, etag,
     extract::{Asked, Named},
     problems::bad_request,
-    set,
+    secrets, set,
 };
 use crate::{
     cluster::registry::{Change, Command, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
@@ -103,7 +103,12 @@ pub(super) async fn put(
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let answer = shown(&destination);
+    let mut answer = shown(&destination);
+    set(
+        &mut answer,
+        "warnings",
+        json!(secrets::of_destination(&control, &destination).into_iter().collect::<Vec<_>>()),
+    );
     Ok((status, [etag::tag(destination.revision)], Json(answer)).into_response())
 }
 

@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Control, auth::Caller, body, etag, extract::Named, problems::bad_request, set};
+use super::{Control, auth::Caller, body, etag, extract::Named, problems::bad_request, secrets, set};
 use crate::{
     cluster::registry::{
         Change, Command, FunctionRecord, Rejection, Scope, VersionNumber, VersionRecord, now_ms, parse_function,
@@ -125,6 +125,7 @@ pub(super) async fn configure(
     let value = body::required_json(body, &control.settings.control).await?;
     let config = Arc::new(parse_function(value, &control.ceilings)?);
     let insisted = etag::expected(&headers, Some(find(&control, &caller, &name)?.revision))?;
+    let warnings = secrets::check(&control, caller.tenant(), &name, &config)?;
     let function = loop {
         let function = find(&control, &caller, &name)?;
         // The module is that of the version that serves, or of the newest where none does yet.
@@ -137,6 +138,7 @@ pub(super) async fn configure(
             config: Arc::clone(&config),
             created_ms: now_ms(),
             message: Some(format!("configuration changed, module of version {}", base.number)),
+            handles: secrets::seed(&config),
             ..VersionRecord::clone(base)
         };
         let version = Arc::new(version);
@@ -161,6 +163,7 @@ pub(super) async fn configure(
     };
     let mut shown = summary(&control, &function);
     set(&mut shown, "config", json!(config));
+    set(&mut shown, "warnings", json!(warnings));
     Ok(([etag::tag(function.revision)], Json(shown)).into_response())
 }
 

@@ -25,6 +25,7 @@ mod problems;
 mod profiles;
 mod routes;
 mod seams;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use routes::router;
 pub use seams::{Admitted, Gate, Modules, Opened, Spooled, Versions};
+pub(crate) use secrets::unbound;
 
 use self::problems::{not_opened, open_timeout};
 use crate::{
@@ -46,6 +48,7 @@ use crate::{
     node::{DataDir, Readiness},
     observe::Observe,
     problem::Problem,
+    secrets::Keyring,
     settings::Settings,
 };
 
@@ -73,6 +76,8 @@ pub struct Control {
     pub data_url: String,
     /// The function that owns every path of the data listener (dev).
     pub root: Option<FunctionName>,
+    /// What secrets are sealed with.
+    pub keys: Arc<Keyring>,
     /// The most that functions may ask for.
     pub ceilings: Ceilings,
     /// One permit for each deploy that is uploaded or compiled.

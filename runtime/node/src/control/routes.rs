@@ -13,7 +13,7 @@ use http::Method;
 use super::{
     Control, calls, deploy, destinations, functions, info, logs, openapi,
     problems::{no_such_path, wrong_method},
-    profiles, tokens, trails,
+    profiles, secrets, tokens, trails,
 };
 
 /// The control API.
@@ -66,6 +66,10 @@ pub(super) fn table() -> Table {
         .on(Method::PUT, "/v1/destinations/{name}", destinations::put)
         .on(Method::DELETE, "/v1/destinations/{name}", destinations::delete)
         .on(Method::GET, "/v1/profiles", profiles::list)
+        .on(Method::GET, "/v1/secrets", secrets::list)
+        .on(Method::GET, "/v1/secrets/{name}", secrets::show)
+        .on(Method::PUT, "/v1/secrets/{name}", secrets::put)
+        .on(Method::DELETE, "/v1/secrets/{name}", secrets::delete)
         .on(Method::GET, "/v1/tokens", tokens::list)
         .on(Method::POST, "/v1/tokens", tokens::create)
         .on(Method::DELETE, "/v1/tokens/{id}", tokens::revoke)

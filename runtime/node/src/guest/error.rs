@@ -6,7 +6,7 @@ use http::StatusCode;
 use tidegate_core::units::{Size, Span};
 
 use super::limits::Bound;
-use crate::{body::BodyError, observe::cut, problem::Problem};
+use crate::{body::BodyError, ids::SecretName, observe::cut, problem::Problem};
 
 /// Why there is no answer, or no whole one.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -93,6 +93,12 @@ pub enum InvokeError {
     /// Another request brought the shared instance down.
     #[error("the instance was ended by another of its requests: {0}")]
     Neighbour(Arc<str>),
+    /// The request holds a handle that only the function should know.
+    #[error(
+        "the request holds the function's own handle of the secret `{0}`, which nobody outside it has any use for; somebody \
+         may have printed its environment: deploy it anew, and it has another"
+    )]
+    Handle(SecretName),
     /// The node is going down.
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -198,6 +204,10 @@ impl From<InvokeError> for Problem {
             InvokeError::Neighbour(_) => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "instance-lost", "The function's instance was lost", text)
                     .retry_after(Duration::from_secs(1))
+            }
+            InvokeError::Handle(_) => {
+                Problem::new(StatusCode::BAD_REQUEST, "secret-handle", "The request holds a handle of a secret", text)
+                    .final_answer()
             }
             InvokeError::ShuttingDown => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "The node is shutting down", text)

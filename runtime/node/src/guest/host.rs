@@ -1,6 +1,7 @@
 //! The guest host: engine, modules, pool and runtime of one node.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     future::{Future, ready},
     hash::{BuildHasher, RandomState},
@@ -9,7 +10,8 @@ use std::{
 };
 
 use futures::future::Either;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, uri::PathAndQuery};
+use percent_encoding::percent_decode_str;
 use tokio::runtime::{Builder, Handle, Runtime};
 use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
@@ -32,9 +34,10 @@ use super::{
 use crate::{
     body::{Body, ReadOn},
     cluster::registry::{FunctionLimits, Isolation, VersionRecord, World},
-    ids::{Digest, TenantId},
+    ids::{Digest, SecretName, TenantId},
     observe::Observe,
     outbound::{Hops, Sender},
+    secrets::Handles,
     settings::{GuestSettings, names},
 };
 
@@ -221,7 +224,10 @@ impl GuestHost {
             version: version.number,
             digest: version.digest,
             engine: hosted.engine.clone(),
-            env: version.config.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            env: {
+                let stated = version.config.env.iter().map(|(name, value)| (name.clone(), value.clone()));
+                stated.chain(sender.handles().into_iter().flat_map(Handles::variables)).collect()
+            },
             limits,
             isolation,
             reuse: Reuse {
@@ -275,10 +281,14 @@ impl GuestHost {
         request: Request<Body>,
         invocation: Invocation,
     ) -> impl Future<Output = Result<Response<Body>, InvokeError>> + Send + use<'a> {
+        let handles = deployment.deployed.sender.handles();
+        if let Some(secret) = handles.and_then(|handles| handle_in(handles, &request)) {
+            return Either::Left(Either::Left(ready(Err(InvokeError::Handle(secret)))));
+        }
         let hops = Hops::of(request.headers());
         let running = Running::new(invocation, Arc::clone(&deployment.deployed.limits), hops);
         if Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id()) {
-            return Either::Left(serve(deployment, request, running));
+            return Either::Left(Either::Right(serve(deployment, request, running)));
         }
         let (deployment, runtime) = (Arc::clone(deployment), self.runtime.clone());
         Either::Right(async move {
@@ -289,6 +299,15 @@ impl GuestHost {
             }
         })
     }
+}
+
+/// The secret of which a request from outside holds a handle. Only its function knows it: whoever else sends it learned
+/// it from the function, and would have the function send the secret for him if that hands its headers on.
+fn handle_in(handles: &Handles, request: &Request<Body>) -> Option<SecretName> {
+    let target = request.uri().path_and_query().map(PathAndQuery::as_str).unwrap_or_default();
+    let target = Cow::from(percent_decode_str(target));
+    let mut texts = request.headers().values().map(HeaderValue::as_bytes).chain([&*target]);
+    texts.find_map(|text| handles.find(text)).map(|(_, name)| name.clone())
 }
 
 fn serve(

@@ -1,7 +1,7 @@
 //! Whose request it is: the Tidegate token it carries, wherever a client can put one.
 //!
-//! `tidegate-token` is ours alone. `Authorization: Bearer` and the `x-api-key` of some SDKs are ours when what they
-//! hold is one of our tokens, else they are the upstream's or the guest's business. Every header that holds a token of
+//! `tidegate-token` is ours alone. `Authorization: Bearer` and the headers in which SDKs send their keys (`x-api-key`,
+//! `api-key`, `x-goog-api-key`) are ours when what they hold is one of our tokens, else they are the upstream's or the guest's business. Every header that holds a token of
 //! ours ends here, whether it was needed or not: neither a guest nor an upstream may act in its bearer's name.
 
 use http::{HeaderMap, HeaderName, header};
@@ -13,9 +13,14 @@ use crate::{
 };
 
 const OWN: HeaderName = HeaderName::from_static("tidegate-token");
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Where clients put a token; the first that holds one of ours says who asks.
-static PLACES: [HeaderName; 3] = [OWN, header::AUTHORIZATION, API_KEY];
+static PLACES: [HeaderName; 5] = [
+    OWN,
+    header::AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
 
 /// What the headers say about who asks.
 pub(super) enum Credentials {
@@ -77,7 +82,7 @@ mod tests {
     #[test]
     fn a_token_is_found_where_clients_put_it_and_every_header_that_holds_one_ends_here() {
         let directory = tempfile::tempdir().unwrap();
-        let bounds = Bounds { functions: 1, destinations: 1, tokens: 1 };
+        let bounds = Bounds { functions: 1, destinations: 1, secrets: 1, tokens: 1 };
         let registry = Registry::open(&directory.path().join("r"), bounds).unwrap();
         let ours = token::mint();
         let record = token::record(None, TenantId::default_tenant(), String::new(), vec![Scope::Admin], &ours);
@@ -87,6 +92,7 @@ mod tests {
             (&[("tidegate-token", ours.as_str()), ("authorization", "Bearer sk-1")][..], true, &["authorization"][..]),
             (&[("authorization", &bearer), ("x-api-key", "sk-1")], true, &["x-api-key"]),
             (&[("x-api-key", &ours)], true, &[]),
+            (&[("x-goog-api-key", &ours), ("api-key", &ours)], true, &[]),
             (&[("tidegate-token", &ours), ("authorization", &bearer), ("x-api-key", &ours)], true, &[]),
             (&[("authorization", "Bearer sk-1"), ("authorization", &bearer)], true, &[]),
             (&[("authorization", "Bearer sk-1")], false, &["authorization"]),

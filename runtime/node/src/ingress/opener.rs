@@ -12,6 +12,7 @@ use crate::{
     observe::{Invocations, Observe},
     outbound::{HostPatterns, Sender, SenderKind},
     problem::Problem,
+    secrets::Handles,
 };
 
 /// A version that runs, and where its invocations are counted.
@@ -50,7 +51,12 @@ impl GuestOpener {
         };
         // Likewise: what a later release added is not for this one to follow.
         let policy = serde_json::from_value::<Policy>(Value::Object(config.policy.clone())).unwrap_or_default();
-        let kind = SenderKind::Function { name: version.name.clone(), version: version.record.number, allowed_hosts };
+        let kind = SenderKind::Function {
+            name: version.name.clone(),
+            version: version.record.number,
+            allowed_hosts,
+            handles: Handles::issue(version.record.handles.as_ref(), &config.secrets),
+        };
         let flow = Sender::flow_of(&version.tenant, &kind, config.weight.unwrap_or(1));
         Sender { tenant: version.tenant.clone(), kind, flow, policy }
     }

@@ -11,6 +11,7 @@ mod pages;
 mod parts;
 mod ready;
 mod recent;
+mod secret_keys;
 mod serve;
 mod start;
 

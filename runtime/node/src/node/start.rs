@@ -15,23 +15,25 @@ use super::{
     metrics::Scrapes,
     parts::{Intake, Openings},
     ready::Readiness,
+    secret_keys,
 };
 use crate::{
     cluster::registry::{
         Bounds, Ceilings, Command, FunctionConfig, Registry, RegistryError, VersionRecord, now_ms, parse_function,
         validate_name,
     },
-    control::{Control, Modules as _, Spooled, router},
+    control::{Control, Modules as _, Spooled, router, unbound},
     guest::{GuestHost, InvokeError},
-    ids::{FunctionName, TenantId},
+    ids::{FunctionName, SecretName, TenantId},
     ingress::{
         Closing, GuestOpener, Ingress, Lingering, Senders,
         listener::{self, Handler, Peer, bind, serve},
         live::Functions,
     },
     observe::{Endpoint, EndpointError, Exporter, Observe},
-    outbound::Door,
+    outbound::{Door, DoorParts},
     problem::Problem,
+    secrets::HandleSeed,
     settings::{LogFormat, OutboundSettings, Settings, names},
 };
 
@@ -74,6 +76,9 @@ pub enum StartError {
     /// The first token.
     #[error("{0}")]
     Token(String),
+    /// The keys of secrets.
+    #[error("{0}")]
+    SecretKey(String),
     /// The function that is deployed at the start.
     #[error("{name}: {why}")]
     Root {
@@ -151,14 +156,19 @@ impl Node {
         let bounds = Bounds {
             functions: control_settings.max_functions,
             destinations: control_settings.max_destinations,
+            secrets: control_settings.max_secrets,
             tokens: control_settings.max_tokens,
         };
         let registry = Registry::open(&data.path("registry.redb"), bounds)?;
         let first = first_token::ensure(&registry, &data, settings.node.admin_token.as_deref())
             .map_err(|error| StartError::Token(error.to_string()))?;
         let (observe, exporter) = observers(&settings)?;
+        let keys = secret_keys::load(&data, &settings.node.secret_key);
+        let keys = Arc::new(keys.map_err(|error| StartError::SecretKey(error.to_string()))?);
+        secret_keys::seal_anew(&registry, &keys, &data, !settings.node.secret_key.is_empty())?;
         let read_on = settings.ingress.read_on();
-        let door = Arc::unwrap_or_clone(Door::new(&settings.outbound, read_on, Arc::clone(&observe))?);
+        let parts = DoorParts { read_on, keys: Arc::clone(&keys), ..DoorParts::default() };
+        let door = Arc::unwrap_or_clone(Door::with_parts(&settings.outbound, Arc::clone(&observe), parts)?);
         door.configure(&registry.state());
         let guests = {
             let (egress, observe) = (Arc::new(door.clone()) as _, Arc::clone(&observe));
@@ -219,6 +229,7 @@ impl Node {
             readiness: Arc::clone(&readiness),
             data_url: format!("http://{data_addr}"),
             root,
+            keys,
             ceilings,
             deploys: Arc::clone(&deploys),
             shutdown: stop.clone(),
@@ -433,6 +444,15 @@ async fn deploy_root(
     validate_name(&root.name).map_err(|error| of_function(error.to_string()))?;
     let config: FunctionConfig =
         parse_function(root.config.clone(), ceilings).map_err(|error| of_function(error.to_string()))?;
+    let handles = (!config.secrets.is_empty()).then(HandleSeed::mint);
+    for name in &config.secrets {
+        let key = (TenantId::default_tenant(), SecretName::from(name.as_str()));
+        let secret = registry.state().secrets.get(&key).cloned();
+        if !secret.as_ref().is_some_and(|secret| secret.binding.functions.contains(root.name.as_str())) {
+            // Set while the function is there: its handle means something from then on.
+            tracing::warn!("{}", unbound(name, &root.name, secret.is_some()));
+        }
+    }
     // A copy: the file may be built anew while it is read.
     let copy = data.temporary()?.into_temp_path();
     std::fs::copy(&root.module, &copy).map_err(|error| of_module(error.to_string()))?;
@@ -449,6 +469,7 @@ async fn deploy_root(
         config: Arc::new(config),
         created_ms: now_ms(),
         message: Some(root.module.display().to_string()),
+        handles,
     };
     let command = Command::AddVersion {
         tenant,

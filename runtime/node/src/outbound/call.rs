@@ -10,6 +10,7 @@ use crate::{
     body::Body,
     ids::{FunctionName, TenantId, TraceContext},
     observe::Trail,
+    secrets::Handles,
     settings::names,
 };
 
@@ -64,6 +65,14 @@ impl Sender {
         let weight = NonZeroU16::new(weight.min(tidegate_core::Flow::MAX_WEIGHT)).unwrap_or(NonZeroU16::MIN);
         tidegate_core::Flow { id: hash_key(tenant.as_str(), &name) as u64, weight }
     }
+
+    /// What stands for secrets in its calls, if anything does.
+    pub(crate) fn handles(&self) -> Option<&Handles> {
+        match &self.kind {
+            SenderKind::Function { handles, .. } => Some(handles).filter(|handles| !handles.is_empty()),
+            SenderKind::Program { .. } => None,
+        }
+    }
 }
 
 /// Function or program.
@@ -77,6 +86,8 @@ pub enum SenderKind {
         version: u64,
         /// Hosts it may send to, read once; `None` allows any (dev).
         allowed_hosts: Option<HostPatterns>,
+        /// What stands for secrets in its calls.
+        handles: Handles,
     },
     /// A program at `/to`.
     Program {

@@ -6,7 +6,7 @@
 //! A call passes, in this order: `origin` (what is dialled, in one normal form), `guard` (allowed hosts), `headers`
 //! (what ends at the gate), `body` (taken into the door's own buffer), `destinations` (which actor, which policy),
 //! `shards` (when it may go), `pool` (a connection to an address that the guard lets pass), and `door` is the loop
-//! around them. `to` reads the paths of `/to`, `redirect` keeps who follows a `Location` on them.
+//! around them. `secrets` puts values into a request as it leaves. `to` reads the paths of `/to`, `redirect` keeps who follows a `Location` on them.
 
 mod body;
 mod call;
@@ -19,6 +19,7 @@ mod pool;
 mod redirect;
 mod refuse;
 mod said;
+mod secrets;
 mod shards;
 #[cfg(test)]
 mod testing;
@@ -26,7 +27,9 @@ mod to;
 mod wait_clock;
 
 pub use call::{CallTimeouts, OutboundCall, Sender, SenderKind, TransportError};
-pub use destinations::{CompiledDestination, DestinationPage, DestinationState, PartitionState, Profile, compile};
+pub use destinations::{
+    CompiledDestination, DestinationPage, DestinationState, PartitionState, Profile, compile, stands_for,
+};
 pub use door::{DestinationGauges, Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};
 pub use headers::{HOP, Hops};

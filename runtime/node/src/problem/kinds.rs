@@ -46,6 +46,7 @@ kinds! {
     }
 
     "Functions" {
+        "secret-handle" 400 "The request holds a handle of one of the function's secrets, which nobody outside it should know"
         "outbound-calls" 429 "The invocation made as many outbound calls as it may"
         "guest-trap" 500 "The guest trapped"
         "guest-exit" 500 "The guest ended its process"
@@ -78,6 +79,8 @@ kinds! {
         "request-body" 400 "The request's body ended early"
         "host-denied" 403 "The function's `allowed_hosts` don't hold this host; the detail has the line to paste"
         "address-denied" 403 "The host's address is not public, and `egress_allow` does not hold it"
+        "secret-unbound" 403 "A secret does not go to this destination, or does not serve this function; the detail says how to bind it. Nothing was sent"
+        "secret-place" 403 "The handle of a secret stands where it is not replaced; the detail says where it may stand. Nothing was sent"
         "destination-unknown" 404 "No destination of this name is configured"
         "queue-full" 429 "As many calls or bytes wait for the destination as may; `Retry-After` is set where it is calls and known when one of them leaves"
         "deadline-unreachable" 429 "The call's turn would come after its deadline; `Retry-After` says when to come back"
@@ -92,6 +95,7 @@ kinds! {
         "draining" 503 "An operator drains the destination: no further call is taken"
         "flushed" 503 "An operator flushed what waited for the destination"
         "no-region" 400 "The destination has no endpoint in the regions that the policy insists on"
+        "secret-sealed" 503 "A secret can't be opened with the keys that the node has (`secret_key`); also of the control API"
         "too-many-destinations" 503 "The node remembers as many busy destinations as it may"
         "connect-timeout" 504 "No connection to the upstream in time"
         "request-unread" 504 "The upstream took nothing more of the request's body for `body_idle_timeout`"
@@ -102,7 +106,7 @@ kinds! {
 
     "Control API" {
         "bad-request" 400 "The request can't be understood; the detail says which part"
-        "not-found" 404 "There is no such function, version, destination, token or trail"
+        "not-found" 404 "There is no such function, version, destination, secret, token or trail"
         "upload-idle" 408 "Nothing came of an upload for `upload_idle`, or a body that is no module did not come whole within it"
         "upload-timeout" 408 "The upload took longer than `upload_timeout`"
         "deploys-busy" 503 "`max_deploys` others are deployed, and none was done within `deploy_wait`; `Retry-After` is set"

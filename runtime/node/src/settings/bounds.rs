@@ -51,7 +51,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
             max_http2_streams, read_on_bytes, read_on_time,
         }
         control {
-            max_functions, max_destinations, max_tokens, max_control_body, max_control_connections, max_deploys,
+            max_functions, max_destinations, max_secrets, max_tokens, max_control_body, max_control_connections, max_deploys,
             upload_idle, upload_timeout, deploy_wait, open_timeout,
         }
         guest {
@@ -91,7 +91,7 @@ mod tests {
         let find = |key: &str| listed.iter().find(|bound| bound.key == key).unwrap_or_else(|| panic!("{key}"));
         for key in super::super::names::ALL
             .iter()
-            .filter(|key| !matches!(**key, "egress_allow" | "otlp_endpoint" | "otlp_headers"))
+            .filter(|key| !["egress_allow", "otlp_endpoint", "otlp_headers", "secret_key"].contains(key))
         {
             find(key);
         }

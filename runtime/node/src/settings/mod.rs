@@ -26,7 +26,7 @@ pub use file::{FileError, parse_with_file};
 pub(crate) use nearest::nearest;
 pub use reference::reference_page;
 pub use sources::{Source, Sources};
-pub use values::without_empty_variables;
+pub use values::{KeyText, without_empty_variables};
 use values::{address, count, percent};
 
 /// Everything `tidegate serve` can be told.
@@ -90,6 +90,16 @@ pub struct NodeSettings {
     /// First admin token. None: one is made and written to DATA/admin-token
     #[arg(long, env = "TIDEGATE_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
+    /// Keys that secrets are sealed with, of 32 characters at least: the first seals, all open. None: one is made and written to DATA/secret-key
+    #[arg(
+        long,
+        env = "TIDEGATE_SECRET_KEY",
+        value_name = "KEY",
+        value_delimiter = ',',
+        hide_env_values = true,
+        hide_default_value = true
+    )]
+    pub secret_key: Vec<KeyText>,
     /// Time after SIGTERM or SIGINT in which the node still accepts while /readyz says 503, so that balancers look elsewhere
     #[arg(long, env = "TIDEGATE_DRAIN_GRACE", value_name = "DURATION", default_value = "0s")]
     pub drain_grace: Span,
@@ -150,6 +160,9 @@ pub struct ControlSettings {
     /// Configured destinations that are kept
     #[arg(long, env = "TIDEGATE_MAX_DESTINATIONS", value_name = "COUNT", default_value_t = 1_000)]
     pub max_destinations: usize,
+    /// Secrets that are kept
+    #[arg(long, env = "TIDEGATE_MAX_SECRETS", value_name = "COUNT", default_value_t = 1_000)]
+    pub max_secrets: usize,
     /// Tokens that are kept
     #[arg(long, env = "TIDEGATE_MAX_TOKENS", value_name = "COUNT", default_value_t = 1_000)]
     pub max_tokens: usize,

@@ -22,6 +22,8 @@ names! {
     READ_ON_TIME = "read_on_time";
     MAX_FUNCTIONS = "max_functions";
     MAX_DESTINATIONS = "max_destinations";
+    MAX_SECRETS = "max_secrets";
+    SECRET_KEY = "secret_key";
     MAX_TOKENS = "max_tokens";
     MAX_CONTROL_BODY = "max_control_body";
     MAX_CONTROL_CONNECTIONS = "max_control_connections";

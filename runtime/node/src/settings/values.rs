@@ -1,11 +1,41 @@
 //! How the values of settings are written, where clap has no type for it.
 
 use std::{
+    convert::Infallible,
+    fmt,
     net::{SocketAddr, ToSocketAddrs},
     ops::RangeInclusive,
+    str::FromStr,
 };
 
 use clap::{Command, builder::RangedU64ValueParser};
+use zeroize::Zeroizing;
+
+/// The text of a key. It prints as nothing.
+#[derive(Clone)]
+pub struct KeyText(Zeroizing<String>);
+
+impl KeyText {
+    /// The text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KeyText {
+    // What is wrong with a key is told by who reads it: clap would show the key.
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(Zeroizing::new(text.to_owned())))
+    }
+}
+
+impl fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyText")
+    }
+}
 
 /// An address to listen on: an IP address or a name, and a port. Of the addresses of a name the first one counts.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {

@@ -154,11 +154,17 @@ impl Host {
             config: Arc::new(config),
             created_ms: 0,
             message: None,
+            handles: None,
         };
         let sender = Arc::new(Sender {
             flow: Default::default(),
             tenant: tenant(),
-            kind: SenderKind::Function { name: name.into(), version: 1, allowed_hosts: None },
+            kind: SenderKind::Function {
+                name: name.into(),
+                version: 1,
+                allowed_hosts: None,
+                handles: Default::default(),
+            },
             policy: Default::default(),
             flow: Default::default(),
         });

@@ -21,6 +21,7 @@ mod messages;
 mod patience;
 mod profiles;
 mod refusals;
+mod secrets;
 mod shown;
 mod support;
 mod tls;

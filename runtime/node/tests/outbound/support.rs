@@ -217,6 +217,7 @@ impl Gate {
             name: "agent".into(),
             version: 1,
             allowed_hosts: Some(HostPatterns::parse(&allowed).unwrap()),
+            handles: Default::default(),
         };
         let tenant = TenantId::default_tenant();
         self.sender =

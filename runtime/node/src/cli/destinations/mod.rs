@@ -79,6 +79,12 @@ struct Put {
     /// Whether calls may be repeated
     #[arg(long, value_name = "WHEN", value_parser = ["never", "keyed", "always"])]
     repeatable: Option<String>,
+    /// Secret that requests through /to are given in the place of the caller's own key
+    #[arg(long, value_name = "NAME")]
+    secret: Option<String>,
+    /// Where it is put: "authorization: Bearer {}", "x-api-key: {}", "?key={}". Default: where the API takes its keys
+    #[arg(long, value_name = "TEMPLATE")]
+    inject: Option<String>,
     /// Deadline of its calls
     #[arg(long, value_name = "DURATION")]
     deadline: Option<tidegate_core::units::Span>,
@@ -220,6 +226,8 @@ impl Put {
         set("limits", (!self.limits.is_empty()).then(|| json!(self.limits)));
         set("max_concurrency", self.max_concurrency.map(|count| json!(count)));
         set("endpoints", (!self.endpoints.is_empty()).then(|| json!(self.endpoints)));
+        set("secret", self.secret.as_ref().map(|text| json!(text)));
+        set("inject", self.inject.as_ref().map(|text| json!(text)));
         set("repeatable", self.repeatable.as_ref().map(|text| json!(text)));
         if let Some(deadline) = self.deadline {
             let policy = config.entry("policy").or_insert_with(|| json!({}));

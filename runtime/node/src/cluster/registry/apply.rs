@@ -3,11 +3,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::state::{
-    Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
+use super::{
+    secret::SecretRecord,
+    state::{
+        Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
+    },
 };
 use crate::{
-    ids::{DestinationName, Digest, FunctionName, TenantId},
+    ids::{DestinationName, Digest, FunctionName, SecretName, TenantId},
     outbound::HostPattern,
 };
 
@@ -53,6 +56,15 @@ pub enum Change {
     },
     /// A destination is gone.
     DestinationGone(TenantId, DestinationName),
+    /// A secret was made or changed.
+    Secret {
+        /// As it is now.
+        secret: Arc<SecretRecord>,
+        /// Whether there was none before.
+        created: bool,
+    },
+    /// A secret is gone.
+    SecretGone(TenantId, SecretName),
     /// A token was added.
     Token(Arc<TokenRecord>),
     /// A token is revoked.
@@ -107,6 +119,22 @@ impl State {
                 check_revision(key.1.as_str(), old.revision, if_revision)?;
                 self.destinations.remove(&key);
                 Some(Change::DestinationGone(key.0, key.1))
+            }
+            Command::PutSecret { secret } => {
+                let key = (secret.tenant.clone(), secret.name.clone());
+                let old = self.secrets.get(&key).map(|old| old.revision);
+                // What is sealed with the value says so, too.
+                check_revision(key.1.as_str(), old.unwrap_or(0), Some(secret.follows))?;
+                let secret = Arc::new(secret.at(self.revision + 1));
+                self.secrets.insert(key, Arc::clone(&secret));
+                Some(Change::Secret { secret, created: old.is_none() })
+            }
+            Command::DeleteSecret { tenant, name, if_revision } => {
+                let key = (tenant, name);
+                let old = self.secrets.get(&key).ok_or_else(|| not_found("secret", key.1.as_str()))?;
+                check_revision(key.1.as_str(), old.revision, if_revision)?;
+                self.secrets.remove(&key);
+                Some(Change::SecretGone(key.0, key.1))
             }
             Command::AddToken { token } => {
                 let token = Arc::new(token);
@@ -307,6 +335,7 @@ mod tests {
             }),
             created_ms: 0,
             message: None,
+            handles: None,
         }
     }
 

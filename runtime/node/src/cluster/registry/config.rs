@@ -130,6 +130,12 @@ pub struct DestinationConfig {
     /// needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ask_usage: Option<bool>,
+    /// Secret that is put into requests through `/to`, in the place of the caller's own key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Where it is put: `authorization: Bearer {}`, `?key={}`; absent: where the profile's API takes its keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inject: Option<String>,
     /// How calls to it are made.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub policy: Map<String, Value>,

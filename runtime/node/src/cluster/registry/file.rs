@@ -13,6 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     apply::Change,
+    secret::SecretRecord,
     state::{DestinationRecord, FunctionRecord, State, TokenRecord},
     store::RegistryError,
 };
@@ -22,6 +23,7 @@ use crate::ids::TenantId;
 // one still reads.
 const FUNCTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("functions");
 const DESTINATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("destinations");
+const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -91,6 +93,9 @@ fn load(database: &Database) -> Result<State, RegistryError> {
     for (_, destination) in records::<DestinationRecord>(&read, DESTINATIONS, "destination")? {
         state.destinations.insert((destination.tenant.clone(), destination.name.clone()), Arc::new(destination));
     }
+    for (_, secret) in records::<SecretRecord>(&read, SECRETS, "secret")? {
+        state.secrets.insert((secret.tenant.clone(), secret.name.clone()), Arc::new(secret));
+    }
     for (_, token) in records::<TokenRecord>(&read, TOKENS, "token")? {
         state.insert_token(Arc::new(token));
     }
@@ -103,7 +108,13 @@ fn records<T: DeserializeOwned>(
     name: &'static str,
 ) -> Result<Vec<(String, T)>, RegistryError> {
     let mut found = Vec::new();
-    for entry in read.open_table(table)?.iter()? {
+    let table_of = match read.open_table(table) {
+        Ok(table) => table,
+        // Made with its first record, where the file is of an earlier release.
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(found),
+        Err(error) => return Err(error.into()),
+    };
+    for entry in table_of.iter()? {
         let (key, value) = entry?;
         let key = key.value().to_owned();
         match serde_json::from_slice(value.value()) {
@@ -141,6 +152,14 @@ pub(super) fn store(database: &Database, change: &Change, state: &State) -> Resu
             }
             Change::DestinationGone(tenant, name) => {
                 write.open_table(DESTINATIONS)?.remove(key(tenant, name.as_str()).as_str())?;
+            }
+            Change::Secret { secret, .. } => {
+                let key = key(&secret.tenant, secret.name.as_str());
+                let value = json("secret", &key, &**secret)?;
+                write.open_table(SECRETS)?.insert(key.as_str(), value.as_slice())?;
+            }
+            Change::SecretGone(tenant, name) => {
+                write.open_table(SECRETS)?.remove(key(tenant, name.as_str()).as_str())?;
             }
             Change::Token(token) => {
                 let value = json("token", &token.id, &**token)?;

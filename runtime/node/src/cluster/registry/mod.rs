@@ -1,4 +1,4 @@
-//! The registry: functions and their versions, destinations, tokens.
+//! The registry: functions and their versions, destinations, secrets, tokens.
 //!
 //! A small state machine: a [`Command`] goes in, the next [`State`] comes out, and nothing else changes it. Reads are
 //! lock-free on an immutable snapshot; writes are serialised, stored durably, then shown. Whoever replicates it only
@@ -8,6 +8,7 @@ mod apply;
 mod config;
 mod file;
 mod route;
+mod secret;
 mod state;
 mod store;
 pub mod token;
@@ -18,6 +19,8 @@ pub use config::{
     Auth, ConfigError, DestinationConfig, EndpointConfig, FunctionConfig, FunctionLimits, Isolation, validate_name,
 };
 pub use route::{RouteHost, RoutePattern};
+pub(crate) use secret::CREDENTIALS;
+pub use secret::{Place, SecretBinding, SecretHead, SecretInput, SecretRecord, parse_secret, validate_secret_name};
 pub use state::{
     Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
     World,

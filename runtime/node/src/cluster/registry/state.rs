@@ -7,8 +7,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{DestinationConfig, FunctionConfig};
-use crate::ids::{DestinationName, Digest, FunctionName, TenantId};
+use super::{
+    config::{DestinationConfig, FunctionConfig},
+    secret::SecretRecord,
+};
+use crate::{
+    ids::{DestinationName, Digest, FunctionName, SecretName, TenantId},
+    secrets::HandleSeed,
+};
 
 /// Number of a version within its function, from 1, never used twice.
 pub type VersionNumber = u64;
@@ -44,6 +50,9 @@ pub struct VersionRecord {
     /// What the deployer said about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What its handles of secrets are derived from; nothing where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handles: Option<HandleSeed>,
 }
 
 /// A function.
@@ -226,6 +235,20 @@ pub enum Command {
         /// Entity tag the caller saw, if it insists.
         if_revision: Option<u64>,
     },
+    /// Makes a secret, or changes its value, whom it may serve, or both. It must follow the record that is there.
+    PutSecret {
+        /// The secret; its revision is ignored.
+        secret: SecretRecord,
+    },
+    /// Removes a secret.
+    DeleteSecret {
+        /// Whose secret.
+        tenant: TenantId,
+        /// Its name.
+        name: SecretName,
+        /// Entity tag the caller saw, if it insists.
+        if_revision: Option<u64>,
+    },
     /// Adds a token.
     AddToken {
         /// The token.
@@ -279,6 +302,8 @@ pub struct State {
     pub functions: BTreeMap<(TenantId, FunctionName), Arc<FunctionRecord>>,
     /// Destinations by tenant and name.
     pub destinations: BTreeMap<(TenantId, DestinationName), Arc<DestinationRecord>>,
+    /// Secrets by tenant and name.
+    pub secrets: BTreeMap<(TenantId, SecretName), Arc<SecretRecord>>,
     /// Tokens by id.
     pub tokens: BTreeMap<String, Arc<TokenRecord>>,
     /// The same tokens by hash.

@@ -83,6 +83,8 @@ pub struct Bounds {
     pub functions: usize,
     /// Destinations (setting `max_destinations`).
     pub destinations: usize,
+    /// Secrets (setting `max_secrets`).
+    pub secrets: usize,
     /// Tokens (setting `max_tokens`).
     pub tokens: usize,
 }
@@ -198,6 +200,10 @@ impl Bounds {
                 let count = state.destinations.keys().filter(|(owner, _)| of(owner, tenant)).count();
                 ("destinations", self.destinations, crate::settings::names::MAX_DESTINATIONS, count)
             }
+            Command::PutSecret { secret } if secret.follows == 0 => {
+                let count = state.secrets.keys().filter(|(owner, _)| of(owner, &secret.tenant)).count();
+                ("secrets", self.secrets, crate::settings::names::MAX_SECRETS, count)
+            }
             Command::AddToken { token } if !state.tokens.contains_key(&token.id) => {
                 let count = state.tokens.values().filter(|other| of(&other.tenant, &token.tenant)).count();
                 ("tokens", self.tokens, crate::settings::names::MAX_TOKENS, count)
@@ -218,9 +224,9 @@ mod tests {
     use super::*;
     use crate::cluster::registry::file::META;
     use crate::cluster::registry::{DestinationConfig, FunctionConfig, VersionRecord, World};
-    use crate::ids::Digest;
+    use crate::{ids::Digest, secrets::HandleSeed};
 
-    const BOUNDS: Bounds = Bounds { functions: 2, destinations: 2, tokens: 2 };
+    const BOUNDS: Bounds = Bounds { functions: 2, destinations: 2, secrets: 2, tokens: 2 };
 
     fn put(name: &str) -> Command {
         let config = DestinationConfig { r#match: format!("https://{name}.example"), ..DestinationConfig::default() };
@@ -237,6 +243,7 @@ mod tests {
             config: Arc::new(config),
             created_ms: 5,
             message: Some("first".into()),
+            handles: Some(HandleSeed::mint()),
         };
         Command::AddVersion {
             tenant: "t".into(),

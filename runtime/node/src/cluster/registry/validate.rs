@@ -11,6 +11,7 @@ use tidegate_core::{
 use super::{
     config::{ConfigError, DestinationConfig, FunctionConfig, FunctionLimits},
     route::RoutePattern,
+    secret::validate_secret_name,
 };
 use crate::{
     outbound::HostPattern,
@@ -30,8 +31,18 @@ const LIMIT_KEYS: &[&str] = &[
     "stream_total",
     "log_bytes",
 ];
-const DESTINATION_KEYS: &[&str] =
-    &["match", "profile", "split_by", "limits", "max_concurrency", "endpoints", "repeatable", "policy"];
+const DESTINATION_KEYS: &[&str] = &[
+    "match",
+    "profile",
+    "split_by",
+    "limits",
+    "max_concurrency",
+    "endpoints",
+    "repeatable",
+    "secret",
+    "inject",
+    "policy",
+];
 
 /// The most that a function's own limits may ask for on this node.
 #[derive(Clone, Debug)]
@@ -92,11 +103,15 @@ pub fn parse_function(value: Value, ceilings: &Ceilings) -> Result<FunctionConfi
             "answers can't be fetched later yet: this release does not offer respond-async; leave it out",
         );
     }
-    if let Some(name) = config.secrets.first() {
-        return wrong(
-            "secrets",
-            format!("there is no secret `{name}`: this release keeps none yet, so none can be bound; use `env`"),
-        );
+    for (index, name) in config.secrets.iter().enumerate() {
+        let key = format!("secrets[{index}]");
+        validate_secret_name(name).or_else(|error| wrong(&key, format!("`{name}`: {}", error.why)))?;
+        if config.env.contains_key(name) {
+            return wrong(&key, format!("`{name}` is set in `env`, too: the guest has one variable of that name"));
+        }
+        if config.secrets.iter().take(index).any(|earlier| earlier == name) {
+            return wrong(&key, format!("`{name}` is named twice"));
+        }
     }
     if config.weight.is_some_and(|weight| weight == 0 || weight > Flow::MAX_WEIGHT) {
         return wrong("weight", format!("is 1 to {}", Flow::MAX_WEIGHT));
@@ -276,7 +291,9 @@ mod tests {
             (json!({"async": true}), "async", "does not offer respond-async"),
             (json!({"env": {"1A": ""}}), "env.1A", "letters, digits and _"),
             (json!({"env": {"A": 1}}), "env", "expected a string"),
-            (json!({"secrets": ["KEY"]}), "secrets", "there is no secret `KEY`"),
+            (json!({"secrets": ["A KEY"]}), "secrets[0]", "letters, digits and _"),
+            (json!({"secrets": ["KEY", "KEY"]}), "secrets[1]", "named twice"),
+            (json!({"secrets": ["KEY"], "env": {"KEY": ""}}), "secrets[0]", "is set in `env`, too"),
             (json!({"allowed_hosts": ["https://a.example/x"]}), "allowed_hosts[0]", "is no host"),
             (json!({"allowed_hosts": ["a.example", "a b"]}), "allowed_hosts[1]", "is no host"),
             (json!({"routes": ["api.example.com"]}), "routes[0]", "has no path"),
@@ -317,7 +334,7 @@ mod tests {
         let function: FunctionConfig = serde_json::from_value(function).unwrap();
         assert!(function.unknown.is_empty(), "{function:?}");
         let destination = json!({"match": "", "profile": null, "split_by": [], "limits": [], "max_concurrency": null,
-            "repeatable": null, "policy": {}});
+            "repeatable": null, "secret": null, "inject": null, "policy": {}});
         assert!(DESTINATION_KEYS.iter().all(|key| destination.get(key).is_some()));
         let destination: DestinationConfig = serde_json::from_value(destination).unwrap();
         assert!(destination.unknown.is_empty(), "{destination:?}");

@@ -4,6 +4,7 @@ mod changes;
 mod deploys;
 mod logs;
 mod looking;
+mod secrets;
 
 use std::sync::{Arc, Mutex};
 
@@ -109,7 +110,7 @@ fn api_with(flags: &[&str]) -> Api {
     let settings = Arc::new(Settings::from_arg_matches(&matches).unwrap());
     let directory = tempfile::tempdir().unwrap();
     let data = Arc::new(DataDir::open(directory.path()).unwrap());
-    let bounds = Bounds { functions: 3, destinations: 3, tokens: 5 };
+    let bounds = Bounds { functions: 3, destinations: 3, secrets: 3, tokens: 5 };
     let registry = Registry::open(&data.path("registry.redb"), bounds).unwrap();
     let admin = token::mint();
     let scopes = vec![Scope::Admin];
@@ -127,6 +128,7 @@ fn api_with(flags: &[&str]) -> Api {
         readiness: Arc::default(),
         data_url: "http://127.0.0.1:8080".into(),
         root: None,
+        keys: Arc::new(Keyring::new(["a key of this test, 32 characters at least"]).unwrap()),
         ceilings: Ceilings::from(&settings.guest),
         deploys: Arc::new(Semaphore::new(2)),
         shutdown: CancellationToken::new(),

@@ -51,6 +51,7 @@ fn add_configured(name: &str, config: FunctionConfig) -> Command {
         config: Arc::new(config),
         created_ms: 0,
         message: None,
+        handles: None,
     };
     let (tenant, name) = (TenantId::default_tenant(), name.into());
     Command::AddVersion { tenant, name, version, activate: true, if_revision: None, keep: 10 }

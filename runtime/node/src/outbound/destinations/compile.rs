@@ -12,10 +12,18 @@ use super::{
     profiles::{GENERIC, Profile},
 };
 use crate::{
-    cluster::registry::{ConfigError, DestinationConfig},
-    outbound::guard::HostPattern,
+    cluster::registry::{ConfigError, DestinationConfig, validate_secret_name},
+    ids::SecretName,
+    outbound::{guard::HostPattern, secrets::Template},
     settings::OutboundSettings,
 };
+
+/// The secret of a destination, and where it is put into requests of programs.
+#[derive(Clone, Debug)]
+pub(crate) struct Injection {
+    pub(crate) secret: SecretName,
+    pub(crate) template: Template,
+}
 
 /// Splitters of one destination at most.
 const SPLITTERS: usize = 4;
@@ -31,6 +39,9 @@ pub struct CompiledDestination {
     pub(super) policy: Policy,
     pub(super) profile: &'static Profile,
     pub(super) endpoints: Arc<[Endpoint]>,
+    pub(super) injection: Option<Injection>,
+    /// All that its calls may be led to.
+    pub(super) stands: Arc<str>,
     /// The quota of the narrowest limit in tokens: no estimate is more, so that none keeps a call out for ever.
     pub(super) token_quota: Option<u64>,
     /// Whether streamed completions are asked for their usage.
@@ -59,7 +70,7 @@ pub(super) fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, Co
 /// The first key that is wrong or unknown, with what would be right.
 pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Result<CompiledDestination, ConfigError> {
     if let Some(key) = config.unknown.keys().next() {
-        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, ask_usage, policy";
+        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, ask_usage, secret, inject, policy";
         return Err(error(key, format!("is no key of a destination; there are {known}")));
     }
     let compiled = compile_known(config, settings)?;
@@ -101,6 +112,7 @@ pub(super) fn compile_known(
     if split_by.is_empty() && config.limits.is_empty() && config.max_concurrency.is_none() {
         split_by = partition::of_profile(profile);
     }
+    let injection = injection(config, profile)?;
     let limits = config
         .limits
         .iter()
@@ -122,6 +134,7 @@ pub(super) fn compile_known(
     }
     let asks_usage = config.ask_usage.unwrap_or(token_quota.is_some()) && !profile.streamed.is_empty();
     let limits = Arc::new(limits);
+    let stands = stands_for(config);
     Ok(CompiledDestination {
         pattern,
         split_by,
@@ -130,9 +143,40 @@ pub(super) fn compile_known(
         policy,
         profile,
         endpoints,
+        injection,
+        stands,
         token_quota,
         asks_usage,
     })
+}
+
+/// All that calls to a destination may be led to: its pattern, and the URLs of its endpoints. What a secret is bound to.
+pub fn stands_for(config: &DestinationConfig) -> Arc<str> {
+    let text = &config.r#match;
+    let mut stands = text.parse::<HostPattern>().map_or_else(|_| text.clone(), |pattern| pattern.to_string());
+    for endpoint in &config.endpoints {
+        stands.push_str(", ");
+        match endpoint.get("url").and_then(Value::as_str) {
+            Some(url) => stands.push_str(url),
+            None => stands.push_str(&endpoint.to_string()),
+        }
+    }
+    stands.into()
+}
+
+fn injection(config: &DestinationConfig, profile: &Profile) -> Result<Option<Injection>, ConfigError> {
+    let template =
+        config.inject.clone().unwrap_or_else(|| profile.key_template()).parse().map_err(|why: String| error("inject", why))?;
+    match &config.secret {
+        None if config.inject.is_some() => {
+            Err(error("inject", "says where a secret is put; name one in `secret`, too"))
+        }
+        None => Ok(None),
+        Some(name) => {
+            validate_secret_name(name).map_err(|wrong| error("secret", format!("`{name}`: {}", wrong.why)))?;
+            Ok(Some(Injection { secret: name.as_str().into(), template }))
+        }
+    }
 }
 
 /// What the node's settings say about every destination.
@@ -188,6 +232,20 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_put_where_the_configuration_says_or_else_the_profile() {
+        for (config, template) in [
+            (r#""secret": "K""#, "authorization: Bearer {}"),
+            (r#""secret": "K", "profile": "openai""#, "authorization: Bearer {}"),
+            (r#""secret": "K", "profile": "anthropic""#, "x-api-key: {}"),
+            (r#""secret": "K", "profile": "anthropic", "inject": "?key={}""#, "?key={}"),
+        ] {
+            let compiled = check(&format!(r#"{{"match": "https://a", {config}}}"#)).unwrap();
+            let injection = compiled.injection.unwrap();
+            assert_eq!((injection.secret.as_str(), Ok(injection.template)), ("K", template.parse()), "{config}");
+        }
+    }
+
+    #[test]
     fn a_limit_in_tokens_is_taken_only_where_something_counts_them() {
         let limits = r#""limits": [{"quota": 5, "per": "1s"}, {"unit": "tokens", "quota": 10, "per": "1m"}]"#;
         let error = check(&format!(r#"{{"match": "https://a", {limits}}}"#)).unwrap_err();
@@ -218,6 +276,9 @@ mod tests {
             (r#"{"match": "https://a", "split_by": ["header:a b"]}"#, "split_by[0]"),
             (r#"{"match": "https://a", "split_by": ["body:model"]}"#, "split_by[0]"),
             (r#"{"match": "https://a", "repeatable": "sometimes"}"#, "`repeatable`"),
+            (r#"{"match": "https://a", "secret": "A KEY"}"#, "`secret`"),
+            (r#"{"match": "https://a", "secret": "KEY", "inject": "Bearer {}"}"#, "`inject`"),
+            (r#"{"match": "https://a", "inject": "x-api-key: {}"}"#, "`inject`"),
             (r#"{"match": "https://a", "policy": {"deadlin": "1s"}}"#, "deadlin"),
             (r#"{"match": "https://a", "policy": {"retries": 99}}"#, "policy.retries"),
         ] {

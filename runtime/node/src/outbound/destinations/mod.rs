@@ -11,7 +11,8 @@ mod table;
 mod tokens;
 mod view;
 
-pub use compile::{CompiledDestination, compile};
+pub(crate) use compile::Injection;
+pub use compile::{CompiledDestination, compile, stands_for};
 pub(crate) use endpoints::Endpoint;
 pub(crate) use partition::{Partition, hash_key};
 pub use profiles::Profile;

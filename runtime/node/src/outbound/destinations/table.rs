@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, request};
 use tidegate_core::{Config, Effective, Policy, Repeatable, endpoint::Ways};
 
 use super::{
-    CompiledDestination, Endpoint, Partition,
+    CompiledDestination, Endpoint, Injection, Partition,
     compile::{compile_known, node_settings},
     endpoints, hash_key,
     partition::{self, SplitBody},
@@ -43,6 +43,10 @@ pub(crate) struct Destination {
     profile: &'static Profile,
     /// Several equal ways to it; none: the origin itself.
     pub(crate) endpoints: Arc<[Endpoint]>,
+    /// What programs' requests are given, if anything.
+    pub(crate) injection: Option<Injection>,
+    /// All that its calls may be led to, as secrets are bound to it.
+    pub(crate) stands: Arc<str>,
     /// Where tokens of calls are estimated: the most that one is taken to cost.
     token_quota: Option<u64>,
     counts_tokens: bool,
@@ -69,6 +73,8 @@ impl Destination {
             endpoints: compiled.endpoints,
             counts_tokens: compiled.token_quota.is_some(),
             asks_usage: compiled.asks_usage,
+            injection: compiled.injection,
+            stands: compiled.stands,
             token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
             split_by: compiled.split_by,
             counts: OnceLock::new(),
@@ -89,6 +95,8 @@ impl Destination {
             policy: Policy::default(),
             profile,
             endpoints: Arc::default(),
+            injection: None,
+            stands: Arc::default(),
             token_quota: None,
             counts_tokens: false,
             asks_usage: false,

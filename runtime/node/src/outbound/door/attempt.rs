@@ -248,8 +248,13 @@ pub(super) fn request(
 ) -> Option<Request<OutBody>> {
     let mut headers = head.headers.clone();
     headers.insert(TRACEPARENT, traceparent);
+    let mut uri = &head.uri;
+    if let Some(filled) = &head.filled {
+        filled.apply(&mut headers);
+        uri = filled.uri().unwrap_or(uri);
+    }
     let uri = if lease.is_h2() {
-        way.absolute(&head.uri)?
+        way.absolute(uri)?
     } else {
         headers.insert(header::HOST, way.host_header()?);
         if headers.contains_key(header::TE) {
@@ -271,7 +276,7 @@ pub(super) fn request(
             _ => {}
         }
         // An empty path is `/`, which a URI without an authority does not know.
-        let path = way.path(&head.uri).map(Uri::from);
+        let path = way.path(uri).map(Uri::from);
         path.filter(|uri| !uri.path().is_empty()).unwrap_or_else(|| Uri::from_static("/"))
     };
     let mut request = Request::new(body);

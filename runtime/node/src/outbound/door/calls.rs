@@ -25,11 +25,12 @@ use crate::{
     ids::TraceContext,
     observe::{DestinationCounts, FeedEvent, Note},
     outbound::{
-        CallTimeouts, TransportError, WaitClock,
+        CallTimeouts, Sender, TransportError, WaitClock,
         body::{Idle, KeptBody, Pump, Unread, Watch, Watched, discard, plain, wrap},
         headers,
         pool::{Peeked, Streaming},
         refuse,
+        secrets::{AsMade, Filled, fill},
         shards::{self, Admission, Asked},
     },
     problem::Problem,
@@ -59,6 +60,7 @@ pub(super) struct Call<'a> {
     pub(super) deadline: Time,
     /// Whether somebody said so, and not only the node's settings or a profile.
     pub(super) deadline_stated: bool,
+    pub(super) sender: &'a Sender,
     pub(super) head: Head,
     pub(super) timeouts: CallTimeouts,
     pub(super) first_byte: FirstByte,
@@ -92,6 +94,8 @@ pub(super) struct Head {
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) headers: HeaderMap,
+    /// Secrets that are laid over it.
+    pub(super) filled: Option<Arc<Filled>>,
 }
 
 /// How a call ends.
@@ -163,6 +167,9 @@ impl Call<'_> {
                 Ok(admission) => admission,
                 Err(problem) => return End::Refused(problem),
             };
+            if let Err(problem) = self.fill_again() {
+                return End::Refused(problem);
+            }
             let (attempted, admission, attempt) = self.tries(admission).await;
             match self.after(attempted, attempt, admission, spent).await {
                 Next::End(end) => return end,
@@ -199,6 +206,26 @@ impl Call<'_> {
         // The configuration changed while it waited.
         let now = self.door.target(&self.target.destination.tenant, &self.target.origin);
         Arc::clone(now.way(id).unwrap_or_else(|| now.any_way()))
+    }
+
+    /// Looks secrets up again where one changed while the call waited, or its destination did: one that is gone must not
+    /// leave any more, and none may follow a destination that was led elsewhere.
+    fn fill_again(&mut self) -> Result<(), Box<Problem>> {
+        let (target, head, door) = (self.target, &self.head, self.door);
+        let Some(filled) = &head.filled else { return Ok(()) };
+        let secrets = door.secrets.load();
+        let is_as_before = door.table.load().generation == target.generation;
+        if filled.is_of(&secrets) && is_as_before {
+            return Ok(());
+        }
+        let made = AsMade { method: &head.method, headers: &head.headers, uri: &head.uri };
+        let again = fill(&secrets, self.sender, &target.destination, &target.origin, made)?;
+        if !is_as_before {
+            let now = door.target(&target.destination.tenant, &target.origin);
+            fill(&secrets, self.sender, &now.destination, &now.origin, made)?;
+        }
+        self.head.filled = again.map(Arc::from);
+        Ok(())
     }
 
     /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
@@ -414,6 +441,9 @@ impl Call<'_> {
     async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
         let (mut parts, stream) = response.into_parts();
         headers::incoming(&mut parts.headers);
+        if let Some(filled) = &self.head.filled {
+            filled.mask(&mut parts.headers);
+        }
         let idle = match self.timeouts.between_bytes {
             Some(own) if own < self.idle.time => Idle { time: own, ..self.idle },
             _ => self.idle,

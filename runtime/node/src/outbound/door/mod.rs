@@ -29,6 +29,7 @@ use super::{
     headers::{self, Stated},
     pool::{HeadBounds, Liveness, Pool, PoolParts, Resolve, SystemResolver},
     refuse,
+    secrets::{AsMade, SecretTable, fill},
     shards::{self, Shards},
     to::{self, Routed, ToError},
 };
@@ -39,6 +40,7 @@ use crate::{
     ids::{TRACEPARENT, TenantId, TraceContext},
     observe::{Note, Observe, TAG, tags_of},
     problem::Problem,
+    secrets::Keyring,
     settings::{OutboundSettings, names},
 };
 
@@ -57,13 +59,15 @@ pub struct DoorParts {
     pub read_on: ReadOn,
     /// When a silent peer is taken for gone.
     pub liveness: Liveness,
+    /// What secrets are opened with.
+    pub keys: Arc<Keyring>,
 }
 
 impl Default for DoorParts {
     fn default() -> Self {
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
         let (resolver, liveness) = (Arc::new(SystemResolver::default()), Liveness::default());
-        Self { resolver, roots: None, shards, read_on: ReadOn::default(), liveness }
+        Self { resolver, roots: None, shards, read_on: ReadOn::default(), liveness, keys: Arc::default() }
     }
 }
 
@@ -79,6 +83,8 @@ struct Inner {
     memory: Arc<ReplayMemory>,
     read_on: ReadOn,
     table: ArcSwap<Table>,
+    secrets: ArcSwap<SecretTable>,
+    keys: Arc<Keyring>,
     configuring: Mutex<()>,
     targets: Mutex<HashMap<(TenantId, Origin), Arc<Target>>>,
     known: Known,
@@ -128,6 +134,8 @@ impl Door {
             memory: ReplayMemory::new(settings.replay_memory.get()),
             read_on: parts.read_on,
             table: ArcSwap::from_pointee(Table::empty(settings)),
+            secrets: ArcSwap::default(),
+            keys: parts.keys,
             configuring: Mutex::default(),
             targets: Mutex::default(),
             known: Known::new(settings.max_actors),
@@ -137,7 +145,7 @@ impl Door {
         Ok(Arc::new(Self(Arc::new(inner))))
     }
 
-    /// Takes the destinations of the registry over. Called once at the start and after each write; live actors follow
+    /// Takes the destinations and secrets of the registry over. Called once at the start and after each write; live actors follow
     /// at once, with their queues.
     pub fn configure(&self, state: &State) {
         let _one_at_a_time = self.0.configuring.lock();
@@ -145,6 +153,10 @@ impl Door {
         if state.revision < table.revision {
             // A later state was shown already.
             return;
+        }
+        // Secrets first: what a destination is given was bound to it before.
+        if let Some(next) = self.0.secrets.load().next(state, &self.0.keys) {
+            self.0.secrets.store(Arc::new(next));
         }
         let (next, changed) = table.next(state, &self.0.settings);
         let next = Arc::new(next);
@@ -267,6 +279,18 @@ impl Inner {
             }
         }
         headers::outgoing(&mut parts.headers, continued, hops + 1);
+        let made = AsMade { method: &parts.method, headers: &parts.headers, uri: &parts.uri };
+        let filled = fill(&self.secrets.load(), &sender, &target.destination, &origin, made);
+        let filled = match filled {
+            Ok(filled) => filled,
+            Err(problem) => {
+                drain(body, self.read_on);
+                return Ok(ending.refuse(*problem));
+            }
+        };
+        for what in filled.iter().flat_map(|filled| &filled.told) {
+            ending.note(|call| Note::Decided { call, what: what.clone() });
+        }
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
         let Some(ways) = target.destination.ways(&policy) else {
             drain(body, self.read_on);
@@ -301,7 +325,15 @@ impl Inner {
                 Err(_) => return Ok(ending.refuse(refuse::deadline_passed(target.label(), policy.deadline, 0))),
             };
         }
-        let partition = target.destination.partition(&parts.headers, kept.as_split());
+        let partition = match &filled {
+            None => target.destination.partition(&parts.headers, kept.as_split()),
+            // An upstream limits by the key, whatever handle stood for it.
+            Some(filled) => {
+                let mut headers = parts.headers.clone();
+                filled.apply(&mut headers);
+                target.destination.partition(&headers, kept.as_split())
+            }
+        };
         self.known.remember(&target, &partition, &self.shards);
         let repeatable = target.destination.repeatable(&parts.method, parts.uri.path());
         let has_key = has_key || policy.idempotency_key.is_some();
@@ -329,7 +361,13 @@ impl Inner {
             ways,
             deadline,
             deadline_stated,
-            head: calls::Head { method: parts.method, uri: parts.uri, headers: parts.headers },
+            sender: &sender,
+            head: calls::Head {
+                method: parts.method,
+                uri: parts.uri,
+                headers: parts.headers,
+                filled: filled.map(Arc::from),
+            },
             timeouts,
             first_byte,
             idle,

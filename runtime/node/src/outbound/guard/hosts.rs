@@ -64,6 +64,11 @@ impl HostPattern {
         self.scheme.is_none() && self.host == Host::Any && self.port == Port::Default
     }
 
+    /// Whether it says anything of the host's name.
+    pub fn names_a_host(&self) -> bool {
+        self.host != Host::Any
+    }
+
     /// The exact origin, where it stands for only one.
     pub fn exact(&self) -> Option<Origin> {
         let (Some(scheme), Host::Exact(host)) = (self.scheme, &self.host) else { return None };

@@ -82,6 +82,14 @@ impl Profile {
         PROFILES.into_iter().find(|profile| profile.hosts.iter().any(|host| is(host))).unwrap_or(&GENERIC)
     }
 
+    /// Where a key is put that the gate has: in the first of the headers that carry one.
+    pub(super) fn key_template(&self) -> String {
+        match self.keys.first() {
+            None | Some(&"authorization") => "authorization: Bearer {}".to_owned(),
+            Some(header) => format!("{header}: {{}}"),
+        }
+    }
+
     /// Which requests may be sent twice where the destination does not say.
     pub(super) fn repeatable(&self, method: &Method, path: &str) -> Repeatable {
         if self.is_completion(method, path) { Repeatable::Always } else { self.repeatable }
@@ -142,6 +150,19 @@ mod tests {
         ] {
             let profile = Profile::named(profile).unwrap();
             assert_eq!(profile.repeatable(&method.parse().unwrap(), path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn keys_of_the_gate_go_where_the_service_takes_them() {
+        for (profile, template) in [
+            ("generic", "authorization: Bearer {}"),
+            ("openai", "authorization: Bearer {}"),
+            ("azure-openai", "api-key: {}"),
+            ("anthropic", "x-api-key: {}"),
+            ("gemini", "x-goog-api-key: {}"),
+        ] {
+            assert_eq!(Profile::named(profile).unwrap().key_template(), template);
         }
     }
 
