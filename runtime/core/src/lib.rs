@@ -10,11 +10,13 @@
 //! - [`pace`] keeps configured limits, [`guard`] finds the limits nobody configured, [`budget`] bounds retries.
 //! - [`signal`] reads what answers say, [`credit`] whether a refusal is final, [`repeat`] decides what happens after an attempt.
 //! - [`manners`] says on which threads a function's work runs.
+//! - [`cache`] says when a stored answer may be used.
 //! - [`policy`], [`limit`] and [`units`] are the shapes people write.
 //! - [`refusal`] says why something waits or was refused.
 
 mod actor;
 pub mod budget;
+pub mod cache;
 pub mod calls;
 pub mod credit;
 pub mod endpoint;
