@@ -8,7 +8,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -37,6 +37,12 @@ const MOST: usize = 1_000;
 pub(super) struct Page {
     limit: Option<usize>,
     after: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Purge {
+    url: Option<String>,
 }
 
 pub(super) async fn list(
@@ -119,6 +125,36 @@ pub(super) async fn delete(
     let tenant = caller.tenant().clone();
     control.write(Command::DeleteDestination { tenant, name: name.into(), if_revision }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Forgets stored answers. Which there are is asked of nobody: to forget what is not there is no error.
+pub(super) async fn purge(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Named(name): Named,
+    Asked(purge): Asked<Purge>,
+) -> Result<StatusCode, Problem> {
+    caller.require(Scope::Deploy)?;
+    find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
+    let uri = match &purge.url {
+        None => None,
+        Some(url) => Some(url.parse::<Uri>().map_err(|error| bad_request(format!("url: `{url}` is no URL: {error}")))?),
+    };
+    // A small file is written, if anything: rarely, and by people.
+    let purged = control.gate.purge(caller.tenant(), &name, uri.as_ref());
+    match (purged, uri) {
+        (Ok(true), _) => Ok(StatusCode::NO_CONTENT),
+        (Ok(false), Some(uri)) => {
+            Err(bad_request(format!("url: `{uri}` is not one of `{name}`; write all of it, as in https://host/path")))
+        }
+        (Ok(false), None) => Err(not_found(&name)),
+        (Err(error), _) => Err(storage(&error)),
+    }
+}
+
+fn storage(error: &std::io::Error) -> Problem {
+    let detail = format!("forgotten until a restart, for it could not be written down: {error}");
+    Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage", "It could not be written down", detail)
 }
 
 fn find(control: &Control, caller: &Caller, name: &str) -> Option<Arc<DestinationRecord>> {

@@ -65,6 +65,7 @@ pub(super) fn table() -> Table {
         .on(Method::GET, "/v1/destinations/{name}", destinations::show)
         .on(Method::PUT, "/v1/destinations/{name}", destinations::put)
         .on(Method::DELETE, "/v1/destinations/{name}", destinations::delete)
+        .on(Method::DELETE, "/v1/destinations/{name}/cache", destinations::purge)
         .on(Method::GET, "/v1/tokens", tokens::list)
         .on(Method::POST, "/v1/tokens", tokens::create)
         .on(Method::DELETE, "/v1/tokens/{id}", tokens::revoke)

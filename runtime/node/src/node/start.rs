@@ -30,7 +30,7 @@ use crate::{
         live::Functions,
     },
     observe::Observe,
-    outbound::Door,
+    outbound::{Cache, Door, DoorParts},
     problem::Problem,
     settings::{LogFormat, OutboundSettings, Settings, names},
 };
@@ -117,6 +117,7 @@ pub struct RunningNode {
     // Outlive the listeners: a change under way is answered once it serves, and a keeper makes it serve.
     stop_keepers: CancellationToken,
     keepers: Vec<JoinHandle<()>>,
+    cache: Option<Arc<Cache>>,
     // Goes last: its runtime runs the listeners.
     _guests: Arc<GuestHost>,
 }
@@ -158,7 +159,13 @@ impl Node {
             .map_err(|error| StartError::Token(error.to_string()))?;
         let observe = Observe::new(&settings.observe);
         let read_on = settings.ingress.read_on();
-        let door = Arc::unwrap_or_clone(Door::new(&settings.outbound, read_on, Arc::clone(&observe))?);
+        let disk = settings.outbound.cache_disk;
+        if (1..Cache::SMALLEST_DISK).contains(&disk.get()) {
+            return Err(setting(names::CACHE_DISK, "stored answers need 16MiB of files at least, or none: 0B"));
+        }
+        let cache = Cache::open(&settings.outbound, Some(&data.path("cache")), observe.metrics.cache.clone()).await;
+        let parts = DoorParts { read_on, cache: cache.clone(), ..DoorParts::default() };
+        let door = Arc::unwrap_or_clone(Door::with_parts(&settings.outbound, Arc::clone(&observe), parts)?);
         door.configure(&registry.state());
         let guests = {
             let (egress, observe) = (Arc::new(door.clone()) as _, Arc::clone(&observe));
@@ -267,6 +274,7 @@ impl Node {
             listener_ended,
             stop_keepers,
             keepers,
+            cache,
             _guests: guests,
         })
     }
@@ -302,6 +310,9 @@ impl RunningNode {
         let kept = ended(&mut self.keepers, tokio::time::Instant::now() + KEEPERS).await;
         if !kept {
             end(&mut self.keepers).await;
+        }
+        if let Some(cache) = &self.cache {
+            cache.close().await;
         }
         all && kept
     }

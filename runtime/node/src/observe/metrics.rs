@@ -12,7 +12,10 @@ use prometheus_client::{
 };
 use tidegate_core::repeat::Class;
 
-use super::invocations::{ByFunction, Invocations};
+use super::{
+    cached::CacheMetrics,
+    invocations::{ByFunction, Invocations},
+};
 
 /// Labels of a destination's series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,6 +76,8 @@ pub struct Metrics {
     pub connections_opened: Counter,
     /// Outbound connections open now.
     pub connections_open: Gauge,
+    /// Stored answers.
+    pub cache: CacheMetrics,
 }
 
 /// Upper ends of the buckets of times, seconds.
@@ -98,6 +103,7 @@ impl Metrics {
             wait_seconds: Histogram::new(SECONDS),
             connections_opened: Counter::default(),
             connections_open: Gauge::default(),
+            cache: CacheMetrics::default(),
         };
         let registry = &mut metrics.registry;
         registry.register_collector(Box::new(metrics.invocations.clone()));
@@ -117,6 +123,7 @@ impl Metrics {
         registry.register("wait_seconds", "Seconds outbound calls waited at the gate", metrics.wait_seconds.clone());
         registry.register("connections_opened", "Outbound connections opened", metrics.connections_opened.clone());
         registry.register("connections_open", "Outbound connections open", metrics.connections_open.clone());
+        metrics.cache.register(registry);
         metrics
     }
 
@@ -146,6 +153,7 @@ impl Metrics {
     /// Forgets the series of a destination that is gone.
     pub fn forget_destination(&self, destination: &str, outcomes: &[&'static str]) {
         self.queued_calls.remove(&DestinationLabel { destination: destination.to_owned() });
+        self.cache.forget(destination);
         for outcome in outcomes {
             self.calls.remove(&DestinationLabels { destination: destination.to_owned(), outcome });
         }

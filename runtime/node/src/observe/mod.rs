@@ -3,6 +3,7 @@
 //! Every concern reports here and none waits here: stores are rings with a bound in bytes, the feed drops what a slow
 //! reader does not take, and all of it is cheap when nobody looks.
 
+mod cached;
 mod feed;
 #[cfg(test)]
 mod heap;
@@ -14,6 +15,7 @@ mod trail;
 
 use std::sync::Arc;
 
+pub use cached::{CacheMetrics, Cached};
 pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEvent, TraceIdText};
 pub use invocations::{Invocations, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};

@@ -75,6 +75,9 @@ names! {
     REFUSAL_BODY = "refusal_body";
     REFUSAL_WAIT = "refusal_wait";
     MAX_ACTORS = "max_actors";
+    CACHE_MEMORY = "cache_memory";
+    CACHE_OBJECT = "cache_object";
+    CACHE_DISK = "cache_disk";
     TRAIL_BYTES = "trail_bytes";
     FEED_LINES = "feed_lines";
     FEED_BYTES = "feed_bytes";

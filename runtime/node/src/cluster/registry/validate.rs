@@ -9,7 +9,7 @@ use tidegate_core::{
 };
 
 use super::{
-    config::{ConfigError, DestinationConfig, FunctionConfig, FunctionLimits},
+    config::{CacheConfig, ConfigError, DestinationConfig, FunctionConfig, FunctionLimits},
     route::RoutePattern,
 };
 use crate::{
@@ -31,7 +31,8 @@ const LIMIT_KEYS: &[&str] = &[
     "log_bytes",
 ];
 const DESTINATION_KEYS: &[&str] =
-    &["match", "profile", "split_by", "limits", "max_concurrency", "endpoints", "repeatable", "policy"];
+    &["match", "profile", "split_by", "limits", "max_concurrency", "endpoints", "repeatable", "policy", "cache"];
+const CACHE_KEYS: &[&str] = &["enabled", "stale_if_error", "stale_while_revalidate", "ignore_headers"];
 
 /// The most that a function's own limits may ask for on this node.
 #[derive(Clone, Debug)]
@@ -137,6 +138,11 @@ pub fn parse_destination(value: Value) -> Result<DestinationConfig, ConfigError>
     known_keys("", &object, DESTINATION_KEYS)?;
     if !object.contains_key("match") {
         return wrong("match", "is missing: the origin the destination stands for, such as https://api.openai.com");
+    }
+    if let Some(cache) = object.get("cache") {
+        let cache = self::object("cache", cache.clone())?;
+        known_keys("cache", &cache, CACHE_KEYS)?;
+        each_key::<CacheConfig>("cache", &cache, None)?;
     }
     each_key::<DestinationConfig>("", &object, Some("match"))?;
     let config: DestinationConfig = whole(object)?;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, budget::Budget, limit::Unit};
 
 use super::{
+    caching::CompiledCache,
     endpoints::{self, Endpoint},
     partition::Splitter,
     profiles::{GENERIC, Profile},
@@ -33,6 +34,7 @@ pub struct CompiledDestination {
     pub(super) endpoints: Arc<[Endpoint]>,
     /// The quota of the narrowest limit in tokens: no estimate is more, so that none keeps a call out for ever.
     pub(super) token_quota: Option<u64>,
+    pub(super) cache: Option<CompiledCache>,
 }
 
 impl CompiledDestination {
@@ -57,8 +59,12 @@ pub(super) fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, Co
 /// The first key that is wrong or unknown, with what would be right.
 pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Result<CompiledDestination, ConfigError> {
     if let Some(key) = config.unknown.keys().next() {
-        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, policy";
+        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, policy, cache";
         return Err(error(key, format!("is no key of a destination; there are {known}")));
+    }
+    if let Some(key) = config.cache.as_ref().and_then(|cache| cache.unknown.keys().next()) {
+        let known = "enabled, stale_if_error, stale_while_revalidate, ignore_headers";
+        return Err(error(format!("cache.{key}"), format!("is no key of `cache`; there are {known}")));
     }
     let compiled = compile_known(config, settings)?;
     if compiled.token_quota.is_some() && !compiled.profile.estimates_tokens && compiled.policy.tokens.is_none() {
@@ -111,8 +117,9 @@ pub(super) fn compile_known(
     let repeatable = repeatable.transpose()?;
     let policy: Policy = read("policy", Value::Object(config.policy.clone()))?;
     policy.validate().map_err(|why| error(format!("policy.{}", why.member), why.problem))?;
+    let cache = config.cache.as_ref().map(CompiledCache::new).transpose()?.flatten();
     let limits = Arc::new(limits);
-    Ok(CompiledDestination { pattern, split_by, limits, repeatable, policy, profile, endpoints, token_quota })
+    Ok(CompiledDestination { pattern, split_by, limits, repeatable, policy, profile, endpoints, token_quota, cache })
 }
 
 /// What the node's settings say about every destination.
@@ -200,6 +207,9 @@ mod tests {
             (r#"{"match": "https://a", "repeatable": "sometimes"}"#, "`repeatable`"),
             (r#"{"match": "https://a", "policy": {"deadlin": "1s"}}"#, "deadlin"),
             (r#"{"match": "https://a", "policy": {"retries": 99}}"#, "policy.retries"),
+            (r#"{"match": "https://a", "cache": {"ttl": "1s"}}"#, "`cache.ttl`"),
+            (r#"{"match": "https://a", "cache": {"ignore_headers": ["a b"]}}"#, "`cache.ignore_headers[0]`"),
+            (r#"{"match": "https://a", "cache": {"ignore_headers": ["Cookie"]}}"#, "`cache.ignore_headers[0]`"),
         ] {
             let error = check(json).unwrap_err();
             assert!(error.contains(key), "{json}: {error}");

@@ -1,7 +1,7 @@
 //! The table of configured destinations, and what a call follows once it is found.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -23,8 +23,8 @@ use super::{
 use crate::{
     cluster::registry::{DestinationConfig, State},
     ids::{DestinationName, TenantId},
-    observe::Metrics,
-    outbound::Origin,
+    observe::{Cached, Metrics},
+    outbound::{Origin, cache::Caching},
     settings::OutboundSettings,
 };
 
@@ -46,7 +46,10 @@ pub(crate) struct Destination {
     token_quota: Option<u64>,
     split_by: Vec<partition::Splitter>,
     key: u128,
+    /// How its answers are stored, where they are.
+    pub(crate) caching: Option<Caching>,
     counters: [OnceLock<Counter>; OUTCOMES.len()],
+    cached: [OnceLock<Counter>; Cached::ALL.len()],
     queued: OnceLock<Gauge>,
     /// Its configuration was deleted: calls that are still under way make it no series anew.
     gone: AtomicBool,
@@ -80,8 +83,10 @@ pub(crate) enum Ended {
 impl Destination {
     fn configured(tenant: &TenantId, name: &DestinationName, compiled: CompiledDestination) -> Self {
         let matches: Arc<str> = compiled.pattern.to_string().into();
+        let key = hash_key(tenant.as_str(), &format!("{name}={matches}"));
         Self {
-            key: hash_key(tenant.as_str(), &format!("{name}={matches}")),
+            key,
+            caching: compiled.cache.map(|cache| cache.of(key, &compiled.split_by)),
             name: Some(name.clone()),
             tenant: tenant.clone(),
             matches,
@@ -93,6 +98,7 @@ impl Destination {
             token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
             split_by: compiled.split_by,
             counters: Default::default(),
+            cached: Default::default(),
             queued: OnceLock::new(),
             gone: AtomicBool::new(false),
         }
@@ -112,7 +118,9 @@ impl Destination {
             endpoints: Arc::default(),
             token_quota: None,
             split_by: Vec::new(),
+            caching: None,
             counters: Default::default(),
+            cached: Default::default(),
             queued: OnceLock::new(),
             gone: AtomicBool::new(false),
         }
@@ -179,6 +187,19 @@ impl Destination {
             metrics.calls.get_or_create(&crate::observe::DestinationLabels { destination, outcome }).clone()
         };
         counter.get_or_init(made).inc();
+    }
+
+    /// Counts what the cache did for a call.
+    pub(crate) fn count_cached(&self, metrics: &Metrics, how: Cached) {
+        if let Some(counter) = self.cached.get(how as usize) {
+            counter.get_or_init(|| metrics.cache.of(self.series(), how)).inc();
+        }
+    }
+
+    /// How often the cache did what, by the names of [`Cached::ALL`]; nothing where it stores no answers.
+    pub(crate) fn cached(&self) -> Option<BTreeMap<&'static str, u64>> {
+        let count = |counter: &OnceLock<Counter>| counter.get().map_or(0, Counter::get);
+        self.caching.as_ref().map(|_| Cached::ALL.into_iter().zip(self.cached.iter().map(count)).collect())
     }
 
     /// Counts a call that waits.
