@@ -26,6 +26,8 @@ use crate::body::{self, Body, BodyError};
 
 /// What a chunk takes beside its bytes, about.
 const CHUNK: u64 = 64;
+/// What all chunks of a body may take beside their bytes: one that comes in crumbs is not worth more.
+const CRUMBS: u64 = 64 << 10;
 
 /// Memory of all answers on their way.
 pub(crate) struct Memory {
@@ -83,8 +85,7 @@ pub(crate) trait Kept: Send + 'static {
 
 /// The body for the client, while `kept` waits for the whole. `object`: largest body that is kept, bytes.
 pub(crate) fn tee<K: Kept>(mut body: Body, memory: &Arc<Memory>, object: u64, kept: K) -> Body {
-    // Chunks cost something, too, but nobody should have to know.
-    let taken = Taken { memory: Arc::clone(memory), bytes: 0, bound: object.saturating_add(object / 8 + CHUNK) };
+    let taken = Taken { memory: Arc::clone(memory), bytes: 0, bound: object.saturating_add(CRUMBS) };
     let hint = body.size_hint();
     let shared = Arc::new(Shared { state: Mutex::new(State::default()), gone: Notify::new() });
     let mut filler = Filler { taken, length: 0, object, shared: Arc::clone(&shared), kept: Some(kept) };

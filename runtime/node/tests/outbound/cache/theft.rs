@@ -33,9 +33,9 @@ async fn answers_are_never_shared_across_credentials_of_whatever_name() {
             &[(name, "")],
             &[(name, "mine"), (name, "theirs")],
             &[(name, "MINE")],
-            &[(name, "theirs"), ("cache-control", "max-stale")],
-            &[(name, "theirs"), ("if-none-match", "*")],
-            &[(name, "theirs"), ("x-number", "mine")],
+            &[(name, "theirs-2"), ("cache-control", "max-stale")],
+            &[(name, "theirs-3"), ("if-none-match", "*")],
+            &[(name, "theirs-4"), ("x-number", "mine")],
         ] {
             let got = fetch_get(&gate, &url, theirs).await;
             assert!(!got.text.contains("\"mine\"") || theirs.iter().any(|(_, value)| *value == "mine"), "{theirs:?} {}", got.text);
