@@ -114,7 +114,9 @@ impl Demand {
                 "no-store" => demand.no_store = true,
                 "only-if-cached" => demand.only_if_cached = true,
                 "max-age" => shorter(&mut demand.max_age, time.unwrap_or_default()),
-                "min-fresh" => demand.min_fresh = Some(demand.min_fresh.unwrap_or_default().max(time.unwrap_or(LONGEST))),
+                "min-fresh" => {
+                    demand.min_fresh = Some(demand.min_fresh.unwrap_or_default().max(time.unwrap_or(LONGEST)))
+                }
                 // One without a time that makes sense takes none, one without a time takes any.
                 "max-stale" => demand.max_stale = Some(value.map(|_| time.unwrap_or_default())),
                 "stale-if-error" => shorter(&mut demand.stale_if_error, time.unwrap_or_default()),

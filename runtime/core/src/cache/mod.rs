@@ -158,10 +158,8 @@ mod tests {
     #[test]
     fn what_is_done_with_an_answer_follows_from_its_age_and_what_the_request_says() {
         let plain = Answer { lifetime: secs(60), ..Answer::default() };
-        let lenient = Answer {
-            stale: Stale { while_revalidate: secs(30), if_error: secs(600), never: false },
-            ..plain
-        };
+        let lenient =
+            Answer { stale: Stale { while_revalidate: secs(30), if_error: secs(600), never: false }, ..plain };
         let strict = Answer { stale: Stale { never: true, ..lenient.stale }, ..plain };
         let (stale, request) = (Use::Ask(Why::Stale), Use::Ask(Why::Request));
         for (answer, age, said, is) in [

@@ -323,9 +323,14 @@ mod tests {
         let function: FunctionConfig = serde_json::from_value(function).unwrap();
         assert!(function.unknown.is_empty(), "{function:?}");
         let destination = json!({"match": "", "profile": null, "split_by": [], "limits": [], "max_concurrency": null,
-            "repeatable": null, "policy": {}});
+            "repeatable": null, "policy": {}, "cache": null});
         assert!(DESTINATION_KEYS.iter().all(|key| destination.get(key).is_some()));
         let destination: DestinationConfig = serde_json::from_value(destination).unwrap();
         assert!(destination.unknown.is_empty(), "{destination:?}");
+        let cache =
+            json!({"enabled": true, "stale_if_error": "1m", "stale_while_revalidate": null, "ignore_headers": []});
+        assert!(CACHE_KEYS.iter().all(|key| cache.get(key).is_some()));
+        let cache: CacheConfig = serde_json::from_value(cache).unwrap();
+        assert!(cache.unknown.is_empty(), "{cache:?}");
     }
 }

@@ -70,7 +70,12 @@ impl Flights {
             hash_map::Entry::Occupied(flight) => flight.into_mut(),
             hash_map::Entry::Vacant(vacant) => {
                 *count += 1;
-                vacant.insert(Flight { number: *count, phase: watch::Sender::new(Phase::Led), led: true, followers: 0 });
+                vacant.insert(Flight {
+                    number: *count,
+                    phase: watch::Sender::new(Phase::Led),
+                    led: true,
+                    followers: 0,
+                });
                 return Place::Lead(Lead { flights: Arc::clone(this), variant, over: false });
             }
         };

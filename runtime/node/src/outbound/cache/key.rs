@@ -143,7 +143,8 @@ fn tells(caching: &Caching, name: &HeaderName) -> bool {
         return true;
     }
     let text = name.as_str();
-    let harmless = HARMLESS.binary_search(&text).is_ok() || HARMLESS_FAMILIES.iter().any(|family| text.starts_with(family));
+    let harmless =
+        HARMLESS.binary_search(&text).is_ok() || HARMLESS_FAMILIES.iter().any(|family| text.starts_with(family));
     !harmless && !caching.ignored.contains(name)
 }
 

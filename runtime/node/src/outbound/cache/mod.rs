@@ -34,8 +34,8 @@ use parking_lot::Mutex;
 use tidegate_core::cache::{self as core, Answer, Demand};
 
 pub(crate) use fill::{Kept, tee};
-pub(crate) use flight::{Landed, Lead, Place};
 use flight::Flights;
+pub(crate) use flight::{Landed, Lead, Place};
 pub(crate) use key::Scope;
 use key::{Key, Variant};
 use purges::Purges;
@@ -104,7 +104,11 @@ impl Cache {
 
     /// The cache of a node; nothing where `cache_memory` is 0. `directory`: where its files are, if it has any. What is
     /// wrong with them is told, and the cache does without.
-    pub async fn open(settings: &OutboundSettings, directory: Option<&Path>, metrics: CacheMetrics) -> Option<Arc<Self>> {
+    pub async fn open(
+        settings: &OutboundSettings,
+        directory: Option<&Path>,
+        metrics: CacheMetrics,
+    ) -> Option<Arc<Self>> {
         let memory = settings.cache_memory.get();
         if memory == 0 {
             return None;
@@ -132,7 +136,8 @@ impl Cache {
     /// Looks for an answer to a request.
     pub(crate) async fn find(&self, request: &Request<'_>) -> Option<Found> {
         let origin = Origin::of(request.uri).ok()?;
-        let resource = key::resource(&request.caching.scope, self.purges.count(&request.caching.scope), &origin, request.uri);
+        let resource =
+            key::resource(&request.caching.scope, self.purges.count(&request.caching.scope), &origin, request.uri);
         let mark = match self.store.get(&resource).await {
             Some(Slot::Mark(mark)) => Some(mark),
             _ => None,

@@ -56,9 +56,11 @@ fn asked(headers: &HeaderMap) -> Head<()> {
 fn meant(status: StatusCode, headers: &HeaderMap, said: &Control) -> Response<()> {
     let mut meant = Response::new(());
     *meant.status_mut() = status;
-    let mut set = |name: HeaderName, value: Option<HeaderValue>| value.map(|value| meant.headers_mut().insert(name, value));
+    let mut set =
+        |name: HeaderName, value: Option<HeaderValue>| value.map(|value| meant.headers_mut().insert(name, value));
     // Whether it was there counts, too: without it, `Pragma` does.
-    let control = headers.contains_key(header::CACHE_CONTROL).then(|| said.plain().unwrap_or(HeaderValue::from_static("")));
+    let control =
+        headers.contains_key(header::CACHE_CONTROL).then(|| said.plain().unwrap_or(HeaderValue::from_static("")));
     set(header::CACHE_CONTROL, control);
     set(header::PRAGMA, headers.get(header::PRAGMA).cloned());
     set(header::DATE, date(headers, &header::DATE));
@@ -94,12 +96,8 @@ mod tests {
 
     /// Seconds of freshness, or nothing where it is not stored.
     fn fresh(method: Method, asked: &[(&str, &str)], status: u16, headers: &[(&str, &str)]) -> Option<u64> {
-        let caching = Caching {
-            scope: Scope::of(1, &[], &[]),
-            stale: Stale::default(),
-            ignored: [].into(),
-            splits: [].into(),
-        };
+        let caching =
+            Caching { scope: Scope::of(1, &[], &[]), stale: Stale::default(), ignored: [].into(), splits: [].into() };
         let (asked, headers) = (map(asked), map(headers));
         let request = Request {
             caching: &caching,

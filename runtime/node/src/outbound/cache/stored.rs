@@ -119,10 +119,9 @@ fn wrong(why: impl std::fmt::Display) -> Error {
 impl Code for Slot {
     fn encode(&self, writer: &mut impl std::io::Write) -> Result<()> {
         let written = match self {
-            Self::Mark(mark) => Written::Mark {
-                generation: mark.generation,
-                vary: mark.vary.iter().map(HeaderName::as_str).collect(),
-            },
+            Self::Mark(mark) => {
+                Written::Mark { generation: mark.generation, vary: mark.vary.iter().map(HeaderName::as_str).collect() }
+            }
             Self::Answer(stored) => Written::Answer {
                 status: stored.status.as_u16(),
                 headers: stored.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),

@@ -71,8 +71,7 @@ impl Behind {
 
     async fn run(self, mut headers: HeaderMap, lead: Lead) {
         let (Some(cache), Some(caching)) = (&self.door.cache, &self.target.destination.caching) else { return };
-        let around =
-            Around { door: &self.door, target: &self.target, sender: &self.sender, cache, caching };
+        let around = Around { door: &self.door, target: &self.target, sender: &self.sender, cache, caching };
         let trace = TraceContext { trace: self.trail.id(), ..TraceContext::begin() };
         headers.insert(TRACEPARENT, trace.header());
         let number = self.trail.next_call();

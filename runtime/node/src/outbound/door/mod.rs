@@ -22,8 +22,7 @@ use tidegate_core::{Config, Effective};
 
 use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
 use super::{
-    Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
-    Cache,
+    Cache, Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
     body::{Idle, KeptBody, ReplayMemory, Start, drain},
     destinations::{DestinationPage, Table, compile},
     guard::AddressGuard,

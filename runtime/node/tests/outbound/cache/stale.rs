@@ -35,10 +35,22 @@ async fn a_stale_answer_stands_in_for_one_that_fails_as_far_as_the_upstream_or_t
         (STALE, &strict, 500, &[("cache-control", "no-cache")], 500),
         (&[("cache-control", "max-age=10"), ("age", "30"), ("etag", "\"a\"")], &strict, 500, &[], 500),
         (&[("cache-control", "max-age=10"), ("age", "30")], &lenient, 500, &[], 200),
-        (&[("cache-control", "max-age=10, must-revalidate"), ("age", "30"), ("etag", "\"a\"")], &lenient, 500, &[], 500),
+        (
+            &[("cache-control", "max-age=10, must-revalidate"), ("age", "30"), ("etag", "\"a\"")],
+            &lenient,
+            500,
+            &[],
+            500,
+        ),
         (&[("cache-control", "s-maxage=10"), ("age", "30"), ("etag", "\"a\"")], &lenient, 500, &[], 500),
         (&[("cache-control", "no-cache"), ("etag", "\"a\"")], &lenient, 500, &[], 500),
-        (&[("cache-control", "max-age=10, stale-if-error=5"), ("age", "30"), ("etag", "\"a\"")], &lenient, 500, &[], 500),
+        (
+            &[("cache-control", "max-age=10, stale-if-error=5"), ("age", "30"), ("etag", "\"a\"")],
+            &lenient,
+            500,
+            &[],
+            500,
+        ),
     ] {
         let upstream = failing(headers, status).await;
         let gate = caching(&upstream, cache.clone()).await;
@@ -83,7 +95,11 @@ async fn a_call_that_would_be_refused_for_its_deadline_is_answered_from_the_cach
     fetch_get(&gate, &upstream.url("/"), &[]).await;
     let got = fetch_get(&gate, &upstream.url("/"), &[("prefer", "wait=5")]).await;
     assert_eq!((got.status, got.text.as_str()), (200, "0"));
-    assert!(got.cache.starts_with("fwd=stale; ttl=-2") && got.cache.ends_with("detail=stale-if-error"), "{}", got.cache);
+    assert!(
+        got.cache.starts_with("fwd=stale; ttl=-2") && got.cache.ends_with("detail=stale-if-error"),
+        "{}",
+        got.cache
+    );
     assert_eq!(fetch_get(&gate, &upstream.url("/other"), &[("prefer", "wait=5")]).await.status, 429);
     assert_eq!(upstream.requests(), 1);
 }
@@ -108,7 +124,11 @@ async fn a_stale_answer_is_given_at_once_and_renewed_behind_it_once() {
         let (number, permits) = (count.fetch_add(1, Ordering::SeqCst), Arc::clone(&permits));
         async move {
             match number {
-                0 => answer(200, &[("cache-control", "max-age=10, stale-while-revalidate=600"), ("age", "30"), ("etag", "\"a\"")], "old"),
+                0 => answer(
+                    200,
+                    &[("cache-control", "max-age=10, stale-while-revalidate=600"), ("age", "30"), ("etag", "\"a\"")],
+                    "old",
+                ),
                 _ => {
                     assert_eq!(request.headers()["if-none-match"], "\"a\"");
                     assert_eq!(request.headers()["x-key"], "1");
@@ -125,7 +145,11 @@ async fn a_stale_answer_is_given_at_once_and_renewed_behind_it_once() {
     for _ in 0..5 {
         let got = fetch_get(&gate, &url, &key).await;
         assert_eq!(got.text, "old");
-        assert!(got.cache.starts_with("hit; ttl=-2") && got.cache.ends_with("detail=stale-while-revalidate"), "{}", got.cache);
+        assert!(
+            got.cache.starts_with("hit; ttl=-2") && got.cache.ends_with("detail=stale-while-revalidate"),
+            "{}",
+            got.cache
+        );
     }
     until("it is asked for", || upstream.requests() == 2).await;
     let_go.add_permits(10);

@@ -34,14 +34,24 @@ async fn the_second_of_two_requests_is_answered_as_rfc_9111_has_it() {
         (FRESH, &[], &[("range", "bytes=0-1")], "fwd=bypass; detail=range"),
         // Vary.
         (&[("cache-control", "max-age=60"), ("vary", "Accept")], &[("accept", "a")], &[("accept", "a")], "hit; ttl=59"),
-        (&[("cache-control", "max-age=60"), ("vary", "Accept")], &[("accept", "a")], &[("accept", "b")], "fwd=miss; stored"),
+        (
+            &[("cache-control", "max-age=60"), ("vary", "Accept")],
+            &[("accept", "a")],
+            &[("accept", "b")],
+            "fwd=miss; stored",
+        ),
         (&[("cache-control", "max-age=60"), ("vary", "Accept")], &[("accept", "a")], &[], "fwd=miss; stored"),
         // The client's own conditions.
         (TAGGED, &[], &[("if-none-match", "W/\"a\"")], "hit; ttl=59"),
         (TAGGED, &[], &[("if-none-match", "\"b\"")], "hit; ttl=59"),
         // Who is known.
         (FRESH, &[("authorization", "x")], &[("authorization", "x")], "fwd=miss"),
-        (&[("cache-control", "public, max-age=60")], &[("authorization", "x")], &[("authorization", "x")], "hit; ttl=59"),
+        (
+            &[("cache-control", "public, max-age=60")],
+            &[("authorization", "x")],
+            &[("authorization", "x")],
+            "hit; ttl=59",
+        ),
     ];
     for (answer, first, second, is) in table {
         let upstream = counting(answer).await;
@@ -51,12 +61,24 @@ async fn the_second_of_two_requests_is_answered_as_rfc_9111_has_it() {
         let got = fetch_get(&gate, &url, second).await;
         // Seconds may pass.
         let said = got.cache.replace("ttl=60", "ttl=59");
-        assert!(said.starts_with(is) && (!is.ends_with("miss") || said == *is), "{answer:?} {first:?} {second:?}: {said}");
+        assert!(
+            said.starts_with(is) && (!is.ends_with("miss") || said == *is),
+            "{answer:?} {first:?} {second:?}: {said}"
+        );
         let hit = is.starts_with("hit");
         assert_eq!(upstream.requests(), if hit { 1 } else { 2 }, "{answer:?} {first:?} {second:?}");
         let not_modified = second.contains(&("if-none-match", "W/\"a\""));
         assert_eq!(got.status, if not_modified { 304 } else { 200 });
-        assert_eq!(got.text, if not_modified { "" } else if hit { "0" } else { "1" });
+        assert_eq!(
+            got.text,
+            if not_modified {
+                ""
+            } else if hit {
+                "0"
+            } else {
+                "1"
+            }
+        );
     }
 }
 

@@ -22,7 +22,8 @@ async fn telling() -> Upstream {
 async fn answers_are_never_shared_across_credentials_of_whatever_name() {
     let upstream = telling().await;
     let gate = caching(&upstream, json!({"enabled": true, "ignore_headers": ["x-number"]})).await;
-    let names = ["authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key", "x-auth-token", "x-nobody-knows-it"];
+    let names =
+        ["authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key", "x-auth-token", "x-nobody-knows-it"];
     for name in names {
         let url = upstream.url(&format!("/{name}"));
         let mine = fetch_get(&gate, &url, &[(name, "mine")]).await;
@@ -38,7 +39,11 @@ async fn answers_are_never_shared_across_credentials_of_whatever_name() {
             &[(name, "theirs-4"), ("x-number", "mine")],
         ] {
             let got = fetch_get(&gate, &url, theirs).await;
-            assert!(!got.text.contains("\"mine\"") || theirs.iter().any(|(_, value)| *value == "mine"), "{theirs:?} {}", got.text);
+            assert!(
+                !got.text.contains("\"mine\"") || theirs.iter().any(|(_, value)| *value == "mine"),
+                "{theirs:?} {}",
+                got.text
+            );
             assert!(got.cache.starts_with("fwd"), "{name} {theirs:?} {}", got.cache);
         }
         assert!(fetch_get(&gate, &url, &[(name, "mine"), ("x-number", "2")]).await.cache.starts_with("hit"), "{name}");
