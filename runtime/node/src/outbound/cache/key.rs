@@ -19,7 +19,7 @@ use crate::outbound::Origin;
 pub(super) const VARY: usize = 16;
 
 /// Headers that say nothing about who asks.
-const HARMLESS: [&str; 40] = [
+const HARMLESS: [&str; 41] = [
     "accept",
     "accept-charset",
     "accept-encoding",
@@ -35,6 +35,7 @@ const HARMLESS: [&str; 40] = [
     "dnt",
     "expect",
     "host",
+    "idempotency-key",
     "if-match",
     "if-modified-since",
     "if-none-match",

@@ -107,6 +107,10 @@ impl Store {
 
     /// Forgets something.
     pub(super) fn remove(&self, key: &Key) {
+        // What is not there needs no word in the files that it is gone.
+        if !self.cache.contains(key) {
+            return;
+        }
         self.cache.remove(key);
         self.measure();
     }

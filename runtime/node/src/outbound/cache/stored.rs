@@ -69,7 +69,7 @@ impl Stored {
     /// How old it is.
     pub(crate) fn age(&self, now: SystemTime) -> Duration {
         // A clock that was put back makes nothing younger than it was.
-        self.answer.initial_age + now.duration_since(self.came).unwrap_or_default()
+        self.answer.initial_age.saturating_add(now.duration_since(self.came).unwrap_or_default())
     }
 }
 

@@ -32,6 +32,7 @@ async fn the_second_of_two_requests_is_answered_as_rfc_9111_has_it() {
         (OLD, &[], &[("cache-control", "max-stale=30")], "hit; ttl=-10; detail=max-stale"),
         (OLD, &[], &[("cache-control", "max-stale=5")], "fwd=stale; stored"),
         (FRESH, &[], &[("range", "bytes=0-1")], "fwd=bypass; detail=range"),
+        (TAGGED, &[], &[("if-match", "\"a\"")], "fwd=bypass; detail=condition"),
         // Vary.
         (&[("cache-control", "max-age=60"), ("vary", "Accept")], &[("accept", "a")], &[("accept", "a")], "hit; ttl=59"),
         (
@@ -253,7 +254,7 @@ async fn a_request_that_is_not_safe_and_succeeds_makes_stored_answers_void() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_or_broken_off_or_not_framed_is_passed_on_and_not_stored() {
+async fn what_is_too_large_is_passed_on_and_not_stored() {
     let upstream = Upstream::start(|request| async move {
         let fresh = http::Response::builder().header("cache-control", "max-age=60");
         match request.uri().path() {
@@ -282,5 +283,44 @@ async fn what_is_too_large_or_broken_off_or_not_framed_is_passed_on_and_not_stor
             assert_eq!((got.status, got.text.len()), (200, length), "{path}");
             assert_eq!(got.cache.starts_with("hit"), stored && round == 1, "{path} {}", got.cache);
         }
+    }
+}
+
+/// An upstream that writes this to each connection after a request, and closes it.
+async fn writing(text: &'static str) -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            if stream.read(&mut request).await.is_ok() {
+                let _ = stream.write_all(text.as_bytes()).await;
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_body_that_broke_off_or_may_have_is_not_stored() {
+    for (text, whole, stored) in [
+        ("HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 4\r\n\r\nbody", true, true),
+        ("HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 9\r\n\r\nbody", false, false),
+        (
+            "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n",
+            false,
+            false,
+        ),
+        // The end of the connection is all that ends this one.
+        ("HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\n\r\nbody", true, false),
+    ] {
+        let url = format!("http://{}/", writing(text).await);
+        let gate = gate(&[]).await;
+        gate.configure(&[("mock", json!({"match": url.trim_end_matches('/'), "cache": {"enabled": true}}))]);
+        let answer = gate.get(&url).await.unwrap();
+        assert_eq!(http_body_util::BodyExt::collect(answer.into_body()).await.is_ok(), whole, "{text}");
+        let again = fetch_get(&gate, &url, &[("cache-control", "only-if-cached")]).await;
+        assert_eq!(again.status == 200, stored, "{text}");
     }
 }

@@ -91,9 +91,14 @@ impl Call<'_> {
             }
             return self.forwarded(around, end, Forward::Method).await;
         }
+        let headers = &self.head.headers;
         let bypass = match () {
             () if method != Method::GET && method != Method::HEAD => Some(Forward::Method),
-            () if self.head.headers.contains_key(header::RANGE) => Some(Forward::Bypass("range")),
+            () if headers.contains_key(header::RANGE) => Some(Forward::Bypass("range")),
+            // Those are for whoever has the resource itself to judge (RFC 9111 section 4.3.2).
+            () if headers.contains_key(header::IF_MATCH) || headers.contains_key(header::IF_UNMODIFIED_SINCE) => {
+                Some(Forward::Bypass("condition"))
+            }
             () if !matches!(self.kept, KeptBody::Empty) => Some(Forward::Bypass("body")),
             () => None,
         };
