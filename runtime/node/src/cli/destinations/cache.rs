@@ -69,3 +69,32 @@ pub(super) async fn purge(api: &Api, purge: &Purge) -> Result<Exit, Failure> {
     }
     Ok(Exit::Ok)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, FromArgMatches};
+
+    use super::*;
+
+    fn config(flags: &[&str]) -> Result<Value, String> {
+        let command = CacheFlags::augment_args(Command::new("put"));
+        let matches = command.try_get_matches_from(std::iter::once("put").chain(flags.iter().copied()));
+        let flags =
+            matches.and_then(|matches| CacheFlags::from_arg_matches(&matches)).map_err(|error| error.to_string())?;
+        let mut config = Map::new();
+        config.insert("cache".into(), json!({"enabled": false, "stale_if_error": "1m"}));
+        flags.apply(&mut config);
+        config.remove("cache").ok_or_else(|| "nothing".to_owned())
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_say_nothing_where_there_are_none() {
+        assert_eq!(config(&[]), Ok(json!({"enabled": false, "stale_if_error": "1m"})));
+        assert_eq!(config(&["--cache"]), Ok(json!({"enabled": true, "stale_if_error": "1m"})));
+        let all = ["--cache", "--stale-if-error", "1h", "--stale-while-revalidate", "5s", "--cache-ignore", "x-a,x-b"];
+        let is = json!({"enabled": true, "stale_if_error": "1h", "stale_while_revalidate": "5s",
+                        "ignore_headers": ["x-a", "x-b"]});
+        assert_eq!(config(&all), Ok(is));
+        assert!(config(&["--stale-if-error", "1h"]).unwrap_err().contains("--cache"));
+    }
+}

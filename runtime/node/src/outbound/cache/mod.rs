@@ -6,9 +6,8 @@
 //!
 //! **Two steps to an answer.** A resource (tenant, destination, URI) has a mark: a random number, and which headers its
 //! answers vary by. An answer is found by that number, by the values of those headers, and by all that could be a
-//! credential of who asks (`key`). To forget a resource, for everybody who ever asked for it, is to forget its mark: no
-//! other mark will have its number. A mark that is pushed out or lost takes its answers with it; nothing makes them appear
-//! again. A destination is forgotten likewise, by the number of times it was (`purges`).
+//! credential of who asks (`key`). To forget a resource, for everybody who ever asked for it, is to give its mark another
+//! number. A mark that is pushed out or lost takes its answers with it; nothing makes them appear again. A destination is forgotten likewise, by the number of times it was (`purges`).
 //!
 //! **Nobody waits for the cache.** A body is stored while it goes to its client (`fill`); memory is bounded (`cache_memory`,
 //! of which answers on their way have a quarter), so is one object (`cache_object`), so are the files (`cache_disk`); a
@@ -177,8 +176,9 @@ impl Cache {
         if let Some(Slot::Mark(mark)) = self.store.peek(resource) {
             return mark.generation;
         }
-        let generation = rand::random();
-        self.store.remember(resource, Slot::Mark(Arc::new(Mark { generation, vary: Vec::new(), pass_until: 0 })));
+        let mark = Mark::new();
+        let generation = mark.generation;
+        self.store.remember(resource, Slot::Mark(Arc::new(mark)));
         generation
     }
 
@@ -284,7 +284,10 @@ impl Cache {
     fn forget(&self, scope: &Scope, origin: &Origin, uri: &Uri) {
         let resource = key::resource(scope, self.purges.count(scope), origin, uri);
         let _marking = self.marking.lock();
-        self.store.remove(&resource);
+        // Another mark in its place, and not none: one that is on its way into the files would be found there yet.
+        if self.store.may_have(&resource) {
+            self.store.insert(&resource, Slot::Mark(Arc::new(Mark::new())));
+        }
     }
 
     /// Forgets all answers of a destination, or those to one URL.

@@ -105,12 +105,13 @@ impl Store {
         self.measure();
     }
 
+    /// Whether something is there, or may be in the files.
+    pub(super) fn may_have(&self, key: &Key) -> bool {
+        self.cache.contains(key)
+    }
+
     /// Forgets something.
     pub(super) fn remove(&self, key: &Key) {
-        // What is not there needs no word in the files that it is gone.
-        if !self.cache.contains(key) {
-            return;
-        }
         self.cache.remove(key);
         self.measure();
     }

@@ -37,6 +37,11 @@ pub(super) struct Mark {
 }
 
 impl Mark {
+    /// One that no answer was found by.
+    pub(super) fn new() -> Self {
+        Self { generation: rand::random(), vary: Vec::new(), pass_until: 0 }
+    }
+
     /// Whether equal requests go by themselves.
     pub(super) fn passes(&self, now: SystemTime) -> bool {
         millis(now) < self.pass_until
