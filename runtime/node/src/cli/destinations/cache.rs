@@ -50,7 +50,8 @@ pub(super) struct Purge {
     /// The destination
     name: String,
     /// One URL of it, as it was asked for, such as https://api.example.com/v1/list?page=2. None: all of it
-    url: Option<String>,
+    #[arg(value_name = "URL")]
+    one: Option<String>,
     #[command(flatten)]
     pub(super) client: ClientArgs,
 }
@@ -58,13 +59,13 @@ pub(super) struct Purge {
 /// Forgets stored answers.
 pub(super) async fn purge(api: &Api, purge: &Purge) -> Result<Exit, Failure> {
     let name = &purge.name;
-    let url = purge.url.as_deref().map(|url| format!("?url={}", segment(url))).unwrap_or_default();
+    let url = purge.one.as_deref().map(|url| format!("?url={}", segment(url))).unwrap_or_default();
     let path = format!("/v1/destinations/{}/cache{url}", segment(name));
     api.json(Method::DELETE, &path, None, &format!("purging `{name}`")).await?;
     if api.out.is_json() {
-        api.out.value(&json!({"purged": name, "url": purge.url}))?;
+        api.out.value(&json!({"purged": name, "url": purge.one}))?;
     } else {
-        let what = purge.url.as_deref().unwrap_or("all stored answers");
+        let what = purge.one.as_deref().unwrap_or("all stored answers");
         api.out.line(format_args!("{name}: forgot {what}"))?;
     }
     Ok(Exit::Ok)

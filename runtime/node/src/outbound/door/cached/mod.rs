@@ -288,7 +288,7 @@ pub(super) async fn renew(mut call: Call<'_>, around: Around<'_>, headers: Heade
     headers.remove(header::PRAGMA);
     call.head.headers.clone_from(&headers);
     let asking = Asking { demand: Demand::default(), headers };
-    let Some(found) = around.cache.find(&call.request_of(around, &asking)).await else { return None };
+    let found = around.cache.find(&call.request_of(around, &asking)).await?;
     let answer = call.fetch(around, &asking, found, Forward::Stale, Some(lead)).await.ok()?;
     let status = answer.status().as_u16();
     // Who stores it stops where nobody reads it.
