@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use tidegate_core::Effective;
+use tidegate_core::{Effective, Flow, endpoint::Ways};
 
 use super::{
     Ending, Inner, Target,
@@ -32,6 +32,8 @@ pub(super) struct Behind {
     repeatable: bool,
     costs: bool,
     tokens: u32,
+    flow: Flow,
+    ways: Ways,
     head: Head,
     first_byte: FirstByte,
     idle: Idle,
@@ -52,6 +54,8 @@ impl Behind {
             repeatable: call.repeatable,
             costs: call.costs,
             tokens: call.tokens,
+            flow: call.flow,
+            ways: call.ways,
             head,
             first_byte: call.first_byte,
             idle: call.idle,
@@ -88,6 +92,8 @@ impl Behind {
             uploaded: false,
             costs: self.costs,
             tokens: self.tokens,
+            flow: self.flow,
+            ways: self.ways,
             deadline: shards::now() + self.policy.deadline,
             deadline_stated: true,
             policy: Arc::clone(&self.policy),
