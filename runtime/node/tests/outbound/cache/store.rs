@@ -136,6 +136,19 @@ async fn a_hit_costs_no_attempt_and_no_limit_and_is_told_in_the_trail_and_counte
 }
 
 #[tokio::test]
+async fn time_in_the_queue_makes_no_answer_older() {
+    let upstream = counting(&[("cache-control", "max-age=1")]).await;
+    let gate = gate(&[]).await;
+    let limits = json!([{"quota": 1, "per": "1200ms"}]);
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "limits": limits, "cache": {"enabled": true}}))]);
+    fetch_get(&gate, &upstream.url("/first"), &[]).await;
+    let begin = std::time::Instant::now();
+    let waited = fetch_get(&gate, &upstream.url("/second"), &[]).await;
+    assert!(begin.elapsed() > std::time::Duration::from_secs(1), "it waited for its turn");
+    assert_eq!(waited.cache, "fwd=miss; stored");
+}
+
+#[tokio::test]
 async fn a_destination_that_did_not_opt_in_stores_nothing_and_says_nothing() {
     let upstream = counting(&[("cache-control", "max-age=60")]).await;
     let gate = gate(&[]).await;

@@ -37,10 +37,12 @@ impl Call<'_> {
         let is_get = self.head.method == Method::GET;
         let validated =
             found.stored.clone().filter(|stored| is_get && ask_whether(&mut self.head.headers, &stored.headers));
-        let sent = Cache::now();
+        let (began, waited) = (Cache::now(), self.ending.waited);
         let mut end = self.ended(None).await;
         let came = Cache::now();
-        let took = came.duration_since(sent).unwrap_or_default();
+        // The upstream made it after the request had left the queue.
+        let waited = self.ending.waited.saturating_sub(waited);
+        let took = came.duration_since(began).unwrap_or_default().saturating_sub(waited);
         if let (End::Answer(response, _), Some(stored)) = (&end, &validated)
             && response.status() == StatusCode::NOT_MODIFIED
         {
@@ -51,7 +53,7 @@ impl Call<'_> {
                 discard(response.into_body()).await;
             }
             if let Some(renewed) = self.renewed(around, asking, stored, &renewal, came, took) {
-                return Ok(self.renew(around, asking, &found, renewed, lead));
+                return Ok(self.renew(around, asking, &found, renewed, why, lead));
             }
             // It speaks of an answer that we do not have. Then we need it.
             self.note("the upstream speaks of another answer than the stored one: asked for it".into());
@@ -166,6 +168,7 @@ impl Call<'_> {
         asking: &Asking,
         found: &Found,
         (renewed, kept): (Stored, bool),
+        why: Forward,
         lead: Option<Lead>,
     ) -> Response<Body> {
         let stored = Arc::new(renewed);
@@ -184,7 +187,8 @@ impl Call<'_> {
         }
         self.note("answered from the cache: the upstream says that it still holds".into());
         let ttl = stored.answer.lifetime.saturating_sub(stored.answer.initial_age).as_secs();
-        let status = format!("fwd=stale; fwd-status=304{}; ttl={ttl}", if kept { "; stored" } else { "" });
+        let stored_again = if kept { "; stored" } else { "" };
+        let status = format!("{}; fwd-status=304{stored_again}; ttl={ttl}", why.text());
         self.serve(around, asking, &stored, &status, Cached::Revalidated)
     }
 
