@@ -138,7 +138,9 @@ pub fn initial_age(headers: &HeaderMap, came: SystemTime, took: Duration) -> Dur
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let stated = text(header::AGE).and_then(control::seconds).unwrap_or_default();
     let date = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
-    let apparent = date.and_then(|date| came.duration_since(date).ok()).unwrap_or_default();
+    // A date has no parts of a second: what is less than one between the two is not known to be any.
+    let apparent = date.and_then(|date| came.duration_since(date).ok()).map_or(0, |apparent| apparent.as_secs());
+    let apparent = Duration::from_secs(apparent);
     apparent.max(stated.saturating_add(took)).min(LONGEST)
 }
 
@@ -241,6 +243,8 @@ mod tests {
                 value.map(|value| headers.insert(name, value.parse().unwrap()));
             }
             assert_eq!(initial_age(&headers, came, secs(took)), secs(is), "{age:?} {date:?}");
+            let later = came + Duration::from_millis(900);
+            assert_eq!(initial_age(&headers, later, secs(took)), secs(is), "{age:?} {date:?}");
         }
     }
 }
