@@ -29,7 +29,7 @@ use crate::{
         Sender, TransportError,
         body::{KeptBody, Pump},
         cache::{Cache, Caching, Found, Landed, Lead, Place, Request, Stored},
-        refuse,
+        refuse, shards,
     },
 };
 
@@ -147,10 +147,12 @@ impl Call<'_> {
             }
             let landed = match around.cache.join(&found) {
                 Place::Lead(lead) => Err(lead),
-                Place::Follow(follower) => match tokio::time::timeout(self.left(), follower.wait()).await {
-                    Ok(landed) => landed,
-                    Err(_) => return self.waited_in_vain(around, asking, &found).await,
-                },
+                Place::Follow(follower) => {
+                    match tokio::time::timeout(self.deadline.since(shards::now()), follower.wait()).await {
+                        Ok(landed) => landed,
+                        Err(_) => return self.waited_in_vain(around, asking, &found).await,
+                    }
+                }
             };
             match landed {
                 Err(lead) => {
