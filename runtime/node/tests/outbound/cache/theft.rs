@@ -98,7 +98,7 @@ async fn a_tenants_answers_are_its_own() {
     gate.door.configure(&state);
     fetch_get(&gate, &upstream.url("/"), &[]).await;
     let kind = SenderKind::Program { token: None };
-    gate.sender = Arc::new(Sender { tenant: other, kind, policy: Default::default() });
+    gate.sender = Arc::new(Sender { tenant: other, kind, policy: Default::default(), flow: Default::default() });
     assert!(fetch_get(&gate, &upstream.url("/"), &[]).await.cache.starts_with("fwd"));
     assert!(fetch_get(&gate, &upstream.url("/"), &[]).await.cache.starts_with("hit"));
 }
