@@ -11,11 +11,13 @@
 //! - [`usage`] reads the tokens that an answer used from its body as it passes, and errors that come in its midst.
 //! - [`signal`] reads what answers say, [`repeat`] decides what happens after an attempt.
 //! - [`manners`] says on which threads a function's work runs.
+//! - [`cache`] says when a stored answer may be used.
 //! - [`policy`], [`limit`] and [`units`] are the shapes people write.
 //! - [`refusal`] says why something waits or was refused.
 
 mod actor;
 pub mod budget;
+pub mod cache;
 pub mod calls;
 pub mod endpoint;
 pub mod guard;

@@ -8,7 +8,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ use super::{
     secrets, set,
 };
 use crate::{
-    cluster::registry::{Change, Command, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
+    cluster::registry::{Change, Command, DestinationConfig, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
     ids::DestinationName,
     outbound::DestinationState,
     problem::Problem,
@@ -37,6 +37,12 @@ const MOST: usize = 1_000;
 pub(super) struct Page {
     limit: Option<usize>,
     after: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Purge {
+    url: Option<String>,
 }
 
 pub(super) async fn list(
@@ -103,12 +109,10 @@ pub(super) async fn put(
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut warnings = in_vain(&destination.config);
+    warnings.extend(secrets::of_destination(&control, &destination));
     let mut answer = shown(&destination);
-    set(
-        &mut answer,
-        "warnings",
-        json!(secrets::of_destination(&control, &destination).into_iter().collect::<Vec<_>>()),
-    );
+    set(&mut answer, "warnings", json!(warnings));
     Ok((status, [etag::tag(destination.revision)], Json(answer)).into_response())
 }
 
@@ -124,6 +128,46 @@ pub(super) async fn delete(
     let tenant = caller.tenant().clone();
     control.write(Command::DeleteDestination { tenant, name: name.into(), if_revision }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What its policy says of a choice that there is not.
+fn in_vain(config: &DestinationConfig) -> Vec<String> {
+    if config.endpoints.len() > 1 {
+        return Vec::new();
+    }
+    let of_choice = ["regions", "regions_only", "mode", "hedge_after"];
+    let stated = of_choice.iter().filter(|key| config.policy.get(**key).is_some_and(|value| *value != json!("failover")));
+    stated.map(|key| format!("policy.{key} has no effect: the destination has no `endpoints` to choose from")).collect()
+}
+
+/// Forgets stored answers. Which there are is asked of nobody: to forget what is not there is no error.
+pub(super) async fn purge(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Named(name): Named,
+    Asked(purge): Asked<Purge>,
+) -> Result<StatusCode, Problem> {
+    caller.require(Scope::Deploy)?;
+    find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
+    let uri = match &purge.url {
+        None => None,
+        Some(url) => Some(url.parse::<Uri>().map_err(|error| bad_request(format!("url: `{url}` is no URL: {error}")))?),
+    };
+    // A small file is written, if anything: rarely, and by people.
+    let purged = control.gate.purge(caller.tenant(), &name, uri.as_ref());
+    match (purged, uri) {
+        (Ok(true), _) => Ok(StatusCode::NO_CONTENT),
+        (Ok(false), Some(uri)) => {
+            Err(bad_request(format!("url: `{uri}` is not one of `{name}`; write all of it, as in https://host/path")))
+        }
+        (Ok(false), None) => Err(not_found(&name)),
+        (Err(error), _) => Err(storage(&error)),
+    }
+}
+
+fn storage(error: &std::io::Error) -> Problem {
+    let detail = format!("forgotten until a restart, for it could not be written down: {error}");
+    Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage", "It could not be written down", detail)
 }
 
 fn find(control: &Control, caller: &Caller, name: &str) -> Option<Arc<DestinationRecord>> {

@@ -70,6 +70,7 @@ pub(super) fn table() -> Table {
         .on(Method::GET, "/v1/secrets/{name}", secrets::show)
         .on(Method::PUT, "/v1/secrets/{name}", secrets::put)
         .on(Method::DELETE, "/v1/secrets/{name}", secrets::delete)
+        .on(Method::DELETE, "/v1/destinations/{name}/cache", destinations::purge)
         .on(Method::GET, "/v1/tokens", tokens::list)
         .on(Method::POST, "/v1/tokens", tokens::create)
         .on(Method::DELETE, "/v1/tokens/{id}", tokens::revoke)

@@ -3,6 +3,7 @@
 use std::{any::Any, sync::Arc};
 
 use futures::future::BoxFuture;
+use http::Uri;
 use tempfile::TempPath;
 
 use crate::{
@@ -70,4 +71,11 @@ pub trait Gate: Send + Sync + 'static {
 
     /// Destinations as they live, ordered by configured name or origin, at most `limit` after `after`.
     fn destinations(&self, tenant: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage;
+
+    /// Forgets the stored answers of a destination, or that to one URL; false where there is no such destination, or the
+    /// URL is not one of its.
+    ///
+    /// # Errors
+    /// When it can't be written down.
+    fn purge(&self, tenant: &TenantId, name: &str, uri: Option<&Uri>) -> std::io::Result<bool>;
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
+use http::Uri;
 
 use crate::{
     cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, VersionRecord},
@@ -21,6 +22,10 @@ impl Gate for Door {
 
     fn destinations(&self, tenant: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage {
         Self::destinations(self, tenant, after, limit)
+    }
+
+    fn purge(&self, tenant: &TenantId, name: &str, uri: Option<&Uri>) -> std::io::Result<bool> {
+        Self::purge(self, tenant, name, uri)
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
         live::Functions,
     },
     observe::{Endpoint, EndpointError, Exporter, Observe},
-    outbound::{Door, DoorParts},
+    outbound::{Cache, Door, DoorParts},
     problem::Problem,
     secrets::HandleSeed,
     settings::{LogFormat, OutboundSettings, Settings, names},
@@ -122,6 +122,7 @@ pub struct RunningNode {
     // Outlive the listeners: a change under way is answered once it serves, and a keeper makes it serve.
     stop_keepers: CancellationToken,
     keepers: Vec<JoinHandle<()>>,
+    cache: Option<Arc<Cache>>,
     // Goes last: its runtime runs the listeners.
     _guests: Arc<GuestHost>,
 }
@@ -167,7 +168,12 @@ impl Node {
         let keys = Arc::new(keys.map_err(|error| StartError::SecretKey(error.to_string()))?);
         secret_keys::seal_anew(&registry, &keys, &data, !settings.node.secret_key.is_empty())?;
         let read_on = settings.ingress.read_on();
-        let parts = DoorParts { read_on, keys: Arc::clone(&keys), ..DoorParts::default() };
+        let disk = settings.outbound.cache_disk;
+        if (1..Cache::SMALLEST_DISK).contains(&disk.get()) {
+            return Err(setting(names::CACHE_DISK, "stored answers need 16MiB of files at least, or none: 0B"));
+        }
+        let cache = Cache::open(&settings.outbound, Some(&data.path("cache")), observe.metrics.cache.clone()).await;
+        let parts = DoorParts { read_on, keys: Arc::clone(&keys), cache: cache.clone(), ..DoorParts::default() };
         let door = Arc::unwrap_or_clone(Door::with_parts(&settings.outbound, Arc::clone(&observe), parts)?);
         door.configure(&registry.state());
         let guests = {
@@ -280,6 +286,7 @@ impl Node {
             listener_ended,
             stop_keepers,
             keepers,
+            cache,
             _guests: guests,
         })
     }
@@ -315,6 +322,9 @@ impl RunningNode {
         let kept = ended(&mut self.keepers, tokio::time::Instant::now() + KEEPERS).await;
         if !kept {
             end(&mut self.keepers).await;
+        }
+        if let Some(cache) = &self.cache {
+            cache.close().await;
         }
         all && kept
     }

@@ -21,7 +21,7 @@ use prometheus_client::{
 };
 use tidegate_core::repeat::Class;
 
-use super::times::Times;
+use super::{cached::Cached, times::Times};
 
 /// Outcomes of calls, as the label says them.
 const OUTCOMES: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "refused", "failed", "cancelled"];
@@ -60,6 +60,7 @@ pub struct DestinationCounts {
     refusals: Mutex<BTreeMap<u16, u64>>,
     stream_errors: AtomicU64,
     tokens: AtomicU64,
+    cached: [AtomicU64; Cached::ALL.len()],
     queued: AtomicI64,
     waits: Times,
     upstream: Times,
@@ -134,6 +135,18 @@ impl DestinationCounts {
     /// An answer says that it used so many tokens.
     pub fn used(&self, tokens: u64) {
         self.tokens.fetch_add(tokens, Relaxed);
+    }
+
+    /// The cache did this for a call.
+    pub fn cache(&self, how: Cached) {
+        if let Some(count) = self.cached.get(how as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How often it did what, in the order of [`Cached::ALL`].
+    pub fn cached(&self) -> [u64; Cached::ALL.len()] {
+        self.cached.each_ref().map(|count| count.load(Relaxed))
     }
 
     /// A call waits.
@@ -245,6 +258,11 @@ impl Collector for ByDestination {
         plain(encoder, all, errors, |counts| counts.stream_errors.load(Relaxed))?;
         let tokens = ("tokens", "Tokens that answers of language models say they used, by destination");
         plain(encoder, all, tokens, |counts| counts.tokens.load(Relaxed))?;
+        let help = "Calls to destinations that store answers, by destination and outcome";
+        labelled(encoder, all, ("cache_answers", help, "outcome"), |counts| {
+            let counted = Cached::ALL.iter().zip(counts.cached()).filter(|(_, count)| *count > 0);
+            counted.map(|(outcome, count)| ((*outcome).to_owned(), count)).collect()
+        })?;
         let help = "Calls that wait, by destination";
         let mut series = encoder.encode_descriptor("queued_calls", help, None, MetricType::Gauge)?;
         for (destination, counts) in all {
@@ -277,6 +295,7 @@ mod tests {
         counts.came(Class::Accepted, Some(200));
         counts.answered(Duration::from_millis(300));
         counts.used(21);
+        counts.cache(Cached::Hit);
         counts.stream_error();
         let waits = counts.queued();
         let text = |all: &ByDestination| {
@@ -296,6 +315,7 @@ mod tests {
             "tidegate_attempt_outcomes_total{destination=\"openai\",outcome=\"refused\"} 1",
             "tidegate_refusals_total{destination=\"openai\",status=\"429\"} 1",
             "tidegate_stream_errors_total{destination=\"openai\"} 1",
+            "tidegate_cache_answers_total{destination=\"openai\",outcome=\"hit\"} 1",
             "tidegate_tokens_total{destination=\"openai\"} 21",
             "tidegate_queued_calls{destination=\"openai\"} 1",
             "tidegate_wait_seconds_count{destination=\"openai\"} 2",

@@ -12,6 +12,7 @@ use prometheus_client::{
 };
 
 use super::{
+    cached::CacheMetrics,
     destinations::{ByDestination, DestinationCounts},
     invocations::{ByFunction, Invocations},
     otlp::ExportCounts,
@@ -39,6 +40,8 @@ pub struct Metrics {
     pub connections_opened: Counter,
     /// Outbound connections open now.
     pub connections_open: Gauge,
+    /// Stored answers.
+    pub cache: CacheMetrics,
     export: Arc<ExportCounts>,
 }
 
@@ -58,6 +61,7 @@ impl Metrics {
             compiles: Counter::default(),
             connections_opened: Counter::default(),
             connections_open: Gauge::default(),
+            cache: CacheMetrics::default(),
             export,
         };
         let registry = &mut metrics.registry;
@@ -74,6 +78,7 @@ impl Metrics {
         registry.register("compiles", "Compilations of modules", metrics.compiles.clone());
         registry.register("connections_opened", "Outbound connections opened", metrics.connections_opened.clone());
         registry.register("connections_open", "Outbound connections open", metrics.connections_open.clone());
+        metrics.cache.register(registry);
         metrics
     }
 

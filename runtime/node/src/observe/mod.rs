@@ -3,6 +3,7 @@
 //! Every concern reports here and none waits here: stores are rings with a bound in bytes, the feed drops what a slow
 //! reader does not take, and all of it is cheap when nobody looks.
 
+mod cached;
 mod call_log;
 mod destinations;
 mod feed;
@@ -18,6 +19,7 @@ mod trail;
 
 use std::sync::Arc;
 
+pub use cached::{CacheMetrics, Cached};
 pub use call_log::{CallLog, LoggedCall};
 pub use destinations::{DestinationCounts, Ended, QueuedCall};
 pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEvent, TraceIdText};

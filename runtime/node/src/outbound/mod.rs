@@ -6,9 +6,11 @@
 //! A call passes, in this order: `origin` (what is dialled, in one normal form), `guard` (allowed hosts), `headers`
 //! (what ends at the gate), `body` (taken into the door's own buffer), `destinations` (which actor, which policy),
 //! `shards` (when it may go), `pool` (a connection to an address that the guard lets pass), and `door` is the loop
-//! around them. `secrets` puts values into a request as it leaves. `to` reads the paths of `/to`, `redirect` keeps who follows a `Location` on them.
+//! around them. `secrets` puts values into a request as it leaves. `cache` answers before the shards are asked, for
+//! destinations that want it. `to` reads the paths of `/to`, `redirect` keeps who follows a `Location` on them.
 
 mod body;
+mod cache;
 mod call;
 mod destinations;
 mod door;
@@ -26,6 +28,7 @@ mod testing;
 mod to;
 mod wait_clock;
 
+pub use cache::Cache;
 pub use call::{CallTimeouts, OutboundCall, Sender, SenderKind, TransportError};
 pub use destinations::{
     CompiledDestination, DestinationPage, DestinationState, PartitionState, Profile, compile, stands_for,

@@ -79,6 +79,15 @@ pub(super) fn deadline_passed(destination: &str, deadline: std::time::Duration, 
         .member("destination", destination)
 }
 
+/// The answer for a request that wants a stored answer only.
+pub(super) fn not_cached(destination: &str) -> Problem {
+    let detail =
+        format!("{destination}: no stored answer does for this request, and it wants no other (only-if-cached)");
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "not-cached", "No stored answer", detail)
+        .proxy_error("http_request_denied")
+        .member("destination", destination)
+}
+
 /// The answer for a request that meets itself.
 pub(super) fn looped(origin: &Origin) -> Problem {
     let detail = format!("The request to {origin} has passed {} gates: it calls itself", headers::HOPS);

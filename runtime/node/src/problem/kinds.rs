@@ -101,6 +101,7 @@ kinds! {
         "request-unread" 504 "The upstream took nothing more of the request's body for `body_idle_timeout`"
         "first-byte-timeout" 504 "No head of an answer from the upstream in time"
         "deadline-passed" 504 "The call's deadline passed while it waited or was under way"
+        "not-cached" 504 "The request wants a stored answer only (`only-if-cached`), and none does for it"
         "loop" 508 "The request has passed too many gates: it calls itself"
     }
 

@@ -365,6 +365,15 @@ pub struct OutboundSettings {
     /// Idle upstream connections kept on this node
     #[arg(long, env = "TIDEGATE_MAX_IDLE_CONNECTIONS", value_name = "COUNT", default_value_t = 4_096)]
     pub max_idle_connections: usize,
+    /// Memory of stored answers of destinations with `cache`, a quarter of it for those on their way. 0: none are stored
+    #[arg(long, env = "TIDEGATE_CACHE_MEMORY", value_name = "SIZE", default_value = "64MiB")]
+    pub cache_memory: Size,
+    /// Largest body of an answer that is stored
+    #[arg(long, env = "TIDEGATE_CACHE_OBJECT", value_name = "SIZE", default_value = "1MiB")]
+    pub cache_object: Size,
+    /// Size of the files in DATA/cache, from which stored answers are there again after a restart; 16MiB at least. 0: memory only
+    #[arg(long, env = "TIDEGATE_CACHE_DISK", value_name = "SIZE", default_value = "0B")]
+    pub cache_disk: Size,
 }
 
 /// What is kept for people to look at.

@@ -78,6 +78,9 @@ names! {
     REFUSAL_WAIT = "refusal_wait";
     USAGE_BUFFER = "usage_buffer";
     MAX_ACTORS = "max_actors";
+    CACHE_MEMORY = "cache_memory";
+    CACHE_OBJECT = "cache_object";
+    CACHE_DISK = "cache_disk";
     TRAIL_BYTES = "trail_bytes";
     OTLP_ENDPOINT = "otlp_endpoint";
     OTLP_HEADERS = "otlp_headers";

@@ -9,6 +9,7 @@
 )]
 
 mod bodies;
+mod cache;
 mod connections;
 mod credit;
 mod deadlines;

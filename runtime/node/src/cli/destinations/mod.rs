@@ -1,5 +1,6 @@
 //! `tidegate destinations`: limits as configured and as they live, made, changed and removed.
 
+mod cache;
 mod limits;
 pub(super) mod live;
 
@@ -38,6 +39,8 @@ enum Action {
     Put(Box<Put>),
     /// Remove a destination
     Rm(Named),
+    /// Forget stored answers of a destination, all or those to one URL
+    Purge(cache::Purge),
 }
 
 #[derive(Args, Debug)]
@@ -91,6 +94,8 @@ struct Put {
     #[arg(long, value_name = "API", help = profiles())]
     api_profile: Option<String>,
     #[command(flatten)]
+    cache: cache::CacheFlags,
+    #[command(flatten)]
     client: ClientArgs,
 }
 
@@ -106,6 +111,7 @@ pub(super) async fn run(args: DestinationsArgs, out: Out) -> Result<Exit, Failur
         Some(Action::Show(named)) => show(&Api::new(&named.client, out)?, &named.name).await,
         Some(Action::Put(put)) => set(&Api::new(&put.client, out)?, &put).await,
         Some(Action::Rm(named)) => remove(&Api::new(&named.client, out)?, &named.name).await,
+        Some(Action::Purge(purge)) => cache::purge(&Api::new(&purge.client, out)?, &purge).await,
     }
 }
 
@@ -235,6 +241,7 @@ impl Put {
                 policy.insert("deadline".into(), json!(deadline));
             }
         }
+        self.cache.apply(&mut config);
         Ok(config)
     }
 }

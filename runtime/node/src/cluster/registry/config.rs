@@ -139,6 +139,29 @@ pub struct DestinationConfig {
     /// How calls to it are made.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub policy: Map<String, Value>,
+    /// Whether its answers are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheConfig>,
+    /// Keys that this release does not know.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// How a destination's answers are stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CacheConfig {
+    /// Whether they are.
+    #[serde(default)]
+    pub enabled: bool,
+    /// How long they may be given stale where asking fails, if the upstream does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_if_error: Option<Span>,
+    /// How long they may be given stale while they are asked for, if the upstream does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_while_revalidate: Option<Span>,
+    /// Headers of requests that say nothing about who asks, such as `x-session-number`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore_headers: Vec<String>,
     /// Keys that this release does not know.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,

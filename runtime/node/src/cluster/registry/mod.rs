@@ -16,7 +16,8 @@ mod validate;
 
 pub use apply::{Applied, Change};
 pub use config::{
-    Auth, ConfigError, DestinationConfig, EndpointConfig, FunctionConfig, FunctionLimits, Isolation, validate_name,
+    Auth, CacheConfig, ConfigError, DestinationConfig, EndpointConfig, FunctionConfig, FunctionLimits, Isolation,
+    validate_name,
 };
 pub use route::{RouteHost, RoutePattern};
 pub(crate) use secret::CREDENTIALS;

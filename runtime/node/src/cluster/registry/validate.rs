@@ -9,7 +9,7 @@ use tidegate_core::{
 };
 
 use super::{
-    config::{ConfigError, DestinationConfig, FunctionConfig, FunctionLimits},
+    config::{CacheConfig, ConfigError, DestinationConfig, FunctionConfig, FunctionLimits},
     route::RoutePattern,
     secret::validate_secret_name,
 };
@@ -39,10 +39,13 @@ const DESTINATION_KEYS: &[&str] = &[
     "max_concurrency",
     "endpoints",
     "repeatable",
+    "ask_usage",
     "secret",
     "inject",
     "policy",
+    "cache",
 ];
+const CACHE_KEYS: &[&str] = &["enabled", "stale_if_error", "stale_while_revalidate", "ignore_headers"];
 
 /// The most that a function's own limits may ask for on this node.
 #[derive(Clone, Debug)]
@@ -152,6 +155,11 @@ pub fn parse_destination(value: Value) -> Result<DestinationConfig, ConfigError>
     known_keys("", &object, DESTINATION_KEYS)?;
     if !object.contains_key("match") {
         return wrong("match", "is missing: the origin the destination stands for, such as https://api.openai.com");
+    }
+    if let Some(cache) = object.get("cache") {
+        let cache = self::object("cache", cache.clone())?;
+        known_keys("cache", &cache, CACHE_KEYS)?;
+        each_key::<CacheConfig>("cache", &cache, None)?;
     }
     each_key::<DestinationConfig>("", &object, Some("match"))?;
     let config: DestinationConfig = whole(object)?;
@@ -329,14 +337,19 @@ mod tests {
         let limits: FunctionLimits = serde_json::from_value(Value::Object(all(LIMIT_KEYS))).unwrap();
         assert!(limits.unknown.is_empty(), "{limits:?}");
         let function = json!({"env": {}, "secrets": [], "allowed_hosts": null, "auth": "token", "async": false,
-            "isolation": null, "limits": {}, "policy": {}, "routes": []});
+            "isolation": null, "limits": {}, "policy": {}, "weight": null, "routes": []});
         assert!(FUNCTION_KEYS.iter().all(|key| function.get(key).is_some()));
         let function: FunctionConfig = serde_json::from_value(function).unwrap();
         assert!(function.unknown.is_empty(), "{function:?}");
         let destination = json!({"match": "", "profile": null, "split_by": [], "limits": [], "max_concurrency": null,
-            "repeatable": null, "secret": null, "inject": null, "policy": {}});
+            "endpoints": [], "repeatable": null, "ask_usage": null, "secret": null, "inject": null, "policy": {}, "cache": null});
         assert!(DESTINATION_KEYS.iter().all(|key| destination.get(key).is_some()));
         let destination: DestinationConfig = serde_json::from_value(destination).unwrap();
         assert!(destination.unknown.is_empty(), "{destination:?}");
+        let cache =
+            json!({"enabled": true, "stale_if_error": "1m", "stale_while_revalidate": null, "ignore_headers": []});
+        assert!(CACHE_KEYS.iter().all(|key| cache.get(key).is_some()));
+        let cache: CacheConfig = serde_json::from_value(cache).unwrap();
+        assert!(cache.unknown.is_empty(), "{cache:?}");
     }
 }

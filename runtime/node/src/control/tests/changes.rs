@@ -107,6 +107,30 @@ async fn destinations_are_configured_shown_with_their_live_state_and_removed() {
 }
 
 #[tokio::test]
+async fn stored_answers_are_forgotten_all_or_those_to_one_url_of_the_destination() {
+    let api = api();
+    let cache = r#"{"match": "https://api.openai.com", "cache": {"enabled": true, "stale_if_error": "1h"}}"#;
+    let put = api.ask("PUT /v1/destinations/openai", &[], cache).await;
+    assert_eq!(put.body["config"]["cache"], json!({"enabled": true, "stale_if_error": "1h"}));
+    let wrong = r#"{"match": "https://a.test", "cache": {"enabeld": true}}"#;
+    let wrong = api.ask("PUT /v1/destinations/wrong", &[], wrong).await;
+    assert!(wrong.detail().contains("`cache.enabeld`") && wrong.detail().contains("`enabled`"), "{}", wrong.body);
+    let path = "DELETE /v1/destinations/openai/cache";
+    for (query, status) in [
+        ("", StatusCode::NO_CONTENT),
+        ("?url=https%3A%2F%2Fapi.openai.com%2Fv1%3Fa", StatusCode::NO_CONTENT),
+        ("?url=https%3A%2F%2Fother.test%2F", StatusCode::BAD_REQUEST),
+        ("?url=a%20b", StatusCode::BAD_REQUEST),
+        ("?uri=x", StatusCode::BAD_REQUEST),
+    ] {
+        let answer = api.ask(&format!("{path}{query}"), &[], "").await;
+        assert_eq!(answer.status, status, "{query}: {}", answer.body);
+    }
+    let nobody = api.ask("DELETE /v1/destinations/nobody/cache", &[], "").await;
+    assert_eq!(nobody.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn a_body_beyond_its_bound_is_refused_by_name() {
     let api = api_with(&["--max-control-body", "16"]);
     let answer = api.ask("POST /v1/tokens", &[], "x".repeat(17)).await;

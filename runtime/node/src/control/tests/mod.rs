@@ -77,12 +77,17 @@ impl Gate for Yes {
         }
     }
 
+    fn purge(&self, _: &TenantId, name: &str, uri: Option<&http::Uri>) -> std::io::Result<bool> {
+        Ok(name == "openai" && uri.is_none_or(|uri| uri.host() == Some("api.openai.com")))
+    }
+
     fn destinations(&self, _: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage {
         let known = ["https://other.example", "openab", "openai", "zzz"];
         let wanted = known.iter().filter(|name| after.is_none_or(|after| **name > after));
         let state = |name: &&str| DestinationState {
             destination: (*name).to_owned(),
             configured: *name == "openai",
+            cache: None,
             r#match: String::new(),
             partitions: Vec::new(),
         };

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, budget::Budget, limit::Unit};
 
 use super::{
+    caching::CompiledCache,
     endpoints::{self, Endpoint},
     partition::{self, Splitter},
     profiles::{GENERIC, Profile},
@@ -46,6 +47,7 @@ pub struct CompiledDestination {
     pub(super) token_quota: Option<u64>,
     /// Whether streamed completions are asked for their usage.
     pub(super) asks_usage: bool,
+    pub(super) cache: Option<CompiledCache>,
 }
 
 impl CompiledDestination {
@@ -70,8 +72,13 @@ pub(super) fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, Co
 /// The first key that is wrong or unknown, with what would be right.
 pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Result<CompiledDestination, ConfigError> {
     if let Some(key) = config.unknown.keys().next() {
-        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, ask_usage, secret, inject, policy";
+        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, ask_usage, secret, inject, \
+                     policy, cache";
         return Err(error(key, format!("is no key of a destination; there are {known}")));
+    }
+    if let Some(key) = config.cache.as_ref().and_then(|cache| cache.unknown.keys().next()) {
+        let known = "enabled, stale_if_error, stale_while_revalidate, ignore_headers";
+        return Err(error(format!("cache.{key}"), format!("is no key of `cache`; there are {known}")));
     }
     let compiled = compile_known(config, settings)?;
     if compiled.token_quota.is_some() && !compiled.profile.estimates_tokens && compiled.policy.tokens.is_none() {
@@ -133,6 +140,7 @@ pub(super) fn compile_known(
         return Err(error("ask_usage", format!("the profile `{}` does not know how to ask", profile.name)));
     }
     let asks_usage = config.ask_usage.unwrap_or(token_quota.is_some()) && !profile.streamed.is_empty();
+    let cache = config.cache.as_ref().map(CompiledCache::new).transpose()?.flatten();
     let limits = Arc::new(limits);
     let stands = stands_for(config);
     Ok(CompiledDestination {
@@ -147,6 +155,7 @@ pub(super) fn compile_known(
         stands,
         token_quota,
         asks_usage,
+        cache,
     })
 }
 
@@ -281,6 +290,9 @@ mod tests {
             (r#"{"match": "https://a", "inject": "x-api-key: {}"}"#, "`inject`"),
             (r#"{"match": "https://a", "policy": {"deadlin": "1s"}}"#, "deadlin"),
             (r#"{"match": "https://a", "policy": {"retries": 99}}"#, "policy.retries"),
+            (r#"{"match": "https://a", "cache": {"ttl": "1s"}}"#, "`cache.ttl`"),
+            (r#"{"match": "https://a", "cache": {"ignore_headers": ["a b"]}}"#, "`cache.ignore_headers[0]`"),
+            (r#"{"match": "https://a", "cache": {"ignore_headers": ["Cookie"]}}"#, "`cache.ignore_headers[0]`"),
         ] {
             let error = check(json).unwrap_err();
             assert!(error.contains(key), "{json}: {error}");

@@ -3,6 +3,7 @@
 //! A configured destination stands for an origin or a pattern; where none does, the origin itself is one. What splits a
 //! destination into partitions is what its upstream limits by: a credential, a model.
 
+mod caching;
 mod compile;
 mod endpoints;
 mod partition;

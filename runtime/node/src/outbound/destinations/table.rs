@@ -1,7 +1,7 @@
 //! The table of configured destinations, and what a call follows once it is found.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -23,8 +23,8 @@ use super::{
 use crate::{
     cluster::registry::{DestinationConfig, State},
     ids::{DestinationName, TenantId},
-    observe::{DestinationCounts, Metrics},
-    outbound::Origin,
+    observe::{Cached, DestinationCounts, Metrics},
+    outbound::{Origin, cache::Caching},
     problem::Shape,
     settings::OutboundSettings,
 };
@@ -54,6 +54,8 @@ pub(crate) struct Destination {
     split_by: Vec<partition::Splitter>,
     key: u128,
     counts: OnceLock<Arc<DestinationCounts>>,
+    /// How its answers are stored, where they are.
+    pub(crate) caching: Option<Caching>,
     /// Its configuration was deleted: calls that are still under way make it no series anew.
     gone: AtomicBool,
 }
@@ -61,8 +63,10 @@ pub(crate) struct Destination {
 impl Destination {
     fn configured(tenant: &TenantId, name: &DestinationName, compiled: CompiledDestination) -> Self {
         let matches: Arc<str> = compiled.pattern.to_string().into();
+        let key = hash_key(tenant.as_str(), &format!("{name}={matches}"));
         Self {
-            key: hash_key(tenant.as_str(), &format!("{name}={matches}")),
+            key,
+            caching: compiled.cache.map(|cache| cache.of(key, &compiled.split_by)),
             name: Some(name.clone()),
             tenant: tenant.clone(),
             matches,
@@ -101,6 +105,7 @@ impl Destination {
             counts_tokens: false,
             asks_usage: false,
             split_by: partition::of_profile(profile),
+            caching: None,
             counts: OnceLock::new(),
             gone: AtomicBool::new(false),
         }
@@ -186,6 +191,14 @@ impl Destination {
         self.counts.get_or_init(|| {
             let name = self.name.as_ref().filter(|_| !self.gone.load(Ordering::Relaxed));
             metrics.of_destination(name.map_or(OTHER, DestinationName::as_str))
+        })
+    }
+
+    /// How often the cache did what, by the names of [`Cached::ALL`]; nothing where it stores no answers.
+    pub(crate) fn cached(&self) -> Option<BTreeMap<&'static str, u64>> {
+        self.caching.as_ref().map(|_| {
+            let counted = self.counts.get().map_or_else(Default::default, |counts| counts.cached());
+            Cached::ALL.into_iter().zip(counted).collect()
         })
     }
 }

@@ -22,6 +22,9 @@ pub struct DestinationState {
     pub configured: bool,
     /// What it stands for.
     pub r#match: String,
+    /// What the cache did for its calls so far, where it stores answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<std::collections::BTreeMap<&'static str, u64>>,
     /// Partitions with live state. A destination without splitters has one, without a name, once it was used.
     pub partitions: Vec<PartitionState>,
 }

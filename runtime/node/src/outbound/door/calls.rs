@@ -83,6 +83,7 @@ fn told(reason: Reason) -> String {
 }
 
 /// How long the head of an answer is waited for, and which setting says so.
+#[derive(Clone, Copy)]
 pub(super) struct FirstByte {
     pub(super) time: Duration,
     pub(super) setting: &'static str,
@@ -99,7 +100,7 @@ pub(super) struct Head {
 }
 
 /// How a call ends.
-enum End {
+pub(super) enum End {
     Answer(Box<Response<Streaming>>, Admission),
     Refused(Box<Problem>),
     Failed(TransportError),
@@ -123,8 +124,14 @@ enum Next {
 impl Call<'_> {
     /// Runs the call to its end. The pump of its body rides along.
     pub(super) async fn run(mut self, pump: Option<Pump>) -> Result<Response<Body>, TransportError> {
+        let end = self.ended(pump).await;
+        self.told(end).await
+    }
+
+    /// Runs the call until it is known how it ends.
+    pub(super) async fn ended(&mut self, pump: Option<Pump>) -> End {
         self.idempotency_key();
-        let end = match pump {
+        match pump {
             None => self.rounds().await,
             Some(mut pump) => {
                 let end = {
@@ -140,7 +147,11 @@ impl Call<'_> {
                 drop(pump);
                 end
             }
-        };
+        }
+    }
+
+    /// Tells the sender how it ended.
+    pub(super) async fn told(&mut self, end: End) -> Result<Response<Body>, TransportError> {
         match end {
             End::Answer(response, admission) => Ok(self.pass(*response, admission).await),
             End::Refused(problem) => Ok(self.ending.refuse(*problem)),
@@ -438,7 +449,7 @@ impl Call<'_> {
     }
 
     /// Passes an answer on.
-    async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
+    pub(super) async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
         let (mut parts, stream) = response.into_parts();
         headers::incoming(&mut parts.headers);
         if let Some(filled) = &self.head.filled {

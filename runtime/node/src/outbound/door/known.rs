@@ -43,6 +43,7 @@ impl Shown {
             destination: destination.to_owned(),
             configured,
             r#match: matches.to_owned(),
+            cache: None,
             partitions: Vec::new(),
         };
         Self { state, keys: Vec::new(), endpoints: Arc::default() }
@@ -115,7 +116,8 @@ impl Known {
         let mut found: BTreeMap<Arc<str>, Shown> = BTreeMap::new();
         for destination in table.configured(tenant).filter(|destination| wanted(destination.label())) {
             let label = destination.label();
-            let shown = Shown::new(label, &destination.matches, true);
+            let mut shown = Shown::new(label, &destination.matches, true);
+            shown.state.cache = destination.cached();
             found.insert(label.into(), Shown { endpoints: Arc::clone(&destination.endpoints), ..shown });
         }
         for (key, entry) in self.partitions.lock().iter() {

@@ -4,6 +4,8 @@
 //! hands the rest to the call loop. Refusals are answers, like any upstream's; an error means that nobody answered.
 
 mod attempt;
+mod behind;
+mod cached;
 mod calls;
 mod copies;
 mod ending;
@@ -15,14 +17,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
-use http::{Method, Response, uri::PathAndQuery};
+use http::{Method, Response, Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tidegate_core::{Config, Effective};
 
 pub use self::gauges::DestinationGauges;
 use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
 use super::{
-    Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
+    Cache, Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
     body::{Idle, KeptBody, ReplayMemory, Start, drain},
     destinations::{DestinationPage, Table, compile},
     guard::AddressGuard,
@@ -61,13 +63,16 @@ pub struct DoorParts {
     pub liveness: Liveness,
     /// What secrets are opened with.
     pub keys: Arc<Keyring>,
+    /// Stored answers, for destinations that opted in.
+    pub cache: Option<Arc<Cache>>,
 }
 
 impl Default for DoorParts {
     fn default() -> Self {
         let shards = std::thread::available_parallelism().map_or(1, usize::from);
         let (resolver, liveness) = (Arc::new(SystemResolver::default()), Liveness::default());
-        Self { resolver, roots: None, shards, read_on: ReadOn::default(), liveness, keys: Arc::default() }
+        let (keys, cache) = Default::default();
+        Self { resolver, roots: None, shards, read_on: ReadOn::default(), liveness, keys, cache }
     }
 }
 
@@ -88,6 +93,7 @@ struct Inner {
     configuring: Mutex<()>,
     targets: Mutex<HashMap<(TenantId, Origin), Arc<Target>>>,
     known: Known,
+    cache: Option<Arc<Cache>>,
     /// What calls follow where nothing else is said.
     defaults: Effective,
 }
@@ -139,6 +145,7 @@ impl Door {
             configuring: Mutex::default(),
             targets: Mutex::default(),
             known: Known::new(settings.max_actors),
+            cache: parts.cache,
             defaults,
             settings: settings.clone(),
         };
@@ -198,6 +205,29 @@ impl Door {
         self.0.known.page(tenant, after, limit, &self.0.table.load(), &self.0.shards)
     }
 
+    /// Forgets the stored answers of a tenant's destination, or that to one URL. Says whether there is such a destination
+    /// and the URL, where one is named, belongs to it.
+    ///
+    /// # Errors
+    /// When it can't be written down, so that they would be there again after a restart.
+    pub fn purge(&self, tenant: &TenantId, name: &str, uri: Option<&Uri>) -> std::io::Result<bool> {
+        let table = self.0.table.load();
+        let Some(destination) = table.configured(tenant).find(|destination| destination.label() == name) else {
+            return Ok(false);
+        };
+        let theirs = |uri: &Uri| {
+            let origin = Origin::of(uri).ok();
+            origin.is_some_and(|origin| table.resolve(tenant, &origin).name == destination.name)
+        };
+        if !uri.is_none_or(theirs) {
+            return Ok(false);
+        }
+        if let (Some(cache), Some(caching)) = (&self.0.cache, &destination.caching) {
+            cache.purge(&caching.scope, uri)?;
+        }
+        Ok(true)
+    }
+
     /// Sends a call: waits for its turn, makes its attempts, and returns the answer that counts. A refusal by the gate
     /// is an answer too.
     ///
@@ -223,7 +253,7 @@ impl Egress for Door {
 }
 
 impl Inner {
-    async fn send(&self, call: OutboundCall, number: u32) -> Result<Response<Body>, TransportError> {
+    async fn send(self: &Arc<Self>, call: OutboundCall, number: u32) -> Result<Response<Body>, TransportError> {
         let OutboundCall { request, sender, timeouts, trail, trace, wait_clock } = call;
         let (mut parts, body) = request.into_parts();
         let checked = Origin::of(&parts.uri).and_then(|origin| match parts.method {
@@ -376,7 +406,13 @@ impl Inner {
             trace,
             ending,
         };
-        call.run(pump).await
+        match (&target.destination.caching, &self.cache) {
+            (Some(caching), Some(cache)) => {
+                let around = cached::Around { door: self, target: &target, sender: &sender, cache, caching };
+                Box::pin(call.through(around, pump)).await
+            }
+            _ => call.run(pump).await,
+        }
     }
 
     /// How long an attempt may take to the head of its answer: what a policy says, else longer where the client says that

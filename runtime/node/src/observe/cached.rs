@@ -1,0 +1,49 @@
+//! What the stored answers of destinations come to.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+/// What the cache did for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// A stored answer, fresh.
+    Hit,
+    /// A stored answer, stale.
+    Stale,
+    /// A stored answer that the upstream was asked about.
+    Revalidated,
+    /// What an equal call fetched.
+    Collapsed,
+    /// Nothing: the call went to the upstream.
+    Miss,
+    /// Nothing: calls of its kind go by.
+    Bypass,
+}
+
+impl Cached {
+    /// All of them, in their order.
+    pub const ALL: [&str; 6] = ["hit", "stale", "revalidated", "collapsed", "miss", "bypass"];
+}
+
+/// The series. Clones count the same.
+#[derive(Clone, Debug, Default)]
+pub struct CacheMetrics {
+    /// Bytes of bodies that were stored so far.
+    pub stored_bytes: Counter,
+    /// Memory of what is stored.
+    pub memory_bytes: Gauge<u64, AtomicU64>,
+    /// What failed in the files of stored answers.
+    pub errors: Counter,
+}
+
+impl CacheMetrics {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("cache_stored_bytes", "Bytes of bodies that were stored", self.stored_bytes.clone());
+        registry.register("cache_memory_bytes", "Memory of stored answers", self.memory_bytes.clone());
+        registry.register("cache_errors", "Failures of the files of stored answers", self.errors.clone());
+    }
+}
