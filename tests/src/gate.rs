@@ -58,7 +58,7 @@ impl GateBuilder {
     }
 
     /// Writes all that can be logged into this file.
-    pub fn log_into(mut self, file: &Path) -> Self {
+    pub fn log_into(self, file: &Path) -> Self {
         let file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
         self.stderr(file).variable("TIDEGATE_LOG", "trace")
     }

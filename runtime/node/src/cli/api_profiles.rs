@@ -44,9 +44,9 @@ pub(super) fn run(args: &ProfilesArgs, out: Out) -> Result<Exit, Failure> {
             if out.is_json() {
                 out.value(&profile.to_json())?;
             } else {
-                out.line(&format!("{}: {}", profile.name, profile.about))?;
+                out.line(format!("{}: {}", profile.name, profile.about))?;
                 for (name, text) in profile.lines() {
-                    out.line(&format!("  {name:<18} {text}"))?;
+                    out.line(format!("  {name:<18} {text}"))?;
                 }
             }
         }

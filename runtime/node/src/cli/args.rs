@@ -3,10 +3,25 @@
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 
 use super::{
-    api_profiles::ProfilesArgs, deploy::DeployArgs, destinations::DestinationsArgs, dev::DevArgs, explain::ExplainArgs,
-    failure::EXIT_CODES, functions::FunctionsArgs, invoke::InvokeArgs, login::LoginArgs, logs::LogsArgs,
-    mock_command::MockArgs, run::RunArgs, running::DEV_DATA, secrets::SecretsArgs, serve::ServeArgs,
-    tokens::TokensArgs, top::TopArgs, trails::TrailsArgs,
+    api_profiles::ProfilesArgs,
+    deploy::DeployArgs,
+    destinations::DestinationsArgs,
+    dev::DevArgs,
+    explain::ExplainArgs,
+    failure::EXIT_CODES,
+    functions::FunctionsArgs,
+    invoke::InvokeArgs,
+    login::LoginArgs,
+    logs::LogsArgs,
+    mock_command::MockArgs,
+    run::RunArgs,
+    running::DEV_DATA,
+    secrets::SecretsArgs,
+    serve::ServeArgs,
+    steering::{AuditArgs, BrakeArgs, LimitArgs, NamedArgs},
+    tokens::TokensArgs,
+    top::TopArgs,
+    trails::TrailsArgs,
 };
 use crate::settings::Settings;
 
@@ -63,6 +78,19 @@ pub(super) enum Command {
     /// List, show, set and remove destinations and their limits
     #[command(visible_alias = "dest")]
     Destinations(DestinationsArgs),
+    /// Hold a destination: calls wait until it is resumed
+    Pause(BrakeArgs),
+    /// Take no further calls for a destination; what waits leaves
+    Drain(BrakeArgs),
+    /// Let a destination go that is paused, by whomever, or draining
+    Resume(NamedArgs),
+    /// Refuse all calls that wait for a destination
+    Flush(NamedArgs),
+    /// Give a destination other limits for a time
+    #[command(after_help = "Example: tidegate limit openai --limit 5/1s --for 30m --reason \"they asked us to\"")]
+    Limit(LimitArgs),
+    /// Show who changed what
+    Audit(AuditArgs),
     /// Show what is known of the APIs of well-known services
     Profiles(ProfilesArgs),
     /// Find invocations and calls, and show what happened to one

@@ -32,6 +32,7 @@ mod running;
 mod secrets;
 mod serve;
 mod signals;
+mod steering;
 mod target;
 mod tokens;
 mod top;
@@ -101,6 +102,12 @@ fn run(command: Command, out: Out) -> Result<ExitCode, Failure> {
         Command::Functions(args) => client(functions::run(args, out)),
         Command::Logs(args) => client(logs::run(args, out)),
         Command::Destinations(args) => client(destinations::run(args, out)),
+        Command::Pause(args) => client(steering::pause(args, out)),
+        Command::Drain(args) => client(steering::drain(args, out)),
+        Command::Resume(args) => client(steering::resume(args, out)),
+        Command::Flush(args) => client(steering::flush(args, out)),
+        Command::Limit(args) => client(steering::limit(args, out)),
+        Command::Audit(args) => client(steering::audit(args, out)),
         Command::Profiles(args) => api_profiles::run(&args, out),
         Command::Trails(args) => client(trails::run(args, out)),
         Command::Explain(args) => client(explain::run(args, out)),

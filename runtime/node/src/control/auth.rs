@@ -27,6 +27,11 @@ impl Caller {
         &self.0.id
     }
 
+    /// Public id and label of its token.
+    pub(super) fn token(&self) -> (&str, &str) {
+        (&self.0.id, &self.0.label)
+    }
+
     /// Finds the caller of a token's text.
     pub fn of(state: &State, token: &str) -> Option<Self> {
         state.token(&token::hash(token)).cloned().map(Self)

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tidegate_core::units::{Size, Span};
 
 use super::{
-    Control,
+    Control, Deed,
     auth::Caller,
     body, etag,
     extract::{Asked, Named},
@@ -184,7 +184,8 @@ impl Deploy<'_> {
                 if_revision: self.if_revision.or_else(|| (inherits || activate).then(seen)),
                 keep: control.settings.guest.keep_versions,
             };
-            match control.write(command).await {
+            let detail = version.digest.to_string();
+            match control.write(caller, Deed { action: "deploy", detail }, command).await {
                 Ok(applied) => {
                     if let Some(Change::Function { function, added: Some(number) }) = applied.change {
                         return Ok((function, number, false));

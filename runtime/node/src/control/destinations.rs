@@ -13,15 +13,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Control,
+    Control, Deed,
     auth::Caller,
     body, etag,
     extract::{Asked, Named},
     problems::bad_request,
-    secrets, set,
+    secrets, set, steering,
 };
 use crate::{
-    cluster::registry::{Change, Command, DestinationConfig, DestinationRecord, Rejection, Scope, parse_destination, validate_name},
+    cluster::registry::{
+        Change, Command, DestinationConfig, DestinationRecord, Rejection, Scope, parse_destination, validate_name,
+    },
     ids::DestinationName,
     outbound::DestinationState,
     problem::Problem,
@@ -104,7 +106,7 @@ pub(super) async fn put(
     control.gate.check(&config)?;
     let command =
         Command::PutDestination { tenant: caller.tenant().clone(), name, config: Arc::new(config), if_revision };
-    let applied = control.write(command).await?;
+    let applied = control.write(&caller, Deed::plain("put"), command).await?;
     let Some(Change::Destination { destination, created }) = applied.change else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
@@ -126,7 +128,8 @@ pub(super) async fn delete(
     let destination = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
     let if_revision = etag::expected(&headers, Some(destination.revision))?;
     let tenant = caller.tenant().clone();
-    control.write(Command::DeleteDestination { tenant, name: name.into(), if_revision }).await?;
+    let command = Command::DeleteDestination { tenant, name: name.into(), if_revision };
+    control.write(&caller, Deed::plain("delete"), command).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -136,7 +139,8 @@ fn in_vain(config: &DestinationConfig) -> Vec<String> {
         return Vec::new();
     }
     let of_choice = ["regions", "regions_only", "mode", "hedge_after"];
-    let stated = of_choice.iter().filter(|key| config.policy.get(**key).is_some_and(|value| *value != json!("failover")));
+    let stated =
+        of_choice.iter().filter(|key| config.policy.get(**key).is_some_and(|value| *value != json!("failover")));
     stated.map(|key| format!("policy.{key} has no effect: the destination has no `endpoints` to choose from")).collect()
 }
 
@@ -170,15 +174,19 @@ fn storage(error: &std::io::Error) -> Problem {
     Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage", "It could not be written down", detail)
 }
 
-fn find(control: &Control, caller: &Caller, name: &str) -> Option<Arc<DestinationRecord>> {
+pub(super) fn find(control: &Control, caller: &Caller, name: &str) -> Option<Arc<DestinationRecord>> {
     let key = (caller.tenant().clone(), DestinationName::from(name));
     control.registry.state().destinations.get(&key).cloned()
 }
 
-fn not_found(name: &str) -> Problem {
+pub(super) fn not_found(name: &str) -> Problem {
     Rejection::NotFound { what: "destination", name: name.to_owned() }.into()
 }
 
-fn shown(destination: &DestinationRecord) -> Value {
-    json!({"name": destination.name, "revision": destination.revision, "config": destination.config})
+pub(super) fn shown(destination: &DestinationRecord) -> Value {
+    let mut value = json!({"name": destination.name, "revision": destination.revision, "config": destination.config});
+    if let Some(steering) = steering::in_force(destination) {
+        set(&mut value, "steering", steering);
+    }
+    value
 }

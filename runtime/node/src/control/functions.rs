@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Control, auth::Caller, body, etag, extract::Named, problems::bad_request, secrets, set};
+use super::{Control, Deed, auth::Caller, body, etag, extract::Named, problems::bad_request, secrets, set};
 use crate::{
     cluster::registry::{
         Change, Command, FunctionRecord, Rejection, Scope, VersionNumber, VersionRecord, now_ms, parse_function,
@@ -72,7 +72,8 @@ pub(super) async fn delete(
     let function = find(&control, &caller, &name)?;
     let if_revision = etag::expected(&headers, Some(function.revision))?;
     let tenant = caller.tenant().clone();
-    control.write(Command::DeleteFunction { tenant, name: name.into(), if_revision }).await?;
+    let command = Command::DeleteFunction { tenant, name: name.into(), if_revision };
+    control.write(&caller, Deed::plain("delete"), command).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -106,7 +107,9 @@ pub(super) async fn rollback(
         None => None,
     };
     let (tenant, name) = (function.tenant.clone(), function.name.clone());
-    control.write(Command::Activate { tenant, name, version, if_revision }).await?;
+    let detail = version.map(|number| format!("version {number}")).unwrap_or_default();
+    let command = Command::Activate { tenant, name, version, if_revision };
+    control.write(&caller, Deed { action: "rollback", detail }, command).await?;
     drop(opened);
     let name = function.name.as_str();
     let function = find(&control, &caller, name)?;
@@ -151,7 +154,7 @@ pub(super) async fn configure(
             if_revision: insisted.or(Some(function.revision)),
             keep: control.settings.guest.keep_versions,
         };
-        match control.write(command).await {
+        match control.write(&caller, Deed::plain("configure"), command).await {
             Ok(applied) => match applied.change {
                 Some(Change::Function { function, .. }) => break function,
                 _ => continue,

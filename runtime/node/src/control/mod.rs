@@ -10,6 +10,7 @@
     reason = "the indices are keys of JSON objects made beside them; assigning to one inserts"
 )]
 
+mod audit;
 pub mod auth;
 mod body;
 mod calls;
@@ -26,6 +27,7 @@ mod profiles;
 mod routes;
 mod seams;
 mod secrets;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -41,9 +43,12 @@ pub use routes::router;
 pub use seams::{Admitted, Gate, Modules, Opened, Spooled, Versions};
 pub(crate) use secrets::unbound;
 
-use self::problems::{not_opened, open_timeout};
+use self::{
+    auth::Caller,
+    problems::{not_opened, open_timeout},
+};
 use crate::{
-    cluster::registry::{Applied, Ceilings, Command, Registry, VersionRecord},
+    cluster::registry::{Applied, AuditRecord, Ceilings, Command, Registry, VersionRecord},
     ids::{FunctionName, TenantId},
     node::{DataDir, Readiness},
     observe::Observe,
@@ -86,10 +91,34 @@ pub struct Control {
     pub shutdown: CancellationToken,
 }
 
+/// What a caller does, for the audit trail.
+#[derive(Debug, Clone)]
+struct Deed {
+    action: &'static str,
+    detail: String,
+}
+
+impl Deed {
+    /// One about which nothing more is to be said.
+    fn plain(action: &'static str) -> Self {
+        Self { action, detail: String::new() }
+    }
+
+    fn record(self, caller: &Caller, target: String) -> AuditRecord {
+        AuditRecord::new(caller.tenant().clone(), caller.token(), self.action, target, self.detail)
+    }
+}
+
 impl Control {
+    /// Writes down something that changes no record.
+    async fn note(&self, caller: &Caller, deed: Deed, target: String) -> Result<(), Problem> {
+        Ok(self.registry.note(deed.record(caller, target)).await?)
+    }
+
     /// Carries out a command and waits until the data listener serves by it.
-    async fn write(&self, command: Command) -> Result<Applied, Problem> {
-        let applied = self.registry.write(command).await?;
+    async fn write(&self, caller: &Caller, deed: Deed, command: Command) -> Result<Applied, Problem> {
+        let record = deed.record(caller, command.target());
+        let applied = self.registry.write_as(command, record).await?;
         let mut shown = self.shown.clone();
         // Fails only when the node is going down; the change is durable all the same.
         let _ = shown.wait_for(|shown| *shown >= applied.revision).await;

@@ -11,9 +11,9 @@ use axum::{
 use http::Method;
 
 use super::{
-    Control, calls, deploy, destinations, functions, info, logs, openapi,
+    Control, audit, calls, deploy, destinations, functions, info, logs, openapi,
     problems::{no_such_path, wrong_method},
-    profiles, secrets, tokens, trails,
+    profiles, secrets, steering, tokens, trails,
 };
 
 /// The control API.
@@ -71,6 +71,12 @@ pub(super) fn table() -> Table {
         .on(Method::PUT, "/v1/secrets/{name}", secrets::put)
         .on(Method::DELETE, "/v1/secrets/{name}", secrets::delete)
         .on(Method::DELETE, "/v1/destinations/{name}/cache", destinations::purge)
+        .on(Method::PUT, "/v1/destinations/{name}/brake", steering::brake)
+        .on(Method::DELETE, "/v1/destinations/{name}/brake", steering::resume)
+        .on(Method::POST, "/v1/destinations/{name}/flush", steering::flush)
+        .on(Method::PUT, "/v1/destinations/{name}/override", steering::limit)
+        .on(Method::DELETE, "/v1/destinations/{name}/override", steering::unlimit)
+        .on(Method::GET, "/v1/audit", audit::list)
         .on(Method::GET, "/v1/tokens", tokens::list)
         .on(Method::POST, "/v1/tokens", tokens::create)
         .on(Method::DELETE, "/v1/tokens/{id}", tokens::revoke)

@@ -7,7 +7,7 @@ use http::Uri;
 use tempfile::TempPath;
 
 use crate::{
-    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, VersionRecord, World},
+    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, OverrideRecord, VersionRecord, World},
     ids::{Digest, FunctionName, TenantId},
     outbound::DestinationPage,
     problem::Problem,
@@ -71,6 +71,18 @@ pub trait Gate: Send + Sync + 'static {
 
     /// Destinations as they live, ordered by configured name or origin, at most `limit` after `after`.
     fn destinations(&self, tenant: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage;
+
+    /// Whether limits for a time mean something to a destination.
+    ///
+    /// # Errors
+    /// Names the key that does not.
+    fn check_override(&self, config: &DestinationConfig, limits: &OverrideRecord) -> Result<(), ConfigError>;
+
+    /// Refuses all calls that wait for a destination, and says how many that were.
+    fn flush(&self, tenant: &TenantId, name: &str) -> usize;
+
+    /// Ends the pauses of a destination that its upstream asked for or its failures made.
+    fn resume(&self, tenant: &TenantId, name: &str);
 
     /// Forgets the stored answers of a destination, or that to one URL; false where there is no such destination, or the
     /// URL is not one of its.

@@ -14,7 +14,7 @@ use axum::{
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Control, auth::Caller, body, etag, extract::Named, problems::bad_request, set};
+use super::{Control, Deed, auth::Caller, body, etag, extract::Named, problems::bad_request, set};
 use crate::{
     cluster::registry::{
         self, Change, Command, ConfigError, DestinationRecord, FunctionConfig, Place, Rejection, Scope, SecretBinding,
@@ -68,7 +68,9 @@ pub(super) async fn put(
         let (tenant, name) = (caller.tenant().clone(), SecretName::from(name.as_str()));
         let head = SecretHead { tenant, name, binding, follows: is, set_ms };
         let secret = head.seal(&control.keys, &value).map_err(no_key)?;
-        match control.write(Command::PutSecret { secret }).await {
+        let detail = if input.value.is_some() { "value set" } else { "value kept" };
+        let deed = Deed { action: "put", detail: detail.to_owned() };
+        match control.write(&caller, deed, Command::PutSecret { secret }).await {
             Ok(applied) => match applied.change {
                 Some(Change::Secret { secret, created }) => break (secret, created),
                 _ => continue,
@@ -98,7 +100,8 @@ pub(super) async fn delete(
     let secret = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
     let if_revision = etag::expected(&headers, Some(secret.revision))?;
     let (tenant, name) = (caller.tenant().clone(), secret.name.clone());
-    control.write(Command::DeleteSecret { tenant, name, if_revision }).await?;
+    let command = Command::DeleteSecret { tenant, name, if_revision };
+    control.write(&caller, Deed::plain("delete"), command).await?;
     tracing::info!(token = caller.token_id(), secret = %secret.name, "a secret was removed");
     Ok(StatusCode::NO_CONTENT)
 }

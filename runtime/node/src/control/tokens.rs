@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Control, auth::Caller, body, extract::Named, problems::bad_request, set};
+use super::{Control, Deed, auth::Caller, body, extract::Named, problems::bad_request, set};
 use crate::{
     cluster::registry::{Command, Scope, TokenRecord, token, validate_name},
     outbound::scope_of,
@@ -75,7 +75,10 @@ pub(super) async fn create(
     let text = token::mint();
     let record = token::record(None, caller.tenant().clone(), new.label, scopes, &text);
     let mut answer = shown(&record);
-    control.registry.write(Command::AddToken { token: record }).await?;
+    let scopes: Vec<_> = record.scopes.iter().map(ToString::to_string).collect();
+    let deed = Deed { action: "create", detail: scopes.join(", ") };
+    let (target, command) = (format!("tokens/{}", record.id), Command::AddToken { token: record });
+    control.registry.write_as(command, deed.record(&caller, target)).await?;
     set(&mut answer, "token", Value::String(text));
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -86,7 +89,9 @@ pub(super) async fn revoke(
     Named(id): Named,
 ) -> Result<StatusCode, Problem> {
     caller.require(Scope::Admin)?;
-    control.registry.write(Command::RevokeToken { tenant: caller.tenant().clone(), id }).await?;
+    let command = Command::RevokeToken { tenant: caller.tenant().clone(), id };
+    let record = Deed::plain("revoke").record(&caller, command.target());
+    control.registry.write_as(command, record).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

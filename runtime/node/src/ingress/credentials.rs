@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn a_token_is_found_where_clients_put_it_and_every_header_that_holds_one_ends_here() {
         let directory = tempfile::tempdir().unwrap();
-        let bounds = Bounds { functions: 1, destinations: 1, secrets: 1, tokens: 1 };
+        let bounds = Bounds { functions: 1, destinations: 1, secrets: 1, tokens: 1, audit: 9 };
         let registry = Registry::open(&directory.path().join("r"), bounds).unwrap();
         let ours = token::mint();
         let record = token::record(None, TenantId::default_tenant(), String::new(), vec![Scope::Admin], &ours);

@@ -103,7 +103,7 @@ mod tests {
     fn place() -> Place {
         let directory = tempfile::tempdir().unwrap();
         let data = DataDir::open(directory.path()).unwrap();
-        let bounds = Bounds { functions: 9, destinations: 9, secrets: 9, tokens: 9 };
+        let bounds = Bounds { functions: 9, destinations: 9, secrets: 9, tokens: 9, audit: 9 };
         let registry = Registry::open(&data.path("registry.redb"), bounds).unwrap();
         Place { directory, data, registry }
     }

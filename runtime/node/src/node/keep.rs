@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{data::DataDir, ready::Readiness, recent::Recent};
 use crate::{
-    cluster::registry::{FunctionRecord, Registry, State},
+    cluster::registry::{FunctionRecord, Registry, State, now_ms},
     guest::GuestHost,
     ids::FunctionName,
     ingress::{GuestOpener, forget, live::Functions},
@@ -27,6 +27,8 @@ use crate::{
 /// How often the functions used lately are written down, and modules that no version names are removed.
 const NOTED: Duration = Duration::from_secs(30);
 const COLLECTED: Duration = Duration::from_secs(600);
+/// How often it is looked whether what operators do for a time has ended, at least: wall clocks jump.
+const LOOKED: Duration = Duration::from_secs(60);
 /// When it is tried again after a deploy was under way.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -102,7 +104,18 @@ impl Keeping {
             if self.recent.lock().used(changed.iter().map(ToString::to_string)) {
                 self.noted.notify_one();
             }
-            if revision.changed().await.is_err() {
+            // What operators do for a time ends without a change of the registry.
+            let changed = loop {
+                let now = now_ms();
+                let ends = state.destinations.values().filter_map(|destination| destination.steering.next_end(now));
+                let Some(end) = ends.min() else { break revision.changed().await };
+                let left = Duration::from_millis(end.saturating_sub(now)).min(LOOKED);
+                match tokio::time::timeout(left, revision.changed()).await {
+                    Ok(changed) => break changed,
+                    Err(_) => door.configure(&state),
+                }
+            };
+            if changed.is_err() {
                 return;
             }
         }

@@ -6,7 +6,7 @@ use futures::future::{BoxFuture, FutureExt};
 use http::Uri;
 
 use crate::{
-    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, VersionRecord},
+    cluster::registry::{ConfigError, DestinationConfig, FunctionLimits, OverrideRecord, VersionRecord},
     control::{Admitted, Gate, Modules, Opened, Spooled, Versions},
     guest::GuestHost,
     ids::{FunctionName, TenantId},
@@ -22,6 +22,18 @@ impl Gate for Door {
 
     fn destinations(&self, tenant: &TenantId, after: Option<&str>, limit: usize) -> DestinationPage {
         Self::destinations(self, tenant, after, limit)
+    }
+
+    fn check_override(&self, config: &DestinationConfig, limits: &OverrideRecord) -> Result<(), ConfigError> {
+        Self::check_override(self, config, limits)
+    }
+
+    fn flush(&self, tenant: &TenantId, name: &str) -> usize {
+        Self::flush(self, tenant, name)
+    }
+
+    fn resume(&self, tenant: &TenantId, name: &str) {
+        Self::resume(self, tenant, name);
     }
 
     fn purge(&self, tenant: &TenantId, name: &str, uri: Option<&Uri>) -> std::io::Result<bool> {

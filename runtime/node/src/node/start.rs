@@ -159,6 +159,7 @@ impl Node {
             destinations: control_settings.max_destinations,
             secrets: control_settings.max_secrets,
             tokens: control_settings.max_tokens,
+            audit: control_settings.audit_records,
         };
         let registry = Registry::open(&data.path("registry.redb"), bounds)?;
         let first = first_token::ensure(&registry, &data, settings.node.admin_token.as_deref())

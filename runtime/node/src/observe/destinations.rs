@@ -264,12 +264,13 @@ impl Collector for ByDestination {
             counted.map(|(outcome, count)| ((*outcome).to_owned(), count)).collect()
         })?;
         let help = "Calls that wait, by destination";
-        let mut series = encoder.encode_descriptor("queued_calls", help, None, MetricType::Gauge)?;
-        for (destination, counts) in all {
-            let labels = [("destination", destination.as_str())];
-            series.encode_family(&labels)?.encode_gauge(&counts.queued.load(Relaxed))?;
+        {
+            let mut series = encoder.encode_descriptor("queued_calls", help, None, MetricType::Gauge)?;
+            for (destination, counts) in all {
+                let labels = [("destination", destination.as_str())];
+                series.encode_family(&labels)?.encode_gauge(&counts.queued.load(Relaxed))?;
+            }
         }
-        drop(series);
         histogram(encoder, all, ("wait_seconds", "Seconds calls waited at the gate, by destination"), |counts| {
             &counts.waits
         })?;

@@ -51,7 +51,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
             max_http2_streams, read_on_bytes, read_on_time,
         }
         control {
-            max_functions, max_destinations, max_secrets, max_tokens, max_control_body, max_control_connections, max_deploys,
+            max_functions, max_destinations, max_secrets, max_tokens, audit_records, max_control_body, max_control_connections, max_deploys,
             upload_idle, upload_timeout, deploy_wait, open_timeout,
         }
         guest {

@@ -166,6 +166,9 @@ pub struct ControlSettings {
     /// Tokens that are kept
     #[arg(long, env = "TIDEGATE_MAX_TOKENS", value_name = "COUNT", default_value_t = 1_000)]
     pub max_tokens: usize,
+    /// Records of the audit trail that are kept
+    #[arg(long, env = "TIDEGATE_AUDIT_RECORDS", value_name = "COUNT", default_value_t = 10_000)]
+    pub audit_records: u64,
     /// Largest body of a control request that is no module
     #[arg(long, env = "TIDEGATE_MAX_CONTROL_BODY", value_name = "SIZE", default_value = "1MiB")]
     pub max_control_body: Size,

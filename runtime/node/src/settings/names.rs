@@ -25,6 +25,7 @@ names! {
     MAX_SECRETS = "max_secrets";
     SECRET_KEY = "secret_key";
     MAX_TOKENS = "max_tokens";
+    AUDIT_RECORDS = "audit_records";
     MAX_CONTROL_BODY = "max_control_body";
     MAX_CONTROL_CONNECTIONS = "max_control_connections";
     MAX_DEPLOYS = "max_deploys";

@@ -157,7 +157,6 @@ impl Host {
             handles: None,
         };
         let sender = Arc::new(Sender {
-            flow: Default::default(),
             tenant: tenant(),
             kind: SenderKind::Function {
                 name: name.into(),

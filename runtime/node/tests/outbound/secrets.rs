@@ -97,8 +97,13 @@ impl World {
     fn destination(&mut self, name: &str, config: Value) {
         let config: DestinationConfig = serde_json::from_value(config).unwrap();
         let tenant = TenantId::default_tenant();
-        let record =
-            DestinationRecord { tenant: tenant.clone(), name: name.into(), config: Arc::new(config), revision: 1 };
+        let record = DestinationRecord {
+            tenant: tenant.clone(),
+            name: name.into(),
+            config: Arc::new(config),
+            steering: Default::default(),
+            revision: 1,
+        };
         self.state.destinations.insert((tenant, name.into()), Arc::new(record));
         self.show();
     }

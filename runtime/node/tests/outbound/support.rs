@@ -242,6 +242,7 @@ impl Gate {
                 tenant: tenant.clone(),
                 name: (*name).into(),
                 config: Arc::new(config),
+                steering: Default::default(),
                 revision: 1,
             };
             state.destinations.insert((tenant.clone(), (*name).into()), Arc::new(record));

@@ -4,13 +4,13 @@ use serde_json::{Map, Value, json};
 use tidegate_core::limit::{Limit, NotALimit};
 
 /// Reads a limit into the API's form.
-pub(super) fn parse(text: &str) -> Result<Value, String> {
+pub(in super::super) fn parse(text: &str) -> Result<Value, String> {
     let limit: Limit = text.parse().map_err(|error: NotALimit| error.to_string())?;
     Ok(json!(limit))
 }
 
 /// Writes a limit as it is read.
-pub(super) fn show(limit: &Value) -> String {
+pub(in super::super) fn show(limit: &Value) -> String {
     let number = |key: &str| limit.get(key).and_then(Value::as_u64);
     let (Some(quota), Some(per)) = (number("quota"), limit.get("per").and_then(Value::as_str)) else {
         return limit.to_string();

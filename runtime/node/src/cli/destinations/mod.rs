@@ -1,7 +1,7 @@
 //! `tidegate destinations`: limits as configured and as they live, made, changed and removed.
 
 mod cache;
-mod limits;
+pub(super) mod limits;
 pub(super) mod live;
 
 use std::path::PathBuf;

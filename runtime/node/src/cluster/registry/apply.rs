@@ -104,14 +104,28 @@ impl State {
                     )));
                 }
                 let created = old.is_none();
+                let steering = old.map(|old| old.steering.clone()).unwrap_or_default();
                 let destination = Arc::new(DestinationRecord {
                     tenant: key.0.clone(),
                     name: key.1.clone(),
                     config,
+                    steering,
                     revision: self.revision + 1,
                 });
                 self.destinations.insert(key, Arc::clone(&destination));
                 Some(Change::Destination { destination, created })
+            }
+            Command::SteerDestination { tenant, name, steer } => {
+                let key = (tenant, name);
+                let old = self.destinations.get(&key).ok_or_else(|| not_found("destination", key.1.as_str()))?;
+                let steering = old.steering.with(steer);
+                if steering == old.steering {
+                    None
+                } else {
+                    let destination = Arc::new(DestinationRecord { steering, ..DestinationRecord::clone(old) });
+                    self.destinations.insert(key, Arc::clone(&destination));
+                    Some(Change::Destination { destination, created: false })
+                }
             }
             Command::DeleteDestination { tenant, name, if_revision } => {
                 let key = (tenant, name);

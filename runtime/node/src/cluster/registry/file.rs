@@ -8,11 +8,14 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     apply::Change,
+    audit::AuditRecord,
     secret::SecretRecord,
     state::{DestinationRecord, FunctionRecord, State, TokenRecord},
     store::RegistryError,
@@ -25,6 +28,7 @@ const FUNCTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("functi
 const DESTINATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("destinations");
 const SECRETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("secrets");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
@@ -125,11 +129,76 @@ fn records<T: DeserializeOwned>(
     Ok(found)
 }
 
-pub(super) fn store(database: &Database, change: &Change, state: &State) -> Result<(), RegistryError> {
+/// A transaction that is on the disk when it is committed.
+fn begin(database: &Database) -> Result<WriteTransaction, RegistryError> {
     let mut write = database.begin_write()?;
     write.set_durability(Durability::Immediate)?;
     // The values come from outside: with one phase a crash at a chosen moment would rest on a checksum alone.
     write.set_two_phase_commit(true);
+    Ok(write)
+}
+
+/// Appends to the audit trail, and forgets its oldest beyond `keep`.
+fn append(write: &WriteTransaction, record: &AuditRecord, keep: u64) -> Result<(), RegistryError> {
+    let mut audit = write.open_table(AUDIT)?;
+    let number = audit.last()?.map_or(1, |(number, _)| number.value().saturating_add(1));
+    let value = json("audit", &number.to_string(), &AuditRecord { number, ..record.clone() })?;
+    audit.insert(number, value.as_slice())?;
+    while audit.len()? > keep {
+        audit.pop_first()?;
+    }
+    Ok(())
+}
+
+/// Writes down something that changes no record.
+pub(super) fn note(database: &Database, record: &AuditRecord, keep: u64) -> Result<(), RegistryError> {
+    let write = begin(database)?;
+    append(&write, record, keep)?;
+    Ok(write.commit()?)
+}
+
+/// The newest of the audit trail that are `wanted`, at most `limit` of those with a number below `before`.
+pub(super) fn audit(
+    database: &Database,
+    before: u64,
+    limit: usize,
+    wanted: impl Fn(&AuditRecord) -> bool,
+) -> Result<Vec<AuditRecord>, RegistryError> {
+    let read = database.begin_read()?;
+    let table = match read.open_table(AUDIT) {
+        Ok(table) => table,
+        // Made with its first record.
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut found = Vec::new();
+    for entry in table.range(..before)?.rev() {
+        let (number, value) = entry?;
+        let record: AuditRecord = serde_json::from_slice(value.value()).map_err(|error| RegistryError::Record {
+            table: "audit",
+            key: number.value().to_string(),
+            why: error.to_string(),
+        })?;
+        if wanted(&record) {
+            found.push(record);
+            if found.len() >= limit {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn store(
+    database: &Database,
+    change: &Change,
+    state: &State,
+    audit: Option<(&AuditRecord, u64)>,
+) -> Result<(), RegistryError> {
+    let write = begin(database)?;
+    if let Some((record, keep)) = audit {
+        append(&write, record, keep)?;
+    }
     {
         match change {
             Change::Function { function, .. } => {

@@ -5,16 +5,19 @@
 //! has to agree on the order of commands.
 
 mod apply;
+mod audit;
 mod config;
 mod file;
 mod route;
 mod secret;
 mod state;
+mod steering;
 mod store;
 pub mod token;
 mod validate;
 
 pub use apply::{Applied, Change};
+pub use audit::AuditRecord;
 pub use config::{
     Auth, CacheConfig, ConfigError, DestinationConfig, EndpointConfig, FunctionConfig, FunctionLimits, Isolation,
     validate_name,
@@ -26,6 +29,7 @@ pub use state::{
     Command, DestinationRecord, FunctionRecord, Rejection, Scope, State, TokenRecord, VersionNumber, VersionRecord,
     World,
 };
+pub use steering::{BrakeRecord, BrakeState, OverrideRecord, Signed, Steer, Steering};
 pub use store::{Bounds, Registry, RegistryError};
 pub use validate::{Ceilings, parse_destination, parse_function};
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     config::{DestinationConfig, FunctionConfig},
     secret::SecretRecord,
+    steering::{Steer, Steering},
 };
 use crate::{
     ids::{DestinationName, Digest, FunctionName, SecretName, TenantId},
@@ -94,7 +95,10 @@ pub struct DestinationRecord {
     pub name: DestinationName,
     /// Its configuration.
     pub config: Arc<DestinationConfig>,
-    /// The registry's revision of its last change; the entity tag.
+    /// What operators do to it beside that.
+    #[serde(default, skip_serializing_if = "Steering::is_none")]
+    pub steering: Steering,
+    /// The registry's revision of the last change of its configuration; the entity tag.
     pub revision: u64,
 }
 
@@ -176,6 +180,24 @@ pub struct TokenRecord {
     pub created_ms: u64,
 }
 
+impl Command {
+    /// What it changes, for people: `destinations/openai`.
+    pub fn target(&self) -> String {
+        match self {
+            Self::AddVersion { name, .. } | Self::Activate { name, .. } | Self::DeleteFunction { name, .. } => {
+                format!("functions/{name}")
+            }
+            Self::PutDestination { name, .. }
+            | Self::SteerDestination { name, .. }
+            | Self::DeleteDestination { name, .. } => format!("destinations/{name}"),
+            Self::PutSecret { secret } => format!("secrets/{}", secret.name),
+            Self::DeleteSecret { name, .. } => format!("secrets/{name}"),
+            Self::AddToken { token } => format!("tokens/{}", token.id),
+            Self::RevokeToken { id, .. } => format!("tokens/{id}"),
+        }
+    }
+}
+
 /// A change of the registry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -225,6 +247,15 @@ pub enum Command {
         config: Arc<DestinationConfig>,
         /// Entity tag the caller saw, if it insists.
         if_revision: Option<u64>,
+    },
+    /// Changes what operators do to a destination.
+    SteerDestination {
+        /// Whose destination.
+        tenant: TenantId,
+        /// Its name.
+        name: DestinationName,
+        /// The change.
+        steer: Steer,
     },
     /// Removes a destination.
     DeleteDestination {

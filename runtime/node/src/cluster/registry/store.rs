@@ -17,7 +17,8 @@ use tokio::sync::watch;
 
 use super::{
     apply::Applied,
-    file::{FORMAT, make, read, store},
+    audit::AuditRecord,
+    file::{FORMAT, audit, make, note, read, store},
     state::{Command, Rejection, State},
 };
 use crate::ids::TenantId;
@@ -87,6 +88,8 @@ pub struct Bounds {
     pub secrets: usize,
     /// Tokens (setting `max_tokens`).
     pub tokens: usize,
+    /// What the audit trail keeps of all tenants (setting `audit_records`).
+    pub audit: u64,
 }
 
 /// The registry of a node. Cheap to clone.
@@ -142,11 +145,54 @@ impl Registry {
     /// # Errors
     /// When the command is refused, a bound is reached or the file can't be written; the state is then as it was.
     pub async fn write(&self, command: Command) -> Result<Applied, RegistryError> {
+        self.off_thread(move |this| this.write_audited(command, None)).await
+    }
+
+    /// The same, with a record of it in the audit trail, where anything changes.
+    ///
+    /// # Errors
+    /// As [`Registry::write`].
+    pub async fn write_as(&self, command: Command, audit: AuditRecord) -> Result<Applied, RegistryError> {
+        self.off_thread(move |this| this.write_audited(command, Some(&audit))).await
+    }
+
+    /// Writes something down in the audit trail that changes nothing here.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub async fn note(&self, audit: AuditRecord) -> Result<(), RegistryError> {
+        self.off_thread(move |this| this.with_file(|database| note(database, &audit, this.0.bounds.audit))).await
+    }
+
+    /// The audit trail of a tenant, the newest first: at most `limit` records with numbers below `before`.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub async fn audit(&self, tenant: TenantId, before: u64, limit: usize) -> Result<Vec<AuditRecord>, RegistryError> {
+        let read = move |this: &Self| {
+            this.with_file(|database| audit(database, before, limit, |record| record.tenant == tenant))
+        };
+        self.off_thread(read).await
+    }
+
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Self) -> Result<T, RegistryError> + Send + 'static,
+    ) -> Result<T, RegistryError> {
         let this = self.clone();
-        match tokio::task::spawn_blocking(move || this.write_blocking(command)).await {
+        match tokio::task::spawn_blocking(move || run(&this)).await {
             Ok(result) => result,
             Err(error) => Err(io::Error::other(format!("the writer ended: {error}")).into()),
         }
+    }
+
+    /// Runs something on the open file. After an error it stays closed, until somebody opens it anew.
+    fn with_file<T>(&self, run: impl FnOnce(&Database) -> Result<T, RegistryError>) -> Result<T, RegistryError> {
+        let mut open = self.0.database.lock();
+        let database = self.0.take(&mut open)?;
+        let result = run(&database)?;
+        *open = Some(database);
+        Ok(result)
     }
 
     /// The same on the calling thread, for starts and tests.
@@ -154,21 +200,18 @@ impl Registry {
     /// # Errors
     /// As [`Registry::write`].
     pub fn write_blocking(&self, command: Command) -> Result<Applied, RegistryError> {
+        self.write_audited(command, None)
+    }
+
+    fn write_audited(&self, command: Command, audit: Option<&AuditRecord>) -> Result<Applied, RegistryError> {
         let inner = &*self.0;
         let mut open = inner.database.lock();
-        let database = match open.take() {
-            Some(database) => database,
-            None => {
-                let (database, state) = read(&inner.path)?;
-                inner.show(state);
-                database
-            }
-        };
+        let database = inner.take(&mut open)?;
         let mut next = State::clone(&inner.snapshot.load());
         let applied = inner.bounds.check(&next, &command).and_then(|()| Ok(next.apply(command)?));
         if let Ok(Applied { change: Some(change), .. }) = &applied {
             // On an error the file stays closed.
-            store(&database, change, &next)?;
+            store(&database, change, &next, audit.map(|record| (record, inner.bounds.audit)))?;
             inner.show(next);
         }
         *open = Some(database);
@@ -177,6 +220,18 @@ impl Registry {
 }
 
 impl Inner {
+    /// The open file, out of its place; opened anew where a write had failed.
+    fn take(&self, open: &mut Option<Database>) -> Result<Database, RegistryError> {
+        match open.take() {
+            Some(database) => Ok(database),
+            None => {
+                let (database, state) = read(&self.path)?;
+                self.show(state);
+                Ok(database)
+            }
+        }
+    }
+
     fn show(&self, state: State) {
         let revision = state.revision;
         self.snapshot.store(Arc::new(state));
@@ -226,7 +281,7 @@ mod tests {
     use crate::cluster::registry::{DestinationConfig, FunctionConfig, VersionRecord, World};
     use crate::{ids::Digest, secrets::HandleSeed};
 
-    const BOUNDS: Bounds = Bounds { functions: 2, destinations: 2, secrets: 2, tokens: 2 };
+    const BOUNDS: Bounds = Bounds { functions: 2, destinations: 2, secrets: 2, tokens: 2, audit: 3 };
 
     fn put(name: &str) -> Command {
         let config = DestinationConfig { r#match: format!("https://{name}.example"), ..DestinationConfig::default() };
@@ -253,6 +308,33 @@ mod tests {
             if_revision: None,
             keep: 3,
         }
+    }
+
+    #[tokio::test]
+    async fn the_audit_trail_keeps_what_changed_something_the_newest_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::open(&directory.path().join("registry.redb"), BOUNDS).unwrap();
+        let by = |tenant: &str, target: &str| {
+            AuditRecord::new(tenant.into(), ("tok", "ops"), "put", target.to_owned(), String::new())
+        };
+        let targets = async |registry: &Registry, tenant: &str, before, limit| {
+            let found = registry.audit(tenant.into(), before, limit).await.unwrap();
+            found.into_iter().map(|record| record.target).collect::<Vec<_>>()
+        };
+        assert!(targets(&registry, "t", u64::MAX, 9).await.is_empty());
+        registry.write_as(put("a"), by("t", "destinations/a")).await.unwrap();
+        let full = async |name: &str| registry.write_as(put(name), by("t", "refused")).await.is_err();
+        registry.note(by("t", "flushed")).await.unwrap();
+        registry.write_as(put("b"), by("other", "destinations/b")).await.unwrap();
+        assert!(full("c").await, "there are as many as there may be");
+        assert_eq!(targets(&registry, "t", u64::MAX, 9).await, ["flushed", "destinations/a"]);
+        assert_eq!(targets(&registry, "t", 2, 9).await, ["destinations/a"]);
+        assert_eq!(targets(&registry, "t", u64::MAX, 1).await, ["flushed"]);
+        registry.note(by("t", "resumed")).await.unwrap();
+        assert_eq!(targets(&registry, "t", u64::MAX, 9).await, ["resumed", "flushed"], "three of all are kept");
+        drop(registry);
+        let again = Registry::open(&directory.path().join("registry.redb"), BOUNDS).unwrap();
+        assert_eq!(targets(&again, "t", u64::MAX, 9).await, ["resumed", "flushed"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod deploys;
 mod logs;
 mod looking;
 mod secrets;
+mod steering;
 
 use std::sync::{Arc, Mutex};
 
@@ -18,14 +19,14 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
-    cluster::registry::{Bounds, ConfigError, DestinationConfig, FunctionLimits, Scope, World, token},
+    cluster::registry::{Bounds, ConfigError, DestinationConfig, FunctionLimits, OverrideRecord, Scope, World, token},
     ids::TenantId,
     outbound::{DestinationPage, DestinationState},
 };
 
-/// Takes any module that is not `bad`, and remembers what it took.
+/// Takes any module that is not `bad`, and remembers what it took, and which destinations were resumed.
 #[derive(Default)]
-struct Yes(Mutex<Vec<Vec<u8>>>);
+struct Yes(Mutex<Vec<Vec<u8>>>, Mutex<Vec<String>>);
 
 impl Modules for Yes {
     fn admit<'a>(
@@ -77,6 +78,21 @@ impl Gate for Yes {
         }
     }
 
+    fn check_override(&self, _: &DestinationConfig, limits: &OverrideRecord) -> Result<(), ConfigError> {
+        match limits.max_concurrency {
+            Some(0) => Err(ConfigError { key: "max_concurrency".into(), why: "none at once".into() }),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&self, _: &TenantId, _: &str) -> usize {
+        3
+    }
+
+    fn resume(&self, _: &TenantId, name: &str) {
+        self.1.lock().unwrap().push(name.to_owned());
+    }
+
     fn purge(&self, _: &TenantId, name: &str, uri: Option<&http::Uri>) -> std::io::Result<bool> {
         Ok(name == "openai" && uri.is_none_or(|uri| uri.host() == Some("api.openai.com")))
     }
@@ -115,7 +131,7 @@ fn api_with(flags: &[&str]) -> Api {
     let settings = Arc::new(Settings::from_arg_matches(&matches).unwrap());
     let directory = tempfile::tempdir().unwrap();
     let data = Arc::new(DataDir::open(directory.path()).unwrap());
-    let bounds = Bounds { functions: 3, destinations: 3, secrets: 3, tokens: 5 };
+    let bounds = Bounds { functions: 3, destinations: 3, secrets: 3, tokens: 5, audit: 100 };
     let registry = Registry::open(&data.path("registry.redb"), bounds).unwrap();
     let admin = token::mint();
     let scopes = vec![Scope::Admin];

@@ -1,10 +1,10 @@
 //! From a destination's configuration to what calls follow, strictly: a key that would be ignored is an error.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, budget::Budget, limit::Unit};
+use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, Time, budget::Budget, limit::Unit, shard::Brake};
 
 use super::{
     caching::CompiledCache,
@@ -13,9 +13,11 @@ use super::{
     profiles::{GENERIC, Profile},
 };
 use crate::{
-    cluster::registry::{ConfigError, DestinationConfig, validate_secret_name},
+    cluster::registry::{
+        BrakeState, ConfigError, DestinationConfig, OverrideRecord, Steering, now_ms, validate_secret_name,
+    },
     ids::SecretName,
-    outbound::{guard::HostPattern, secrets::Template},
+    outbound::{guard::HostPattern, secrets::Template, shards},
     settings::OutboundSettings,
 };
 
@@ -80,7 +82,7 @@ pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Resul
         let known = "enabled, stale_if_error, stale_while_revalidate, ignore_headers";
         return Err(error(format!("cache.{key}"), format!("is no key of `cache`; there are {known}")));
     }
-    let compiled = compile_known(config, settings)?;
+    let compiled = compile_known(config, &Steering::default(), settings)?;
     if compiled.token_quota.is_some() && !compiled.profile.estimates_tokens && compiled.policy.tokens.is_none() {
         let of_tokens = |limit: &Value| limit.get("unit").and_then(Value::as_str) == Some(Unit::Tokens.name());
         let index = config.limits.iter().position(of_tokens).unwrap_or_default();
@@ -91,9 +93,10 @@ pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Resul
     Ok(compiled)
 }
 
-/// As [`compile`], for what is already stored: keys of a later release are left alone.
+/// As [`compile`], for what is already stored: keys of a later release are left alone. `steering`: what of it is in force.
 pub(super) fn compile_known(
     config: &DestinationConfig,
+    steering: &Steering,
     settings: &OutboundSettings,
 ) -> Result<CompiledDestination, ConfigError> {
     let pattern: HostPattern = config.r#match.parse().map_err(|why| error("match", why))?;
@@ -120,17 +123,14 @@ pub(super) fn compile_known(
         split_by = partition::of_profile(profile);
     }
     let injection = injection(config, profile)?;
-    let limits = config
-        .limits
-        .iter()
-        .enumerate()
-        .map(|(index, value)| read::<Limit>(&format!("limits[{index}]"), value.clone()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let other = steering.limits.as_ref();
+    let limits = read_limits(other.and_then(|other| other.limits.as_ref()).unwrap_or(&config.limits))?;
     let of_tokens = limits.iter().filter(|limit| limit.unit == Unit::Tokens);
     let token_quota = of_tokens.map(|limit| limit.quota).min();
     let (endpoints, ways) = endpoints::compile(&config.endpoints, &settings.region)?;
-    let max_concurrency = config.max_concurrency;
-    let limits = Settings { limits, max_concurrency, endpoints: ways, ..node_settings(settings) };
+    let max_concurrency = other.and_then(|other| other.max_concurrency).or(config.max_concurrency);
+    let brake = brake(steering);
+    let limits = Settings { limits, max_concurrency, endpoints: ways, brake, ..node_settings(settings) };
     let limits = Config::new(&limits).map_err(|wrong| error(wrong.key, wrong.problem))?;
     let repeatable = config.repeatable.as_ref().map(|text| read("repeatable", Value::String(text.clone())));
     let repeatable = repeatable.transpose()?;
@@ -159,6 +159,35 @@ pub(super) fn compile_known(
     })
 }
 
+/// Checks limits that are to hold for a time in the place of the configured ones.
+///
+/// # Errors
+/// The first key that is wrong, with what would be right.
+pub(crate) fn check_override(
+    config: &DestinationConfig,
+    limits: &OverrideRecord,
+    settings: &OutboundSettings,
+) -> Result<(), ConfigError> {
+    let steering = Steering { brake: None, limits: Some(limits.clone()) };
+    compile_known(config, &steering, settings).map(drop)
+}
+
+fn read_limits(limits: &[Value]) -> Result<Vec<Limit>, ConfigError> {
+    let each = limits.iter().enumerate();
+    each.map(|(index, value)| read(&format!("limits[{index}]"), value.clone())).collect()
+}
+
+/// The brake as the core knows it, on its clock.
+fn brake(steering: &Steering) -> Brake {
+    let Some(brake) = &steering.brake else { return Brake::Off };
+    let left = |until: u64| Duration::from_millis(until.saturating_sub(now_ms()));
+    let until = brake.until_ms.map_or(Time::NEVER, |until| shards::now() + left(until));
+    match brake.state {
+        BrakeState::Paused => Brake::Paused { until },
+        BrakeState::Draining => Brake::Draining { until },
+    }
+}
+
 /// All that calls to a destination may be led to: its pattern, and the URLs of its endpoints. What a secret is bound to.
 pub fn stands_for(config: &DestinationConfig) -> Arc<str> {
     let text = &config.r#match;
@@ -174,8 +203,12 @@ pub fn stands_for(config: &DestinationConfig) -> Arc<str> {
 }
 
 fn injection(config: &DestinationConfig, profile: &Profile) -> Result<Option<Injection>, ConfigError> {
-    let template =
-        config.inject.clone().unwrap_or_else(|| profile.key_template()).parse().map_err(|why: String| error("inject", why))?;
+    let template = config
+        .inject
+        .clone()
+        .unwrap_or_else(|| profile.key_template())
+        .parse()
+        .map_err(|why: String| error("inject", why))?;
     match &config.secret {
         None if config.inject.is_some() => {
             Err(error("inject", "says where a secret is put; name one in `secret`, too"))
@@ -267,7 +300,7 @@ mod tests {
         }
         // What is stored already stays in force.
         let config = serde_json::from_str(&format!(r#"{{"match": "https://a", {limits}}}"#)).unwrap();
-        assert!(compile_known(&config, &settings(&[])).is_ok());
+        assert!(compile_known(&config, &Steering::default(), &settings(&[])).is_ok());
     }
 
     #[test]

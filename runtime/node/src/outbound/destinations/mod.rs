@@ -13,6 +13,7 @@ mod tokens;
 mod view;
 
 pub(crate) use compile::Injection;
+pub(crate) use compile::check_override;
 pub use compile::{CompiledDestination, compile, stands_for};
 pub(crate) use endpoints::Endpoint;
 pub(crate) use partition::{Partition, hash_key};

@@ -21,7 +21,7 @@ use super::{
     tokens,
 };
 use crate::{
-    cluster::registry::{DestinationConfig, State},
+    cluster::registry::{DestinationConfig, State, Steering, now_ms},
     ids::{DestinationName, TenantId},
     observe::{Cached, DestinationCounts, Metrics},
     outbound::{Origin, cache::Caching},
@@ -208,6 +208,8 @@ const OTHER: &str = "other";
 
 struct Entry {
     config: Arc<DestinationConfig>,
+    /// What operators do to it just now.
+    steering: Steering,
     compiled: CompiledDestination,
     destination: Arc<Destination>,
 }
@@ -241,19 +243,21 @@ impl Table {
         let mut changed = Vec::new();
         for ((tenant, name), record) in &state.destinations {
             let before = self.entry(tenant, name);
+            let steering = record.steering.at(now_ms());
             let entry = match before {
-                Some(before) if Arc::ptr_eq(&before.config, &record.config) => Entry {
+                Some(before) if Arc::ptr_eq(&before.config, &record.config) && before.steering == steering => Entry {
                     config: Arc::clone(&before.config),
+                    steering,
                     compiled: before.compiled.clone(),
                     destination: Arc::clone(&before.destination),
                 },
-                _ => match compile_known(&record.config, settings) {
+                _ => match compile_known(&record.config, &steering, settings) {
                     Ok(compiled) => {
                         if let Some(before) = before {
                             changed.push((Arc::clone(&before.compiled.limits), Arc::clone(&compiled.limits)));
                         }
                         let destination = Arc::new(Destination::configured(tenant, name, compiled.clone()));
-                        Entry { config: Arc::clone(&record.config), compiled, destination }
+                        Entry { config: Arc::clone(&record.config), steering, compiled, destination }
                     }
                     Err(error) => {
                         tracing::warn!(%tenant, destination = %name, %error, "this destination is not in force");

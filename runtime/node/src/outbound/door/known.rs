@@ -102,6 +102,13 @@ impl Known {
         configured.map(|(key, entry)| (Arc::clone(&entry.destination), *key)).take(limit).collect()
     }
 
+    /// The keys of a destination's partitions, by its label.
+    pub(super) fn keys_of(&self, tenant: &TenantId, destination: &str) -> Vec<u128> {
+        let partitions = self.partitions.lock();
+        let of = partitions.iter().filter(|(_, entry)| entry.tenant == *tenant && *entry.destination == *destination);
+        of.map(|(key, _)| *key).collect()
+    }
+
     /// Destinations of a tenant with live state, ordered by label, at most `limit` after `after`: the configured ones,
     /// used or not, and the origins that were used.
     pub(super) fn page(

@@ -26,7 +26,7 @@ use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
 use super::{
     Cache, Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
     body::{Idle, KeptBody, ReplayMemory, Start, drain},
-    destinations::{DestinationPage, Table, compile},
+    destinations::{DestinationPage, Table, check_override, compile},
     guard::AddressGuard,
     headers::{self, Stated},
     pool::{HeadBounds, Liveness, Pool, PoolParts, Resolve, SystemResolver},
@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     body::{Body, ReadOn},
-    cluster::registry::{ConfigError, DestinationConfig, State},
+    cluster::registry::{ConfigError, DestinationConfig, OverrideRecord, State},
     guest::Egress,
     ids::{TRACEPARENT, TenantId, TraceContext},
     observe::{Note, Observe, TAG, tags_of},
@@ -226,6 +226,25 @@ impl Door {
             cache.purge(&caching.scope, uri)?;
         }
         Ok(true)
+    }
+
+    /// Whether limits for a time mean something to a destination.
+    ///
+    /// # Errors
+    /// The first key that is wrong.
+    pub fn check_override(&self, config: &DestinationConfig, limits: &OverrideRecord) -> Result<(), ConfigError> {
+        check_override(config, limits, &self.0.settings)
+    }
+
+    /// Refuses all calls that wait for a tenant's destination. Returns how many that were.
+    pub fn flush(&self, tenant: &TenantId, destination: &str) -> usize {
+        let keys = self.0.known.keys_of(tenant, destination);
+        keys.into_iter().map(|key| self.0.shards.flush(key)).sum()
+    }
+
+    /// Ends the pauses of a tenant's destination that its upstream asked for or its failures made.
+    pub fn resume(&self, tenant: &TenantId, destination: &str) {
+        self.0.known.keys_of(tenant, destination).into_iter().for_each(|key| self.0.shards.resume(key));
     }
 
     /// Sends a call: waits for its turn, makes its attempts, and returns the answer that counts. A refusal by the gate

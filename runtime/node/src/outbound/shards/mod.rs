@@ -175,6 +175,17 @@ impl Shards {
         }
     }
 
+    /// Refuses all that waits in a partition. Returns how many calls that were.
+    pub(crate) fn flush(&self, key: u128) -> usize {
+        let flushed = self.with(self.shard_of(key), |hosted, now| hosted.core.flush(now, key, &mut hosted.effects));
+        flushed.unwrap_or_default()
+    }
+
+    /// Ends the pauses of a partition.
+    pub(crate) fn resume(&self, key: u128) {
+        self.with(self.shard_of(key), |hosted, now| hosted.core.resume(now, key, &mut hosted.effects));
+    }
+
     /// Runs what is due and says when to come again.
     fn tick(&self) -> Option<Time> {
         let mut next = None;

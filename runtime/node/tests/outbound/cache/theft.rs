@@ -91,6 +91,7 @@ async fn a_tenants_answers_are_its_own() {
             tenant: tenant.clone(),
             name: "mock".into(),
             config: Arc::new(config.clone()),
+            steering: Default::default(),
             revision: 1,
         };
         state.destinations.insert((tenant, "mock".into()), Arc::new(record));

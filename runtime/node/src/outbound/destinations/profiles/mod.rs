@@ -79,7 +79,7 @@ impl Profile {
             Some(domain) => origin.host.len() > domain.len() && origin.host.ends_with(domain),
             None => &*origin.host == *host,
         };
-        PROFILES.into_iter().find(|profile| profile.hosts.iter().any(|host| is(host))).unwrap_or(&GENERIC)
+        PROFILES.into_iter().find(|profile| profile.hosts.iter().any(is)).unwrap_or(&GENERIC)
     }
 
     /// Where a key is put that the gate has: in the first of the headers that carry one.
