@@ -11,8 +11,11 @@ fn scan(framing: Framing, pieces: &[&[u8]], bound: usize) -> Scanner {
     scanner
 }
 
+/// Tokens in, out and in all, and the status and class of an error in the midst.
+type Found = (Option<(u64, u64, u64)>, Option<(u16, Class)>);
+
 /// What is found in a text, in whatever pieces it comes.
-fn found(framing: Framing, text: &str) -> (Option<(u64, u64, u64)>, Option<(u16, Class)>) {
+fn found(framing: Framing, text: &str) -> Found {
     let read = |pieces: &[&[u8]]| {
         let mut scanner = scan(framing, pieces, 16 << 10);
         let usage = scanner.usage().map(|usage| (usage.input, usage.output, usage.tokens()));

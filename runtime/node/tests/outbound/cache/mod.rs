@@ -75,8 +75,8 @@ struct Got {
 async fn fetch(gate: &Gate, method: Method, url: &str, headers: &[(&str, &str)]) -> Got {
     let answer = gate.send(request(method, url, headers)).await.unwrap();
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-    let said = headers.get_all("cache-status").iter().map(|value| value.to_str().unwrap());
-    let cache = said.last().unwrap_or("none").replace("Tidegate; ", "");
+    let mut said = headers.get_all("cache-status").iter().map(|value| value.to_str().unwrap());
+    let cache = said.next_back().unwrap_or("none").replace("Tidegate; ", "");
     Got { status, cache, headers, text: read(answer).await }
 }
 
