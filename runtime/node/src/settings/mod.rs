@@ -350,6 +350,9 @@ pub struct OutboundSettings {
     /// Longest pause that is believed where only a header speaks for it; a longer one is tried before its end
     #[arg(long, env = "TIDEGATE_BELIEVED_PAUSE", value_name = "DURATION", default_value_t = Span(tidegate_core::shard::BELIEVED_PAUSE))]
     pub believed_pause: Span,
+    /// Time after which whoever asked for a stream and still waits at the gate is answered with a comment, and between those that follow; 0s for none
+    #[arg(long, env = "TIDEGATE_STREAM_COMMENT", value_name = "DURATION", default_value = "10s")]
+    pub stream_comment: Span,
     /// Bytes of a refusal's JSON body that are looked into before it counts: how long, of what, and whether waiting helps
     #[arg(long, env = "TIDEGATE_REFUSAL_BODY", value_name = "SIZE", default_value = "16KiB")]
     pub refusal_body: Size,

@@ -75,6 +75,7 @@ names! {
     HEDGE_SHARE = "hedge_share";
     MAX_PAUSE = "max_pause";
     BELIEVED_PAUSE = "believed_pause";
+    STREAM_COMMENT = "stream_comment";
     REFUSAL_BODY = "refusal_body";
     REFUSAL_WAIT = "refusal_wait";
     USAGE_BUFFER = "usage_buffer";

@@ -32,3 +32,4 @@ mod troubles;
 mod unknown;
 mod uploads;
 mod usage;
+mod waiting;

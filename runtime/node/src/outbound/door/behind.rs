@@ -112,6 +112,7 @@ impl Behind {
             idle: self.idle,
             kept: KeptBody::Empty,
             wait_clock: None,
+            early: None,
             ending: Ending::new(&self.door, &self.target, self.trail.clone(), number, &parts, &self.sender),
         };
         let ending = match cached::renew(call, around, headers, lead).await {

@@ -6,18 +6,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
 use tidegate_core::{
     Attempt, Cost, Effective, Flow, NewCall, Outcome, Refusal, Ticket, Time, Verdict,
     endpoint::Ways,
     repeat::{Class, Failure, Reason},
     signal,
-    units::Rounded,
+    units::{Rounded, Span},
 };
 
 use super::{
     Ending, Inner, Target,
     attempt::{Attempted, Attempting},
+    comments::{Early, wants_stream},
     target::Way,
 };
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
         pool::{Peeked, Streaming},
         refuse,
         secrets::{AsMade, Filled, fill},
-        shards::{self, Admission, Asked},
+        shards::{self, Admission, Admitted, Asked, Wait},
     },
     problem::Problem,
     settings::names,
@@ -67,6 +68,8 @@ pub(super) struct Call<'a> {
     pub(super) idle: Idle,
     pub(super) kept: KeptBody,
     pub(super) wait_clock: Option<Arc<WaitClock>>,
+    /// Begins the answer before there is one, where its sender may want a stream.
+    pub(super) early: Option<Early>,
     /// The span of what it is part of.
     pub(super) trace: TraceContext,
     pub(super) ending: Ending<'a>,
@@ -239,6 +242,35 @@ impl Call<'_> {
         Ok(())
     }
 
+    /// Waits for the admission. Who wants a stream and waits long is answered meanwhile.
+    async fn waited(&mut self, mut wait: Wait) -> Result<Admitted, Refusal> {
+        if let Some(at) = self.early.as_ref().map(|early| early.at) {
+            match tokio::time::timeout_at(at, &mut wait).await {
+                Ok(admitted) => return admitted,
+                Err(_) => self.begin(),
+            }
+        }
+        wait.await
+    }
+
+    /// Begins the answer, if it is to be a stream.
+    fn begin(&mut self) {
+        let Some(early) = self.early.take() else { return };
+        let body = self.kept.as_split().ok().flatten();
+        if !wants_stream(&self.head.uri, &self.head.headers, body) {
+            return;
+        }
+        // Its head has no word of a coding.
+        self.head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let every = Span(early.every);
+        let what = format!(
+            "its sender wants a stream: it is answered now, with a comment every {every} (setting {})",
+            names::STREAM_COMMENT
+        );
+        self.ending.note(|call| Note::Decided { call, what });
+        early.begin(self.target.destination.shape(&self.head.method, self.head.uri.path()));
+    }
+
     /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
     async fn admission(&mut self, ticket: Option<Ticket>, failed: Option<Problem>) -> Result<Admission, Box<Problem>> {
         let new = NewCall {
@@ -265,7 +297,7 @@ impl Call<'_> {
         let began = tokio::time::Instant::now();
         let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
         let queued = self.target.destination.counts(&self.door.observe.metrics).queued();
-        let admitted = wait.await;
+        let admitted = self.waited(wait).await;
         drop(queued);
         drop(clock);
         self.ending.waited += began.elapsed();

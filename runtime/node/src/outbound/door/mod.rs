@@ -7,6 +7,7 @@ mod attempt;
 mod behind;
 mod cached;
 mod calls;
+mod comments;
 mod copies;
 mod ending;
 mod gauges;
@@ -22,7 +23,13 @@ use parking_lot::Mutex;
 use tidegate_core::{Config, Effective};
 
 pub use self::gauges::DestinationGauges;
-use self::{calls::FirstByte, ending::Ending, known::Known, target::Target};
+use self::{
+    calls::FirstByte,
+    comments::{Early, may_stream},
+    ending::Ending,
+    known::Known,
+    target::Target,
+};
 use super::{
     Cache, Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
     body::{Idle, KeptBody, ReplayMemory, Start, drain},
@@ -261,7 +268,14 @@ impl Door {
         // Not inside the future: calls are numbered in the order in which they are made.
         let number = call.trail.next_call();
         let inner = Arc::clone(&self.0);
-        async move { inner.send(call, number).await }
+        let every = inner.settings.stream_comment.get();
+        let may_stream = !every.is_zero() && may_stream(call.request.method(), call.request.headers());
+        async move {
+            if may_stream {
+                return comments::send(every, |early| async move { inner.send(call, number, Some(early)).await }).await;
+            }
+            inner.send(call, number, None).await
+        }
     }
 }
 
@@ -272,7 +286,12 @@ impl Egress for Door {
 }
 
 impl Inner {
-    async fn send(self: &Arc<Self>, call: OutboundCall, number: u32) -> Result<Response<Body>, TransportError> {
+    async fn send(
+        self: &Arc<Self>,
+        call: OutboundCall,
+        number: u32,
+        early: Option<Early>,
+    ) -> Result<Response<Body>, TransportError> {
         let OutboundCall { request, sender, timeouts, trail, trace, wait_clock } = call;
         let (mut parts, body) = request.into_parts();
         let checked = Origin::of(&parts.uri).and_then(|origin| match parts.method {
@@ -422,6 +441,7 @@ impl Inner {
             idle,
             kept,
             wait_clock,
+            early,
             trace,
             ending,
         };

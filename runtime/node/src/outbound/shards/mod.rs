@@ -27,8 +27,8 @@ use tidegate_core::{
 
 pub(crate) use clock::now;
 use timer::Timer;
-pub(crate) use wait::Wait;
 use wait::Waiter;
+pub(crate) use wait::{Admitted, Wait};
 
 /// All shards of a node.
 pub(crate) struct Shards {
