@@ -232,7 +232,7 @@ impl Actor {
                     let idle = self.busy.is_none();
                     let entry = self.entry(index, new, ticket, now);
                     if let Some(busy) = &mut self.busy {
-                        busy.queue.serve_unqueued(&entry);
+                        busy.queue.serve_unqueued(&entry, now);
                     }
                     let call = cx.calls.insert(entry);
                     return Submitted::Admitted(self.launch(call, chosen, idle, cx));
@@ -251,12 +251,19 @@ impl Actor {
             let left = new.deadline.since(now);
             return Submitted::Refused(Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why });
         }
+        if new.returning.is_none()
+            && let Some(busy) = &mut self.busy
+            && let Some(at) = busy.queue.too_late(ahead.requests, new.deadline, now)
+        {
+            let (could_start_in, left, why) = (at.since(now), new.deadline.since(now), busy.why);
+            return Submitted::Refused(Refusal::DeadlineUnreachable { could_start_in, left, why });
+        }
         if let Err(refusal) = self.make_room(&new, ticket.place, could, cx) {
             return Submitted::Refused(refusal);
         }
         let entry = self.entry(index, new, ticket, now);
         let call = cx.calls.insert(entry.clone());
-        let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::default(), why: held.1 }));
+        let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::new(now), why: held.1 }));
         busy.queue.insert(call, &entry, now);
         self.endpoints.waits(busy.queue.len());
         self.wake = self.wake.min(busy.queue.next_event());
@@ -387,7 +394,7 @@ impl Actor {
             };
             if let (Some(busy), Some(entry)) = (&mut self.busy, cx.calls.get(call)) {
                 let waited = now.since(entry.left);
-                busy.queue.serve(call, entry);
+                busy.queue.serve(call, entry, now);
                 let why = busy.why;
                 if busy.queue.is_empty() {
                     self.busy = None;

@@ -2,6 +2,7 @@
 //! flow, see [`fair`]. Those with a delay of their own are beside them, and all are ordered by deadline, too. Every
 //! operation that a call needs is O(log n).
 
+mod drain;
 mod fair;
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     pace::Units,
     time::Time,
 };
+use drain::Drain;
 pub(crate) use fair::Room;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +44,7 @@ pub(crate) struct Waits {
 }
 
 /// Everything that waits. Exists only while something does.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Queue {
     /// Calls that were put back although nothing speaks against them, and those that were refused or failed.
     back: BTreeMap<Place, Call>,
@@ -54,9 +56,29 @@ pub(crate) struct Queue {
     cost: Units,
     front: Units,
     bytes: u64,
+    drain: Drain,
 }
 
 impl Queue {
+    pub(crate) fn new(now: Time) -> Queue {
+        Queue {
+            back: BTreeMap::new(),
+            again: BTreeMap::new(),
+            fair: fair::Fair::default(),
+            delayed: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            cost: Units::default(),
+            front: Units::default(),
+            bytes: 0,
+            drain: Drain::new(now),
+        }
+    }
+
+    /// When a call behind `ahead` others would leave, by what the queue let go lately, where that is too late by far.
+    pub(crate) fn too_late(&mut self, ahead: u64, deadline: Time, now: Time) -> Option<Time> {
+        self.drain.too_late(ahead, deadline, now)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.deadlines.len()
     }
@@ -189,7 +211,8 @@ impl Queue {
     }
 
     /// A call leaves.
-    pub(crate) fn serve(&mut self, call: Call, entry: &Entry) {
+    pub(crate) fn serve(&mut self, call: Call, entry: &Entry, now: Time) {
+        self.drain.leaves(now);
         if entry.returned {
             self.remove(call, entry);
         } else {
@@ -200,7 +223,8 @@ impl Queue {
     }
 
     /// A call leaves that did not wait, while others do.
-    pub(crate) fn serve_unqueued(&mut self, entry: &Entry) {
+    pub(crate) fn serve_unqueued(&mut self, entry: &Entry, now: Time) {
+        self.drain.leaves(now);
         if !entry.returned {
             self.fair.serve(&entry.waits());
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use tidegate_core::{
-    Cost, Effect, Limit, NewCall, Refusal, Settings, Submitted, Unit, Verdict,
+    Cost, Effect, Flow, Limit, NewCall, Refusal, Settings, Submitted, Unit, Verdict,
     repeat::Reason,
     shard::{Config, QueueBounds},
     units::Size,
@@ -169,4 +169,30 @@ fn a_new_limit_takes_effect_on_the_live_queue() {
     }
     assert_eq!(admitted, 2);
     assert!(gate.now.since(changed) < MS * 100, "{:?}", gate.now.since(changed));
+}
+
+#[test]
+fn a_queue_that_stands_turns_away_at_once_who_could_only_wait_in_vain() {
+    let mut gate = Gate::one_at_a_time();
+    let mut flies = gate.sent();
+    let long = SEC * 3_600;
+    let flow = |id| Flow { id, ..Flow::default() };
+    let call = |gate: &mut Gate, id, within| gate.submit(NewCall { flow: flow(id), ..NewCall::by(gate.now + within) });
+    for _ in 0..100 {
+        assert!(matches!(call(&mut gate, 1, long), Submitted::Queued { .. }));
+    }
+    assert!(matches!(call(&mut gate, 1, SEC * 30), Submitted::Queued { .. }), "nothing is known of its pace yet");
+    // An answer a second.
+    for _ in 0..12 {
+        gate.now += SEC;
+        gate.report(flies, fine());
+        let [Effect::Admit { permit, .. }] = gate.effects()[..] else { panic!() };
+        gate.shard.departed(gate.now, permit, &mut gate.fx);
+        flies = permit;
+    }
+    let Submitted::Refused(refusal) = call(&mut gate, 1, SEC * 30) else { panic!() };
+    assert_eq!((refusal.kind(), refusal.retry_after()), ("deadline-unreachable", Some(SEC * 89)));
+    assert!(refusal.to_string().contains("for one of 1 slots"), "{refusal}");
+    assert!(matches!(call(&mut gate, 1, SEC * 120), Submitted::Queued { .. }), "it could make it");
+    assert!(matches!(call(&mut gate, 2, SEC * 5), Submitted::Queued { .. }), "the turn of another comes soon");
 }

@@ -208,7 +208,7 @@ async fn an_error_in_the_midst_of_a_stream_pauses_its_destination_and_is_passed_
     let told = gate.sentences(&trail);
     let line = "an error in the midst of its answer counts as a refusal, as a 429 that asks to wait 500 ms would";
     assert!(told.iter().any(|told| told.ends_with(line)), "{told:?}");
-    assert!(gate.observe.metrics.render().contains("tidegate_stream_errors_total 1"));
+    assert!(gate.observe.metrics.render().contains("tidegate_stream_errors_total{destination=\"llm\"} 1"));
     let begin = Instant::now();
     assert_eq!(read(gate.send(ask(&upstream, "/v1/chat/completions")).await.unwrap()).await, "on");
     assert!(begin.elapsed() > SEC / 4 && begin.elapsed() < SEC * 3, "{:?}", begin.elapsed());
