@@ -18,6 +18,9 @@ use super::{
     otlp::ExportCounts,
 };
 
+/// The label of all destinations that are not configured.
+pub const OTHER: &str = "other";
+
 /// The first part of every series' name.
 const PREFIX: &str = "tidegate";
 
@@ -79,6 +82,8 @@ impl Metrics {
         registry.register("connections_opened", "Outbound connections opened", metrics.connections_opened.clone());
         registry.register("connections_open", "Outbound connections open", metrics.connections_open.clone());
         metrics.cache.register(registry);
+        // Most series are there from the start, at zero: rates of what comes later begin with the first.
+        metrics.destinations.of(OTHER);
         metrics
     }
 

@@ -25,7 +25,7 @@ pub use destinations::{DestinationCounts, Ended, QueuedCall};
 pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEvent, TraceIdText};
 pub use invocations::{Invocations, InvocationsSum, Outcome};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, OTHER};
 pub(crate) use note::cut;
 pub use note::{Came, Note};
 pub use otlp::{Endpoint, EndpointError, Exporter};

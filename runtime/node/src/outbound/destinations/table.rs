@@ -23,7 +23,7 @@ use super::{
 use crate::{
     cluster::registry::{DestinationConfig, State, Steering, now_ms},
     ids::{DestinationName, TenantId},
-    observe::{Cached, DestinationCounts, Metrics},
+    observe::{Cached, DestinationCounts, Metrics, OTHER},
     outbound::{Origin, cache::Caching},
     problem::Shape,
     settings::OutboundSettings,
@@ -202,9 +202,6 @@ impl Destination {
         })
     }
 }
-
-/// The label of all destinations that are not configured.
-const OTHER: &str = "other";
 
 struct Entry {
     config: Arc<DestinationConfig>,
