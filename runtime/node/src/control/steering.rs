@@ -92,7 +92,10 @@ pub(super) async fn resume(
     let was = found.steering.at(now_ms()).brake;
     let detail = match &was {
         None => "the pauses of its upstream".to_owned(),
-        Some(brake) => format!("{} since {} by {}", state(brake.state), brake.by.since_ms, brake.by.by),
+        Some(brake) => {
+            let held = Duration::from_millis(now_ms().saturating_sub(brake.by.since_ms));
+            format!("{} for {} by {}", state(brake.state), Rounded(held), brake.by.by)
+        }
     };
     tracing::info!(destination = %name, by = caller.token_id(), "resumed by an operator");
     let deed = Deed { action: "resume", detail };

@@ -350,15 +350,15 @@ mod tests {
     }
 
     /// Tells what becomes of a body, and says whether it is awaited.
-    struct Told(tokio::sync::mpsc::UnboundedSender<What>, Arc<AtomicBool>);
+    struct Told(tokio::sync::mpsc::Sender<What>, Arc<AtomicBool>);
 
     impl Kept for Told {
         fn whole(self, body: Bytes) {
-            self.0.send(What::Whole(body)).unwrap();
+            self.0.try_send(What::Whole(body)).unwrap();
         }
 
         fn too_large(self) {
-            self.0.send(What::TooLarge).unwrap();
+            self.0.try_send(What::TooLarge).unwrap();
         }
 
         fn is_awaited(&self) -> bool {
@@ -369,7 +369,7 @@ mod tests {
     struct Fixture {
         chunks: tokio::sync::mpsc::Sender<Result<Frame<Bytes>, BodyError>>,
         body: Body,
-        told: tokio::sync::mpsc::UnboundedReceiver<What>,
+        told: tokio::sync::mpsc::Receiver<What>,
         memory: Arc<Memory>,
         awaited: Arc<AtomicBool>,
     }
@@ -387,7 +387,7 @@ mod tests {
 
     fn fixture(object: u64, memory: u64) -> Fixture {
         let (chunks, body) = tokio::sync::mpsc::channel(1);
-        let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+        let (tell, told) = tokio::sync::mpsc::channel(1);
         let (memory, awaited) = (Memory::new(memory), Arc::new(AtomicBool::new(false)));
         let body = tee(Channel(body).boxed_unsync(), &memory, object, Told(tell, Arc::clone(&awaited)));
         Fixture { chunks, body, told, memory, awaited }
