@@ -58,6 +58,14 @@ pub enum Brake {
 }
 
 impl Brake {
+    /// It, unless its time is over.
+    pub(crate) fn at(self, now: Time) -> Brake {
+        match self {
+            Brake::Paused { until } | Brake::Draining { until } if until <= now => Brake::Off,
+            brake => brake,
+        }
+    }
+
     /// Until when nothing leaves, where that is so.
     pub(crate) fn paused(self, now: Time) -> Option<Time> {
         match self {

@@ -1,6 +1,6 @@
 //! The live state of a destination partition, for people: `GET /v1/destinations`.
 
-use crate::{limit::Limit, refusal::Cause};
+use crate::{limit::Limit, refusal::Cause, shard::Brake};
 use std::time::Duration;
 
 /// Outcomes so far, by class.
@@ -68,6 +68,8 @@ pub struct Snapshot {
     pub unanswered: u32,
     /// What is left of a pause, and why.
     pub paused: Option<(Duration, Cause)>,
+    /// What an operator does to it.
+    pub brake: Brake,
     /// Pauses so far.
     pub cuts: u32,
     /// Its endpoints, where several are configured.

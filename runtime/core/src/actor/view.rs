@@ -36,6 +36,7 @@ impl Actor {
             in_flight: self.slots.flying(),
             unanswered: self.endpoints.unanswered(),
             paused: self.pause(now),
+            brake: self.config.brake.at(now),
             cuts: self.endpoints.iter().map(|it| it.guard.cuts()).fold(0, u32::wrapping_add),
             endpoints: self.endpoints.snapshot(&self.config.endpoints, now),
             counts: self.counts,

@@ -31,6 +31,7 @@ fn a_paused_destination_takes_calls_and_lets_none_go_until_it_is_resumed() {
     gate.brake(Brake::Paused { until: Time::NEVER });
     let Submitted::Queued { call, why, .. } = gate.call(SEC * 60) else { panic!() };
     assert_eq!(why.to_string(), "paused by an operator");
+    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().brake, Brake::Paused { until: Time::NEVER });
     gate.now += SEC * 30;
     gate.shard.tick(gate.now, &mut gate.fx);
     assert!(gate.effects().is_empty());
@@ -48,6 +49,7 @@ fn a_pause_with_an_end_ends_by_itself_and_turns_away_who_can_not_wait_for_it() {
     assert_eq!((refusal.kind(), refusal.retry_after()), ("deadline-unreachable", Some(SEC * 10)));
     assert!(matches!(gate.next()[..], [Effect::Admit { .. }]));
     assert_eq!(gate.now, until);
+    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().brake, Brake::Off);
     gate.admitted();
 }
 

@@ -47,6 +47,11 @@ fn row(name: &str, partition: &Value) -> Vec<Cell> {
 
 /// Whether a partition is open, in words, and how that is painted.
 pub(in super::super) fn state(partition: &Value) -> (String, anstyle::Style) {
+    if let Some(held) = partition.get("held").filter(|held| held.is_object()) {
+        let state = held.get("state").and_then(Value::as_str).unwrap_or("held");
+        let left = held.get("left_ms").and_then(Value::as_f64).map(|left| format!(", {} left", millis(left as u64)));
+        return (format!("{state} by an operator{}", left.unwrap_or_default()), paint::WARN);
+    }
     match partition.get("paused").filter(|paused| paused.is_object()) {
         None => ("open".into(), paint::GOOD),
         Some(paused) => match paused.get("why").and_then(Value::as_str) {
@@ -88,6 +93,9 @@ mod tests {
         let paused = json!({"paused": {"left_ms": 12_000.0, "why": "for 12s after 429"}});
         assert_eq!(state(&paused).0, "paused for 12s after 429");
         assert_eq!(state(&json!({"paused": null})).0, "open");
+        let held = json!({"held": {"state": "paused", "left_ms": 4_900.0}, "paused": {"why": "for 12s after 429"}});
+        assert_eq!(state(&held).0, "paused by an operator, 4.9 s left");
+        assert_eq!(state(&json!({"held": {"state": "draining"}})).0, "draining by an operator");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The live state of destinations, as `GET /v1/destinations` shows it.
 
 use serde::Serialize;
-use tidegate_core::{Snapshot, units::Rounded};
+use tidegate_core::{Snapshot, Time, shard::Brake, units::Rounded};
+
+use crate::outbound::shards;
 
 /// Some destinations of a tenant, and where to go on.
 #[derive(Clone, Debug, Serialize)]
@@ -47,6 +49,9 @@ pub struct PartitionState {
     /// A pause, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
+    /// What an operator does to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
     /// Attempts from their admission to the end of their answers.
     pub in_flight: u32,
     /// Attempts without the head of an answer yet.
@@ -128,6 +133,28 @@ pub struct Pause {
     pub number: u32,
 }
 
+/// How an operator holds it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Held {
+    /// `paused` or `draining`.
+    pub state: &'static str,
+    /// What is left, milliseconds; nothing: until it is taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<f64>,
+}
+
+impl Held {
+    fn of(brake: Brake) -> Option<Self> {
+        let now = shards::now();
+        let left = |until: Time| until.finite().map(|until| millis(until.since(now)));
+        match brake {
+            Brake::Off => None,
+            Brake::Paused { until } => Some(Self { state: "paused", left_ms: left(until) }),
+            Brake::Draining { until } => Some(Self { state: "draining", left_ms: left(until) }),
+        }
+    }
+}
+
 /// Outcomes so far, by class.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcomes {
@@ -181,6 +208,7 @@ impl PartitionState {
                 why: format!("for {} {cause}", Rounded(left)),
                 number: snapshot.cuts,
             }),
+            held: Held::of(snapshot.brake),
             in_flight: snapshot.in_flight,
             unanswered: snapshot.unanswered,
             endpoints: snapshot

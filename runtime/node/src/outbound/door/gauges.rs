@@ -8,7 +8,10 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
+use tidegate_core::shard::Brake;
+
 use super::Door;
+use crate::outbound::shards;
 
 /// Partitions that are looked at for one scrape; a destination that is split into more shows the state of some.
 const LOOKED_AT: usize = 10_000;
@@ -30,11 +33,15 @@ struct Gauges {
 impl Door {
     /// The live state of the configured destinations.
     pub fn gauges(&self) -> DestinationGauges {
-        let mut all = DestinationGauges::default();
+        let (mut all, now) = (DestinationGauges::default(), shards::now());
         for (name, key) in self.0.known.configured(LOOKED_AT) {
             let Some(state) = self.0.shards.snapshot(key) else { continue };
             let gauges = all.0.entry(name.to_string()).or_default();
-            gauges.paused = gauges.paused.max(state.paused.map(|(left, _)| left));
+            let held = match state.brake {
+                Brake::Paused { until } => until.finite().map_or(Some(Duration::MAX), |until| Some(until.since(now))),
+                Brake::Off | Brake::Draining { .. } => None,
+            };
+            gauges.paused = gauges.paused.max(state.paused.map(|(left, _)| left)).max(held);
             gauges.in_flight += u64::from(state.in_flight);
             gauges.learned_rate += state.learned_rate.unwrap_or_default();
             gauges.lately += u64::from(state.lately.0);
@@ -67,8 +74,10 @@ impl Collector for DestinationGauges {
         self.gauge(encoder, ("destination_paused", "Whether a partition of it is paused: 1, else 0"), |gauges| {
             i64::from(gauges.paused.is_some())
         })?;
-        self.gauge(encoder, ("destination_paused_seconds", "What is left of its longest pause"), |gauges| {
-            gauges.paused.unwrap_or_default().as_secs_f64()
+        let help = "What is left of its longest pause; +Inf where an operator says no end";
+        self.gauge(encoder, ("destination_paused_seconds", help), |gauges| match gauges.paused {
+            Some(Duration::MAX) => f64::INFINITY,
+            left => left.unwrap_or_default().as_secs_f64(),
         })?;
         let help = "Attempts from their admission to the end of their answers";
         self.gauge(encoder, ("destination_in_flight", help), |gauges| gauges.in_flight)?;
