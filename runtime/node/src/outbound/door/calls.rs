@@ -114,7 +114,7 @@ struct Again {
     ticket: Ticket,
     /// Whether it costs one.
     costs: bool,
-    /// How the one before failed, where waiting for the destination is what comes now.
+    /// How the one before failed, if it did.
     failed: Option<Problem>,
 }
 
@@ -405,15 +405,15 @@ impl Call<'_> {
         };
         self.ending.note(|call| Note::Decided { call, what });
         drop(admission);
-        // What waits for a destination that fails has failed; what one refuses has not.
-        let waits = outcome.class() == Class::Down && !costs;
+        // What failed has failed, be it that nothing more comes of it in time; what was refused has not.
+        let has_failed = outcome.class() != Class::Refused;
         let failed = match came {
             Ok(response) => {
                 let status = response.status().as_u16();
                 discard(response.into_body()).await;
-                waits.then(|| refuse::failing(self.target.label(), status))
+                has_failed.then(|| refuse::failing(self.target.label(), status))
             }
-            Err(error) => waits.then(|| error.into()),
+            Err(error) => has_failed.then(|| error.into()),
         };
         Next::Again(Again { ticket, costs, failed })
     }
