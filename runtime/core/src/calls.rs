@@ -196,6 +196,8 @@ pub(crate) struct Entry {
     pub(crate) held: Held,
     /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
+    /// How many others were in flight to its endpoint when it departed; nothing before.
+    pub(crate) beside: Option<u32>,
 }
 
 impl Entry {

@@ -12,11 +12,15 @@
 //! quickly to somewhat below the ceiling, then slowly; each cut narrows the two. When they meet, or two floors in a row
 //! agree within 20 %, the pace is held at 0.97 of what was accepted, and tried 3 % higher for a second now and then.
 //!
+//! Where the shape of refusals shows that requests at once are limited and not a rate, slots are learned instead, see
+//! [`at_once`]: then refusals neither pause nor pace.
+//!
 //! What can't. Where nobody pressed (a few requests at once, nothing waiting), a refusal after few accepted requests,
 //! or after many at once, may be an accident, such as somebody else's use of the same quota: nothing is learned from it unless another follows
 //! before [`CALM`] requests have passed. Of many accepted ones the pace is what it was while they were sent: the pause
 //! after them does not count. Nor does an outage.
 
+mod at_once;
 mod doubt;
 mod learned;
 mod outcomes;
@@ -27,6 +31,7 @@ use crate::{
     refusal::{Cause, Waiting},
     time::{Micros, Time},
 };
+use at_once::{AtOnce, Shape};
 use doubt::Doubt;
 use learned::Learned;
 use stated::Stated;
@@ -79,6 +84,8 @@ fn jittered(pause: Duration, random: &mut fastrand::Rng) -> Duration {
 pub(crate) struct Said {
     /// When the refused call departed.
     pub(crate) left: Time,
+    /// How many others were in flight then, where it is known to have departed.
+    pub(crate) beside: Option<u32>,
     pub(crate) cause: Cause,
     /// How long to wait, where it names that.
     pub(crate) wait: Option<Duration>,
@@ -129,6 +136,9 @@ pub(crate) struct Guard {
     phase: Phase,
     window: u32,
     unanswered: u32,
+    /// Requests that were admitted and whose answers have not ended, and those of them that departed.
+    flying: u32,
+    departed: u32,
     /// When the window last changed.
     grown: Time,
     /// Accepted since it was last doubled by evidence.
@@ -180,6 +190,9 @@ pub(crate) struct Guard {
     /// The fastest answer so far; zero when none was seen.
     fastest: Micros,
     learned: Option<Box<Learned>>,
+    /// What refusals have in common, and the slots learned from that.
+    shape: Option<Box<Shape>>,
+    at_once: Option<Box<AtOnce>>,
     /// What answers stated of quotas that are used up.
     stated: Option<Box<Stated>>,
 }
@@ -190,6 +203,8 @@ impl Default for Guard {
             phase: Phase::Open,
             window: FIRST_WINDOW,
             unanswered: 0,
+            flying: 0,
+            departed: 0,
             grown: Time::ZERO,
             fresh: 0,
             calm: 0,
@@ -218,6 +233,8 @@ impl Default for Guard {
             failure_rtt: Micros::ZERO,
             fastest: Micros::ZERO,
             learned: None,
+            shape: None,
+            at_once: None,
             stated: None,
         }
     }
@@ -261,6 +278,9 @@ impl Guard {
             }
             self.widen(1, now);
         }
+        if let Some(held) = self.at_once.as_mut().and_then(|at_once| at_once.hold(self.flying, now)) {
+            return Some(held);
+        }
         self.learned.as_mut()?.hold(now)
     }
 
@@ -297,12 +317,31 @@ impl Guard {
             let until = if fresh { eager } else { until };
             self.phase = Phase::Probing { call, passes: Time::NEVER, until, cause };
         }
+        if let Some(at_once) = &mut self.at_once {
+            at_once.launch(call, self.flying);
+        }
+        self.flying += 1;
         if let Some(learned) = &mut self.learned {
             learned.launch(now, self.refusal_rtt.get());
         }
         if let Some(stated) = &mut self.stated {
             stated.launch(call, now);
         }
+    }
+
+    /// A call leaves: beside how many others.
+    pub(crate) fn leaves(&mut self, call: Call, now: Time) -> u32 {
+        if let Some(at_once) = &mut self.at_once {
+            at_once.departed(call, self.refusal_rtt.get(), now);
+        }
+        self.departed += 1;
+        self.departed - 1
+    }
+
+    /// A call that was admitted is over, to the end of its answer. `departed`: it left.
+    pub(crate) fn ends(&mut self, departed: bool) {
+        self.flying = self.flying.saturating_sub(1);
+        self.departed = self.departed.saturating_sub(u32::from(departed));
     }
 
     /// A call that may depart does. Where it is the probe, the time is returned at which it has passed unless it is
@@ -415,6 +454,11 @@ impl Guard {
     /// The learned rate in requests per second.
     pub(crate) fn learned(&self) -> Option<f64> {
         self.learned.as_ref().map(|learned| learned.rate())
+    }
+
+    /// Requests at once that it was found to take.
+    pub(crate) fn slots(&self) -> Option<u32> {
+        self.at_once.as_ref().map(|at_once| at_once.slots())
     }
 
     /// The window, `None` when open.

@@ -263,6 +263,8 @@ pub struct World {
     pub think: Duration,
     /// Every request the upstream saw: when, and whether it was accepted.
     pub seen: Vec<(Time, bool)>,
+    /// Every request the upstream took: from when on, until when.
+    pub held: Vec<(Time, Time)>,
     pub flying: u32,
     pub most_flying: u32,
     /// Departures while a known wait was still running.
@@ -297,6 +299,7 @@ impl World {
             until: START,
             think: Duration::ZERO,
             seen: Vec::new(),
+            held: Vec::new(),
             flying: 0,
             most_flying: 0,
             dishonoured: 0,
@@ -439,6 +442,7 @@ impl World {
                         Ok(()) => {
                             let service = self.between(self.upstream.service);
                             self.at(self.now + service, Event::Served);
+                            self.held.push((self.now, self.now + service));
                             let signal = Signal { spent: self.upstream.told(self.now), ..Signal::default() };
                             (service, Outcome::Answer { status: 200, signal })
                         }
@@ -543,6 +547,13 @@ impl World {
     pub fn accepted_between(&self, from: Duration, to: Duration) -> usize {
         let range = START + from..START + to;
         self.seen.iter().filter(|(at, ok)| *ok && range.contains(at)).count()
+    }
+
+    /// How many requests the upstream had in its hands at once, on average.
+    pub fn busy_between(&self, from: Duration, to: Duration) -> f64 {
+        let (from, to) = (START + from, START + to);
+        let within = |(began, ended): &(Time, Time)| (*ended).min(to).since((*began).max(from)).as_secs_f64();
+        self.held.iter().map(within).sum::<f64>() / to.since(from).as_secs_f64()
     }
 
     pub fn seen_between(&self, from: Duration, to: Duration) -> usize {
