@@ -4,7 +4,7 @@ use super::{ASIDE, Actor, Context, FIRST_ASIDE, OTHERS, OWNED_AFTER};
 use crate::{
     calls::{Call, Entry, Permit, Phase, Ticket},
     endpoint::Quantile,
-    guard::{Failed, Guard, Said},
+    guard::{Beside, Failed, Guard, Said},
     refusal::Cause,
     repeat::{Attempt, Class, Decision, Facts, Outcome, Reason, after},
     shard::{Departure, Verdict},
@@ -19,8 +19,8 @@ struct Flown {
     /// Whether its first byte left.
     departed: bool,
     left: Time,
-    /// How many others were in flight then.
-    beside: Option<u32>,
+    /// What was in flight then.
+    beside: Option<Beside>,
     deadline: Time,
     ticket: Ticket,
     /// Where it went.
@@ -162,7 +162,7 @@ impl Actor {
         call: Call,
         outcome: &Outcome,
         ticket: &mut Ticket,
-        (left, beside): (Time, Option<u32>),
+        (left, beside): (Time, Option<Beside>),
         cx: &mut Context<'_>,
     ) -> bool {
         let now = cx.now;

@@ -3,11 +3,13 @@
 //! Good ones widen the window, refusals and failures pause, and when a pause ends its cut is learned from.
 
 use super::{
-    AT_LEAST, AtOnce, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED, LONGEST_BACKOFF,
-    LONGEST_DOWN, OPEN, Phase, RAMP_WINDOW, Said, Stated, VAIN, at_once::Effect, doubt::Doubt, jittered,
+    AT_LEAST, AtOnce, Beside, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED,
+    LONGEST_BACKOFF, LONGEST_DOWN, MANY, OPEN, Phase, RAMP_WINDOW, Said, Stated, VAIN, at_once::Effect, doubt::Doubt,
+    jittered,
 };
 use crate::{
     calls::Call,
+    endpoint::Quantile,
     refusal::Cause,
     signal::SpentQuota,
     time::{Micros, Time},
@@ -15,8 +17,8 @@ use crate::{
 use std::time::Duration;
 
 impl Guard {
-    /// An answer that shows that the destination takes requests. `beside`: so many others were in flight when it left.
-    pub(crate) fn accepted(&mut self, call: Call, left: Time, beside: Option<u32>, now: Time) {
+    /// An answer that shows that the destination takes requests. `beside`: what was in flight when it left.
+    pub(crate) fn accepted(&mut self, call: Call, left: Time, beside: Option<Beside>, now: Time) {
         self.answered();
         let took = Micros::of(now.since(left).max(Duration::from_micros(1)));
         self.fastest = if self.fastest == Micros::ZERO { took } else { self.fastest.min(took) };
@@ -25,10 +27,13 @@ impl Guard {
             (Some(at_once), _) => at_once.accepted(call, now),
             (None, Some(beside)) => {
                 if let Some(shape) = &mut self.shape {
-                    shape.accepted(beside, left);
+                    shape.accepted(beside.others, left);
                 }
             }
             (None, None) => {}
+        }
+        if let Some(beside) = beside {
+            self.watch(beside, now.since(left), now);
         }
         self.last_accepted = now;
         if left >= self.streak_left {
@@ -51,6 +56,22 @@ impl Guard {
         if self.window != OPEN && self.fresh >= self.window.saturating_mul(EVIDENCE) {
             self.widen(self.window, now);
             self.fresh = 0;
+        }
+    }
+
+    /// How long an answer took.
+    fn watch(&mut self, beside: Beside, took: Duration, now: Time) {
+        if self.configured {
+            return;
+        }
+        let limited = self.adaptive.as_ref().is_some_and(|adaptive| adaptive.limit().is_some());
+        if !limited && beside.others < MANY {
+            self.base.add(took, Quantile::MEDIAN);
+        }
+        if let Some(adaptive) = &mut self.adaptive
+            && beside.window != 0
+        {
+            adaptive.answered(beside.window, took, &mut self.base, now);
         }
     }
 
@@ -203,7 +224,7 @@ impl Guard {
     fn crowded(&mut self, call: Call, said: &Said, stale: bool, now: Time) -> bool {
         let Said { left, beside, fresh, wait, concurrency, .. } = *said;
         // Beside none it is not the gate that fills the slots: others do, or there are none.
-        let beside = beside.filter(|beside| *beside > 0);
+        let beside = beside.map(|beside| beside.others).filter(|others| *others > 0);
         match (&mut self.at_once, beside) {
             (Some(at_once), _) if !at_once.explains(concurrency) => return false,
             (Some(_), None) if concurrency => return false,
@@ -464,15 +485,15 @@ mod tests {
         for index in 0..3 {
             assert_eq!(guard.hold(true, now), None);
             guard.launch(call(index), true, true, now);
-            assert_eq!(guard.leaves(call(index), now), index);
+            assert_eq!(guard.leaves(call(index), now).others, index);
         }
         for index in 0..2 {
-            guard.accepted(call(index), now, Some(index), now + SEC);
+            guard.accepted(call(index), now, Some(Beside { others: index, window: 0 }), now + SEC);
         }
         let cause = Cause::Refused { status: 429, by: None };
         let said = Said {
             left: now,
-            beside: Some(2),
+            beside: Some(Beside { others: 2, window: 0 }),
             cause,
             wait: None,
             waiting: false,
