@@ -279,7 +279,8 @@ impl Actor {
         let Some(busy) = &self.busy else { return Submitted::Queued { call, expected: None, why: Waiting::Turn } };
         let behind = if matches!(held.1, Waiting::Turn) { busy.why } else { held.1 };
         let expected = could.max(now + self.endpoints.spacing(ahead.requests)).max(held.0.finite().unwrap_or(now));
-        let expected = if matches!(behind, Waiting::Slots { .. }) { None } else { Some(expected) };
+        let expected =
+            if matches!(behind, Waiting::Slots { .. } | Waiting::AtOnce { .. }) { None } else { Some(expected) };
         Submitted::Queued { call, expected, why: if why == Waiting::Turn { behind } else { why } }
     }
 
@@ -301,6 +302,7 @@ impl Actor {
             endpoint: 0,
             held: Held::default(),
             left: now,
+            beside: None,
         }
     }
 

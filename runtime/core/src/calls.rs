@@ -3,6 +3,7 @@
 
 use crate::{
     endpoint::{Held, Mask, Wants, Ways},
+    guard::Beside,
     limit::Cost,
     pace::Charge,
     queue::Waits,
@@ -196,6 +197,8 @@ pub(crate) struct Entry {
     pub(crate) held: Held,
     /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
+    /// What was in flight to its endpoint when it departed; nothing before.
+    pub(crate) beside: Option<Beside>,
 }
 
 impl Entry {

@@ -12,11 +12,17 @@
 //! quickly to somewhat below the ceiling, then slowly; each cut narrows the two. When they meet, or two floors in a row
 //! agree within 20 %, the pace is held at 0.97 of what was accepted, and tried 3 % higher for a second now and then.
 //!
+//! Where the shape of refusals shows that requests at once are limited and not a rate, slots are learned instead, see
+//! [`at_once`]: then refusals neither pause nor pace. Where nothing is refused and answers get slower with more, see
+//! [`adaptive`].
+//!
 //! What can't. Where nobody pressed (a few requests at once, nothing waiting), a refusal after few accepted requests,
 //! or after many at once, may be an accident, such as somebody else's use of the same quota: nothing is learned from it unless another follows
 //! before [`CALM`] requests have passed. Of many accepted ones the pace is what it was while they were sent: the pause
 //! after them does not count. Nor does an outage.
 
+mod adaptive;
+mod at_once;
 mod doubt;
 mod learned;
 mod outcomes;
@@ -24,9 +30,12 @@ mod stated;
 
 use crate::{
     calls::Call,
+    endpoint::Quantile,
     refusal::{Cause, Waiting},
     time::{Micros, Time},
 };
+use adaptive::{Adaptive, MANY};
+use at_once::{AtOnce, Shape};
 use doubt::Doubt;
 use learned::Learned;
 use stated::Stated;
@@ -74,11 +83,22 @@ fn jittered(pause: Duration, random: &mut fastrand::Rng) -> Duration {
     pause.mul_f64(0.5 + random.f64() / 2.0)
 }
 
+/// What was in flight to an endpoint when a request left.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beside {
+    /// How many others.
+    pub(crate) others: u32,
+    /// The window of answers that it belongs to; 0: none.
+    window: u8,
+}
+
 /// What a refusal says, and when.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Said {
     /// When the refused call departed.
     pub(crate) left: Time,
+    /// What was in flight then, where it is known to have departed.
+    pub(crate) beside: Option<Beside>,
     pub(crate) cause: Cause,
     /// How long to wait, where it names that.
     pub(crate) wait: Option<Duration>,
@@ -129,6 +149,9 @@ pub(crate) struct Guard {
     phase: Phase,
     window: u32,
     unanswered: u32,
+    /// Requests that were admitted and whose answers have not ended, and those of them that departed.
+    flying: u32,
+    departed: u32,
     /// When the window last changed.
     grown: Time,
     /// Accepted since it was last doubled by evidence.
@@ -180,6 +203,14 @@ pub(crate) struct Guard {
     /// The fastest answer so far; zero when none was seen.
     fastest: Micros,
     learned: Option<Box<Learned>>,
+    /// What refusals have in common, and the slots learned from that.
+    shape: Option<Box<Shape>>,
+    at_once: Option<Box<AtOnce>>,
+    /// How long answers take that are not kept waiting, and what is in flight at most where they are.
+    base: Quantile,
+    adaptive: Option<Box<Adaptive>>,
+    /// Something is configured about it: it is not for us to find a limit where nothing is refused.
+    configured: bool,
     /// What answers stated of quotas that are used up.
     stated: Option<Box<Stated>>,
 }
@@ -190,6 +221,8 @@ impl Default for Guard {
             phase: Phase::Open,
             window: FIRST_WINDOW,
             unanswered: 0,
+            flying: 0,
+            departed: 0,
             grown: Time::ZERO,
             fresh: 0,
             calm: 0,
@@ -218,6 +251,11 @@ impl Default for Guard {
             failure_rtt: Micros::ZERO,
             fastest: Micros::ZERO,
             learned: None,
+            shape: None,
+            at_once: None,
+            base: Quantile::NONE,
+            adaptive: None,
+            configured: false,
             stated: None,
         }
     }
@@ -226,6 +264,7 @@ impl Default for Guard {
 impl Guard {
     /// What was configured about the destination is known: no window is needed to find it out.
     pub(crate) fn known(&mut self) {
+        (self.configured, self.adaptive) = (true, None);
         if self.cuts == 0 {
             self.window = OPEN;
         }
@@ -260,6 +299,12 @@ impl Guard {
                 return Some((wider, Waiting::Guard { window: self.window }));
             }
             self.widen(1, now);
+        }
+        if let Some(held) = self.at_once.as_mut().and_then(|at_once| at_once.hold(self.flying, now)) {
+            return Some(held);
+        }
+        if let Some(held) = self.adaptive.as_ref().and_then(|adaptive| adaptive.hold(self.flying)) {
+            return Some(held);
         }
         self.learned.as_mut()?.hold(now)
     }
@@ -297,11 +342,37 @@ impl Guard {
             let until = if fresh { eager } else { until };
             self.phase = Phase::Probing { call, passes: Time::NEVER, until, cause };
         }
+        if let Some(at_once) = &mut self.at_once {
+            at_once.launch(call, self.flying);
+        }
+        self.flying += 1;
         if let Some(learned) = &mut self.learned {
             learned.launch(now, self.refusal_rtt.get());
         }
         if let Some(stated) = &mut self.stated {
             stated.launch(call, now);
+        }
+    }
+
+    /// A call leaves: beside what.
+    pub(crate) fn leaves(&mut self, call: Call, now: Time) -> Beside {
+        if let Some(at_once) = &mut self.at_once {
+            at_once.departed(call, self.refusal_rtt.get(), now);
+        }
+        let others = self.departed;
+        self.departed += 1;
+        if others >= FEW as u32 && !self.configured && self.adaptive.is_none() {
+            self.adaptive = Some(Box::new(Adaptive::new(now)));
+        }
+        Beside { others, window: self.adaptive.as_mut().map_or(0, |adaptive| adaptive.leaves(others, now)) }
+    }
+
+    /// A call that was admitted is over, to the end of its answer. `departed`: it left.
+    pub(crate) fn ends(&mut self, departed: bool) {
+        self.flying = self.flying.saturating_sub(1);
+        self.departed = self.departed.saturating_sub(u32::from(departed));
+        if self.flying == 0 && self.adaptive.as_ref().is_some_and(|adaptive| adaptive.is_blank()) {
+            self.adaptive = None;
         }
     }
 
@@ -415,6 +486,13 @@ impl Guard {
     /// The learned rate in requests per second.
     pub(crate) fn learned(&self) -> Option<f64> {
         self.learned.as_ref().map(|learned| learned.rate())
+    }
+
+    /// Requests at once that it was found to take.
+    pub(crate) fn slots(&self) -> Option<u32> {
+        let refused = self.at_once.as_ref().map(|at_once| at_once.slots());
+        let slow = self.adaptive.as_ref().and_then(|adaptive| adaptive.limit());
+        [refused, slow].into_iter().flatten().min()
     }
 
     /// The window, `None` when open.

@@ -41,6 +41,15 @@ impl fmt::Display for Cause {
     }
 }
 
+/// What shows how many requests at once a destination takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Found {
+    /// It refuses more.
+    Refusals,
+    /// Its answers take longer with more.
+    Slowness,
+}
+
 /// What a call waits for. Prints as the end of a sentence: "waited 1.2 s for 10/s".
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Waiting {
@@ -69,6 +78,13 @@ pub enum Waiting {
     Guard {
         /// Requests that may be unanswered at once just now.
         window: u32,
+    },
+    /// As many requests are in flight as the gate found the destination to take at once.
+    AtOnce {
+        /// How many that are.
+        slots: u32,
+        /// What showed it.
+        found: Found,
     },
     /// The rate learned from refusals, in thousandths of a request per second.
     Learned {
@@ -100,6 +116,10 @@ impl fmt::Display for Waiting {
             Waiting::Braked { left: None } => f.write_str("paused by an operator"),
             Waiting::Probe(cause) => write!(f, "for the probe after a pause {cause}"),
             Waiting::Slots { max } => write!(f, "for one of {max} slots (max_concurrency)"),
+            Waiting::AtOnce { slots, found: Found::Refusals } => write!(f, "for one of {slots} slots, learned"),
+            Waiting::AtOnce { slots, found: Found::Slowness } => {
+                write!(f, "for one of {slots} slots, as answers get slower with more")
+            }
             Waiting::Guard { window } => {
                 write!(f, "as nothing is known of the destination yet, {window} at once")
             }

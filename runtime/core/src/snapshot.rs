@@ -39,6 +39,8 @@ pub struct Endpoint {
     pub ejected: Option<Duration>,
     /// Requests per second learned from refusals.
     pub learned_rate: Option<f64>,
+    /// Requests at once that it was found to take, by what it refuses or by answers that get slower.
+    pub learned_slots: Option<u32>,
 }
 
 /// One partition as it is now.
@@ -52,6 +54,8 @@ pub struct Snapshot {
     pub max_concurrency: Option<u32>,
     /// Requests per second learned from refusals.
     pub learned_rate: Option<f64>,
+    /// Requests at once that it was found to take, by what it refuses or by answers that get slower.
+    pub learned_slots: Option<u32>,
     /// Requests that may be unanswered at once while little is known; `None`: any number.
     pub window: Option<u32>,
     /// Calls that wait.

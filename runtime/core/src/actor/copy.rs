@@ -36,7 +36,7 @@ impl Actor {
         let entry = cx.calls.get(call).filter(|entry| matches!(entry.phase, Phase::Admitted | Phase::Departed))?;
         let mut entry =
             Entry { phase: Phase::Waiting, charge: Charge::default(), slot: Slot::default(), ..entry.clone() };
-        (entry.held, entry.ticket.again) = (Held::default(), true);
+        (entry.held, entry.beside, entry.ticket.again) = (Held::default(), None, true);
         let mut wants: Wants = entry.wants();
         if !self.endpoints.is_single() {
             wants.ways.allowed = wants.ways.allowed.without(entry.endpoint);

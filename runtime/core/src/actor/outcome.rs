@@ -2,9 +2,9 @@
 
 use super::{ASIDE, Actor, Context, FIRST_ASIDE, OTHERS, OWNED_AFTER};
 use crate::{
-    calls::{Call, Permit, Phase, Ticket},
+    calls::{Call, Entry, Permit, Phase, Ticket},
     endpoint::Quantile,
-    guard::{Failed, Guard, Said},
+    guard::{Beside, Failed, Guard, Said},
     refusal::Cause,
     repeat::{Attempt, Class, Decision, Facts, Outcome, Reason, after},
     shard::{Departure, Verdict},
@@ -19,6 +19,8 @@ struct Flown {
     /// Whether its first byte left.
     departed: bool,
     left: Time,
+    /// What was in flight then.
+    beside: Option<Beside>,
     deadline: Time,
     ticket: Ticket,
     /// Where it went.
@@ -41,6 +43,7 @@ impl Actor {
         endpoint.departed(compiled, entry.cost, entry.held, cx.now);
         entry.phase = Phase::Departed;
         entry.left = cx.now;
+        entry.beside = Some(endpoint.guard.leaves(permit.call, cx.now));
         if !single {
             endpoint.health.launched(cx.now);
         }
@@ -73,6 +76,7 @@ impl Actor {
         if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
             if !told && departed {
                 endpoint.departed(compiled, entry.cost, entry.held, entry.left);
+                entry.beside = Some(endpoint.guard.leaves(permit.call, cx.now));
             } else if !departed {
                 endpoint.refund(compiled, entry.cost, entry.held, cx.now);
             }
@@ -92,14 +96,14 @@ impl Actor {
                 }
             }
         }
-        let (left, deadline, mut ticket, endpoint) = (entry.left, entry.deadline, entry.ticket, entry.endpoint);
+        let Entry { left, beside, deadline, mut ticket, endpoint, .. } = *entry;
         if ticket.endpoint != endpoint {
             // What another endpoint did says nothing about this one.
             (ticket.endpoint, ticket.others, ticket.passed, ticket.failed) = (endpoint, 0, 0, Time::ZERO);
             (ticket.cut, ticket.last_cut) = (0, 0);
         }
         (ticket.not_before, ticket.again) = (Time::ZERO, true);
-        Some(Flown { departed, left, deadline, ticket, endpoint })
+        Some(Flown { departed, left, beside, deadline, ticket, endpoint })
     }
 
     pub(crate) fn report(
@@ -114,12 +118,12 @@ impl Actor {
         let (Some(flown), Some(ways)) = (self.landed(permit, Some(outcome), cx), ways) else {
             return Verdict::Return(Reason::Released);
         };
-        let Flown { departed, left, deadline, mut ticket, endpoint } = flown;
+        let Flown { departed, left, beside, deadline, mut ticket, endpoint } = flown;
         let class = outcome.class();
         self.count(outcome, class, now.since(left));
         let resumed = self.endpoints.resumes(true, now);
         // Whether others' success shows that the endpoint has nothing to do with it.
-        let own = self.learn(call, outcome, &mut ticket, left, cx);
+        let own = self.learn(call, outcome, &mut ticket, (left, beside), cx);
         let failed = !matches!(class, Class::Accepted | Class::Denied);
         let reroutes = failed && attempt.policy.reroute_on.matches(outcome);
         if reroutes {
@@ -153,7 +157,14 @@ impl Actor {
     }
 
     /// Teaches the guard of its endpoint what became of a call. Returns whether that is the call's own.
-    fn learn(&mut self, call: Call, outcome: &Outcome, ticket: &mut Ticket, left: Time, cx: &mut Context<'_>) -> bool {
+    fn learn(
+        &mut self,
+        call: Call,
+        outcome: &Outcome,
+        ticket: &mut Ticket,
+        (left, beside): (Time, Option<Beside>),
+        cx: &mut Context<'_>,
+    ) -> bool {
         let now = cx.now;
         let fresh = ticket.is_fresh();
         let waiting = self.busy.is_some();
@@ -170,7 +181,7 @@ impl Actor {
                 } else {
                     let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
                     let concurrency = signal.concurrency;
-                    let said = Said { left, cause, wait, waiting, believed, fresh, concurrency };
+                    let said = Said { left, beside, cause, wait, waiting, believed, fresh, concurrency };
                     guard.refused(call, said, cx.random, now);
                 }
                 ticket.last_cut = guard.cuts();
@@ -207,7 +218,7 @@ impl Actor {
                 false
             }
             _ => {
-                guard.accepted(call, left, now);
+                guard.accepted(call, left, beside, now);
                 false
             }
         };
@@ -227,7 +238,7 @@ impl Actor {
         match outcome {
             Some(outcome) => {
                 self.count(outcome, outcome.class(), cx.now.since(flown.left));
-                self.learn(permit.call, outcome, &mut flown.ticket, flown.left, cx);
+                self.learn(permit.call, outcome, &mut flown.ticket, (flown.left, flown.beside), cx);
             }
             None => {
                 if let Some(endpoint) = self.endpoints.get_mut(flown.endpoint) {
@@ -279,13 +290,14 @@ impl Actor {
     /// decided about the call any more; others are to know.
     pub(crate) fn amend(&mut self, permit: Permit, outcome: &Outcome, cx: &mut Context<'_>) {
         let Some(entry) = cx.calls.get(permit.call).filter(|entry| entry.phase == Phase::Reported) else { return };
-        let (left, index, mut ticket, class) = (entry.left, entry.endpoint, entry.ticket, outcome.class());
+        let Entry { left, beside, endpoint: index, mut ticket, .. } = *entry;
+        let class = outcome.class();
         ticket.endpoint = index;
         let resumed = self.endpoints.resumes(true, cx.now);
         self.count(outcome, class, Duration::ZERO);
         if let (Class::Refused | Class::Down, Some(endpoint)) = (class, self.endpoints.get_mut(index)) {
             endpoint.guard.amends();
-            self.learn(permit.call, outcome, &mut ticket, left, cx);
+            self.learn(permit.call, outcome, &mut ticket, (left, beside), cx);
         }
         if self.endpoints.resumes(true, cx.now) > resumed {
             self.recheck(cx);
@@ -342,6 +354,7 @@ impl Actor {
         if entry.phase != Phase::Waiting {
             self.slots.give(call, entry.slot);
             if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
+                endpoint.guard.ends(entry.beside.is_some());
                 endpoint.give(call, entry.held);
             }
         }

@@ -24,6 +24,7 @@ impl Actor {
             limits: self.config.limits.iter().copied().collect(),
             max_concurrency: self.config.max_concurrency.map(std::num::NonZeroU32::get),
             learned_rate: self.endpoints.learned(),
+            learned_slots: self.endpoints.slots(),
             window: self.endpoints.iter().map(|it| it.guard.window()).sum(),
             queued: queue.map_or(0, Queue::len),
             queued_bytes: queue.map_or(0, Queue::bytes),

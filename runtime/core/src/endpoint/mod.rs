@@ -531,6 +531,11 @@ impl Endpoints {
         self.iter().map(|it| it.guard.learned()).sum()
     }
 
+    /// Requests at once that all together were found to take, where each was found to.
+    pub(crate) fn slots(&self) -> Option<u32> {
+        self.iter().map(|it| it.guard.slots()).sum()
+    }
+
     /// How long `ahead` more departures take at the learned pace, when there is one.
     pub(crate) fn spacing(&self, ahead: u64) -> Duration {
         self.learned()
@@ -547,6 +552,7 @@ impl Endpoints {
             paused: it.guard.paused_until(true, now).map(|(until, cause)| (until.since(now), cause)),
             ejected: it.health.ejected_until(now).map(|until| until.since(now)),
             learned_rate: it.guard.learned(),
+            learned_slots: it.guard.slots(),
         };
         compiled.iter().zip(&self.0).map(of).collect()
     }

@@ -51,6 +51,17 @@ impl Quantile {
         }
     }
 
+    /// The logarithm to base 2 of the estimate in microseconds.
+    pub(crate) fn at(&self) -> f32 {
+        self.at
+    }
+
+    /// Moves the logarithm of the estimate by this part of the way to that of so many other samples.
+    pub(crate) fn lean(&mut self, to: f32, part: f32, samples: u16) {
+        self.at += (to - self.at) * part;
+        self.samples = self.samples.saturating_add(samples);
+    }
+
     /// How many samples there were.
     pub(crate) fn samples(&self) -> u16 {
         self.samples
@@ -61,7 +72,8 @@ impl Quantile {
         (self.samples > 0).then(|| Duration::from_secs_f32(self.at.exp2() / 1e6))
     }
 
-    fn log(sample: Duration) -> f32 {
+    /// The logarithm that it counts in.
+    pub(crate) fn log(sample: Duration) -> f32 {
         (sample.as_secs_f32() * 1e6).clamp(1.0, 1e12).log2()
     }
 }

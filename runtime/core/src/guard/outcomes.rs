@@ -3,11 +3,13 @@
 //! Good ones widen the window, refusals and failures pause, and when a pause ends its cut is learned from.
 
 use super::{
-    AT_LEAST, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED, LONGEST_BACKOFF, LONGEST_DOWN,
-    OPEN, Phase, RAMP_WINDOW, Said, Stated, VAIN, doubt::Doubt, jittered,
+    AT_LEAST, AtOnce, Beside, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED,
+    LONGEST_BACKOFF, LONGEST_DOWN, MANY, OPEN, Phase, RAMP_WINDOW, Said, Stated, VAIN, at_once::Effect, doubt::Doubt,
+    jittered,
 };
 use crate::{
     calls::Call,
+    endpoint::Quantile,
     refusal::Cause,
     signal::SpentQuota,
     time::{Micros, Time},
@@ -15,12 +17,24 @@ use crate::{
 use std::time::Duration;
 
 impl Guard {
-    /// An answer that shows that the destination takes requests.
-    pub(crate) fn accepted(&mut self, call: Call, left: Time, now: Time) {
+    /// An answer that shows that the destination takes requests. `beside`: what was in flight when it left.
+    pub(crate) fn accepted(&mut self, call: Call, left: Time, beside: Option<Beside>, now: Time) {
         self.answered();
         let took = Micros::of(now.since(left).max(Duration::from_micros(1)));
         self.fastest = if self.fastest == Micros::ZERO { took } else { self.fastest.min(took) };
         self.passes(left);
+        match (&mut self.at_once, beside) {
+            (Some(at_once), _) => at_once.accepted(call, now),
+            (None, Some(beside)) => {
+                if let Some(shape) = &mut self.shape {
+                    shape.accepted(beside.others, left);
+                }
+            }
+            (None, None) => {}
+        }
+        if let Some(beside) = beside {
+            self.watch(beside, now.since(left), now);
+        }
         self.last_accepted = now;
         if left >= self.streak_left {
             self.streak = 0;
@@ -42,6 +56,22 @@ impl Guard {
         if self.window != OPEN && self.fresh >= self.window.saturating_mul(EVIDENCE) {
             self.widen(self.window, now);
             self.fresh = 0;
+        }
+    }
+
+    /// How long an answer took.
+    fn watch(&mut self, beside: Beside, took: Duration, now: Time) {
+        if self.configured {
+            return;
+        }
+        let limited = self.adaptive.as_ref().is_some_and(|adaptive| adaptive.limit().is_some());
+        if !limited && beside.others < MANY {
+            self.base.add(took, Quantile::MEDIAN);
+        }
+        if let Some(adaptive) = &mut self.adaptive
+            && beside.window != 0
+        {
+            adaptive.answered(beside.window, took, &mut self.base, now);
         }
     }
 
@@ -81,6 +111,9 @@ impl Guard {
     }
 
     fn tried(&mut self, call: Call, now: Time) {
+        if let Some(at_once) = &mut self.at_once {
+            at_once.over(call, now);
+        }
         if let Some(stated) = &mut self.stated {
             stated.over(call, now);
         }
@@ -121,7 +154,7 @@ impl Guard {
 
     /// A refusal of a call.
     pub(crate) fn refused(&mut self, call: Call, said: Said, random: &mut fastrand::Rng, now: Time) {
-        let Said { left, cause, wait, waiting, believed, fresh, concurrency } = said;
+        let Said { left, beside: _, cause, wait, waiting, believed, fresh, concurrency } = said;
         self.answered();
         if let Some(stated) = &mut self.stated
             && stated.refused(call, left, wait, random, now)
@@ -133,6 +166,13 @@ impl Guard {
         self.refusal_rtt = smoothed(self.refusal_rtt, now.since(left));
         let probe = self.is_probe(call);
         let stale = left < self.cut_at && !probe;
+        let crowded = self.crowded(call, &said, stale, now);
+        if crowded && wait.is_none() {
+            self.departures = self.departures.saturating_sub(1);
+            self.lets_slots_hold(call, now);
+            return;
+        }
+        let concurrency = concurrency || crowded;
         self.told = self.told.max(now + wait.unwrap_or_default());
         let early = self.is_early(call, now);
         if early || stale {
@@ -178,6 +218,68 @@ impl Guard {
             None => self.back_off(fresh, LONGEST_BACKOFF, cause, random, now),
         }
         self.doubt(believed, random, now);
+    }
+
+    /// Whether a refusal is one of too many requests at once, which slots keep away from here on.
+    fn crowded(&mut self, call: Call, said: &Said, stale: bool, now: Time) -> bool {
+        let Said { left, beside, fresh, wait, concurrency, .. } = *said;
+        // Beside none it is not the gate that fills the slots: others do, or there are none.
+        let beside = beside.map(|beside| beside.others).filter(|others| *others > 0);
+        match (&mut self.at_once, beside) {
+            (Some(at_once), _) if !at_once.explains(concurrency) => return false,
+            (Some(_), None) if concurrency => return false,
+            (Some(at_once), beside) => {
+                let effect = beside.map_or(Effect::Disproved, |beside| at_once.refused(call, beside, left, now));
+                if effect == Effect::Disproved {
+                    self.at_once = None;
+                    self.shape.get_or_insert_default().misled();
+                    return false;
+                }
+                if effect == Effect::Lowered {
+                    self.cuts = self.cuts.wrapping_add(1);
+                }
+                if effect == Effect::Lowered && fresh {
+                    self.fresh_cut = self.cuts;
+                }
+            }
+            (None, None) => {
+                if let Some(shape) = &mut self.shape {
+                    shape.restart();
+                }
+                return false;
+            }
+            (None, Some(beside)) if concurrency => {
+                self.at_once = Some(Box::new(AtOnce::new(beside, true, now)));
+            }
+            // Who limits a rate often says for how long.
+            (None, Some(_)) if wait.is_some() => return false,
+            (None, Some(beside)) => {
+                let shape = self.shape.get_or_insert_default();
+                let Some(slots) = shape.refused(beside, left, !stale, now) else { return false };
+                self.at_once = Some(Box::new(AtOnce::new(slots, false, now)));
+                // The pace was learned from the same refusals.
+                self.unlearn();
+            }
+        }
+        true
+    }
+
+    /// Slots hold what a pause without a word from the destination would.
+    fn lets_slots_hold(&mut self, call: Call, now: Time) {
+        match self.phase {
+            Phase::Probing { call: probe, until, cause, .. } if probe == call && now < until => {
+                self.phase = Phase::Paused { until, eager: until, cause };
+            }
+            Phase::Probing { call: probe, .. } if probe == call => self.phase = Phase::Open,
+            Phase::Paused { cause: Cause::Refused { by: None, .. }, .. } => self.phase = Phase::Open,
+            _ => {}
+        }
+        if self.phase == Phase::Open {
+            self.failed_probe = false;
+            self.doubt = None;
+            self.exponent = 0;
+            (self.window, self.grown) = (OPEN, now);
+        }
     }
 
     /// Pauses for a time that the destination does not name. A call that was refused or failed before may do so for a
@@ -359,10 +461,52 @@ mod tests {
         guard.failed(call, Failed { left, status: None, fresh: true, others_live: false }, &mut random, late);
         assert_eq!((guard.refusal_rtt.get(), guard.failure_rtt.get()), (Duration::ZERO, SEC * 60));
         let cause = Cause::Refused { status: 429, by: None };
-        let said =
-            Said { left: late, cause, wait: None, waiting: false, believed: SEC, fresh: true, concurrency: false };
+        let said = Said {
+            left: late,
+            beside: None,
+            cause,
+            wait: None,
+            waiting: false,
+            believed: SEC,
+            fresh: true,
+            concurrency: false,
+        };
         guard.refused(call, said, &mut random, late + SEC / 20);
         assert_eq!((guard.refusal_rtt.get(), guard.failure_rtt.get()), (SEC / 20, SEC * 60));
         assert_eq!(guard.doubling(), super::super::DOUBLING.max(SEC / 10), "the window is not as slow as a timeout");
+    }
+
+    #[test]
+    fn a_stream_holds_its_slot_until_its_body_ends_and_a_word_about_concurrency_pauses_nobody() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut guard, now) = (Guard::default(), Time::from_millis(1_000_000));
+        guard.known();
+        let call = |index| Call { index, generation: 0 };
+        for index in 0..3 {
+            assert_eq!(guard.hold(true, now), None);
+            guard.launch(call(index), true, true, now);
+            assert_eq!(guard.leaves(call(index), now).others, index);
+        }
+        for index in 0..2 {
+            guard.accepted(call(index), now, Some(Beside { others: index, window: 0 }), now + SEC);
+        }
+        let cause = Cause::Refused { status: 429, by: None };
+        let said = Said {
+            left: now,
+            beside: Some(Beside { others: 2, window: 0 }),
+            cause,
+            wait: None,
+            waiting: false,
+            believed: SEC,
+            fresh: true,
+            concurrency: true,
+        };
+        guard.refused(call(2), said, &mut random, now + SEC);
+        guard.ends(true);
+        assert_eq!((guard.slots(), guard.learned(), guard.paused_until(true, now)), (Some(2), None, None));
+        let held = guard.hold(true, now + SEC).map(|(_, why)| why.to_string());
+        assert_eq!(held.as_deref(), Some("for one of 2 slots, learned"), "both were answered, and still flow");
+        guard.ends(true);
+        assert_eq!(guard.hold(true, now + SEC), None, "as soon as one ends");
     }
 }

@@ -29,7 +29,7 @@ fn the_snapshot_shows_what_a_person_wants_to_know() {
 #[test]
 fn an_actor_at_rest_is_small_and_the_number_of_them_is_bounded() {
     println!("an actor at rest: {} bytes", Shard::actor_size());
-    assert!(Shard::actor_size() <= 448, "{}", Shard::actor_size());
+    assert!(Shard::actor_size() <= 504, "{}", Shard::actor_size());
     let mut shard = Shard::with_capacity(1, 10);
     let config = Arc::new(Config::new(&Settings::default()).unwrap());
     let (mut fx, mut now) = (Effects::default(), Time::from_millis(1));

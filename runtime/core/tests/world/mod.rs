@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 use tidegate_core::{
-    Attempt, Call, Effect, Effective, Effects, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted, Ticket,
-    Time, Verdict,
+    Attempt, Call, Effect, Effective, Effects, Flow, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted,
+    Ticket, Time, Verdict,
     repeat::{Class, Failure},
     shard::{Config, Departure},
     signal::{Counted, Source, SpentQuota},
@@ -18,6 +18,8 @@ use tidegate_core::{
 pub const MS: Duration = Duration::from_millis(1);
 pub const SEC: Duration = Duration::from_secs(1);
 pub const KEY: u128 = 7;
+/// Clients from here on are functions of their own, which call once; the others are one.
+pub const QUIET: usize = 1_000_000;
 /// The world does not begin at zero: neither does a machine's clock.
 pub const START: Time = Time::from_millis(3_600_123);
 
@@ -86,6 +88,10 @@ pub struct Upstream {
     pub net: Duration,
     /// Time an accepted request takes, from and to.
     pub service: (Duration, Duration),
+    /// So many requests are worked on at once; the others wait there, in the order in which they came.
+    pub workers: Vec<Time>,
+    /// Answers take this many times longer or shorter, one in three: lognormal.
+    pub spread: f64,
     /// Time a refusal takes.
     pub refusing: Duration,
     /// Answers 503 (or nothing, when `true`) from and to.
@@ -115,6 +121,8 @@ impl Upstream {
             states: States::Nothing,
             net: Duration::from_micros(200),
             service: (Duration::ZERO, Duration::ZERO),
+            workers: Vec::new(),
+            spread: 1.0,
             refusing: Duration::ZERO,
             outage: None,
             poison: None,
@@ -132,6 +140,12 @@ impl Upstream {
 
     pub fn serving(mut self, from: Duration, to: Duration) -> Upstream {
         self.service = (from, to);
+        self
+    }
+
+    /// A queue of its own.
+    pub fn workers(mut self, workers: usize) -> Upstream {
+        self.workers = vec![Time::ZERO; workers];
         self
     }
 
@@ -263,6 +277,10 @@ pub struct World {
     pub think: Duration,
     /// Every request the upstream saw: when, and whether it was accepted.
     pub seen: Vec<(Time, bool)>,
+    /// Every request the upstream took: from when on, until when.
+    pub held: Vec<(Time, Time)>,
+    /// When each came there, and when it was begun with.
+    pub begun: Vec<(Time, Time)>,
     pub flying: u32,
     pub most_flying: u32,
     /// Departures while a known wait was still running.
@@ -297,6 +315,8 @@ impl World {
             until: START,
             think: Duration::ZERO,
             seen: Vec::new(),
+            held: Vec::new(),
+            begun: Vec::new(),
             flying: 0,
             most_flying: 0,
             dishonoured: 0,
@@ -317,6 +337,11 @@ impl World {
         }
     }
 
+    /// One call of a client of its own, after so long.
+    pub fn quiet(&mut self, client: usize, at: Duration) {
+        self.at(START + at, Event::Arrive { client: QUIET + client });
+    }
+
     /// As many calls at `at` that have the same fate whenever they are sent, and are not made again.
     pub fn doomed(&mut self, calls: usize, at: Duration, fate: Fate) {
         for _ in 0..calls {
@@ -335,7 +360,8 @@ impl World {
     }
 
     fn submit(&mut self, call: usize, returning: Option<Ticket>) {
-        let new = NewCall { returning, ..NewCall::by(self.deadlines[call]) };
+        let flow = Flow::of(self.clients[call].filter(|client| *client >= QUIET).unwrap_or(0) as u64);
+        let new = NewCall { returning, flow, ..NewCall::by(self.deadlines[call]) };
         match self.shard.submit(self.now, KEY, &self.config, new, &mut self.fx) {
             Submitted::Admitted(permit) => self.admitted(call, permit),
             Submitted::Queued { call: id, .. } => {
@@ -375,7 +401,7 @@ impl World {
         done.status = status;
         done.why = why;
         if self.now < self.until
-            && let Some(client) = self.clients[call]
+            && let Some(client) = self.clients[call].filter(|client| *client < QUIET)
         {
             let at = self.now + self.think.max(MS);
             self.at(at, Event::Arrive { client });
@@ -384,6 +410,22 @@ impl World {
 
     fn between(&mut self, (from, to): (Duration, Duration)) -> Duration {
         from + (to - from).mul_f64(self.random.f64())
+    }
+
+    /// When the next request would be worked on.
+    fn begins(&self) -> Time {
+        self.upstream.workers.iter().min().map_or(self.now, |free| self.now.max(*free))
+    }
+
+    fn work(&mut self) -> Duration {
+        let work = self.between(self.upstream.service);
+        if self.upstream.spread == 1.0 {
+            return work;
+        }
+        // Box and Muller.
+        let (one, other) = (1.0 - self.random.f64(), self.random.f64());
+        let normal = (-2.0 * one.ln()).sqrt() * (std::f64::consts::TAU * other).cos();
+        work.mul_f64(self.upstream.spread.powf(normal))
     }
 
     fn arrive(&mut self, client: Option<usize>, fate: Option<Fate>) {
@@ -437,8 +479,14 @@ impl World {
                     self.seen.push((self.now, taken.is_ok()));
                     match taken {
                         Ok(()) => {
-                            let service = self.between(self.upstream.service);
+                            let (waits, work) = (self.begins().since(self.now), self.work());
+                            let service = waits + work;
+                            if let Some(first) = self.upstream.workers.iter_mut().min() {
+                                *first = self.now + service;
+                            }
+                            self.begun.push((self.now, self.now + waits));
                             self.at(self.now + service, Event::Served);
+                            self.held.push((self.now, self.now + service));
                             let signal = Signal { spent: self.upstream.told(self.now), ..Signal::default() };
                             (service, Outcome::Answer { status: 200, signal })
                         }
@@ -543,6 +591,13 @@ impl World {
     pub fn accepted_between(&self, from: Duration, to: Duration) -> usize {
         let range = START + from..START + to;
         self.seen.iter().filter(|(at, ok)| *ok && range.contains(at)).count()
+    }
+
+    /// How many requests the upstream had in its hands at once, on average.
+    pub fn busy_between(&self, from: Duration, to: Duration) -> f64 {
+        let (from, to) = (START + from, START + to);
+        let within = |(began, ended): &(Time, Time)| (*ended).min(to).since((*began).max(from)).as_secs_f64();
+        self.held.iter().map(within).sum::<f64>() / to.since(from).as_secs_f64()
     }
 
     pub fn seen_between(&self, from: Duration, to: Duration) -> usize {
