@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpSocket, TcpStream},
     sync::watch,
 };
 
@@ -102,13 +103,13 @@ impl Upstream {
             seen: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (upstream, listener) = (Arc::clone(&shared), runtime.block_on(async { bound(address)?.listen(BACKLOG) }));
-        let listener = listener.with_context(|| format!("an upstream can't listen on {address}"))?;
+        let (upstream, (listens, listening)) = (Arc::clone(&shared), mpsc::channel());
         std::thread::Builder::new().name("upstream".into()).spawn(move || {
-            if let Err(error) = runtime.block_on(listen(&upstream, address, listener)) {
+            if let Err(error) = runtime.block_on(listen(&upstream, address, &listens)) {
                 eprintln!("the upstream on {address} ended: {error}");
             }
         })?;
+        listening.recv().ok().with_context(|| format!("an upstream can't listen on {address}"))?;
         Ok(Self { shared })
     }
 
@@ -143,9 +144,11 @@ fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
     Ok(socket)
 }
 
-async fn listen(shared: &Arc<Shared>, address: SocketAddr, first: TcpListener) -> std::io::Result<()> {
+async fn listen(shared: &Arc<Shared>, address: SocketAddr, listens: &mpsc::Sender<()>) -> std::io::Result<()> {
     let mut state = shared.state.subscribe();
-    let mut listener = first;
+    let mut listener = bound(address)?.listen(BACKLOG)?;
+    // Somebody waits for it.
+    let _ = listens.send(());
     loop {
         let refuses = loop {
             tokio::select! {
