@@ -126,8 +126,9 @@ async fn filled(options: &Options, calls: &mut JoinSet<Option<u16>>) -> Result<u
         let answer = show.send().await?;
         ensure!(answer.status == 200, "{} answered {}", options.live, answer.status);
         let shown: Value = serde_json::from_slice(&answer.body)?;
-        let live = shown.get("live").and_then(Value::as_array).context("the destination shows no live state")?;
-        let queued = live.iter().filter_map(|live| live.get("queued")?.as_u64()).sum();
+        // Nothing is shown of one that nobody called yet.
+        let partitions = shown.pointer("/live/partitions").and_then(Value::as_array).into_iter().flatten();
+        let queued = partitions.filter_map(|partition| partition.pointer("/queue/calls")?.as_u64()).sum();
         // It grows while calls come and falls as they leave.
         if queued > 0 && queued < before {
             return Ok(queued);

@@ -15,10 +15,11 @@ mod slow_region;
 mod unknown_limit;
 mod upstream;
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 
 /// No side of a case takes longer, whatever hangs.
 const LONGEST: Duration = Duration::from_secs(1_800);
@@ -44,7 +45,20 @@ enum Case {
     Admission(admission::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match measure() {
+        Ok(measured) => {
+            println!("{measured}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure() -> Result<Value> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let measured = match &cli.case {
@@ -62,9 +76,8 @@ fn main() -> Result<()> {
             };
             tokio::time::timeout(LONGEST, measured).await.context("the case did not end in half an hour")?
         }),
-    }?;
-    println!("{measured}");
+    };
     // Calls that nobody waits for may be under way still.
     runtime.shutdown_background();
-    Ok(())
+    measured
 }

@@ -33,7 +33,8 @@ impl World {
         let mut command = Command::new(&self.program);
         let output = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
         if !output.status.success() {
-            bail!("`gate-world {}` failed: {}", arguments.join(" "), output.status);
+            // It has told why; its arguments hold tokens.
+            bail!("`gate-world {}` failed: {}", arguments.first().unwrap_or(&""), output.status);
         }
         let text = String::from_utf8_lossy(&output.stdout);
         eprintln!("{}", text.trim());
