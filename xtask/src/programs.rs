@@ -30,7 +30,7 @@ impl Drop for Peer {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -94,10 +94,16 @@ pub(crate) fn workerd(program: &Path, folder: &Path) -> Result<Peer> {
     spawn(command, port)
 }
 
-/// Envoy with one worker that forwards everything to the upstream.
-pub(crate) fn envoy(program: &Path, folder: &Path, upstream: &str) -> Result<Peer> {
+/// Envoy with one worker that forwards everything to the upstreams. `route` are further fields of the route's action,
+/// each after a comma, and `cluster` further lines of the cluster.
+pub(crate) fn envoy(program: &Path, folder: &Path, upstreams: &[&str], route: &str, cluster: &str) -> Result<Peer> {
     let port = free_port()?;
-    let (host, upstream_port) = upstream.rsplit_once(':').context("the upstream has a port")?;
+    let mut endpoints = String::new();
+    for upstream in upstreams {
+        let (host, port) = upstream.rsplit_once(':').context("the upstream has a port")?;
+        let address = format!("socket_address: {{ address: {host}, port_value: {port} }}");
+        endpoints.push_str(&format!("        - endpoint: {{ address: {{ {address} }} }}\n"));
+    }
     let config = format!(
         r#"
 static_resources:
@@ -113,24 +119,42 @@ static_resources:
             virtual_hosts:
             - name: all
               domains: ["*"]
-              routes: [{{ match: {{ prefix: "/" }}, route: {{ cluster: upstream }} }}]
+              routes: [{{ match: {{ prefix: "/" }}, route: {{ cluster: upstream{route} }} }}]
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
   clusters:
   - name: upstream
     type: STATIC
+{cluster}
     load_assignment:
       cluster_name: upstream
       endpoints:
       - lb_endpoints:
-        - endpoint: {{ address: {{ socket_address: {{ address: {host}, port_value: {upstream_port} }} }} }}
+{endpoints}
 "#
     );
     let path = folder.join("envoy.yaml");
     std::fs::write(&path, config)?;
     let mut command = Command::new(program);
     command.args(["--concurrency", "1", "--log-level", "error", "--use-dynamic-base-id", "-c"]).arg(path);
+    spawn(command, port)
+}
+
+/// LiteLLM's proxy with one worker: one model, `bench`, at an upstream that speaks as OpenAI does, and its own retries.
+pub(crate) fn litellm(program: &Path, folder: &Path, upstream: &str, retries: u32) -> Result<Peer> {
+    let port = free_port()?;
+    let config = format!(
+        "model_list:\n- model_name: bench\n  litellm_params:\n    model: openai/bench\n    \
+         api_base: http://{upstream}/v1\n    api_key: none\n\
+         router_settings:\n  num_retries: {retries}\nlitellm_settings:\n  telemetry: false\n"
+    );
+    let path = folder.join("litellm.yaml");
+    std::fs::write(&path, config)?;
+    let mut command = Command::new(program);
+    command.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--num_workers", "1", "--config"]).arg(path);
+    // Prices are not wanted, and nothing of this leaves the machine.
+    command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").current_dir(folder);
     spawn(command, port)
 }
 

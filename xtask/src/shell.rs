@@ -92,11 +92,16 @@ impl Shell {
     /// Builds `tidegate` and returns where it lies. Selected from the whole workspace, so that dependencies have the same
     /// features as in tests and are not built twice.
     pub(crate) fn tidegate(&self, release: bool) -> Result<PathBuf> {
+        self.built("tidegate", release)
+    }
+
+    /// The same of any program of the workspace.
+    pub(crate) fn built(&self, program: &str, release: bool) -> Result<PathBuf> {
         let profile: &[&str] = if release { &["--release"] } else { &[] };
-        self.cargo(&[&["build", "--workspace", "--bin", "tidegate"], profile].concat())?;
+        self.cargo(&[&["build", "--workspace", "--bin", program], profile].concat())?;
         let folder = if release { "release" } else { "debug" };
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
-        Ok(target.join(folder).join("tidegate"))
+        Ok(target.join(folder).join(program))
     }
 
     /// Runs a program in a folder of the workspace and fails when it does.

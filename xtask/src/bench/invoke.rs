@@ -207,7 +207,7 @@ impl Bench<'_> {
             return Ok(());
         };
         let upstream = self.upstream()?;
-        let envoy = peers::envoy(&program, self.folder.path(), &upstream.address)?;
+        let envoy = peers::envoy(&program, self.folder.path(), &[&upstream.address], "", "")?;
         let data = tempfile::tempdir()?;
         let data = data.path().to_str().context("a temporary path is UTF-8")?;
         let gate = peers::tidegate(

@@ -4,6 +4,7 @@
 //! These are commands, never tests: nothing here fails a build.
 
 mod door;
+mod gate;
 mod invoke;
 mod load;
 mod neighbours;
@@ -19,6 +20,8 @@ pub(crate) enum Bench {
     Neighbours(neighbours::Options),
     /// An outbound call through the door beside the same client without it
     Door,
+    /// What the gate promises about limits, outages, slow regions and fairness, beside clients and peers without it
+    Gate(gate::Options),
 }
 
 /// Runs the measurement.
@@ -27,5 +30,6 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Invoke(options) => invoke::run(options),
         Bench::Neighbours(options) => neighbours::run(options),
         Bench::Door => door::run(),
+        Bench::Gate(options) => gate::run(options),
     }
 }
