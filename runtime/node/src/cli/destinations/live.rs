@@ -79,6 +79,9 @@ pub(in super::super) fn pace(partition: &Value) -> String {
     if let Some(rate) = partition.pointer("/pace/learned_per_second").and_then(Value::as_f64) {
         known.push(format!("{rate}/s learned"));
     }
+    if let Some(slots) = partition.pointer("/pace/learned_at_once").and_then(Value::as_u64) {
+        known.push(format!("{slots} at once learned"));
+    }
     if known.is_empty() { "unlimited".to_owned() } else { known.join(", ") }
 }
 
@@ -103,6 +106,8 @@ mod tests {
         let partition =
             json!({"limits": ["10/1s requests"], "max_concurrency": 4, "pace": {"learned_per_second": 9.5}});
         assert_eq!(pace(&partition), "10/1s requests, 4 at once, 9.5/s learned");
+        let slots = json!({"limits": [], "pace": {"learned_at_once": 8}});
+        assert_eq!(pace(&slots), "8 at once learned");
         assert_eq!(pace(&json!({"limits": [], "pace": {"learned_per_second": null}})), "unlimited");
     }
 

@@ -87,6 +87,9 @@ pub struct EndpointState {
     /// Calls per second learned from refusals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learned_per_second: Option<f64>,
+    /// Calls at once that it was found to take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned_at_once: Option<u32>,
 }
 
 /// How fast calls may leave.
@@ -95,6 +98,9 @@ pub struct Pace {
     /// Calls per second learned from refusals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learned_per_second: Option<f64>,
+    /// Calls at once that it was found to take, by what it refuses or by answers that get slower.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned_at_once: Option<u32>,
     /// Calls that may be unanswered at once while little is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
@@ -191,6 +197,7 @@ impl PartitionState {
             max_concurrency: snapshot.max_concurrency,
             pace: Pace {
                 learned_per_second: snapshot.learned_rate.map(|rate| (rate * 100.0).round() / 100.0),
+                learned_at_once: snapshot.learned_slots,
                 window: snapshot.window,
                 next_in_ms: millis(snapshot.next_in),
                 lately: snapshot.lately.0,
@@ -222,6 +229,7 @@ impl PartitionState {
                     paused: it.paused.map(|(left, cause)| format!("for {} {cause}", Rounded(left))),
                     ejected_ms: it.ejected.map(millis),
                     learned_per_second: it.learned_rate.map(|rate| (rate * 100.0).round() / 100.0),
+                    learned_at_once: it.learned_slots,
                 })
                 .collect(),
             outcomes: Outcomes {

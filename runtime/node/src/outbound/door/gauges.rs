@@ -25,6 +25,7 @@ struct Gauges {
     paused: Option<Duration>,
     in_flight: u64,
     learned_rate: f64,
+    learned_slots: u64,
     lately: u64,
     retries_lately: u64,
     retries_left: Option<u32>,
@@ -44,6 +45,7 @@ impl Door {
             gauges.paused = gauges.paused.max(state.paused.map(|(left, _)| left)).max(held);
             gauges.in_flight += u64::from(state.in_flight);
             gauges.learned_rate += state.learned_rate.unwrap_or_default();
+            gauges.learned_slots += u64::from(state.learned_slots.unwrap_or_default());
             gauges.lately += u64::from(state.lately.0);
             gauges.retries_lately += u64::from(state.lately.1);
             gauges.retries_left =
@@ -83,6 +85,8 @@ impl Collector for DestinationGauges {
         self.gauge(encoder, ("destination_in_flight", help), |gauges| gauges.in_flight)?;
         let help = "Requests per second learned from refusals, of all its partitions; 0 where nothing was";
         self.gauge(encoder, ("destination_learned_rate", help), |gauges| gauges.learned_rate)?;
+        let help = "Requests at once that it was found to take, of all its partitions; 0 where nothing was";
+        self.gauge(encoder, ("destination_learned_slots", help), |gauges| gauges.learned_slots)?;
         let help = "First attempts of the last ten seconds";
         self.gauge(encoder, ("destination_lately", help), |gauges| gauges.lately)?;
         let help = "Retries of the last ten seconds: what is spent of the budget";
