@@ -15,6 +15,7 @@ use crate::{
     pace::{Charge, Paces, Units},
     queue::{Queue, Room},
     refusal::{Refusal, Waiting},
+    rest::{In, Out, Rest},
     shard::{Config, Effect, Effects, Submitted},
     slots::{Slot, Slots},
     snapshot::Counts,
@@ -56,7 +57,12 @@ pub(crate) struct Actor {
     config: Arc<Config>,
     paces: Paces,
     slots: Slots,
+    /// As long as it is awake, see [`crate::rest`].
     endpoints: Endpoints,
+    asleep: Option<Box<[u8]>>,
+    /// Whether the shard knows that it is awake, and whether there was something learned when it fell asleep.
+    pub(crate) listed: bool,
+    dreams: bool,
     spent: Spent,
     counts: Counts,
     /// Microseconds, 0 when nothing was measured.
@@ -77,6 +83,9 @@ impl Actor {
             paces: Paces::new(&config.limits),
             endpoints: Endpoints::new(&config.endpoints, config.is_known()),
             config,
+            asleep: None,
+            listed: false,
+            dreams: false,
             slots: Slots::default(),
             spent: Spent::default(),
             counts: Counts::default(),
@@ -97,9 +106,33 @@ impl Actor {
         self.busy.is_none() && self.slots.flying() == 0
     }
 
+    /// Comes to rest, if there is nothing in the way of that.
+    pub(crate) fn sleep(&mut self, bytes: &mut Vec<u8>, now: Time) {
+        if !self.is_idle() || self.asleep.is_some() || !self.endpoints.rest() {
+            return;
+        }
+        self.dreams = self.endpoints.iter().any(|it| it.guard.learned().is_some());
+        self.endpoints.write(&mut Out::new(bytes, now));
+        self.endpoints = Endpoints::asleep();
+        self.asleep = Some(bytes.as_slice().into());
+    }
+
+    /// Takes up what it was.
+    pub(crate) fn awake(&mut self) {
+        if let Some(bytes) = self.asleep.take() {
+            self.endpoints = Endpoints::read(&mut In::new(&bytes));
+        }
+    }
+
+    /// The endpoints of one that may sleep, which are read for it.
+    fn seen(&self) -> Option<Endpoints> {
+        self.asleep.as_ref().map(|bytes| Endpoints::read(&mut In::new(bytes)))
+    }
+
     /// Nothing worth keeping: forgotten first when there are too many destinations.
     pub(crate) fn is_blank(&self, now: Time) -> bool {
         self.is_idle()
+            && !(self.asleep.is_some() && self.dreams)
             && self
                 .endpoints
                 .iter()
@@ -142,13 +175,18 @@ impl Actor {
 
     /// When a call could leave at the earliest behind `ahead`, whatever else happens, and what says so.
     fn earliest(&self, ahead: Units, cost: Cost, fresh: bool, now: Time) -> (Time, Waiting) {
+        self.earliest_by(&self.endpoints, ahead, cost, fresh, now)
+    }
+
+    /// The same by these endpoints.
+    fn earliest_by(&self, endpoints: &Endpoints, ahead: Units, cost: Cost, fresh: bool, now: Time) -> (Time, Waiting) {
         if let Some(until) = self.config.brake.paused(now) {
             // Who pauses without an end says nothing about one: calls wait as long as they can.
             let left = until.finite().map(|until| until.since(now));
             return (until.finite().unwrap_or(now), Waiting::Braked { left });
         }
-        let from = self.endpoints.resumes(fresh, now);
-        match (self.paces.when(&self.config.limits, from, ahead, cost), self.endpoints.paused_until(fresh, now)) {
+        let from = endpoints.resumes(fresh, now);
+        match (self.paces.when(&self.config.limits, from, ahead, cost), endpoints.paused_until(fresh, now)) {
             (Some((at, limit)), _) if at > from => (at, Waiting::Limit(*limit)),
             (_, Some((until, cause))) => (from, Waiting::Paused { left: until.since(now), cause }),
             _ => (now, Waiting::Turn),

@@ -32,6 +32,7 @@ use crate::{
     calls::Call,
     endpoint::Quantile,
     refusal::{Cause, Waiting},
+    rest::at_rest,
     time::{Micros, Time},
 };
 use adaptive::{Adaptive, MANY};
@@ -261,7 +262,55 @@ impl Default for Guard {
     }
 }
 
+at_rest!(
+    Guard {
+        window,
+        grown,
+        fresh,
+        calm,
+        exponent,
+        streak,
+        streak_left,
+        cuts,
+        fresh_cut,
+        cut_at,
+        told,
+        began,
+        departures,
+        last_departure,
+        cut_accepted,
+        unlearned,
+        pressed,
+        spared,
+        vain,
+        learned_at,
+        last_accepted,
+        passed,
+        proof,
+        refusal_rtt,
+        failure_rtt,
+        fastest,
+        learned,
+        shape,
+        base,
+        configured
+    }..Guard::default()
+);
+
 impl Guard {
+    /// Whether its state at rest tells all: not while it pauses, nor where slots were learned or quotas are stated, which
+    /// few destinations have.
+    pub(crate) fn rests(&self) -> bool {
+        self.phase == Phase::Open
+            && !self.failed_probe
+            && self.unanswered == 0
+            && self.flying == 0
+            && self.doubt.is_none()
+            && self.at_once.is_none()
+            && self.adaptive.is_none()
+            && self.stated.is_none()
+    }
+
     /// What was configured about the destination is known: no window is needed to find it out.
     pub(crate) fn known(&mut self) {
         (self.configured, self.adaptive) = (true, None);

@@ -28,6 +28,7 @@ pub mod policy;
 mod queue;
 pub mod refusal;
 pub mod repeat;
+mod rest;
 pub mod shard;
 pub mod signal;
 mod slots;

@@ -21,12 +21,8 @@ use crate::{
     snapshot::Snapshot,
     time::Time,
 };
-use std::{
-    collections::{BTreeSet, HashMap},
-    num::NonZeroU32,
-    sync::Arc,
-    time::Duration,
-};
+use hashbrown::HashTable;
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 
 pub use crate::{actor::CopyFor, queue::Bounds as QueueBounds};
 
@@ -36,6 +32,8 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(600);
 pub const BELIEVED_PAUSE: Duration = Duration::from_secs(15);
 /// How many destination partitions a shard keeps, unless stated.
 pub const MAX_DESTINATIONS: usize = 1 << 20;
+/// Actors that stay awake although nothing happens to them: those that did something last.
+const AWAKE: usize = 512;
 /// How many actors are looked at to find one to forget.
 const FORGET_CHOICE: usize = 64;
 
@@ -270,11 +268,22 @@ pub enum Verdict {
     Retry(Ticket),
 }
 
+/// Keys are hashes already, with a secret in them.
+fn hash(key: u128) -> u64 {
+    key as u64 ^ (key >> 64) as u64
+}
+
 /// Many destinations, one writer.
 #[derive(Debug)]
 pub struct Shard {
     actors: slab::Slab<Actor>,
-    by_key: HashMap<u128, u32>,
+    /// By the keys that the actors themselves hold.
+    by_key: HashTable<u32>,
+    /// Who woke up lately, and where the next takes the place of the longest awake.
+    awake: Vec<u32>,
+    eldest: usize,
+    /// For states that come to rest.
+    bytes: Vec<u8>,
     calls: Calls,
     timers: BTreeSet<(Time, u32)>,
     random: fastrand::Rng,
@@ -294,7 +303,10 @@ impl Shard {
     pub fn with_capacity(seed: u64, max_destinations: usize) -> Shard {
         Shard {
             actors: slab::Slab::new(),
-            by_key: HashMap::new(),
+            by_key: HashTable::new(),
+            awake: Vec::new(),
+            eldest: 0,
+            bytes: Vec::new(),
             calls: Calls::default(),
             timers: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -306,8 +318,8 @@ impl Shard {
 
     /// A call asks for admission to the destination partition `key`, whose settings are `config`.
     pub fn submit(&mut self, now: Time, key: u128, config: &Arc<Config>, new: NewCall, fx: &mut Effects) -> Submitted {
-        let index = match self.by_key.get(&key) {
-            Some(index) => *index,
+        let index = match self.find(key) {
+            Some(index) => index,
             None => match self.add(now, key, config, fx) {
                 Some(index) => index,
                 None => return Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }),
@@ -322,13 +334,20 @@ impl Shard {
         .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }))
     }
 
+    fn find(&self, key: u128) -> Option<u32> {
+        let is = |index: &u32| self.actors.get(*index as usize).is_some_and(|actor| actor.key == key);
+        self.by_key.find(hash(key), is).copied()
+    }
+
     fn add(&mut self, now: Time, key: u128, config: &Arc<Config>, fx: &mut Effects) -> Option<u32> {
         if self.actors.len() >= self.max_destinations {
             let key = self.forget(now)?;
             fx.push(Effect::Forgot { key });
         }
         let index = u32::try_from(self.actors.insert(Actor::new(key, config.clone()))).ok()?;
-        self.by_key.insert(key, index);
+        let actors = &self.actors;
+        let rehash = |index: &u32| actors.get(*index as usize).map_or(0, |actor| hash(actor.key));
+        self.by_key.insert_unique(hash(key), index, rehash);
         Some(index)
     }
 
@@ -347,8 +366,11 @@ impl Shard {
                 _ => {}
             }
         }
-        let actor = idle.and_then(|index| self.actors.try_remove(index))?;
-        self.by_key.remove(&actor.key);
+        let index = idle?;
+        let actor = self.actors.try_remove(index)?;
+        if let Ok(entry) = self.by_key.find_entry(hash(actor.key), |other| *other as usize == index) {
+            entry.remove();
+        }
         Some(actor.key)
     }
 
@@ -361,6 +383,7 @@ impl Shard {
         run: impl FnOnce(&mut Actor, &mut Context<'_>) -> T,
     ) -> Option<T> {
         let actor = self.actors.get_mut(index as usize)?;
+        actor.awake();
         let result = run(actor, &mut Context { calls: &mut self.calls, random: &mut self.random, fx, now });
         if actor.wake != actor.armed {
             if !actor.armed.is_never() {
@@ -371,7 +394,26 @@ impl Shard {
             }
             actor.armed = actor.wake;
         }
+        if !std::mem::replace(&mut actor.listed, true) {
+            self.rises(index, now);
+        }
         Some(result)
+    }
+
+    /// One woke up; the one that did so longest ago comes to rest, unless it is busy. That one is listed again when
+    /// something happens to it.
+    fn rises(&mut self, index: u32, now: Time) {
+        if self.awake.len() < AWAKE {
+            self.awake.push(index);
+            return;
+        }
+        let Some(place) = self.awake.get_mut(self.eldest) else { return };
+        let eldest = std::mem::replace(place, index);
+        self.eldest = (self.eldest + 1) % AWAKE;
+        if let Some(actor) = self.actors.get_mut(eldest as usize) {
+            actor.listed = false;
+            actor.sleep(&mut self.bytes, now);
+        }
     }
 
     /// The first byte of an attempt is about to leave. Limits count from here; a pause that began since the admission
@@ -484,31 +526,31 @@ impl Shard {
 
     /// Refuses everything that waits at a partition, at once. Returns how much that was.
     pub fn flush(&mut self, now: Time, key: u128, fx: &mut Effects) -> usize {
-        let Some(index) = self.by_key.get(&key).copied() else { return 0 };
+        let Some(index) = self.find(key) else { return 0 };
         self.with(index, now, fx, |actor, cx| actor.flush(cx)).unwrap_or(0)
     }
 
     /// Ends the pauses of a partition, whatever made them, and begins again as after one. What was learned stays.
     pub fn resume(&mut self, now: Time, key: u128, fx: &mut Effects) {
-        let Some(index) = self.by_key.get(&key).copied() else { return };
+        let Some(index) = self.find(key) else { return };
         self.with(index, now, fx, |actor, cx| actor.resume(cx));
     }
 
     /// The live state of one partition.
     pub fn snapshot(&self, now: Time, key: u128) -> Option<Snapshot> {
-        let index = self.by_key.get(&key)?;
-        self.actors.get(*index as usize).map(|actor| actor.snapshot(&self.calls, now))
+        let index = self.find(key)?;
+        self.actors.get(index as usize).map(|actor| actor.snapshot(&self.calls, now))
     }
 
     /// What is left of a partition's pause, and why it pauses: a part of [`Shard::snapshot`] that costs little.
     pub fn pause(&self, now: Time, key: u128) -> Option<(Duration, Cause)> {
-        let index = self.by_key.get(&key)?;
-        self.actors.get(*index as usize)?.pause(now)
+        let index = self.find(key)?;
+        self.actors.get(index as usize)?.pause(now)
     }
 
     /// The keys of all partitions the shard knows, in no order.
     pub fn keys(&self) -> impl Iterator<Item = u128> + '_ {
-        self.by_key.keys().copied()
+        self.actors.iter().map(|(_, actor)| actor.key)
     }
 
     /// How many partitions the shard knows.

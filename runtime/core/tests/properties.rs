@@ -234,7 +234,12 @@ impl Model {
                 if !flying.departed && what != 4 {
                     self.left(flying, flying.admitted);
                 }
-                if let Some((until, _)) = self.shard.snapshot(self.now, self.keys[flying.id]).unwrap().paused {
+                let seen = self.shard.snapshot(self.now, self.keys[flying.id]).unwrap();
+                if seen.learned_slots.is_some() && seen.paused.is_none() {
+                    // Slots that were learned take the place of a pause which nobody asked for.
+                    self.told.remove(&self.keys[flying.id]);
+                }
+                if let Some((until, _)) = seen.paused {
                     let told = self.told.entry(self.keys[flying.id]).or_insert(Time::ZERO);
                     // Extended, never shortened.
                     assert!(self.now + until >= *told);

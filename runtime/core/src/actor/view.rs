@@ -7,10 +7,14 @@ use std::time::Duration;
 impl Actor {
     /// What is left of a pause, and why.
     pub(crate) fn pause(&self, now: Time) -> Option<(Duration, Cause)> {
-        self.endpoints.paused_until(true, now).map(|(until, cause)| (until.since(now), cause))
+        let seen = self.seen();
+        let endpoints = seen.as_ref().unwrap_or(&self.endpoints);
+        endpoints.paused_until(true, now).map(|(until, cause)| (until.since(now), cause))
     }
 
     pub(crate) fn snapshot(&self, calls: &Calls, now: Time) -> Snapshot {
+        let seen = self.seen();
+        let endpoints = seen.as_ref().unwrap_or(&self.endpoints);
         let queue = self.busy.as_ref().map(|busy| &busy.queue);
         let oldest = queue
             .into_iter()
@@ -23,23 +27,23 @@ impl Actor {
             key: self.key,
             limits: self.config.limits.iter().copied().collect(),
             max_concurrency: self.config.max_concurrency.map(std::num::NonZeroU32::get),
-            learned_rate: self.endpoints.learned(),
-            learned_slots: self.endpoints.slots(),
-            window: self.endpoints.iter().map(|it| it.guard.window()).sum(),
+            learned_rate: endpoints.learned(),
+            learned_slots: endpoints.slots(),
+            window: endpoints.iter().map(|it| it.guard.window()).sum(),
             queued: queue.map_or(0, Queue::len),
             queued_bytes: queue.map_or(0, Queue::bytes),
             oldest_wait: oldest.map(|since| now.since(since)),
             next_in: self
-                .earliest(ahead, Cost::ONE, true, now)
+                .earliest_by(endpoints, ahead, Cost::ONE, true, now)
                 .0
                 .since(now)
-                .max(self.endpoints.spacing(ahead.requests)),
+                .max(endpoints.spacing(ahead.requests)),
             in_flight: self.slots.flying(),
-            unanswered: self.endpoints.unanswered(),
+            unanswered: endpoints.unanswered(),
             paused: self.pause(now),
             brake: self.config.brake.at(now),
-            cuts: self.endpoints.iter().map(|it| it.guard.cuts()).fold(0, u32::wrapping_add),
-            endpoints: self.endpoints.snapshot(&self.config.endpoints, now),
+            cuts: endpoints.iter().map(|it| it.guard.cuts()).fold(0, u32::wrapping_add),
+            endpoints: endpoints.snapshot(&self.config.endpoints, now),
             counts: self.counts,
             latency: (self.latency > 0).then(|| Duration::from_micros(u64::from(self.latency))),
             lately: self.spent.clone().lately(now),

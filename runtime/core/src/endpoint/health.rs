@@ -1,7 +1,10 @@
 //! How an endpoint does, beside the others of its destination: how long its answers take, and whether it is slow.
 
 use super::quantile::Quantile;
-use crate::time::{Time, nanos};
+use crate::{
+    rest::at_rest,
+    time::{Time, nanos},
+};
 use std::time::Duration;
 
 /// An endpoint this many times as slow as the median of the others is ejected, and one that is no slower than
@@ -65,7 +68,14 @@ impl Default for Health {
     }
 }
 
+at_rest!(Health { median, last, failures, ejections }..Health::default());
+
 impl Health {
+    /// Whether its state at rest tells all.
+    pub(crate) fn rests(&self) -> bool {
+        self.awaited == 0 && self.ejected.is_none()
+    }
+
     pub(crate) fn launched(&mut self, at: Time) {
         self.awaited += 1;
         self.left = self.left.wrapping_add(at.as_nanos());

@@ -16,13 +16,14 @@ use crate::{
     limit::{Cost, Limit},
     pace::{Charge, Limits, Paces, Units},
     refusal::{Cause, Waiting},
+    rest::{In, Out, Rest, at_rest},
     slots::{Slot, Slots},
     snapshot::Endpoint as Snapshot,
     time::Time,
 };
 use health::{Health, NEAR};
 pub(crate) use quantile::Quantile;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use std::{
     num::{NonZeroU16, NonZeroU32},
     time::Duration,
@@ -125,7 +126,7 @@ pub(crate) struct Held {
 }
 
 /// One endpoint.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Endpoint {
     pub(crate) guard: Guard,
     pub(crate) health: Health,
@@ -133,6 +134,8 @@ pub(crate) struct Endpoint {
     /// Smooth weighted round robin: grows by the weight with each choice, and falls by all weights when chosen.
     credit: i32,
 }
+
+at_rest!(Endpoint { guard, health, credit }..Endpoint::default());
 
 impl Endpoint {
     fn new(compiled: Option<&Compiled>, known: bool) -> Endpoint {
@@ -278,21 +281,32 @@ pub(crate) struct Chosen {
     among: Mask,
 }
 
-/// All of them; never none.
+/// All of them; never none while they are awake.
 #[derive(Debug)]
-pub(crate) struct Endpoints(SmallVec<[Endpoint; 1]>);
+pub(crate) struct Endpoints(Box<[Endpoint]>);
+
+impl Rest for Endpoints {
+    fn write(&self, out: &mut Out<'_>) {
+        (self.0.len() as u64).write(out);
+        self.0.iter().for_each(|endpoint| endpoint.write(out));
+    }
+    fn read(from: &mut In<'_>) -> Endpoints {
+        Endpoints((0..u64::read(from)).map(|_| Endpoint::read(from)).collect())
+    }
+}
 
 impl Endpoints {
     pub(crate) fn new(compiled: &[Compiled], known: bool) -> Endpoints {
         if compiled.is_empty() {
-            return Endpoints(smallvec![Endpoint::new(None, known)]);
+            return Endpoints([Endpoint::new(None, known)].into());
         }
         Endpoints(compiled.iter().map(|compiled| Endpoint::new(Some(compiled), known)).collect())
     }
 
     /// The configuration changed. Returns where each endpoint is now, by its place before.
     pub(crate) fn follow(&mut self, old: &[Compiled], new: &[Compiled], known: bool, now: Time) -> Vec<Option<u8>> {
-        let mut before: Vec<_> = self.0.drain(..).map(Some).collect();
+        let mut before: Vec<_> = std::mem::take(&mut self.0).into_iter().map(Some).collect();
+        let mut after = Vec::new();
         let mut places = vec![None; before.len()];
         let count = new.len().max(1);
         for index in 0..count {
@@ -310,9 +324,20 @@ impl Endpoints {
                 }
                 None => Endpoint::new(compiled, known),
             };
-            self.0.push(endpoint);
+            after.push(endpoint);
         }
+        self.0 = after.into();
         places
+    }
+
+    /// None, while their state is at rest.
+    pub(crate) fn asleep() -> Endpoints {
+        Endpoints(Box::default())
+    }
+
+    /// Whether their state at rest tells all. Limits of their own are not written.
+    pub(crate) fn rest(&self) -> bool {
+        self.0.iter().all(|it| it.own.is_none() && it.guard.rests() && it.health.rests())
     }
 
     pub(crate) fn get(&self, index: u8) -> Option<&Endpoint> {

@@ -4,6 +4,7 @@
 //! chance explains, so that a change is followed soon (after the second of the frugal estimators of Ma, Muthukrishnan and
 //! Sandler 2014).
 
+use crate::rest::at_rest;
 use std::time::Duration;
 
 /// An estimated quantile of durations.
@@ -15,6 +16,8 @@ pub(crate) struct Quantile {
     /// How many of the last samples lay above, or below as a negative number.
     run: i16,
 }
+
+at_rest!(Quantile { at, samples, run });
 
 impl Quantile {
     pub(crate) const NONE: Quantile = Quantile { at: 0.0, samples: 0, run: 0 };

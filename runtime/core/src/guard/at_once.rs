@@ -15,6 +15,7 @@ use super::DOUBLING;
 use crate::{
     calls::Call,
     refusal::{Found, Waiting},
+    rest::at_rest,
     time::Time,
 };
 use std::time::Duration;
@@ -63,6 +64,8 @@ impl Default for Shape {
     }
 }
 
+at_rest!(Shape { since, burst, refused, accepted, cuts, needed });
+
 fn alike(one: u16, other: u16) -> bool {
     one.abs_diff(other) <= (one.max(other) / ALIKE).max(1)
 }
@@ -102,7 +105,8 @@ impl Shape {
         self.refused = self.refused.min(beside);
         self.cuts = self.cuts.saturating_add(1);
         // Nearly as many must have been accepted since, or it is perhaps only one shortage that lasts.
-        (self.cuts >= self.needed && alike(self.accepted, self.refused)).then_some(u32::from(self.refused))
+        (self.cuts >= self.needed && self.accepted > 0 && alike(self.accepted, self.refused))
+            .then_some(u32::from(self.refused))
     }
 
     /// What was refused has nothing to do with others.
@@ -303,6 +307,7 @@ mod tests {
             (&[(8, NO), (8, NO)], None, "nothing passed between: perhaps a shortage that lasts"),
             (&[(8, NO), (7, YES), (8, NO)], Some(8), "two that agree"),
             (&[(9, NO), (7, YES), (8, NO)], Some(8), "an answer was on its way"),
+            (&[(1, NO), (1, NO), (1, NO)], None, "the same beside one"),
             (&[(8, NO), (3, YES), (8, NO)], None, "how many would have passed is open"),
             (&[(8, NO), (7, YES), (5, NO), (4, YES), (5, NO)], None, "fewer than passed before"),
             (&[(8, NO), (8, YES), (8, NO), (7, YES), (8, NO)], None, "one passed beside as many: three are needed"),

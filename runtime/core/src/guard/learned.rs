@@ -1,6 +1,11 @@
 //! The learned pace: a floor, a ceiling, and a careful way between them.
 
-use crate::{pace::gcra::SLACK, refusal::Waiting, time::Time};
+use crate::{
+    pace::gcra::SLACK,
+    refusal::Waiting,
+    rest::{In, Out, Rest, at_rest},
+    time::Time,
+};
 use std::time::Duration;
 
 /// Growth while next to nothing is known, per second, as a logarithm (2: sevenfold a second).
@@ -82,6 +87,36 @@ impl Default for Learned {
             trial: Trial::Next(Time::NEVER),
             gap: TRIAL_GAPS.0,
         }
+    }
+}
+
+at_rest!(Learned {
+    rate,
+    speed,
+    due,
+    ceiling,
+    near,
+    steady,
+    launched,
+    last,
+    gaps,
+    floor,
+    held,
+    grown,
+    bound,
+    previous,
+    trial,
+    gap
+});
+
+impl Rest for Trial {
+    fn write(&self, out: &mut Out<'_>) {
+        let (Trial::Next(at) | Trial::Until(at)) = *self;
+        (matches!(self, Trial::Next(_)), at).write(out);
+    }
+    fn read(from: &mut In<'_>) -> Trial {
+        let (next, at) = <(bool, Time)>::read(from);
+        if next { Trial::Next(at) } else { Trial::Until(at) }
     }
 }
 
