@@ -89,8 +89,12 @@ pub(super) const OUTAGE: &[Figure] = &[
         name: "requests for each call",
         asked: "≤ 1.1",
         show: |figures| {
-            let in_outage = number(figures, "requests_in_outage");
-            format!("{:.3} ({in_outage} in the outage)", number(figures, "requests_per_call"))
+            let countable = figures.get("countable").and_then(Value::as_bool) == Some(true);
+            let in_outage = match number(figures, "requests_in_outage") {
+                count if countable => format!("{count} in the outage"),
+                _ => "refused connections can't be seen".into(),
+            };
+            format!("{:.3} ({in_outage})", number(figures, "requests_per_call"))
         },
         holds: Some(|figures| number(figures, "requests_per_call") <= 1.1),
     },

@@ -3,6 +3,7 @@
 //! Each case has the same upstreams and clients (`benches/gate`) on every side: through the gate, with the retries of the
 //! usual SDKs and nothing between, through Envoy, and through LiteLLM where there is one. The sides take turns in one run.
 //! A figure is judged by what was asked, on our side only; what does not hold is printed as that, and fails nothing.
+//! All of it takes half an hour. Wants a quiet machine of two cores at least.
 
 mod figures;
 mod sides;
