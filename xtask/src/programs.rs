@@ -141,6 +141,9 @@ static_resources:
     spawn(command, port)
 }
 
+/// The key of LiteLLM's proxy: without a good one it does not start.
+pub(crate) const LITELLM_KEY: &str = "sk-f4c1d09be27a4c5e8b36a1d97c02e85f44a1b7d3";
+
 /// LiteLLM's proxy with one worker: one model, `bench`, at an upstream that speaks as OpenAI does, and its own retries.
 pub(crate) fn litellm(program: &Path, folder: &Path, upstream: &str, retries: u32) -> Result<Peer> {
     let port = free_port()?;
@@ -154,7 +157,7 @@ pub(crate) fn litellm(program: &Path, folder: &Path, upstream: &str, retries: u3
     let mut command = Command::new(program);
     command.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--num_workers", "1", "--config"]).arg(path);
     // Prices are not wanted, and nothing of this leaves the machine.
-    command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").current_dir(folder);
+    command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("LITELLM_MASTER_KEY", LITELLM_KEY).current_dir(folder);
     spawn(command, port)
 }
 

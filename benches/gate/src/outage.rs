@@ -44,7 +44,7 @@ pub(crate) struct Options {
     outage: u64,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Kind {
     /// Nobody listens
     Refused,
@@ -104,6 +104,8 @@ pub(crate) async fn run(options: &Options) -> Result<Value> {
         "calls": calls.len(),
         "lost": lost,
         "requests_per_call": seen.len() as f64 / calls.len() as f64,
+        // What nobody accepts nobody sees.
+        "countable": options.kind != Kind::Refused,
         "requests_in_outage": count_in(&all, away, back),
         "until_full_s": until_full.map_or(f64::NAN, |full| full.as_secs_f64()),
         "until_first_s": served.iter().find(|at| **at >= back).map_or(f64::NAN, |at| (*at - back).as_secs_f64()),

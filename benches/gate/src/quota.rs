@@ -15,8 +15,16 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) enum Quota {
     /// Tokens as the time in which they come back: no sum of fractions loses one.
-    Bucket { each: Duration, full: Duration, held: Duration, at: Duration },
-    Sliding { limit: usize, taken: VecDeque<Duration> },
+    Bucket {
+        each: Duration,
+        full: Duration,
+        held: Duration,
+        at: Duration,
+    },
+    Sliding {
+        limit: usize,
+        taken: VecDeque<Duration>,
+    },
 }
 
 /// What limits are of.

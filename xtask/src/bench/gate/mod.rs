@@ -3,14 +3,15 @@
 //! Each case has the same upstreams and clients (`benches/gate`) on every side: through the gate, with the retries of the
 //! usual SDKs and nothing between, through Envoy, and through LiteLLM where there is one. The sides take turns in one run.
 //! A figure is judged by what was asked, on our side only; what does not hold is printed as that, and fails nothing.
+//! All of it takes half an hour. Wants a quiet machine of two cores at least.
 
 mod figures;
 mod sides;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     programs::{self as peers},
@@ -139,6 +140,12 @@ impl Bench<'_> {
         found
     }
 
+    /// The side of a peer. One that can't be measured leaves its column empty: what was measured of us stands.
+    fn beside(&self, program: Option<PathBuf>, measure: impl FnOnce(&Path) -> Result<Value>) -> Option<Value> {
+        let program = program?;
+        measure(&program).inspect_err(|error| eprintln!("{}: {error:#}", program.display())).ok()
+    }
+
     fn unknown_limit(&self, quota: &str) -> Result<Measured> {
         let upstream = sides::free_address()?;
         let (learn, seconds) = (self.options.learn.to_string(), self.options.seconds.to_string());
@@ -160,14 +167,16 @@ impl Bench<'_> {
             return Ok(measured);
         }
         measured.plain = Some(side(&format!("http://{upstream}/{path}"), &["--retry", "backoff"])?);
-        if let Some(program) = self.peer("ENVOY", "envoy") {
-            let envoy = peers::envoy(&program, self.folder.path(), &[&upstream], ENVOY_RETRIES, ENVOY_MANY)?;
-            measured.envoy = Some(side(&format!("http://{}/{path}", envoy.address), &[])?);
-        }
-        if let Some(program) = self.options.litellm.clone().or_else(|| self.peer("LITELLM", "litellm")) {
-            let litellm = peers::litellm(&program, self.folder.path(), &upstream, 5)?;
-            measured.litellm = Some(side(&format!("http://{}/{path}", litellm.address), &[])?);
-        }
+        measured.envoy = self.beside(self.peer("ENVOY", "envoy"), |program| {
+            let envoy = peers::envoy(program, self.folder.path(), &[&upstream], ENVOY_RETRIES, ENVOY_MANY)?;
+            side(&format!("http://{}/{path}", envoy.address), &[])
+        });
+        let litellm = self.options.litellm.clone().or_else(|| self.peer("LITELLM", "litellm"));
+        measured.litellm = self.beside(litellm, |program| {
+            let litellm = peers::litellm(program, self.folder.path(), &upstream, 5)?;
+            let key = format!("authorization: Bearer {}", peers::LITELLM_KEY);
+            side(&format!("http://{}/{path}", litellm.address), &["--header", &key])
+        });
         Ok(measured)
     }
 
@@ -222,11 +231,11 @@ impl Bench<'_> {
         }
         let in_turn: Vec<_> = regions.iter().map(|region| format!("http://{region}/v1/models")).collect();
         measured.plain = Some(side(&in_turn, &[])?);
-        if let Some(program) = self.peer("ENVOY", "envoy") {
+        measured.envoy = self.beside(self.peer("ENVOY", "envoy"), |program| {
             let upstreams = regions.each_ref().map(String::as_str);
-            let envoy = peers::envoy(&program, self.folder.path(), &upstreams, "", ENVOY_REGIONS)?;
-            measured.envoy = Some(side(&[format!("http://{}/v1/models", envoy.address)], &[])?);
-        }
+            let envoy = peers::envoy(program, self.folder.path(), &upstreams, "", ENVOY_REGIONS)?;
+            side(&[format!("http://{}/v1/models", envoy.address)], &[])
+        });
         Ok(measured)
     }
 
