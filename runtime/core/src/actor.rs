@@ -10,7 +10,7 @@ mod view;
 use crate::{
     budget::Spent,
     calls::{Call, Calls, Entry, NewCall, Permit, Phase, Place, Ticket},
-    endpoint::{Chosen, Endpoints, Held, Mask, Quantile, Wants},
+    endpoint::{Chosen, Endpoints, Held, Mask, Quantile, Wants, Ways},
     limit::Cost,
     pace::{Charge, Paces, Units},
     queue::{Queue, Room},
@@ -233,10 +233,8 @@ impl Actor {
         if let (Some(until), None) = (self.config.brake.draining(now), new.returning) {
             return Submitted::Refused(Refusal::Draining { left: until.finite().map(|until| until.since(now)) });
         }
-        let never = self.endpoints.never(&self.config.endpoints, new.ways, new.cost);
-        if let Some(limit) = self.config.limits.never(new.cost).or(never) {
-            let (unit, quota) = (limit.unit, limit.quota);
-            return Submitted::Refused(Refusal::CostTooLarge { unit, cost: new.cost.of(unit), quota });
+        if let Some(refusal) = self.never(new.cost, new.ways) {
+            return Submitted::Refused(refusal);
         }
         let ticket = new.returning.unwrap_or(Ticket {
             place: Place::new(now, new.priority, arrival),
@@ -320,6 +318,12 @@ impl Actor {
         let expected =
             if matches!(behind, Waiting::Slots { .. } | Waiting::AtOnce { .. }) { None } else { Some(expected) };
         Submitted::Queued { call, expected, why: if why == Waiting::Turn { behind } else { why } }
+    }
+
+    /// Why a call could never leave, whatever happens.
+    fn never(&self, cost: Cost, ways: Ways) -> Option<Refusal> {
+        let limit = self.config.limits.never(cost).or(self.endpoints.never(&self.config.endpoints, ways, cost))?;
+        Some(Refusal::CostTooLarge { unit: limit.unit, cost: cost.of(limit.unit), quota: limit.quota })
     }
 
     fn entry(&self, actor: u32, new: NewCall, ticket: Ticket, now: Time) -> Entry {
@@ -547,6 +551,15 @@ impl Actor {
                 entry.endpoint = at(entry.endpoint);
                 entry.ticket.endpoint = at(entry.ticket.endpoint);
                 entry.ticket.tried = Mask::NONE;
+                let Ways { allowed, preferred } = entry.ways;
+                entry.ways = Ways { allowed: allowed.moved(&places), preferred: preferred.moved(&places) };
+            }
+        }
+        let waiting: Vec<Call> = self.busy.iter().flat_map(|busy| busy.queue.all()).collect();
+        for call in waiting {
+            let never = cx.calls.get(call).and_then(|entry| self.never(entry.cost, entry.ways));
+            if let Some(refusal) = never {
+                self.turn_away(call, refusal, cx);
             }
         }
         self.recheck(cx);

@@ -39,12 +39,13 @@ impl Actor {
         (entry.held, entry.beside, entry.ticket.again) = (Held::default(), None, true);
         let mut wants: Wants = entry.wants();
         if !self.endpoints.is_single() {
-            wants.ways.allowed = wants.ways.allowed.without(entry.endpoint);
-            wants.ways.preferred = wants.ways.preferred.without(entry.endpoint);
+            wants.ways = self.endpoints.ways_beside(wants.ways, entry.endpoint)?;
         }
         let (now, limits) = (cx.now, &self.config.limits);
         // Whoever waits would have to wait longer for it.
         if self.busy.is_some()
+            || self.config.brake.paused(now).is_some()
+            || self.never(wants.cost, wants.ways).is_some()
             || self.paces.when(limits, now, Units::default(), wants.cost).is_some_and(|(at, _)| at > now)
             || self.config.max_concurrency.is_some_and(|max| !self.slots.free(max))
         {

@@ -68,6 +68,15 @@ impl Mask {
         Mask(self.0 & !Mask::of(index).0)
     }
 
+    /// The same endpoints at their new places, by their places before.
+    pub(crate) fn moved(self, places: &[Option<u8>]) -> Mask {
+        if self == Mask::ALL {
+            return self;
+        }
+        let moved = (0u8..).zip(places).filter(|(before, _)| self.has(*before));
+        moved.filter_map(|(_, now)| *now).fold(Mask::NONE, Mask::with)
+    }
+
     /// Those of both, or of this one alone where there are none.
     const fn within(self, other: Mask) -> Mask {
         if self.0 & other.0 == 0 { self } else { Mask(self.0 & other.0) }
@@ -151,13 +160,15 @@ impl Endpoint {
             self.guard.known();
         }
         match (&mut self.own, old, new) {
-            (Some(own), Some(old), Some(new)) if old.limits != new.limits => {
-                own.paces.reconfigure(&old.limits, &new.limits, now);
+            // Also where nothing is limited any more: what flies holds a part of it.
+            (Some(own), Some(old), _) => {
+                let none = Limits::default();
+                own.paces.reconfigure(&old.limits, new.map_or(&none, |new| &new.limits), now);
             }
-            (Some(_), _, Some(_)) => {}
-            (own, _, new) => {
-                *own = new.map(|new| Box::new(Own { paces: Paces::new(&new.limits), slots: Slots::default() }));
+            (own @ None, _, Some(new)) => {
+                *own = Some(Box::new(Own { paces: Paces::new(&new.limits), slots: Slots::default() }));
             }
+            _ => {}
         }
     }
 
@@ -241,10 +252,7 @@ impl Endpoint {
 
     /// It is over.
     pub(crate) fn give(&mut self, call: Call, held: Held) {
-        if let (Some(own), Some(slot)) = (&mut self.own, held.slot)
-            // A limit that was taken away meanwhile and is new holds nothing of it.
-            && own.slots.flying() > 0
-        {
+        if let (Some(own), Some(slot)) = (&mut self.own, held.slot) {
             own.slots.give(call, slot);
         }
     }
@@ -358,6 +366,12 @@ impl Endpoints {
 
     fn all(&self) -> Mask {
         Mask(u16::MAX >> (MAX_ENDPOINTS - self.0.len().clamp(1, MAX_ENDPOINTS)))
+    }
+
+    /// What is left of the ways of a call that is at `index`, where something is.
+    pub(crate) fn ways_beside(&self, ways: Ways, index: u8) -> Option<Ways> {
+        let allowed = self.all().within(ways.allowed).without(index);
+        (allowed != Mask::NONE).then_some(Ways { allowed, preferred: ways.preferred.without(index) })
     }
 
     fn numbered(&self, mask: Mask) -> impl Iterator<Item = (u8, &Endpoint)> {

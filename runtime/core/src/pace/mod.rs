@@ -81,6 +81,29 @@ enum State {
     Counted(Box<Window>),
 }
 
+impl State {
+    fn new(limit: &Limit, kind: &Kind) -> State {
+        match kind {
+            Kind::Paced(_) => State::Paced(Gcra::default()),
+            Kind::Counted => State::Counted(Box::new(Window::new(limit.per.0))),
+        }
+    }
+}
+
+/// A limit's state, and how many requests had been charged when it was new.
+#[derive(Debug, Clone)]
+struct Kept {
+    state: State,
+    since: u64,
+}
+
+impl Kept {
+    /// Whether this was charged here: not before the limit was there.
+    fn holds(&self, charge: Charge) -> bool {
+        charge.mark.requests.wrapping_sub(self.since).cast_signed() > 0
+    }
+}
+
 /// Units of both kinds, wrapping counters or sums.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Units {
@@ -124,13 +147,20 @@ pub struct Charge {
     at: Time,
 }
 
+impl Charge {
+    /// There was no limit then.
+    fn is_none(&self) -> bool {
+        self.mark == Units::default()
+    }
+}
+
 /// The state of the limits of one partition; nothing where there is none.
 #[derive(Debug, Clone, Default)]
 pub struct Paces(Option<Box<States>>);
 
 #[derive(Debug, Clone, Default)]
 struct States {
-    states: SmallVec<[State; 1]>,
+    states: SmallVec<[Kept; 1]>,
     /// All units ever charged, wrapping.
     charged: Units,
     /// Units charged that did not leave the node yet.
@@ -180,32 +210,26 @@ impl Paces {
     }
 
     /// The configuration changed under a live partition: what was charged to a limit goes on counting in its heir, scaled
-    /// where it is paced; limits that are nobody's heir start fresh. An heir has the same unit and kind and the same
+    /// where it is paced; limits that are nobody's heir start fresh, and what was charged before them is none of theirs. An heir has the same unit and kind and the same
     /// period; of paced limits the period may be another where no limit has the same. Their order means nothing.
     pub fn reconfigure(&mut self, old: &Limits, new: &Limits, now: Time) {
         match &mut self.0 {
-            Some(states) if !new.is_empty() => states.reconfigure(old, new, now),
-            _ => *self = Paces::new(new),
+            // Also where no limit is left: what flies is known by the count of charges.
+            Some(states) => states.reconfigure(old, new, now),
+            None => *self = Paces::new(new),
         }
     }
 }
 
 impl States {
     fn new(limits: &Limits) -> States {
-        let states = limits
-            .0
-            .iter()
-            .map(|(limit, kind)| match kind {
-                Kind::Paced(_) => State::Paced(Gcra::default()),
-                Kind::Counted => State::Counted(Box::new(Window::new(limit.per.0))),
-            })
-            .collect();
-        States { states, ..States::default() }
+        let states = limits.0.iter().map(|(limit, kind)| Kept { state: State::new(limit, kind), since: 0 });
+        States { states: states.collect(), ..States::default() }
     }
 
     fn when<'a>(&self, limits: &'a Limits, from: Time, ahead: Units, cost: Cost) -> Option<(Time, &'a Limit)> {
         let mut latest: Option<(Time, &Limit)> = None;
-        for ((limit, kind), state) in limits.0.iter().zip(&self.states) {
+        for ((limit, kind), Kept { state, .. }) in limits.0.iter().zip(&self.states) {
             let own = cost.of(limit.unit);
             if own == 0 {
                 continue;
@@ -236,7 +260,7 @@ impl States {
     }
 
     fn charge(&mut self, limits: &Limits, cost: Cost, now: Time) -> Charge {
-        for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
+        for ((limit, kind), Kept { state, .. }) in limits.0.iter().zip(&mut self.states) {
             let units = cost.of(limit.unit);
             match (kind, state) {
                 _ if units == 0 => {}
@@ -251,11 +275,15 @@ impl States {
     }
 
     fn departed(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
+        if charge.is_none() {
+            return;
+        }
         self.waiting.sub(cost);
         let late = nanos(now.since(charge.at));
         let own = charge.at.plus_nanos(late.saturating_sub(self.lag));
         self.lag = if late < self.lag { late } else { self.lag + (late - self.lag) / 8 };
-        for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
+        let states = self.states.iter_mut();
+        for ((limit, kind), Kept { state, .. }) in limits.0.iter().zip(states).filter(|(_, kept)| kept.holds(charge)) {
             let units = cost.of(limit.unit);
             let after = self.charged.of(limit.unit).wrapping_sub(charge.mark.of(limit.unit));
             match (kind, state) {
@@ -272,8 +300,12 @@ impl States {
     }
 
     fn refund(&mut self, limits: &Limits, cost: Cost, charge: Charge, now: Time) {
+        if charge.is_none() {
+            return;
+        }
         self.waiting.sub(cost);
-        for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
+        let states = self.states.iter_mut();
+        for ((limit, kind), Kept { state, .. }) in limits.0.iter().zip(states).filter(|(_, kept)| kept.holds(charge)) {
             let units = cost.of(limit.unit);
             let after = self.charged.of(limit.unit).wrapping_sub(charge.mark.of(limit.unit));
             match (kind, state) {
@@ -289,7 +321,8 @@ impl States {
         let (charged, used) = (u64::from(charged), u64::from(used));
         let after = self.charged.tokens.wrapping_sub(charge.mark.tokens);
         let mut more = 0;
-        for ((limit, kind), state) in limits.0.iter().zip(&mut self.states) {
+        let states = self.states.iter_mut();
+        for ((limit, kind), Kept { state, .. }) in limits.0.iter().zip(states).filter(|(_, kept)| kept.holds(charge)) {
             if limit.unit != Unit::Tokens {
                 continue;
             }
@@ -309,7 +342,7 @@ impl States {
 
     fn reconfigure(&mut self, old: &Limits, new: &Limits, now: Time) {
         let mut parents: SmallVec<[_; 2]> = old.0.iter().zip(self.states.drain(..)).map(Some).collect();
-        let mut heirs: SmallVec<[Option<State>; 2]> = new.0.iter().map(|_| None).collect();
+        let mut heirs: SmallVec<[Option<Kept>; 2]> = new.0.iter().map(|_| None).collect();
         for exactly in [true, false] {
             for ((limit, kind), heir) in new.0.iter().zip(&mut heirs).filter(|(_, heir)| heir.is_none()) {
                 let inherits = |(was, was_kind): &(Limit, Kind)| {
@@ -322,15 +355,16 @@ impl States {
                         }
                 };
                 let parent = parents.iter_mut().find(|parent| parent.as_ref().is_some_and(|(was, _)| inherits(was)));
-                let Some(((_, was_kind), mut state)) = parent.and_then(Option::take) else { continue };
-                if let (Kind::Paced(was), Kind::Paced(rate), State::Paced(gcra)) = (was_kind, kind, &mut state) {
+                let Some(((_, was_kind), mut kept)) = parent.and_then(Option::take) else { continue };
+                if let (Kind::Paced(was), Kind::Paced(rate), State::Paced(gcra)) = (was_kind, kind, &mut kept.state) {
                     gcra.rescale(was, rate, now);
                 }
-                *heir = Some(state);
+                *heir = Some(kept);
             }
         }
-        let fresh = States::new(new).states;
-        self.states = fresh.into_iter().zip(heirs).map(|(fresh, heir)| heir.unwrap_or(fresh)).collect();
+        let since = self.charged.requests;
+        let fresh = |(limit, kind): &(Limit, Kind)| Kept { state: State::new(limit, kind), since };
+        self.states = new.0.iter().zip(heirs).map(|(it, heir)| heir.unwrap_or_else(|| fresh(it))).collect();
     }
 }
 

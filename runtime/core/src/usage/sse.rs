@@ -27,16 +27,23 @@ pub(super) struct Reader {
     line: Line,
     head: Vec<u8>,
     name: Vec<u8>,
+    /// A carriage return came last.
+    returned: bool,
 }
 
 impl Reader {
     pub(super) fn new() -> Self {
-        Self { line: Line::Begins, head: Vec::new(), name: Vec::new() }
+        Self { line: Line::Begins, head: Vec::new(), name: Vec::new(), returned: false }
     }
 
     /// Reads on.
     pub(super) fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(Piece<'_>)) {
         while !bytes.is_empty() {
+            // The line feed of a CRLF ends no line of its own, be it in the next piece.
+            if std::mem::take(&mut self.returned) && bytes.first() == Some(&b'\n') {
+                bytes = bytes.get(1..).unwrap_or_default();
+                continue;
+            }
             let end = memchr::memchr2(b'\n', b'\r', bytes);
             let (mut line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
             if self.line == Line::Begins {
@@ -52,10 +59,7 @@ impl Reader {
             }
             let Some((end, rest)) = rest.split_first() else { return };
             bytes = rest;
-            // The line feed of a CRLF ends no line of its own.
-            if *end == b'\r' {
-                bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
-            }
+            self.returned = *end == b'\r';
             if self.line == Line::Begins && self.head.is_empty() {
                 self.event(&mut found);
             } else if self.line == Line::Data {

@@ -156,6 +156,19 @@ fn an_error_is_told_once_and_what_it_asks_for_is_bounded() {
 }
 
 #[test]
+fn where_a_stream_is_cut_into_pieces_makes_no_difference() {
+    let stream = b"event: error\r\ndata: {\"code\": \"overloaded\"}\r\n\r\ndata: {\"usage\": {\"total_tokens\": 3}}\r\r\n";
+    let whole = scan(Framing::Events, &[stream], 1_000);
+    assert_eq!(whole.usage().map(|usage| usage.tokens()), Some(3));
+    for at in 0..stream.len() {
+        let mut pieces = scan(Framing::Events, &[&stream[..at], &stream[at..]], 1_000);
+        let trouble = pieces.take_trouble();
+        assert!(matches!(trouble, Some(Outcome::Answer { status: 529, .. })), "cut at {at}: {trouble:?}");
+        assert_eq!(pieces.usage(), whole.usage(), "cut at {at}");
+    }
+}
+
+#[test]
 fn memory_is_bounded_whatever_comes_and_what_was_too_long_is_told() {
     let long = format!(r#"{{"usage": {{"x": "{}"}}, "type": "y"}}"#, "z".repeat(5_000));
     let scanner = scan(Framing::Json, &[long.as_bytes()], 1_000);

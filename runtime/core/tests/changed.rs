@@ -1,0 +1,148 @@
+//! What settings that change mean for calls that wait and fly, and what a copy of one may not do. Each of these was found
+//! by the fuzzer.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
+
+use tidegate_core::{
+    Call, Cost, Effect, Effects, Limit, NewCall, Permit, Refusal, Settings, Shard, Submitted, Time, Unit,
+    endpoint::{EndpointSettings, Mask, Ways},
+    shard::{Brake, Config, CopyFor, Departure},
+};
+
+const SEC: Duration = Duration::from_secs(1);
+const KEY: u128 = 7;
+const NOW: Time = Time::from_millis(500_000);
+
+/// A destination whose settings change.
+struct Changing {
+    shard: Shard,
+    config: Arc<Config>,
+    fx: Effects,
+    now: Time,
+}
+
+impl Changing {
+    fn new(settings: &Settings) -> Changing {
+        let config = Arc::new(Config::new(settings).unwrap());
+        Changing { shard: Shard::new(1), config, fx: Effects::default(), now: NOW }
+    }
+
+    fn change(&mut self, settings: &Settings) {
+        let new = Arc::new(Config::new(settings).unwrap());
+        self.shard.reconfigure(self.now, &self.config, &new, &mut self.fx);
+        self.config = new;
+    }
+
+    fn ask(&mut self, tokens: u32, ways: Ways) -> Submitted {
+        let new = NewCall { cost: Cost { requests: 1, tokens }, ways, ..NewCall::by(self.now + SEC * 3_600) };
+        self.shard.submit(self.now, KEY, &self.config, new, &mut self.fx)
+    }
+
+    fn leaves(&mut self, ways: Ways) -> Permit {
+        let Submitted::Admitted(permit) = self.ask(0, ways) else { panic!("it waits") };
+        assert_eq!(self.shard.departed(self.now, permit, &mut self.fx), Departure::Go);
+        permit
+    }
+
+    fn waits(&mut self, tokens: u32, ways: Ways) -> Call {
+        let Submitted::Queued { call, .. } = self.ask(tokens, ways) else { panic!("it does not wait") };
+        call
+    }
+
+    fn free(&mut self) -> usize {
+        (0..).take_while(|_| matches!(self.ask(0, Ways::ANY), Submitted::Admitted(_))).count()
+    }
+}
+
+fn endpoint(id: u64, limits: &[Limit], max_concurrency: Option<u32>) -> EndpointSettings {
+    EndpointSettings { id, weight: NonZeroU16::MIN, home: false, limits: limits.to_vec(), max_concurrency }
+}
+
+fn of(endpoints: &[EndpointSettings]) -> Settings {
+    Settings { endpoints: endpoints.to_vec(), ..Settings::default() }
+}
+
+fn only(index: u8) -> Ways {
+    Ways { allowed: Mask::of(index), preferred: Mask::NONE }
+}
+
+#[test]
+fn a_copy_of_a_call_goes_nowhere_where_the_call_may_not() {
+    for why in [CopyFor::Hedge, CopyFor::Race, CopyFor::Trial] {
+        let mut it = Changing::new(&of(&[endpoint(1, &[], None), endpoint(2, &[], None)]));
+        let permit = it.leaves(only(0));
+        assert_eq!(it.shard.copy(it.now, permit, why, &mut it.fx), None, "{why:?}");
+    }
+}
+
+#[test]
+fn no_copy_leaves_while_an_operator_pauses() {
+    let mut it = Changing::new(&Settings::default());
+    let permit = it.leaves(Ways::ANY);
+    it.change(&Settings { brake: Brake::Paused { until: Time::NEVER }, ..Settings::default() });
+    assert_eq!(it.shard.copy(it.now, permit, CopyFor::Race, &mut it.fx), None);
+    it.change(&Settings::default());
+    assert!(it.shard.copy(it.now, permit, CopyFor::Race, &mut it.fx).is_some());
+}
+
+#[test]
+fn a_call_that_waits_keeps_its_endpoint_when_their_order_changes() {
+    let (one, two) = (endpoint(1, &[], Some(1)), endpoint(2, &[], Some(1)));
+    let mut it = Changing::new(&of(&[one.clone(), two.clone()]));
+    let (first, second) = (it.leaves(only(0)), it.leaves(only(1)));
+    assert_eq!((first.endpoint(), second.endpoint()), (1, 2));
+    let call = it.waits(0, only(0));
+    it.change(&of(&[two, one]));
+    it.shard.release(it.now, second, &mut it.fx);
+    assert!(it.fx.is_empty(), "it may not go where there is room now");
+    it.shard.release(it.now, first, &mut it.fx);
+    let Some(Effect::Admit { call: admitted, permit, .. }) = it.fx.drain().next() else { panic!("it waits") };
+    assert_eq!((admitted, permit.endpoint()), (call, 1));
+}
+
+#[test]
+fn a_call_that_waits_and_costs_more_than_a_new_quota_is_refused() {
+    let tokens = |quota| Settings {
+        limits: vec![Limit { unit: Unit::Tokens, ..Limit::requests(quota, SEC) }],
+        max_concurrency: Some(1),
+        ..Settings::default()
+    };
+    let mut it = Changing::new(&tokens(1_000));
+    let permit = it.leaves(Ways::ANY);
+    let call = it.waits(300, Ways::ANY);
+    it.change(&tokens(200));
+    let refusal = Refusal::CostTooLarge { unit: Unit::Tokens, cost: 300, quota: 200 };
+    assert_eq!(it.fx.drain().collect::<Vec<_>>(), [Effect::Refuse { call, refusal }]);
+    it.shard.release(it.now, permit, &mut it.fx);
+}
+
+#[test]
+fn what_was_charged_before_a_limit_was_there_is_not_given_back_to_it() {
+    let day = Settings { limits: vec![Limit::requests(3, SEC * 86_400)], ..Settings::default() };
+    let none = Settings { max_concurrency: Some(100), ..Settings::default() };
+    let hour = Settings { limits: vec![Limit::requests(100, SEC * 3_600)], ..Settings::default() };
+    // Charged to nothing, to another limit, and to the same before it was taken away.
+    for before in [&none, &hour, &day] {
+        let mut it = Changing::new(before);
+        let Submitted::Admitted(early) = it.ask(0, Ways::ANY) else { panic!("it waits") };
+        it.change(&none);
+        it.change(&day);
+        assert_eq!(it.free(), 3);
+        it.shard.release(it.now, early, &mut it.fx);
+        assert!(it.fx.drain().next().is_none(), "one left that may not, {:?}", before.limits);
+        assert_eq!(it.free(), 0);
+    }
+}
+
+#[test]
+fn slots_of_an_endpoint_are_counted_through_a_time_without_a_limit() {
+    let with = |max| of(&[endpoint(1, &[], max)]);
+    let mut it = Changing::new(&with(Some(2)));
+    let early = it.leaves(Ways::ANY);
+    it.change(&with(None));
+    it.change(&with(Some(2)));
+    assert_eq!(it.free(), 1, "of two one is held");
+    it.shard.release(it.now, early, &mut it.fx);
+    assert_eq!(it.fx.drain().count(), 1, "the one that waits leaves");
+}
