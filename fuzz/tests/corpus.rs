@@ -1,5 +1,5 @@
 //! Every input that is kept, put to its target: seeds, and what a fuzzer once found.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::{fs, path::Path};
 
