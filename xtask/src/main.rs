@@ -3,6 +3,7 @@
 mod bench;
 mod checks;
 mod demo;
+mod fuzz;
 mod guests;
 mod programs;
 mod shell;
@@ -26,6 +27,8 @@ enum Chore {
     Test(test::Options),
     /// Build the example and test guests into guests/build, after installing what that needs
     Guests(guests::Args),
+    /// Inputs that a fuzzer makes, put to what must hold for all of them
+    Fuzz(fuzz::Options),
     /// Side-by-side measurements
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => demo::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Guests(args) => guests::run(&args).map(|_| ()),
+        Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Bench(bench) => bench::run(&bench),
     };
     match outcome {

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    checks, guests,
+    checks, fuzz, guests,
     shell::{Shell, has},
 };
 
@@ -52,6 +52,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     shell.step("doc tests");
     shell.cargo(&["test", "--workspace", "--doc"])?;
+    fuzz::run(&fuzz::Options { target: None, seconds: 5 })?;
     if !options.no_guests {
         shell.step("TypeScript SDK");
         if !has("npm") {

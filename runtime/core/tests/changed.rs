@@ -70,7 +70,8 @@ fn only(index: u8) -> Ways {
 #[test]
 fn a_copy_of_a_call_goes_nowhere_where_the_call_may_not() {
     for why in [CopyFor::Hedge, CopyFor::Race, CopyFor::Trial] {
-        let mut it = Changing::new(&of(&[endpoint(1, &[], None), endpoint(2, &[], None)]));
+        // The other is all that is free.
+        let mut it = Changing::new(&of(&[endpoint(1, &[], Some(1)), endpoint(2, &[], None)]));
         let permit = it.leaves(only(0));
         assert_eq!(it.shard.copy(it.now, permit, why, &mut it.fx), None, "{why:?}");
     }
