@@ -62,7 +62,7 @@ pub struct Policy {
     /// When the second copy leaves in mode `hedge`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedge_after: Option<Span>,
-    /// Precedence in the queue, -100 to 100, higher first. Kept; the queue is in arrival order.
+    /// Seconds by which it stands before its time among the calls of its own sender, -100 to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i8>,
     /// Tokens the call is expected to cost, against limits in tokens.
@@ -191,7 +191,7 @@ pub struct Effective {
     pub mode: Mode,
     /// When the second copy leaves; `None`: after the destination's p95.
     pub hedge_after: Option<Duration>,
-    /// Precedence in the queue.
+    /// Seconds by which it stands before its time among the calls of its own sender.
     pub priority: i8,
     /// Expected cost in tokens; `None`: to be estimated from the request.
     pub tokens: Option<u32>,
