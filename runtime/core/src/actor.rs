@@ -432,6 +432,9 @@ impl Actor {
                     held = until;
                     if let Some(busy) = &mut self.busy {
                         busy.why = why;
+                        if !why.is_steady() {
+                            busy.queue.unsteady(now);
+                        }
                     }
                     break;
                 }

@@ -101,6 +101,11 @@ pub enum Waiting {
 }
 
 impl Waiting {
+    /// Whether it holds calls back at a pace that goes on, and not only for now.
+    pub(crate) fn is_steady(&self) -> bool {
+        matches!(self, Waiting::Limit(_) | Waiting::Slots { .. } | Waiting::AtOnce { .. } | Waiting::Learned { .. })
+    }
+
     /// Whether it is the same thing that is waited for, if perhaps longer or at another number.
     pub fn is_like(&self, other: &Waiting) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)

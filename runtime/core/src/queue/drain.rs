@@ -3,7 +3,8 @@
 //! Configured limits say when a call could leave. Slots and paces that were learned do not: there a call could wait out its
 //! whole deadline in a queue that never reaches it, one after another. What a standing queue let go lately says when the
 //! call behind `ahead` others would leave; one that would be late by far is refused at once, with that time. It is a guess,
-//! so it is a kind one: the fastest of the last windows counts, and being late by half is not yet late.
+//! so it is a kind one: the fastest of the last windows counts, and being late by half is not yet late. What left while the
+//! destination was paused, or just began again, tells nothing: then counting begins anew.
 
 use crate::time::Time;
 use std::time::Duration;

@@ -74,6 +74,11 @@ impl Queue {
         }
     }
 
+    /// What held the first call was nothing that goes on as it is, such as a pause: what left so far tells no pace.
+    pub(crate) fn unsteady(&mut self, now: Time) {
+        self.drain = Drain::new(now);
+    }
+
     /// When a call behind `ahead` others would leave, by what the queue let go lately, where that is too late by far.
     pub(crate) fn too_late(&mut self, ahead: u64, deadline: Time, now: Time) -> Option<Time> {
         self.drain.too_late(ahead, deadline, now)

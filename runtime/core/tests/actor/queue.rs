@@ -172,6 +172,40 @@ fn a_new_limit_takes_effect_on_the_live_queue() {
 }
 
 #[test]
+fn a_queue_that_stands_in_an_outage_turns_nobody_away_by_what_left_in_it() {
+    let mut gate = Gate::new(Settings::default());
+    let mut left = vec![gate.sent()];
+    let long = SEC * 3_600;
+    for _ in 0..200 {
+        match gate.call(long) {
+            Submitted::Admitted(permit) => left.push(permit),
+            Submitted::Queued { .. } => {}
+            Submitted::Refused(refusal) => panic!("{refusal}"),
+        }
+    }
+    // Everything is refused, and each probe after a second, too.
+    for _ in 0..60 {
+        for permit in std::mem::take(&mut left) {
+            gate.shard.departed(gate.now, permit, &mut gate.fx);
+            if let Verdict::PutBack(ticket) = gate.report(permit, refused(Some(SEC))) {
+                assert!(matches!(gate.again(long, ticket), Submitted::Queued { .. } | Submitted::Admitted(_)));
+            }
+        }
+        gate.now += SEC;
+        gate.shard.tick(gate.now, &mut gate.fx);
+        left = gate
+            .effects()
+            .into_iter()
+            .filter_map(|effect| match effect {
+                Effect::Admit { permit, .. } => Some(permit),
+                _ => None,
+            })
+            .collect();
+        assert!(matches!(gate.call(SEC * 60), Submitted::Queued { .. }));
+    }
+}
+
+#[test]
 fn a_queue_that_stands_turns_away_at_once_who_could_only_wait_in_vain() {
     let mut gate = Gate::one_at_a_time();
     let mut flies = gate.sent();
