@@ -26,7 +26,7 @@ use crate::{
     ids::TraceContext,
     observe::{DestinationCounts, FeedEvent, Note},
     outbound::{
-        CallTimeouts, Sender, TransportError, WaitClock,
+        CallTimeouts, Sender, TransportError, WaitClock, WaitGuard,
         body::{Idle, KeptBody, Pump, Unread, Watch, Watched, discard, plain, wrap},
         headers,
         pool::{Peeked, Streaming},
@@ -243,22 +243,28 @@ impl Call<'_> {
     }
 
     /// Waits for the admission. Who wants a stream and waits long is answered meanwhile.
-    async fn waited(&mut self, mut wait: Wait) -> Result<Admitted, Refusal> {
-        if let Some(at) = self.early.as_ref().map(|early| early.at) {
-            match tokio::time::timeout_at(at, &mut wait).await {
+    async fn waited(&mut self, mut wait: Wait, mut clock: Option<WaitGuard>) -> Result<Admitted, Refusal> {
+        if let Some(every) = self.early.as_ref().map(|early| early.every) {
+            match tokio::time::timeout(every.saturating_sub(self.ending.waited), &mut wait).await {
                 Ok(admitted) => return admitted,
-                Err(_) => self.begin(),
+                Err(_) => {
+                    if self.begin() {
+                        // From here on nothing of its sender stands still for it.
+                        drop(clock.take());
+                        self.wait_clock = None;
+                    }
+                }
             }
         }
         wait.await
     }
 
     /// Begins the answer, if it is to be a stream.
-    fn begin(&mut self) {
-        let Some(early) = self.early.take() else { return };
+    fn begin(&mut self) -> bool {
+        let Some(early) = self.early.take() else { return false };
         let body = self.kept.as_split().ok().flatten();
         if !wants_stream(&self.head.uri, &self.head.headers, body) {
-            return;
+            return false;
         }
         // Its head has no word of a coding.
         self.head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -269,6 +275,7 @@ impl Call<'_> {
         );
         self.ending.note(|call| Note::Decided { call, what });
         early.begin(self.target.destination.shape(&self.head.method, self.head.uri.path()));
+        true
     }
 
     /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
@@ -297,9 +304,8 @@ impl Call<'_> {
         let began = tokio::time::Instant::now();
         let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
         let queued = self.target.destination.counts(&self.door.observe.metrics).queued();
-        let admitted = self.waited(wait).await;
+        let admitted = self.waited(wait, clock).await;
         drop(queued);
-        drop(clock);
         self.ending.waited += began.elapsed();
         match admitted {
             Ok(admitted) => {
