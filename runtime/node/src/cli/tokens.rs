@@ -45,6 +45,9 @@ struct Create {
     /// What it is for, in your words
     #[arg(long, value_name = "TEXT", default_value = "")]
     label: String,
+    /// Its bearer's share of what a destination takes, beside other tokens and functions: 1 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    weight: Option<u16>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -98,7 +101,10 @@ async fn list(api: &Api) -> Result<Exit, Failure> {
 }
 
 async fn make(api: &Api, create: &Create) -> Result<Exit, Failure> {
-    let body = json!({"label": create.label, "scopes": create.scopes});
+    let mut body = json!({"label": create.label, "scopes": create.scopes});
+    if let (Some(weight), Some(body)) = (create.weight, body.as_object_mut()) {
+        body.insert("weight".into(), json!(weight));
+    }
     let token = api.json(Method::POST, "/v1/tokens", Some(&body), "making a token").await?;
     if api.out.is_json() {
         api.out.value(&token)?;

@@ -27,6 +27,11 @@ impl Caller {
         &self.0.id
     }
 
+    /// Its share of what a destination takes.
+    pub(crate) fn weight(&self) -> u16 {
+        self.0.weight.unwrap_or(1)
+    }
+
     /// Public id and label of its token.
     pub(super) fn token(&self) -> (&str, &str) {
         (&self.0.id, &self.0.label)

@@ -117,10 +117,10 @@ pub(super) async fn flush(
 ) -> Result<Json<Value>, Problem> {
     caller.require(Scope::Deploy)?;
     find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
+    // Nothing is done that is not written down.
+    control.note(&caller, Deed::plain("flush"), format!("destinations/{name}")).await?;
     let flushed = control.gate.flush(caller.tenant(), &name);
     tracing::info!(destination = %name, by = caller.token_id(), flushed, "flushed by an operator");
-    let deed = Deed { action: "flush", detail: format!("{flushed} calls") };
-    control.note(&caller, deed, format!("destinations/{name}")).await?;
     Ok(Json(json!({"name": name, "flushed": flushed})))
 }
 

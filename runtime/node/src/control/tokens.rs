@@ -6,6 +6,7 @@ use axum::{Json, body::Body, extract::State};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidegate_core::Flow;
 
 use super::{Control, Deed, auth::Caller, body, extract::Named, problems::bad_request, set};
 use crate::{
@@ -20,6 +21,8 @@ struct NewToken {
     #[serde(default)]
     label: String,
     scopes: Vec<Scope>,
+    #[serde(default)]
+    weight: Option<u16>,
 }
 
 /// Characters a label may have (no setting: it is a remark, not data).
@@ -61,7 +64,7 @@ pub(super) async fn create(
     caller.require(Scope::Admin)?;
     let value = body::required_json(body, &control.settings.control).await?;
     let new: NewToken = serde_json::from_value(value)
-        .map_err(|error| bad_request(format!("{error}; a token is made of `label` and `scopes`")))?;
+        .map_err(|error| bad_request(format!("{error}; a token is made of `label`, `scopes` and `weight`")))?;
     if new.scopes.is_empty() {
         return Err(bad_request("a token without scopes can do nothing: name at least one in `scopes`"));
     }
@@ -71,9 +74,13 @@ pub(super) async fn create(
     if new.scopes.len() > SCOPES {
         return Err(bad_request(format!("{} scopes are too many, a token has at most {SCOPES}", new.scopes.len())));
     }
+    if new.weight.is_some_and(|weight| weight == 0 || weight > Flow::MAX_WEIGHT) {
+        return Err(bad_request(format!("weight: is 1 to {}", Flow::MAX_WEIGHT)));
+    }
     let scopes = new.scopes.into_iter().map(meant).collect::<Result<_, _>>()?;
     let text = token::mint();
     let record = token::record(None, caller.tenant().clone(), new.label, scopes, &text);
+    let record = TokenRecord { weight: new.weight, ..record };
     let mut answer = shown(&record);
     let scopes: Vec<_> = record.scopes.iter().map(ToString::to_string).collect();
     let deed = Deed { action: "create", detail: scopes.join(", ") };
@@ -101,5 +108,6 @@ fn shown(token: &TokenRecord) -> Value {
         "label": token.label,
         "scopes": token.scopes,
         "created_ms": token.created_ms,
+        "weight": token.weight.unwrap_or(1),
     })
 }

@@ -42,8 +42,9 @@ impl Senders {
         Self { known: Mutex::default(), bound }
     }
 
-    fn get(&self, tenant: &TenantId, token: Option<&str>) -> Arc<Sender> {
-        let token = token.map(str::to_owned);
+    /// That of a token, by its id and its weight.
+    fn get(&self, tenant: &TenantId, token: Option<(&str, u16)>) -> Arc<Sender> {
+        let (token, weight) = token.map_or((None, 1), |(id, weight)| (Some(id.to_owned()), weight));
         let mut known = self.known.lock();
         if known.len() >= self.bound && !known.contains_key(&token) {
             // Tokens come and go slowly; those in use are back at once.
@@ -51,7 +52,7 @@ impl Senders {
         }
         let new = || {
             let kind = SenderKind::Program { token: token.clone() };
-            let flow = Sender::flow_of(tenant, &kind, 1);
+            let flow = Sender::flow_of(tenant, &kind, weight);
             Arc::new(Sender { tenant: tenant.clone(), kind, flow, policy: Policy::default() })
         };
         Arc::clone(known.entry(token.clone()).or_insert_with(new))
@@ -81,7 +82,7 @@ pub(super) async fn to(
     let (body, exceeded) = bounded(incoming, ingress.max_body)?;
     parts.uri = routed.uri;
     let method = parts.method.clone();
-    let sender = ingress.senders.get(&tenant, caller.as_ref().map(Caller::token_id));
+    let sender = ingress.senders.get(&tenant, caller.as_ref().map(|caller| (caller.token_id(), caller.weight())));
     let record = Record::of_call(ingress, tenant, trace, began);
     let call = OutboundCall {
         request: Request::from_parts(parts, body),
@@ -216,10 +217,11 @@ mod tests {
     fn a_token_has_one_sender_and_there_are_never_more_than_the_bound() {
         let senders = Senders::new(2);
         let tenant = TenantId::default_tenant();
-        let first = senders.get(&tenant, Some("a"));
-        assert!(Arc::ptr_eq(&first, &senders.get(&tenant, Some("a"))));
+        let first = senders.get(&tenant, Some(("a", 4)));
+        assert_eq!(first.flow.weight.get(), 4);
+        assert!(Arc::ptr_eq(&first, &senders.get(&tenant, Some(("a", 4)))));
         for token in ["b", "c", "d"] {
-            senders.get(&tenant, Some(token));
+            senders.get(&tenant, Some((token, 1)));
             assert!(senders.known.lock().len() <= 2);
         }
     }

@@ -515,6 +515,7 @@ mod tests {
             hash: Digest([hash; 32]),
             scopes: vec![Scope::Admin],
             created_ms: 0,
+            weight: None,
         };
         let mut state = State::default();
         state.apply(Command::AddToken { token: token(1) }).unwrap();

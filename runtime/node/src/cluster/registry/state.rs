@@ -178,6 +178,9 @@ pub struct TokenRecord {
     pub scopes: Vec<Scope>,
     /// When it was made, milliseconds since 1970.
     pub created_ms: u64,
+    /// Its bearer's share of what a destination takes, beside other tokens and functions; 1 where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
 }
 
 impl Command {

@@ -26,7 +26,7 @@ pub fn hash(token: &str) -> Digest {
 /// The record of a token, with a new id unless one is given.
 pub fn record(id: Option<&str>, tenant: TenantId, label: String, scopes: Vec<Scope>, token: &str) -> TokenRecord {
     let id = id.map_or_else(|| format!("{:012x}", rand::random::<u64>() >> 16), str::to_owned);
-    TokenRecord { id, tenant, label, hash: hash(token), scopes, created_ms: super::now_ms() }
+    TokenRecord { id, tenant, label, hash: hash(token), scopes, created_ms: super::now_ms(), weight: None }
 }
 
 #[cfg(test)]

@@ -91,7 +91,10 @@ async fn everything_that_changes_something_is_in_the_audit_trail_without_what_is
     api.ask("PUT /v1/functions/f/config", &[], r#"{"env": {"A": "hidden-value"}}"#).await;
     api.ask("PUT /v1/secrets/KEY", &[], r#"{"value": "hidden-value", "destinations": ["openai"]}"#).await;
     api.ask("DELETE /v1/secrets/KEY", &[], "").await;
-    let made = api.ask("POST /v1/tokens", &[], r#"{"label": "ci", "scopes": ["deploy"]}"#).await;
+    let made = api.ask("POST /v1/tokens", &[], r#"{"label": "ci", "scopes": ["deploy"], "weight": 4}"#).await;
+    assert_eq!(made.body["weight"], 4);
+    let none = api.ask("POST /v1/tokens", &[], r#"{"scopes": ["deploy"], "weight": 0}"#).await;
+    assert!(none.body["detail"].as_str().unwrap().starts_with("weight: "), "{}", none.body);
     let id = made.body["id"].as_str().unwrap().to_owned();
     api.ask(&format!("DELETE /v1/tokens/{id}"), &[], "").await;
     api.ask("DELETE /v1/functions/f", &[], "").await;

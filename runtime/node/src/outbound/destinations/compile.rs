@@ -83,14 +83,20 @@ pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Resul
         return Err(error(format!("cache.{key}"), format!("is no key of `cache`; there are {known}")));
     }
     let compiled = compile_known(config, &Steering::default(), settings)?;
+    tokens_are_counted(&compiled, &config.limits)?;
+    Ok(compiled)
+}
+
+/// A limit in tokens means something only where somebody counts them.
+fn tokens_are_counted(compiled: &CompiledDestination, limits: &[Value]) -> Result<(), ConfigError> {
     if compiled.token_quota.is_some() && !compiled.profile.estimates_tokens && compiled.policy.tokens.is_none() {
         let of_tokens = |limit: &Value| limit.get("unit").and_then(Value::as_str) == Some(Unit::Tokens.name());
-        let index = config.limits.iter().position(of_tokens).unwrap_or_default();
+        let index = limits.iter().position(of_tokens).unwrap_or_default();
         let why = "nothing counts the tokens of these calls, so the limit would hold nothing back: limit requests, choose \
                    a profile that estimates tokens (openai, anthropic, ...), or say in policy.tokens what a call costs";
         return Err(error(format!("limits[{index}].unit"), why));
     }
-    Ok(compiled)
+    Ok(())
 }
 
 /// As [`compile`], for what is already stored: keys of a later release are left alone. `steering`: what of it is in force.
@@ -169,7 +175,8 @@ pub(crate) fn check_override(
     settings: &OutboundSettings,
 ) -> Result<(), ConfigError> {
     let steering = Steering { brake: None, limits: Some(limits.clone()) };
-    compile_known(config, &steering, settings).map(drop)
+    let compiled = compile_known(config, &steering, settings)?;
+    tokens_are_counted(&compiled, limits.limits.as_deref().unwrap_or_default())
 }
 
 fn read_limits(limits: &[Value]) -> Result<Vec<Limit>, ConfigError> {

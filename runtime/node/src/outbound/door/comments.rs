@@ -181,18 +181,15 @@ impl http_body::Body for Commented {
                 },
                 State::Passes(body) => return Pin::new(body).poll_frame(cx),
                 State::Tells { status, body, text } => {
-                    match ready!(Pin::new(body).poll_frame(cx)) {
-                        Some(Ok(frame)) => {
-                            if let Ok(data) = frame.into_data() {
-                                text.extend_from_slice(&data);
-                            }
-                            if text.len() <= TOLD {
-                                continue;
-                            }
+                    if let Some(Ok(frame)) = ready!(Pin::new(body).poll_frame(cx)) {
+                        if let Ok(data) = frame.into_data() {
+                            text.extend_from_slice(&data);
                         }
-                        // What came of it is all that there is to tell.
-                        Some(Err(_)) | None => {}
+                        if text.len() <= TOLD {
+                            continue;
+                        }
                     }
+                    // What came of it is all that there is to tell.
                     let name = if status.is_success() { None } else { Some("error") };
                     let told = event(name, &told(*status, text));
                     this.state = State::Over;

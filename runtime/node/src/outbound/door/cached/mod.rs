@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, Response, Uri, header};
 use http_body_util::BodyExt;
 use tidegate_core::{
     cache::{self as rules, Demand, Use, Why},
+    shard::Brake,
     units::Rounded,
 };
 
@@ -255,7 +256,8 @@ impl Call<'_> {
     }
 
     fn is_paused(&self) -> bool {
-        self.door.shards.snapshot(self.key).is_some_and(|snapshot| snapshot.paused.is_some())
+        let snapshot = self.door.shards.snapshot(self.key);
+        snapshot.is_some_and(|it| it.paused.is_some() || matches!(it.brake, Brake::Paused { .. }))
     }
 
     /// The request wants a stored answer only, and there is none.
