@@ -15,7 +15,7 @@ use crate::{
     pace::{Charge, Paces, Units},
     queue::{Queue, Room},
     refusal::{Refusal, Waiting},
-    rest::{In, Out, Rest},
+    rest::{self, Spare},
     shard::{Config, Effect, Effects, Submitted},
     slots::{Slot, Slots},
     snapshot::Counts,
@@ -107,26 +107,24 @@ impl Actor {
     }
 
     /// Comes to rest, if there is nothing in the way of that.
-    pub(crate) fn sleep(&mut self, bytes: &mut Vec<u8>, now: Time) {
+    pub(crate) fn sleep(&mut self, spare: &mut Spare<Endpoints>, now: Time) {
         if !self.is_idle() || self.asleep.is_some() || !self.endpoints.rest() {
             return;
         }
         self.dreams = self.endpoints.iter().any(|it| it.guard.learned().is_some());
-        self.endpoints.write(&mut Out::new(bytes, now));
-        self.endpoints = Endpoints::asleep();
-        self.asleep = Some(bytes.as_slice().into());
+        self.asleep = Some(spare.write(&mut self.endpoints, now));
     }
 
     /// Takes up what it was.
-    pub(crate) fn awake(&mut self) {
+    pub(crate) fn awake(&mut self, spare: &mut Spare<Endpoints>) {
         if let Some(bytes) = self.asleep.take() {
-            self.endpoints = Endpoints::read(&mut In::new(&bytes));
+            self.endpoints = spare.read(bytes);
         }
     }
 
     /// The endpoints of one that may sleep, which are read for it.
     fn seen(&self) -> Option<Endpoints> {
-        self.asleep.as_ref().map(|bytes| Endpoints::read(&mut In::new(bytes)))
+        self.asleep.as_deref().map(rest::seen)
     }
 
     /// Nothing worth keeping: forgotten first when there are too many destinations.

@@ -10,6 +10,7 @@
 
 use crate::{
     actor::{Actor, Context},
+    awake::Awake,
     budget::Budget,
     calls::{Call, Calls, NewCall, Permit, Ticket},
     endpoint::{Compiled, EndpointSettings, MAX_ENDPOINTS},
@@ -32,8 +33,6 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(600);
 pub const BELIEVED_PAUSE: Duration = Duration::from_secs(15);
 /// How many destination partitions a shard keeps, unless stated.
 pub const MAX_DESTINATIONS: usize = 1 << 20;
-/// Actors that stay awake although nothing happens to them: those that did something last.
-const AWAKE: usize = 512;
 /// How many actors are looked at to find one to forget.
 const FORGET_CHOICE: usize = 64;
 
@@ -279,11 +278,7 @@ pub struct Shard {
     actors: slab::Slab<Actor>,
     /// By the keys that the actors themselves hold.
     by_key: HashTable<u32>,
-    /// Who woke up lately, and where the next takes the place of the longest awake.
-    awake: Vec<u32>,
-    eldest: usize,
-    /// For states that come to rest.
-    bytes: Vec<u8>,
+    awake: Awake,
     calls: Calls,
     timers: BTreeSet<(Time, u32)>,
     random: fastrand::Rng,
@@ -304,9 +299,7 @@ impl Shard {
         Shard {
             actors: slab::Slab::new(),
             by_key: HashTable::new(),
-            awake: Vec::new(),
-            eldest: 0,
-            bytes: Vec::new(),
+            awake: Awake::default(),
             calls: Calls::default(),
             timers: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -383,7 +376,7 @@ impl Shard {
         run: impl FnOnce(&mut Actor, &mut Context<'_>) -> T,
     ) -> Option<T> {
         let actor = self.actors.get_mut(index as usize)?;
-        actor.awake();
+        actor.awake(&mut self.awake.spare);
         let result = run(actor, &mut Context { calls: &mut self.calls, random: &mut self.random, fx, now });
         if actor.wake != actor.armed {
             if !actor.armed.is_never() {
@@ -403,17 +396,16 @@ impl Shard {
     /// One woke up; the one that did so longest ago comes to rest, unless it is busy. That one is listed again when
     /// something happens to it.
     fn rises(&mut self, index: u32, now: Time) {
-        if self.awake.len() < AWAKE {
-            self.awake.push(index);
-            return;
-        }
-        let Some(place) = self.awake.get_mut(self.eldest) else { return };
-        let eldest = std::mem::replace(place, index);
-        self.eldest = (self.eldest + 1) % AWAKE;
-        if let Some(actor) = self.actors.get_mut(eldest as usize) {
+        let eldest = self.awake.rises(index);
+        if let Some(actor) = eldest.and_then(|eldest| self.actors.get_mut(eldest as usize)) {
             actor.listed = false;
-            actor.sleep(&mut self.bytes, now);
+            actor.sleep(&mut self.awake.spare, now);
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn awake(&mut self) -> &mut Awake {
+        &mut self.awake
     }
 
     /// The first byte of an attempt is about to leave. Limits count from here; a pause that began since the admission

@@ -157,7 +157,8 @@ fn an_error_is_told_once_and_what_it_asks_for_is_bounded() {
 
 #[test]
 fn where_a_stream_is_cut_into_pieces_makes_no_difference() {
-    let stream = b"event: error\r\ndata: {\"code\": \"overloaded\"}\r\n\r\ndata: {\"usage\": {\"total_tokens\": 3}}\r\r\n";
+    let stream =
+        b"event: error\r\ndata: {\"code\": \"overloaded\"}\r\n\r\ndata: {\"usage\": {\"total_tokens\": 3}}\r\r\n";
     let whole = scan(Framing::Events, &[stream], 1_000);
     assert_eq!(whole.usage().map(|usage| usage.tokens()), Some(3));
     for at in 0..stream.len() {
