@@ -1,6 +1,4 @@
-//! Who of a shard is awake: those to whom something happened last. All others are kept as bytes, see [`crate::rest`].
-
-use crate::{endpoint::Endpoints, rest::Spare};
+//! Who of a shard is awake: those to whom something happened last. All others sleep.
 
 /// Actors that stay awake although nothing happens to them.
 const AWAKE: usize = 512;
@@ -11,13 +9,11 @@ pub(crate) struct Awake {
     /// Whose place the next takes: that of the one who woke up longest ago.
     eldest: usize,
     most: usize,
-    /// What a state leaves that came to rest.
-    pub(crate) spare: Spare<Endpoints>,
 }
 
 impl Default for Awake {
     fn default() -> Awake {
-        Awake { order: Vec::new(), eldest: 0, most: AWAKE, spare: Spare::new() }
+        Awake { order: Vec::new(), eldest: 0, most: AWAKE }
     }
 }
 
@@ -83,7 +79,7 @@ mod tests {
                 Arc::new(Config::new(&settings).unwrap())
             };
             let mut shard = Shard::new(7);
-            shard.awake().most = 1;
+            shard.rest().0.most = 1;
             let now = Time::from_millis(1_000_000);
             Rig { shard, configs: [of(0), of(2), of(3)], permits: Vec::new(), fx: Effects::default(), now }
         }
@@ -146,7 +142,7 @@ mod tests {
         fn who_wakes_up_in_the_place_of_another_is_itself(events in events()) {
             let (mut reused, mut fresh) = (Rig::new(), Rig::new());
             for event in events {
-                fresh.shard.awake().spare = Spare::new();
+                fresh.shard.rest().1.without_spare();
                 prop_assert_eq!(reused.happens(event), fresh.happens(event));
             }
         }

@@ -5,8 +5,7 @@
 //! never branches on what it reads. It is written when its destination comes to rest and read by the next call; nothing
 //! else sees it, so there are no versions, and nothing to check.
 //!
-//! A state is read over another one, whose allocations it takes: whoever wakes up takes the place of one that falls
-//! asleep, and nothing is allocated, see [`Spare`].
+//! A state is read over another one, whose allocations it takes, see [`crate::asleep`].
 
 use crate::time::{Micros, Time};
 
@@ -16,11 +15,6 @@ const MICRO: u32 = 10;
 const GROUP: u32 = 10;
 /// Bits that a length takes: 0 to 6 bytes, or 8.
 const LENGTH: u32 = 3;
-/// States are of this many bytes and 8 more, or a multiple and 8: as allocators cut them, and one fits where another was.
-const STEP: usize = 16;
-/// Longest state of which a spare is kept.
-const LONGEST: usize = 1024;
-
 /// How long a number is that is written with this tag.
 fn length(tag: u32) -> usize {
     (tag + ((tag + 1) >> LENGTH)) as usize
@@ -30,6 +24,7 @@ fn length(tag: u32) -> usize {
 #[derive(Debug)]
 pub(crate) struct Out<'a> {
     bytes: &'a mut Vec<u8>,
+    at: usize,
     now: Time,
     /// The lengths of the group under way, how many bits of them there are, and where they go.
     lengths: u32,
@@ -47,30 +42,40 @@ pub(crate) struct In<'a> {
 }
 
 impl Out<'_> {
-    /// Writes a state. Times are written as what passed until `now`.
-    fn all(state: &impl Rest, bytes: &mut Vec<u8>, now: Time) {
-        bytes.clear();
-        let mut out = Out { bytes, now, lengths: 0, bits: 0, place: 0 };
+    /// Writes a state to the front of `bytes`, and returns how long it is. Times are written as what passed until `now`.
+    pub(crate) fn all(state: &impl Rest, bytes: &mut Vec<u8>, now: Time) -> usize {
+        let mut out = Out { bytes, at: 0, now, lengths: 0, bits: 0, place: 0 };
         out.number(now.as_nanos());
         state.write(&mut out);
         out.close();
-        let length = bytes.len().saturating_sub(STEP / 2).next_multiple_of(STEP) + STEP / 2;
-        bytes.resize(length, 0);
+        out.at
     }
 
+    #[inline]
     fn number(&mut self, number: u64) {
         if self.bits == 0 {
-            self.place = self.bytes.len();
-            self.bytes.extend_from_slice(&[0; 4]);
+            self.open();
         }
         let tag = ((71 - number.leading_zeros()) / 8).min((1 << LENGTH) - 1);
-        let end = self.bytes.len() + length(tag);
-        self.bytes.extend_from_slice(&number.to_le_bytes());
-        self.bytes.truncate(end);
+        if let Some(place) = self.bytes.get_mut(self.at..).and_then(|rest| rest.first_chunk_mut()) {
+            *place = number.to_le_bytes();
+        }
+        self.at += length(tag);
         self.lengths |= tag << self.bits;
         self.bits += LENGTH;
         if self.bits == GROUP * LENGTH {
             self.close();
+        }
+    }
+
+    /// Begins a group, for the longest of which there is room then.
+    #[inline(never)]
+    fn open(&mut self) {
+        self.place = self.at;
+        self.at += size_of::<u32>();
+        let room = self.at + GROUP as usize * size_of::<u64>();
+        if self.bytes.len() < room {
+            self.bytes.resize(room * 2, 0);
         }
     }
 
@@ -86,30 +91,28 @@ impl Out<'_> {
 
 impl In<'_> {
     /// Reads what was written over `state`.
-    fn all(bytes: &[u8], state: &mut impl Rest) {
-        // The lines of memory come together, and not one after the other as they are read.
-        std::hint::black_box(bytes.iter().step_by(64).fold(0, |all, byte| all | byte));
+    pub(crate) fn all(bytes: &[u8], state: &mut impl Rest) {
         let mut from = In { bytes, now: Time::ZERO, lengths: 1 };
         from.now = Time::from_nanos(from.number());
         state.read(&mut from);
     }
 
     fn some<const N: usize>(&self) -> [u8; N] {
-        match self.bytes.first_chunk() {
-            Some(some) => *some,
-            None => {
-                // The last ones.
-                let mut some = [0; N];
-                some.iter_mut().zip(self.bytes).for_each(|(some, byte)| *some = *byte);
-                some
-            }
-        }
+        self.bytes.first_chunk().map_or_else(|| self.last(), |some| *some)
+    }
+
+    #[cold]
+    fn last<const N: usize>(&self) -> [u8; N] {
+        let mut some = [0; N];
+        some.iter_mut().zip(self.bytes).for_each(|(some, byte)| *some = *byte);
+        some
     }
 
     fn skip(&mut self, bytes: usize) {
         self.bytes = self.bytes.get(bytes..).unwrap_or_default();
     }
 
+    #[inline]
     fn number(&mut self) -> u64 {
         if self.lengths == 1 {
             self.lengths = u32::from_le_bytes(self.some()) | 1 << (GROUP * LENGTH);
@@ -121,52 +124,6 @@ impl In<'_> {
         self.skip(length);
         word & !u64::MAX.checked_shl(8 * length as u32).unwrap_or(0)
     }
-}
-
-/// What those leave behind who fall asleep or wake up, for those who wake up or fall asleep.
-#[derive(Debug)]
-pub(crate) struct Spare<T> {
-    state: T,
-    /// For the next that is written.
-    bytes: Vec<u8>,
-    /// One of each length.
-    blocks: [Option<Box<[u8]>>; LONGEST / STEP],
-}
-
-impl<T: Rest + Default> Spare<T> {
-    pub(crate) fn new() -> Spare<T> {
-        Spare { state: T::default(), bytes: Vec::new(), blocks: [const { None }; LONGEST / STEP] }
-    }
-
-    /// Falls asleep: `state` is left blank.
-    pub(crate) fn write(&mut self, state: &mut T, now: Time) -> Box<[u8]> {
-        Out::all(state, &mut self.bytes, now);
-        self.state = std::mem::take(state);
-        match self.blocks.get_mut(self.bytes.len() / STEP).and_then(Option::take) {
-            Some(mut block) if block.len() == self.bytes.len() => {
-                block.copy_from_slice(&self.bytes);
-                block
-            }
-            _ => self.bytes.as_slice().into(),
-        }
-    }
-
-    /// Wakes up.
-    pub(crate) fn read(&mut self, bytes: Box<[u8]>) -> T {
-        let mut state = std::mem::take(&mut self.state);
-        In::all(&bytes, &mut state);
-        if let Some(block) = self.blocks.get_mut(bytes.len() / STEP) {
-            *block = Some(bytes);
-        }
-        state
-    }
-}
-
-/// What is asleep, to be looked at.
-pub(crate) fn seen<T: Rest + Default>(bytes: &[u8]) -> T {
-    let mut state = T::default();
-    In::all(bytes, &mut state);
-    state
 }
 
 /// A part of a state at rest.
@@ -394,7 +351,7 @@ mod tests {
             let now = now >> 12 << MICRO;
             let [a, b, c, d] = times.map(|at| Time::from_nanos(at >> 12 << MICRO));
             let near = Time::from_nanos(now.saturating_add_signed(near << MICRO));
-            let mut spare = Spare::new();
+            let mut bytes = Vec::new();
             for (one, other) in [(a, b), (Time::ZERO, Time::NEVER), (near, Time::from_nanos(1 << MICRO))] {
                 let all = All {
                     times: [one, other],
@@ -408,9 +365,11 @@ mod tests {
                     many: many.clone().into(),
                     none: None,
                 };
-                let bytes = spare.write(&mut all.clone(), Time::from_nanos(now));
-                prop_assert_eq!(seen::<All>(&bytes), all.clone());
-                spare.state = All {
+                let length = Out::all(&all, &mut bytes, Time::from_nanos(now));
+                let mut read = All::default();
+                In::all(&bytes[..length], &mut read);
+                prop_assert_eq!(&read, &all);
+                let mut read = All {
                     times: [d; 2],
                     more: (a, None),
                     maybe: Some(Box::new(3)),
@@ -418,20 +377,9 @@ mod tests {
                     none: Some(1),
                     ..All::default()
                 };
-                prop_assert_eq!(spare.read(bytes), all);
+                In::all(&bytes[..length], &mut read);
+                prop_assert_eq!(&read, &all);
             }
         }
-    }
-
-    #[test]
-    fn a_state_takes_the_place_of_another_as_long_as_it() {
-        let mut spare = Spare::<u64>::new();
-        let first = spare.write(&mut 1, Time::from_millis(1));
-        let at = first.as_ptr();
-        assert_eq!(spare.read(first), 1);
-        let second = spare.write(&mut 2, Time::from_millis(2));
-        assert_eq!(second.as_ptr(), at);
-        assert_eq!(second.len() % STEP, STEP / 2);
-        assert_eq!(spare.read(second), 2);
     }
 }

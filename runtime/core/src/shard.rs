@@ -10,10 +10,11 @@
 
 use crate::{
     actor::{Actor, Context},
+    asleep::Asleep,
     awake::Awake,
     budget::Budget,
     calls::{Call, Calls, NewCall, Permit, Ticket},
-    endpoint::{Compiled, EndpointSettings, MAX_ENDPOINTS},
+    endpoint::{Compiled, EndpointSettings, Endpoints, MAX_ENDPOINTS},
     limit::{Limit, LimitError, LimitProblem, Unit},
     pace::Limits,
     queue::Bounds,
@@ -279,6 +280,7 @@ pub struct Shard {
     /// By the keys that the actors themselves hold.
     by_key: HashTable<u32>,
     awake: Awake,
+    asleep: Asleep<Endpoints>,
     calls: Calls,
     timers: BTreeSet<(Time, u32)>,
     random: fastrand::Rng,
@@ -300,6 +302,7 @@ impl Shard {
             actors: slab::Slab::new(),
             by_key: HashTable::new(),
             awake: Awake::default(),
+            asleep: Asleep::new(),
             calls: Calls::default(),
             timers: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -361,6 +364,7 @@ impl Shard {
         }
         let index = idle?;
         let actor = self.actors.try_remove(index)?;
+        u32::try_from(index).into_iter().for_each(|index| self.asleep.forget(index));
         if let Ok(entry) = self.by_key.find_entry(hash(actor.key), |other| *other as usize == index) {
             entry.remove();
         }
@@ -375,8 +379,11 @@ impl Shard {
         fx: &mut Effects,
         run: impl FnOnce(&mut Actor, &mut Context<'_>) -> T,
     ) -> Option<T> {
+        self.asleep.touch(index);
         let actor = self.actors.get_mut(index as usize)?;
-        actor.awake(&mut self.awake.spare);
+        if let Some(endpoints) = self.asleep.read(index) {
+            actor.awake(endpoints);
+        }
         let result = run(actor, &mut Context { calls: &mut self.calls, random: &mut self.random, fx, now });
         if actor.wake != actor.armed {
             if !actor.armed.is_never() {
@@ -396,16 +403,16 @@ impl Shard {
     /// One woke up; the one that did so longest ago comes to rest, unless it is busy. That one is listed again when
     /// something happens to it.
     fn rises(&mut self, index: u32, now: Time) {
-        let eldest = self.awake.rises(index);
-        if let Some(actor) = eldest.and_then(|eldest| self.actors.get_mut(eldest as usize)) {
+        let Some(eldest) = self.awake.rises(index) else { return };
+        if let Some(actor) = self.actors.get_mut(eldest as usize) {
             actor.listed = false;
-            actor.sleep(&mut self.awake.spare, now);
+            actor.sleep(eldest, &mut self.asleep, now);
         }
     }
 
     #[cfg(test)]
-    pub(crate) fn awake(&mut self) -> &mut Awake {
-        &mut self.awake
+    pub(crate) fn rest(&mut self) -> (&mut Awake, &mut Asleep<Endpoints>) {
+        (&mut self.awake, &mut self.asleep)
     }
 
     /// The first byte of an attempt is about to leave. Limits count from here; a pause that began since the admission
@@ -531,13 +538,14 @@ impl Shard {
     /// The live state of one partition.
     pub fn snapshot(&self, now: Time, key: u128) -> Option<Snapshot> {
         let index = self.find(key)?;
-        self.actors.get(index as usize).map(|actor| actor.snapshot(&self.calls, now))
+        let actor = self.actors.get(index as usize)?;
+        Some(actor.snapshot(self.asleep.seen(index).as_ref(), &self.calls, now))
     }
 
     /// What is left of a partition's pause, and why it pauses: a part of [`Shard::snapshot`] that costs little.
     pub fn pause(&self, now: Time, key: u128) -> Option<(Duration, Cause)> {
         let index = self.find(key)?;
-        self.actors.get(index as usize)?.pause(now)
+        self.actors.get(index as usize)?.pause(self.asleep.seen(index).as_ref(), now)
     }
 
     /// The keys of all partitions the shard knows, in no order.

@@ -340,6 +340,11 @@ impl Endpoints {
         places
     }
 
+    /// Whether their state is at rest.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether their state at rest tells all. Limits of their own are not written.
     pub(crate) fn rest(&self) -> bool {
         self.0.iter().all(|it| it.own.is_none() && it.guard.rests() && it.health.rests())
