@@ -91,8 +91,13 @@ impl<T: Rest + Default> Asleep<T> {
 
     /// Falls asleep, if there is room: then `state` is left blank.
     pub(crate) fn write(&mut self, index: u32, state: &mut T, now: Time) -> bool {
-        let length = Out::all(state, &mut self.bytes, now);
-        let steps = length.div_ceil(STEP);
+        let mut length = Out::all(state, &mut self.bytes, now);
+        let mut steps = length.div_ceil(STEP);
+        while self.bytes.len() < (steps + 1) * STEP {
+            self.bytes.resize((steps + 1) * STEP, 0);
+            length = Out::all(state, &mut self.bytes, now);
+            steps = length.div_ceil(STEP);
+        }
         if self.cells.len() <= steps {
             self.cells.resize_with(steps + 1, Cells::default);
         }

@@ -32,7 +32,6 @@ impl Awake {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{
         Attempt, Effective, Effects, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted, Time,
         endpoint::EndpointSettings, shard::Config,

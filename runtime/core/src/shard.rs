@@ -331,7 +331,10 @@ impl Shard {
     }
 
     fn find(&self, key: u128) -> Option<u32> {
-        let is = |index: &u32| self.actors.get(*index as usize).is_some_and(|actor| actor.key == key);
+        let is = |index: &u32| {
+            self.asleep.touch(*index);
+            self.actors.get(*index as usize).is_some_and(|actor| actor.key == key)
+        };
         self.by_key.find(hash(key), is).copied()
     }
 
@@ -379,7 +382,6 @@ impl Shard {
         fx: &mut Effects,
         run: impl FnOnce(&mut Actor, &mut Context<'_>) -> T,
     ) -> Option<T> {
-        self.asleep.touch(index);
         let actor = self.actors.get_mut(index as usize)?;
         if let Some(endpoints) = self.asleep.read(index) {
             actor.awake(endpoints);

@@ -297,9 +297,11 @@ pub(crate) struct Chosen {
 pub(crate) struct Endpoints(Box<[Endpoint]>);
 
 impl Rest for Endpoints {
+    #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
         self.0.write(out);
     }
+    #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
         self.0.read(from);
     }

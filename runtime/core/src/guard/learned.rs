@@ -110,10 +110,12 @@ at_rest!(Learned {
 });
 
 impl Rest for Trial {
+    #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
         let (Trial::Next(at) | Trial::Until(at)) = *self;
         (matches!(self, Trial::Next(_)), at).write(out);
     }
+    #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
         let (mut next, mut at) = (false, Time::ZERO);
         (next.read(from), at.read(from));
