@@ -157,7 +157,7 @@ impl<T: Rest + Default> Asleep<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, btree_map::Entry};
 
     const NOW: Time = Time::from_millis(5);
 
@@ -181,10 +181,10 @@ mod tests {
                 prop_assert_eq!(asleep.seen(index), model.get(&index).cloned());
                 if wakes {
                     prop_assert_eq!(asleep.read(index), model.remove(&index));
-                } else if !model.contains_key(&index) {
+                } else if let Entry::Vacant(vacant) = model.entry(index) {
                     let state: Box<[u16]> = vec![index as u16; length].into();
                     prop_assert!(asleep.write(index, &mut state.clone(), NOW));
-                    model.insert(index, state);
+                    vacant.insert(state);
                 }
             }
             for (index, state) in model {

@@ -118,7 +118,8 @@ impl Rest for Trial {
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
         let (mut next, mut at) = (false, Time::ZERO);
-        (next.read(from), at.read(from));
+        next.read(from);
+        at.read(from);
         *self = if next { Trial::Next(at) } else { Trial::Until(at) };
     }
 }
