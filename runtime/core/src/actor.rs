@@ -8,6 +8,7 @@ mod outcome;
 mod view;
 
 use crate::{
+    asleep::Asleep,
     budget::Spent,
     calls::{Call, Calls, Entry, NewCall, Permit, Phase, Place, Ticket},
     endpoint::{Chosen, Endpoints, Held, Mask, Quantile, Wants, Ways},
@@ -15,7 +16,6 @@ use crate::{
     pace::{Charge, Paces, Units},
     queue::{Queue, Room},
     refusal::{Refusal, Waiting},
-    rest::{In, Out, Rest},
     shard::{Config, Effect, Effects, Submitted},
     slots::{Slot, Slots},
     snapshot::Counts,
@@ -57,10 +57,9 @@ pub(crate) struct Actor {
     config: Arc<Config>,
     paces: Paces,
     slots: Slots,
-    /// As long as it is awake, see [`crate::rest`].
+    /// As long as it is awake, see [`crate::asleep`].
     endpoints: Endpoints,
-    asleep: Option<Box<[u8]>>,
-    /// Whether the shard knows that it is awake, and whether there was something learned when it fell asleep.
+    /// Whether the shard knows that it is awake, and whether it sleeps and has learned something.
     pub(crate) listed: bool,
     dreams: bool,
     spent: Spent,
@@ -83,7 +82,6 @@ impl Actor {
             paces: Paces::new(&config.limits),
             endpoints: Endpoints::new(&config.endpoints, config.is_known()),
             config,
-            asleep: None,
             listed: false,
             dreams: false,
             slots: Slots::default(),
@@ -107,32 +105,23 @@ impl Actor {
     }
 
     /// Comes to rest, if there is nothing in the way of that.
-    pub(crate) fn sleep(&mut self, bytes: &mut Vec<u8>, now: Time) {
-        if !self.is_idle() || self.asleep.is_some() || !self.endpoints.rest() {
+    pub(crate) fn sleep(&mut self, index: u32, asleep: &mut Asleep<Endpoints>, now: Time) {
+        if !self.is_idle() || self.endpoints.is_blank() || !self.endpoints.rest() {
             return;
         }
         self.dreams = self.endpoints.iter().any(|it| it.guard.learned().is_some());
-        self.endpoints.write(&mut Out::new(bytes, now));
-        self.endpoints = Endpoints::asleep();
-        self.asleep = Some(bytes.as_slice().into());
+        self.dreams &= asleep.write(index, &mut self.endpoints, now);
     }
 
     /// Takes up what it was.
-    pub(crate) fn awake(&mut self) {
-        if let Some(bytes) = self.asleep.take() {
-            self.endpoints = Endpoints::read(&mut In::new(&bytes));
-        }
-    }
-
-    /// The endpoints of one that may sleep, which are read for it.
-    fn seen(&self) -> Option<Endpoints> {
-        self.asleep.as_ref().map(|bytes| Endpoints::read(&mut In::new(bytes)))
+    pub(crate) fn awake(&mut self, endpoints: Endpoints) {
+        (self.endpoints, self.dreams) = (endpoints, false);
     }
 
     /// Nothing worth keeping: forgotten first when there are too many destinations.
     pub(crate) fn is_blank(&self, now: Time) -> bool {
         self.is_idle()
-            && !(self.asleep.is_some() && self.dreams)
+            && !self.dreams
             && self
                 .endpoints
                 .iter()

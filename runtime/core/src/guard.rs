@@ -294,7 +294,17 @@ at_rest!(
         shape,
         base,
         configured
-    }..Guard::default()
+    } else {
+        phase: Phase::Open,
+        unanswered: 0,
+        flying: 0,
+        departed: 0,
+        failed_probe: false,
+        doubt: None,
+        at_once: None,
+        adaptive: None,
+        stated: None
+    }
 );
 
 impl Guard {

@@ -16,6 +16,8 @@
 //! - [`refusal`] says why something waits or was refused.
 
 mod actor;
+mod asleep;
+mod awake;
 pub mod budget;
 pub mod cache;
 pub mod calls;

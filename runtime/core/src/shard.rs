@@ -10,9 +10,11 @@
 
 use crate::{
     actor::{Actor, Context},
+    asleep::Asleep,
+    awake::Awake,
     budget::Budget,
     calls::{Call, Calls, NewCall, Permit, Ticket},
-    endpoint::{Compiled, EndpointSettings, MAX_ENDPOINTS},
+    endpoint::{Compiled, EndpointSettings, Endpoints, MAX_ENDPOINTS},
     limit::{Limit, LimitError, LimitProblem, Unit},
     pace::Limits,
     queue::Bounds,
@@ -32,8 +34,6 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(600);
 pub const BELIEVED_PAUSE: Duration = Duration::from_secs(15);
 /// How many destination partitions a shard keeps, unless stated.
 pub const MAX_DESTINATIONS: usize = 1 << 20;
-/// Actors that stay awake although nothing happens to them: those that did something last.
-const AWAKE: usize = 512;
 /// How many actors are looked at to find one to forget.
 const FORGET_CHOICE: usize = 64;
 
@@ -279,11 +279,8 @@ pub struct Shard {
     actors: slab::Slab<Actor>,
     /// By the keys that the actors themselves hold.
     by_key: HashTable<u32>,
-    /// Who woke up lately, and where the next takes the place of the longest awake.
-    awake: Vec<u32>,
-    eldest: usize,
-    /// For states that come to rest.
-    bytes: Vec<u8>,
+    awake: Awake,
+    asleep: Asleep<Endpoints>,
     calls: Calls,
     timers: BTreeSet<(Time, u32)>,
     random: fastrand::Rng,
@@ -304,9 +301,8 @@ impl Shard {
         Shard {
             actors: slab::Slab::new(),
             by_key: HashTable::new(),
-            awake: Vec::new(),
-            eldest: 0,
-            bytes: Vec::new(),
+            awake: Awake::default(),
+            asleep: Asleep::new(),
             calls: Calls::default(),
             timers: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -335,7 +331,10 @@ impl Shard {
     }
 
     fn find(&self, key: u128) -> Option<u32> {
-        let is = |index: &u32| self.actors.get(*index as usize).is_some_and(|actor| actor.key == key);
+        let is = |index: &u32| {
+            self.asleep.touch(*index);
+            self.actors.get(*index as usize).is_some_and(|actor| actor.key == key)
+        };
         self.by_key.find(hash(key), is).copied()
     }
 
@@ -368,6 +367,7 @@ impl Shard {
         }
         let index = idle?;
         let actor = self.actors.try_remove(index)?;
+        u32::try_from(index).into_iter().for_each(|index| self.asleep.forget(index));
         if let Ok(entry) = self.by_key.find_entry(hash(actor.key), |other| *other as usize == index) {
             entry.remove();
         }
@@ -383,7 +383,9 @@ impl Shard {
         run: impl FnOnce(&mut Actor, &mut Context<'_>) -> T,
     ) -> Option<T> {
         let actor = self.actors.get_mut(index as usize)?;
-        actor.awake();
+        if let Some(endpoints) = self.asleep.read(index) {
+            actor.awake(endpoints);
+        }
         let result = run(actor, &mut Context { calls: &mut self.calls, random: &mut self.random, fx, now });
         if actor.wake != actor.armed {
             if !actor.armed.is_never() {
@@ -403,17 +405,16 @@ impl Shard {
     /// One woke up; the one that did so longest ago comes to rest, unless it is busy. That one is listed again when
     /// something happens to it.
     fn rises(&mut self, index: u32, now: Time) {
-        if self.awake.len() < AWAKE {
-            self.awake.push(index);
-            return;
-        }
-        let Some(place) = self.awake.get_mut(self.eldest) else { return };
-        let eldest = std::mem::replace(place, index);
-        self.eldest = (self.eldest + 1) % AWAKE;
+        let Some(eldest) = self.awake.rises(index) else { return };
         if let Some(actor) = self.actors.get_mut(eldest as usize) {
             actor.listed = false;
-            actor.sleep(&mut self.bytes, now);
+            actor.sleep(eldest, &mut self.asleep, now);
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rest(&mut self) -> (&mut Awake, &mut Asleep<Endpoints>) {
+        (&mut self.awake, &mut self.asleep)
     }
 
     /// The first byte of an attempt is about to leave. Limits count from here; a pause that began since the admission
@@ -539,13 +540,14 @@ impl Shard {
     /// The live state of one partition.
     pub fn snapshot(&self, now: Time, key: u128) -> Option<Snapshot> {
         let index = self.find(key)?;
-        self.actors.get(index as usize).map(|actor| actor.snapshot(&self.calls, now))
+        let actor = self.actors.get(index as usize)?;
+        Some(actor.snapshot(self.asleep.seen(index).as_ref(), &self.calls, now))
     }
 
     /// What is left of a partition's pause, and why it pauses: a part of [`Shard::snapshot`] that costs little.
     pub fn pause(&self, now: Time, key: u128) -> Option<(Duration, Cause)> {
         let index = self.find(key)?;
-        self.actors.get(index as usize)?.pause(now)
+        self.actors.get(index as usize)?.pause(self.asleep.seen(index).as_ref(), now)
     }
 
     /// The keys of all partitions the shard knows, in no order.

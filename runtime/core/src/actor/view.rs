@@ -1,20 +1,21 @@
 //! An actor as people see it.
 
 use super::Actor;
-use crate::{calls::Calls, limit::Cost, pace::Units, queue::Queue, refusal::Cause, snapshot::Snapshot, time::Time};
+use crate::{
+    calls::Calls, endpoint::Endpoints, limit::Cost, pace::Units, queue::Queue, refusal::Cause, snapshot::Snapshot,
+    time::Time,
+};
 use std::time::Duration;
 
 impl Actor {
-    /// What is left of a pause, and why.
-    pub(crate) fn pause(&self, now: Time) -> Option<(Duration, Cause)> {
-        let seen = self.seen();
-        let endpoints = seen.as_ref().unwrap_or(&self.endpoints);
+    /// What is left of a pause, and why. `asleep`: its endpoints, where it sleeps.
+    pub(crate) fn pause(&self, asleep: Option<&Endpoints>, now: Time) -> Option<(Duration, Cause)> {
+        let endpoints = asleep.unwrap_or(&self.endpoints);
         endpoints.paused_until(true, now).map(|(until, cause)| (until.since(now), cause))
     }
 
-    pub(crate) fn snapshot(&self, calls: &Calls, now: Time) -> Snapshot {
-        let seen = self.seen();
-        let endpoints = seen.as_ref().unwrap_or(&self.endpoints);
+    pub(crate) fn snapshot(&self, asleep: Option<&Endpoints>, calls: &Calls, now: Time) -> Snapshot {
+        let endpoints = asleep.unwrap_or(&self.endpoints);
         let queue = self.busy.as_ref().map(|busy| &busy.queue);
         let oldest = queue
             .into_iter()
@@ -40,7 +41,7 @@ impl Actor {
                 .max(endpoints.spacing(ahead.requests)),
             in_flight: self.slots.flying(),
             unanswered: endpoints.unanswered(),
-            paused: self.pause(now),
+            paused: self.pause(asleep, now),
             brake: self.config.brake.at(now),
             cuts: endpoints.iter().map(|it| it.guard.cuts()).fold(0, u32::wrapping_add),
             endpoints: endpoints.snapshot(&self.config.endpoints, now),

@@ -68,7 +68,7 @@ impl Default for Health {
     }
 }
 
-at_rest!(Health { median, last, failures, ejections }..Health::default());
+at_rest!(Health { median, last, failures, ejections } else { awaited: 0, left: 0, ejected: None });
 
 impl Health {
     /// Whether its state at rest tells all.
@@ -155,23 +155,29 @@ impl Health {
         Duration::from_nanos(sum.checked_div(u64::from(self.awaited)).unwrap_or(0))
     }
 
-    /// The same as the next call should take it, beside the `best` of all: what nobody saw lately counts for less.
-    pub(crate) fn faded(&self, best: Duration, now: Time) -> Duration {
-        let latency = self.latency(now).unwrap_or(best);
+    /// Its `latency` as the next call should take it, beside the `best` of all: what nobody saw lately counts for less.
+    pub(crate) fn faded(&self, latency: Option<Duration>, best: Duration, now: Time) -> Duration {
+        let latency = latency.unwrap_or(best);
         let quiet = if self.awaited > 0 { Duration::ZERO } else { now.since(self.last) };
         let rest = (-quiet.as_secs_f64() / FORGETS.as_secs_f64()).exp();
         let failures = 1.0 + f64::from(self.failures) * FAILED * rest;
         (best + latency.saturating_sub(best).mul_f64(rest)).mul_f64(failures)
     }
 
-    /// Ejects it if it is far slower than the `others` are.
-    pub(crate) fn judge(&mut self, others: Duration, random: &mut fastrand::Rng, now: Time) -> bool {
+    /// Ejects it if its `latency` is far above that of the `others`.
+    pub(crate) fn judge(
+        &mut self,
+        latency: Option<Duration>,
+        others: Duration,
+        random: &mut fastrand::Rng,
+        now: Time,
+    ) -> bool {
         let bound = others * SLOW + NOTHING;
         let slow = match self.ejected {
             Some(ejected) if now < ejected.until => false,
             Some(ejected) => ejected.bad || self.awaited_for(now) > bound,
             None if self.median.samples() < SAMPLES && self.awaited < AWAITED => false,
-            None => self.latency(now).is_some_and(|latency| latency > bound),
+            None => latency.is_some_and(|latency| latency > bound),
         };
         if !slow {
             return false;
@@ -240,10 +246,10 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         let mut health = Health::default();
         for n in 0..5 {
-            assert!(!health.judge(MS * 100, &mut random, START));
+            assert!(!health.judge(health.latency(START), MS * 100, &mut random, START));
             answered(&mut health, MS * 1000, START + MS * n);
         }
-        assert!(health.judge(MS * 100, &mut random, START));
+        assert!(health.judge(health.latency(START), MS * 100, &mut random, START));
         assert!(health.is_ejected(START + MS * 26_000) && !health.is_ejected(START + MS * 34_000));
         assert!(!health.wants_copy(START + MS * 1_999));
         assert!(health.wants_copy(START + MS * 2_000) && !health.wants_copy(START + MS * 2_001));
@@ -260,19 +266,19 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         let mut health = Health::default();
         (0..5).for_each(|_| answered(&mut health, MS * 1000, START));
-        assert!(health.judge(MS * 100, &mut random, START) && !health.is_free(START));
+        assert!(health.judge(health.latency(START), MS * 100, &mut random, START) && !health.is_free(START));
         let later = START + MS * 34_000;
         assert!(health.is_free(later));
         health.launched(later);
         assert!(!health.is_free(later));
         health.answered(later, MS * 900, Some(MS * 100), later + MS * 900);
-        assert!(health.judge(MS * 100, &mut random, later));
+        assert!(health.judge(health.latency(later), MS * 100, &mut random, later));
         assert!(!health.is_free(later + MS * 53_000) && health.is_free(later + MS * 67_000));
         // One that does not answer at all.
         let later = later + MS * 67_000;
         health.launched(later);
-        assert!(!health.judge(MS * 100, &mut random, later + MS * 305));
-        assert!(health.judge(MS * 100, &mut random, later + MS * 306));
+        assert!(!health.judge(health.latency(later + MS * 305), MS * 100, &mut random, later + MS * 305));
+        assert!(health.judge(health.latency(later + MS * 306), MS * 100, &mut random, later + MS * 306));
     }
 
     #[test]
@@ -281,15 +287,18 @@ mod tests {
         let mut health = Health::default();
         (0..100).for_each(|_| answered(&mut health, MS * 100, START));
         (0..10).for_each(|_| health.launched(START));
-        assert!(!health.judge(MS * 100, &mut random, START + MS * 300));
-        assert!(health.judge(MS * 100, &mut random, START + MS * 310));
+        assert!(!health.judge(health.latency(START + MS * 300), MS * 100, &mut random, START + MS * 300));
+        assert!(health.judge(health.latency(START + MS * 310), MS * 100, &mut random, START + MS * 310));
     }
 
     #[test]
     fn what_nobody_saw_lately_counts_for_less() {
         let mut health = Health::default();
         (0..30).for_each(|_| answered(&mut health, MS * 1000, START));
-        let at = |secs: u64| health.faded(MS * 100, START + MS * 1000 + Duration::from_secs(secs)).as_millis();
+        let at = |secs: u64| {
+            let now = START + MS * 1000 + Duration::from_secs(secs);
+            health.faded(health.latency(now), MS * 100, now).as_millis()
+        };
         assert!((990..=1010).contains(&at(0)) && (400..460).contains(&at(10)) && at(60) < 105, "{} {}", at(0), at(10));
     }
 
@@ -298,6 +307,6 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         let mut health = Health::default();
         (0..50).for_each(|_| answered(&mut health, MS * 5, START));
-        assert!(!health.judge(MS, &mut random, START));
+        assert!(!health.judge(health.latency(START), MS, &mut random, START));
     }
 }

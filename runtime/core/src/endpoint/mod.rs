@@ -144,7 +144,7 @@ pub(crate) struct Endpoint {
     credit: i32,
 }
 
-at_rest!(Endpoint { guard, health, credit }..Endpoint::default());
+at_rest!(Endpoint { guard, health, credit } else { own: None });
 
 impl Endpoint {
     fn new(compiled: Option<&Compiled>, known: bool) -> Endpoint {
@@ -282,6 +282,9 @@ impl Ways {
     pub const ANY: Ways = Ways { allowed: Mask::ALL, preferred: Mask::NONE };
 }
 
+/// How long answers of each endpoint take, where that is known.
+type Latencies = SmallVec<[Option<Duration>; 4]>;
+
 /// The endpoint for a call, and those which would have done as well.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chosen {
@@ -289,17 +292,18 @@ pub(crate) struct Chosen {
     among: Mask,
 }
 
-/// All of them; never none while they are awake.
-#[derive(Debug)]
+/// All of them; none only while their state is at rest.
+#[derive(Debug, Default)]
 pub(crate) struct Endpoints(Box<[Endpoint]>);
 
 impl Rest for Endpoints {
+    #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
-        (self.0.len() as u64).write(out);
-        self.0.iter().for_each(|endpoint| endpoint.write(out));
+        self.0.write(out);
     }
-    fn read(from: &mut In<'_>) -> Endpoints {
-        Endpoints((0..u64::read(from)).map(|_| Endpoint::read(from)).collect())
+    #[inline(always)]
+    fn read(&mut self, from: &mut In<'_>) {
+        self.0.read(from);
     }
 }
 
@@ -338,9 +342,9 @@ impl Endpoints {
         places
     }
 
-    /// None, while their state is at rest.
-    pub(crate) fn asleep() -> Endpoints {
-        Endpoints(Box::default())
+    /// Whether their state is at rest.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Whether their state at rest tells all. Limits of their own are not written.
@@ -391,14 +395,18 @@ impl Endpoints {
             let among = Mask::of(0);
             return only.hold(compiled.first(), wants, calls, now).map_or(Ok(Chosen { index: 0, among }), Err);
         }
-        self.judge(random, now);
+        let latencies = self.latencies(now);
+        self.judge(&latencies, random, now);
         let allowed = self.all().within(wants.ways.allowed);
-        let best = self.numbered(allowed).filter(|(_, it)| !it.health.is_ejected(now));
-        let best = best.filter_map(|(_, it)| it.health.latency(now)).min().unwrap_or_default();
+        let best = self.numbered(allowed).zip(&latencies).filter(|((_, it), _)| !it.health.is_ejected(now));
+        let best = best.filter_map(|(_, latency)| *latency).min().unwrap_or_default();
         let mut free: SmallVec<[(u8, Duration); 4]> = SmallVec::new();
         let mut held: Option<(Duration, (Time, Waiting))> = None;
-        for (index, endpoint) in (0u8..).zip(&mut self.0).filter(|(index, _)| allowed.has(*index)) {
-            let mut expected = endpoint.health.faded(best, now);
+        for ((index, endpoint), latency) in (0u8..).zip(&mut self.0).zip(&latencies) {
+            if !allowed.has(index) {
+                continue;
+            }
+            let mut expected = endpoint.health.faded(*latency, best, now);
             if wants.tried.has(index) {
                 expected += TRIED;
             }
@@ -480,23 +488,33 @@ impl Endpoints {
         None
     }
 
+    /// How long answers of each take at present.
+    fn latencies(&self, now: Time) -> Latencies {
+        self.iter().map(|it| it.health.latency(now)).collect()
+    }
+
     /// The median of what the others take.
     pub(crate) fn others(&self, index: u8, now: Time) -> Option<Duration> {
-        let others = self.numbered(self.all().without(index)).filter(|(_, it)| !it.health.is_ejected(now));
-        let mut latencies: SmallVec<[Duration; 4]> = others.filter_map(|(_, it)| it.health.latency(now)).collect();
+        self.median_beside(index, &self.latencies(now), now)
+    }
+
+    fn median_beside(&self, index: u8, latencies: &Latencies, now: Time) -> Option<Duration> {
+        let all = (0u8..).zip(self.iter()).zip(latencies);
+        let others = all.filter(|((other, it), _)| *other != index && !it.health.is_ejected(now));
+        let mut latencies: SmallVec<[Duration; 4]> = others.filter_map(|(_, latency)| *latency).collect();
         latencies.sort_unstable();
         latencies.get(latencies.len().saturating_sub(1) / 2).copied()
     }
 
     /// Ejects what is far slower than the others, a third of all at most, but one where there are two.
-    fn judge(&mut self, random: &mut fastrand::Rng, now: Time) {
-        for index in 0..u8::try_from(self.0.len()).unwrap_or(u8::MAX) {
-            let Some(others) = self.others(index, now) else { continue };
+    fn judge(&mut self, latencies: &Latencies, random: &mut fastrand::Rng, now: Time) {
+        for (index, latency) in (0u8..).zip(latencies) {
+            let Some(others) = self.median_beside(index, latencies, now) else { continue };
             let ejected = self.iter().filter(|it| it.health.is_ejected(now)).count();
             if ejected < (self.0.len() / 3).max(1)
                 && let Some(endpoint) = self.get_mut(index)
             {
-                endpoint.health.judge(others, random, now);
+                endpoint.health.judge(*latency, others, random, now);
             }
         }
     }

@@ -110,13 +110,17 @@ at_rest!(Learned {
 });
 
 impl Rest for Trial {
+    #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
         let (Trial::Next(at) | Trial::Until(at)) = *self;
         (matches!(self, Trial::Next(_)), at).write(out);
     }
-    fn read(from: &mut In<'_>) -> Trial {
-        let (next, at) = <(bool, Time)>::read(from);
-        if next { Trial::Next(at) } else { Trial::Until(at) }
+    #[inline(always)]
+    fn read(&mut self, from: &mut In<'_>) {
+        let (mut next, mut at) = (false, Time::ZERO);
+        next.read(from);
+        at.read(from);
+        *self = if next { Trial::Next(at) } else { Trial::Until(at) };
     }
 }
 
