@@ -293,11 +293,11 @@ impl Bench<'_> {
 
     fn million_says(&self) -> Result<Option<String>> {
         let examples = self.shell.root().join("benches/examples");
-        if !examples.join("million.rs").is_file() && !examples.join("million").is_dir() {
+        if !examples.join("at_rest.rs").is_file() {
             return Ok(None);
         }
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        let arguments = ["run", "--quiet", "--release", "-p", "tidegate-benches", "--example", "million"];
-        self.shell.read(&cargo, &arguments).map(Some).context("the example `million`")
+        let arguments = ["run", "--quiet", "--release", "-p", "tidegate-benches", "--example", "at_rest"];
+        self.shell.read(&cargo, &arguments).map(Some).context("the example `at_rest`")
     }
 }
