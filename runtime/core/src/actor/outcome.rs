@@ -73,6 +73,7 @@ impl Actor {
             self.paces.refund(&self.config.limits, entry.cost, entry.charge, cx.now);
         }
         let others = if single { None } else { self.endpoints.others(entry.endpoint, cx.now) };
+        let odd = !single && self.endpoints.others_serve(entry.endpoint, cx.now);
         if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
             if !told && departed {
                 endpoint.departed(compiled, entry.cost, entry.held, entry.left);
@@ -86,6 +87,9 @@ impl Actor {
                 }
                 let took = cx.now.since(entry.left);
                 match outcome {
+                    Some(outcome @ Outcome::Answer { status: 400..500, .. }) if outcome.class() == Class::Accepted => {
+                        endpoint.health.declined(entry.left, odd, cx.now);
+                    }
                     Some(outcome) if outcome.class() == Class::Accepted => {
                         endpoint.health.answered(entry.left, took, others, cx.now);
                     }

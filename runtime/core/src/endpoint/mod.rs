@@ -4,7 +4,7 @@
 //! configured, and a health: how long its answers take. A call goes where its answer is expected first, counting what it
 //! would have to wait there. Of endpoints that are about as fast the preferred ones share the calls by weight.
 //!
-//! One that is far slower than the others is ejected for a while. Meanwhile copies of calls try it, from the budget of
+//! One that is far slower than the others, or fails where another does not, is ejected for a while. Meanwhile copies of calls try it, from the budget of
 //! hedges, and a few good answers bring it back at once.
 
 mod health;
@@ -426,6 +426,11 @@ impl Endpoints {
         {
             return Ok(Chosen { index, among: Mask::NONE });
         }
+        // How soon one answers that fails is of no use.
+        let fails = |index: u8| self.get(index).is_some_and(|it| it.health.is_failing(now));
+        if free.iter().any(|(index, _)| !fails(*index) && !wants.tried.has(*index)) {
+            free.retain(|(index, _)| !fails(*index));
+        }
         let first = free.iter().map(|(_, expected)| *expected).chain(held.map(|(expected, _)| expected)).min();
         let near = first.unwrap_or_default() * NEAR + NOTHING;
         let among = free.iter().filter(|(_, expected)| *expected <= near);
@@ -482,21 +487,28 @@ impl Endpoints {
 
     /// The median of what the others take.
     pub(crate) fn others(&self, index: u8, now: Time) -> Option<Duration> {
-        let others = self.numbered(self.all().without(index)).filter(|(_, it)| !it.health.is_ejected(now));
+        let known = |it: &Endpoint| it.health.answers() && !it.health.is_ejected(now);
+        let others = self.numbered(self.all().without(index)).filter(|(_, it)| known(it));
         let mut latencies: SmallVec<[Duration; 4]> = others.filter_map(|(_, it)| it.health.latency(now)).collect();
         latencies.sort_unstable();
         latencies.get(latencies.len().saturating_sub(1) / 2).copied()
     }
 
-    /// Ejects what is far slower than the others, a third of all at most, but one where there are two.
+    /// Whether another than `index` serves calls at present.
+    pub(crate) fn others_serve(&self, index: u8, now: Time) -> bool {
+        self.numbered(self.all().without(index))
+            .any(|(_, it)| it.health.serves() && !it.health.is_ejected(now) && it.guard.resumes(true, now) <= now)
+    }
+
+    /// Ejects what is far slower than the others, a third of all at most, but one where there are two; and what fails
+    /// while another serves.
     fn judge(&mut self, random: &mut fastrand::Rng, now: Time) {
         for index in 0..u8::try_from(self.0.len()).unwrap_or(u8::MAX) {
-            let Some(others) = self.others(index, now) else { continue };
             let ejected = self.iter().filter(|it| it.health.is_ejected(now)).count();
-            if ejected < (self.0.len() / 3).max(1)
-                && let Some(endpoint) = self.get_mut(index)
-            {
-                endpoint.health.judge(others, random, now);
+            let others = self.others(index, now).filter(|_| ejected < (self.0.len() / 3).max(1));
+            let serves = self.others_serve(index, now);
+            if let Some(endpoint) = self.get_mut(index) {
+                endpoint.health.judge(others, serves, random, now);
             }
         }
     }
