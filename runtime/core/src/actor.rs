@@ -322,6 +322,9 @@ impl Actor {
 
     /// Why a call could never leave, whatever happens.
     fn never(&self, cost: Cost, ways: Ways) -> Option<Refusal> {
+        if !self.endpoints.any(ways) {
+            return Some(Refusal::NoRegion);
+        }
         let limit = self.config.limits.never(cost).or(self.endpoints.never(&self.config.endpoints, ways, cost))?;
         Some(Refusal::CostTooLarge { unit: limit.unit, cost: cost.of(limit.unit), quota: limit.quota })
     }

@@ -147,3 +147,20 @@ fn slots_of_an_endpoint_are_counted_through_a_time_without_a_limit() {
     it.shard.release(it.now, early, &mut it.fx);
     assert_eq!(it.fx.drain().count(), 1, "the one that waits leaves");
 }
+
+#[test]
+fn a_call_leaves_from_no_other_region_when_that_which_it_insists_on_is_gone() {
+    let home = |limits: &[Limit]| endpoint(1, limits, None);
+    let here = Settings { endpoints: vec![home(&[]), endpoint(2, &[Limit::requests(1, SEC)], None)], ..Settings::default() };
+    let only = Ways { allowed: Mask::of(1), ..Ways::ANY };
+    for left in [vec![home(&[])], vec![home(&[]), endpoint(3, &[], None)], Vec::new()] {
+        let mut it = Changing::new(&here);
+        it.leaves(only);
+        let call = it.waits(0, only);
+        it.change(&Settings { endpoints: left, ..Settings::default() });
+        let [Effect::Refuse { call: refused, refusal }] = it.fx.drain().collect::<Vec<_>>()[..] else { panic!() };
+        assert_eq!((refused, refusal.kind()), (call, "no-region"));
+        let Submitted::Refused(refusal) = it.ask(0, Ways { allowed: Mask::NONE, ..Ways::ANY }) else { panic!() };
+        assert_eq!(refusal, Refusal::NoRegion);
+    }
+}

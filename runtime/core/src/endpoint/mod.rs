@@ -77,6 +77,11 @@ impl Mask {
         moved.filter_map(|(_, now)| *now).fold(Mask::NONE, Mask::with)
     }
 
+    /// Those of both.
+    const fn and(self, other: Mask) -> Mask {
+        Mask(self.0 & other.0)
+    }
+
     /// Those of both, or of this one alone where there are none.
     const fn within(self, other: Mask) -> Mask {
         if self.0 & other.0 == 0 { self } else { Mask(self.0 & other.0) }
@@ -271,7 +276,7 @@ pub(crate) struct Wants {
 /// Which endpoints a call may take, and which it would rather.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ways {
-    /// No others.
+    /// No others: where none of them is left, the call is refused.
     pub allowed: Mask,
     /// These, unless another is clearly better; none: as configured.
     pub preferred: Mask,
@@ -370,7 +375,7 @@ impl Endpoints {
 
     /// What is left of the ways of a call that is at `index`, where something is.
     pub(crate) fn ways_beside(&self, ways: Ways, index: u8) -> Option<Ways> {
-        let allowed = self.all().within(ways.allowed).without(index);
+        let allowed = self.all().and(ways.allowed).without(index);
         (allowed != Mask::NONE).then_some(Ways { allowed, preferred: ways.preferred.without(index) })
     }
 
@@ -392,7 +397,7 @@ impl Endpoints {
             return only.hold(compiled.first(), wants, calls, now).map_or(Ok(Chosen { index: 0, among }), Err);
         }
         self.judge(random, now);
-        let allowed = self.all().within(wants.ways.allowed);
+        let allowed = self.all().and(wants.ways.allowed);
         let best = self.numbered(allowed).filter(|(_, it)| !it.health.is_ejected(now));
         let best = best.filter_map(|(_, it)| it.health.latency(now)).min().unwrap_or_default();
         let mut free: SmallVec<[(u8, Duration); 4]> = SmallVec::new();
@@ -474,7 +479,7 @@ impl Endpoints {
         calls: &mut Calls,
         now: Time,
     ) -> Option<Chosen> {
-        let allowed = self.all().within(wants.ways.allowed);
+        let allowed = self.all().and(wants.ways.allowed);
         for (index, endpoint) in (0u8..).zip(&mut self.0).filter(|(index, _)| allowed.has(*index)) {
             if endpoint.hold(compiled.get(usize::from(index)), wants, calls, now).is_none()
                 && endpoint.health.wants_copy(now)
@@ -528,13 +533,18 @@ impl Endpoints {
 
     /// Whether another than `index` that was not tried would take a call at once, as far as pauses go.
     pub(crate) fn elsewhere(&self, ways: Ways, tried: Mask, index: u8, now: Time) -> bool {
-        let others = self.all().within(ways.allowed).without(index);
+        let others = self.all().and(ways.allowed).without(index);
         self.numbered(Mask(others.0 & !tried.0)).any(|(_, it)| it.guard.resumes(true, now) <= now)
+    }
+
+    /// Whether a call may take any of them.
+    pub(crate) fn any(&self, ways: Ways) -> bool {
+        self.all().and(ways.allowed) != Mask::NONE
     }
 
     /// The limit that keeps a call of this cost out for ever, where each of its endpoints has one.
     pub(crate) fn never<'a>(&self, compiled: &'a [Compiled], ways: Ways, cost: Cost) -> Option<&'a Limit> {
-        let allowed = self.all().within(ways.allowed);
+        let allowed = self.all().and(ways.allowed);
         let mut all = (0u8..).zip(compiled).filter(|(index, _)| allowed.has(*index));
         let first = all.next()?.1.limits.never(cost)?;
         all.all(|(_, compiled)| compiled.limits.never(cost).is_some()).then_some(first)
