@@ -28,11 +28,15 @@ struct Flown {
 }
 
 impl Actor {
-    /// The first byte is about to leave. Not while the endpoint is paused: then the call goes back.
+    /// The first byte is about to leave. Not while the endpoint is paused, or an operator pauses the destination: then the
+    /// call goes back.
     pub(crate) fn departed(&mut self, permit: Permit, cx: &mut Context<'_>) -> Departure {
         let Some(entry) = cx.calls.get_mut(permit.call) else { return Departure::Released };
         if entry.phase != Phase::Admitted {
             return Departure::Go;
+        }
+        if self.config.brake.paused(cx.now).is_some() {
+            return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
         }
         let single = self.endpoints.is_single();
         let (compiled, endpoint) = (self.config.endpoint(entry.endpoint), self.endpoints.get_mut(entry.endpoint));
