@@ -161,9 +161,7 @@ impl Endpoint {
     /// The configuration changed: what was learned and charged stays.
     fn follow(&mut self, old: Option<&Compiled>, new: Option<&Compiled>, known: bool, now: Time) {
         let new = new.filter(|compiled| compiled.has_own());
-        if known || new.is_some() {
-            self.guard.known();
-        }
+        self.guard.is_known(known || new.is_some(), now);
         match (&mut self.own, old, new) {
             // Also where nothing is limited any more: what flies holds a part of it.
             (Some(own), Some(old), _) => {
