@@ -1,7 +1,7 @@
 //! An actor as people see it.
 
 use super::Actor;
-use crate::{calls::Calls, limit::Cost, pace::Units, queue::Queue, refusal::Cause, snapshot::Snapshot, time::Time};
+use crate::{calls::Calls, endpoint::Ways, limit::Cost, pace::Units, queue::Queue, refusal::Cause, snapshot::Snapshot, time::Time};
 use std::time::Duration;
 
 impl Actor {
@@ -9,7 +9,7 @@ impl Actor {
     pub(crate) fn pause(&self, now: Time) -> Option<(Duration, Cause)> {
         let seen = self.seen();
         let endpoints = seen.as_ref().unwrap_or(&self.endpoints);
-        endpoints.paused_until(true, now).map(|(until, cause)| (until.since(now), cause))
+        endpoints.paused_until(Ways::ANY, true, now).map(|(until, cause)| (until.since(now), cause))
     }
 
     pub(crate) fn snapshot(&self, calls: &Calls, now: Time) -> Snapshot {
@@ -34,7 +34,7 @@ impl Actor {
             queued_bytes: queue.map_or(0, Queue::bytes),
             oldest_wait: oldest.map(|since| now.since(since)),
             next_in: self
-                .earliest_by(endpoints, ahead, Cost::ONE, true, now)
+                .earliest_by(endpoints, ahead, Cost::ONE, Ways::ANY, true, now)
                 .0
                 .since(now)
                 .max(endpoints.spacing(ahead.requests)),

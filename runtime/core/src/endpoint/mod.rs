@@ -548,15 +548,21 @@ impl Endpoints {
         all.all(|(_, compiled)| compiled.limits.never(cost).is_some()).then_some(first)
     }
 
-    /// When a call may leave as far as pauses go.
-    pub(crate) fn resumes(&self, fresh: bool, now: Time) -> Time {
-        self.iter().map(|it| it.guard.resumes(fresh, now)).min().unwrap_or(now)
+    /// When a call may leave as far as pauses of those go that it may take.
+    pub(crate) fn resumes(&self, ways: Ways, fresh: bool, now: Time) -> Time {
+        let allowed = self.all().and(ways.allowed);
+        self.numbered(allowed).map(|(_, it)| it.guard.resumes(fresh, now)).min().unwrap_or(now)
     }
 
-    /// The end of the pause of all of them, where all are paused.
-    pub(crate) fn paused_until(&self, fresh: bool, now: Time) -> Option<(Time, Cause)> {
+    /// The same of one that may take none but that which takes longest.
+    pub(crate) fn all_resume(&self, now: Time) -> Time {
+        self.iter().map(|it| it.guard.resumes(true, now)).max().unwrap_or(now)
+    }
+
+    /// The end of the pause of all of those that a call may take, where all are paused.
+    pub(crate) fn paused_until(&self, ways: Ways, fresh: bool, now: Time) -> Option<(Time, Cause)> {
         let mut first: Option<(Time, Cause)> = None;
-        for endpoint in self.iter() {
+        for (_, endpoint) in self.numbered(self.all().and(ways.allowed)) {
             let (until, cause) = endpoint.guard.paused_until(fresh, now)?;
             if first.is_none_or(|(other, _)| until < other) {
                 first = Some((until, cause));
