@@ -415,6 +415,9 @@ impl Actor {
     /// Ends the pauses of all endpoints.
     pub(crate) fn resume(&mut self, cx: &mut Context<'_>) {
         self.endpoints.lift(cx.now);
+        if let Some(busy) = &mut self.busy {
+            busy.queue.unsteady(cx.now);
+        }
         self.pump(cx);
     }
 
@@ -555,6 +558,9 @@ impl Actor {
     pub(crate) fn reconfigure(&mut self, index: u32, config: &Arc<Config>, cx: &mut Context<'_>) {
         if Arc::ptr_eq(&self.config, config) {
             return;
+        }
+        if let Some(busy) = &mut self.busy {
+            busy.queue.unsteady(cx.now);
         }
         if self.config.limits != config.limits {
             self.paces.reconfigure(&self.config.limits, &config.limits, cx.now);
