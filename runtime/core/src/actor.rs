@@ -517,11 +517,13 @@ impl Actor {
         fresh.or(Some(first))
     }
 
-    /// A pause or a limit grew: refuses at once what can't start before its deadline any more.
+    /// A pause, an operator's too, or a limit grew: refuses at once what can't start before its deadline any more.
     fn recheck(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
         let resumes = self.endpoints.paused_until(Ways::ANY, true, now);
         let resumes = resumes.map_or(Time::ZERO, |_| self.endpoints.resumes(Ways::ANY, true, now));
+        let braked = self.config.brake.paused(now).and_then(Time::finite);
+        let resumes = braked.map_or(resumes, |until| until.max(resumes));
         while let Some(call) = self.busy.as_ref().and_then(|busy| busy.queue.expiring(resumes)) {
             let Some(entry) = cx.calls.get(call) else { break };
             let (could, why) = self.earliest(Units::default(), entry.cost, entry.ways, true, now);

@@ -124,3 +124,19 @@ fn a_call_that_was_admitted_before_an_operator_paused_does_not_leave_after_it() 
     assert_eq!(admitted, call);
     assert_eq!(gate.shard.departed(gate.now, permit, &mut gate.fx), Departure::Go);
 }
+
+#[test]
+fn a_pause_by_an_operator_turns_away_at_once_who_waits_and_can_not_wait_for_its_end() {
+    let mut gate = gate();
+    gate.brake(Brake::Paused { until: Time::NEVER });
+    let short = gate.queued();
+    let Submitted::Queued { call: long, .. } = gate.call(SEC * 7200) else { panic!() };
+    assert!(gate.effects().is_empty());
+    gate.brake(Brake::Paused { until: gate.now + SEC * 3600 });
+    let [Effect::Refuse { call, refusal }] = gate.effects()[..] else { panic!() };
+    assert_eq!((call, refusal.retry_after()), (short, Some(SEC * 3600)));
+    assert!(refusal.to_string().contains("paused by an operator"), "{refusal}");
+    gate.brake(Brake::Off);
+    let [Effect::Admit { call, .. }] = gate.effects()[..] else { panic!() };
+    assert_eq!(call, long);
+}
