@@ -28,11 +28,15 @@ struct Flown {
 }
 
 impl Actor {
-    /// The first byte is about to leave. Not while the endpoint is paused: then the call goes back.
+    /// The first byte is about to leave. Not while the endpoint is paused, or an operator pauses the destination: then the
+    /// call goes back.
     pub(crate) fn departed(&mut self, permit: Permit, cx: &mut Context<'_>) -> Departure {
         let Some(entry) = cx.calls.get_mut(permit.call) else { return Departure::Released };
         if entry.phase != Phase::Admitted {
             return Departure::Go;
+        }
+        if self.config.brake.paused(cx.now).is_some() {
+            return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
         }
         let single = self.endpoints.is_single();
         let (compiled, endpoint) = (self.config.endpoint(entry.endpoint), self.endpoints.get_mut(entry.endpoint));
@@ -73,6 +77,7 @@ impl Actor {
             self.paces.refund(&self.config.limits, entry.cost, entry.charge, cx.now);
         }
         let others = if single { None } else { self.endpoints.others(entry.endpoint, cx.now) };
+        let odd = !single && self.endpoints.others_serve(entry.endpoint, cx.now);
         if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
             if !told && departed {
                 endpoint.departed(compiled, entry.cost, entry.held, entry.left);
@@ -86,6 +91,9 @@ impl Actor {
                 }
                 let took = cx.now.since(entry.left);
                 match outcome {
+                    Some(outcome @ Outcome::Answer { status: 400..500, .. }) if outcome.class() == Class::Accepted => {
+                        endpoint.health.declined(entry.left, odd, cx.now);
+                    }
                     Some(outcome) if outcome.class() == Class::Accepted => {
                         endpoint.health.answered(entry.left, took, others, cx.now);
                     }
@@ -121,7 +129,7 @@ impl Actor {
         let Flown { departed, left, beside, deadline, mut ticket, endpoint } = flown;
         let class = outcome.class();
         self.count(outcome, class, now.since(left));
-        let resumed = self.endpoints.resumes(true, now);
+        let resumed = self.resumes_at(endpoint, now);
         // Whether others' success shows that the endpoint has nothing to do with it.
         let own = self.learn(call, outcome, &mut ticket, (left, beside), cx);
         let failed = !matches!(class, Class::Accepted | Class::Denied);
@@ -140,7 +148,7 @@ impl Actor {
             down: down && !own && !elsewhere,
             elsewhere,
             owns_refusal: ticket.refusals >= OWNED_AFTER,
-            resumes: self.endpoints.resumes(ticket.is_fresh(), now).max(ticket.not_before),
+            resumes: self.endpoints.resumes(ways, ticket.is_fresh(), now).max(ticket.not_before),
             deadline,
         };
         let (spent, budget) = (&mut self.spent, &self.config.retry_budget);
@@ -149,11 +157,16 @@ impl Actor {
             Decision::PutBack => Verdict::PutBack(ticket),
             Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, ..ticket }),
         };
-        if self.endpoints.resumes(true, now) > resumed {
+        if self.resumes_at(endpoint, now) > resumed {
             self.recheck(cx);
         }
         self.pump(cx);
         verdict
+    }
+
+    /// When a call may leave to one endpoint, as far as pauses go.
+    fn resumes_at(&self, index: u8, now: Time) -> Time {
+        self.endpoints.get(index).map_or(now, |endpoint| endpoint.guard.resumes(true, now))
     }
 
     /// Teaches the guard of its endpoint what became of a call. Returns whether that is the call's own.
@@ -293,13 +306,13 @@ impl Actor {
         let Entry { left, beside, endpoint: index, mut ticket, .. } = *entry;
         let class = outcome.class();
         ticket.endpoint = index;
-        let resumed = self.endpoints.resumes(true, cx.now);
+        let resumed = self.resumes_at(index, cx.now);
         self.count(outcome, class, Duration::ZERO);
         if let (Class::Refused | Class::Down, Some(endpoint)) = (class, self.endpoints.get_mut(index)) {
             endpoint.guard.amends();
             self.learn(permit.call, outcome, &mut ticket, (left, beside), cx);
         }
-        if self.endpoints.resumes(true, cx.now) > resumed {
+        if self.resumes_at(index, cx.now) > resumed {
             self.recheck(cx);
         }
         self.pump(cx);

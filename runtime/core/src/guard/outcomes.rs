@@ -477,10 +477,29 @@ mod tests {
     }
 
     #[test]
+    fn the_window_follows_what_is_configured() {
+        let (mut guard, now) = (Guard::default(), Time::from_millis(1_000_000));
+        for (known, window) in [(false, 4), (true, OPEN), (true, OPEN), (false, 4), (true, OPEN)] {
+            guard.is_known(known, now);
+            assert_eq!((guard.window, guard.configured), (window, known));
+        }
+        // What was learned since stays.
+        guard.cut(now);
+        guard.is_known(false, now);
+        assert_eq!((guard.window, guard.configured), (OPEN, false));
+        for index in 0..8 {
+            guard.leaves(Call { index, generation: 0 }, now);
+        }
+        assert!(guard.adaptive.is_some());
+        guard.is_known(true, now);
+        assert!(guard.adaptive.is_none());
+    }
+
+    #[test]
     fn a_stream_holds_its_slot_until_its_body_ends_and_a_word_about_concurrency_pauses_nobody() {
         let mut random = fastrand::Rng::with_seed(7);
         let (mut guard, now) = (Guard::default(), Time::from_millis(1_000_000));
-        guard.known();
+        guard.is_known(true, now);
         let call = |index| Call { index, generation: 0 };
         for index in 0..3 {
             assert_eq!(guard.hold(true, now), None);
