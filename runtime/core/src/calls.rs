@@ -197,6 +197,8 @@ pub(crate) struct Entry {
     pub(crate) held: Held,
     /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
+    /// When the call departed whose copy it is, where it is to answer for it.
+    pub(crate) since: Option<Time>,
     /// What was in flight to its endpoint when it departed; nothing before.
     pub(crate) beside: Option<Beside>,
 }

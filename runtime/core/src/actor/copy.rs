@@ -37,6 +37,7 @@ impl Actor {
         let mut entry =
             Entry { phase: Phase::Waiting, charge: Charge::default(), slot: Slot::default(), ..entry.clone() };
         (entry.held, entry.beside, entry.ticket.again) = (Held::default(), None, true);
+        entry.since = (why != CopyFor::Trial).then_some(entry.since.unwrap_or(entry.left));
         let mut wants: Wants = entry.wants();
         if !self.endpoints.is_single() {
             wants.ways = self.endpoints.ways_beside(wants.ways, entry.endpoint)?;

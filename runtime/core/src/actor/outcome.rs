@@ -19,6 +19,8 @@ struct Flown {
     /// Whether its first byte left.
     departed: bool,
     left: Time,
+    /// When the call left whose copy it is.
+    since: Option<Time>,
     /// What was in flight then.
     beside: Option<Beside>,
     deadline: Time,
@@ -104,14 +106,14 @@ impl Actor {
                 }
             }
         }
-        let Entry { left, beside, deadline, mut ticket, endpoint, .. } = *entry;
+        let Entry { left, since, beside, deadline, mut ticket, endpoint, .. } = *entry;
         if ticket.endpoint != endpoint {
             // What another endpoint did says nothing about this one.
             (ticket.endpoint, ticket.others, ticket.passed, ticket.failed) = (endpoint, 0, 0, Time::ZERO);
             (ticket.cut, ticket.last_cut) = (0, 0);
         }
         (ticket.not_before, ticket.again) = (Time::ZERO, true);
-        Some(Flown { departed, left, beside, deadline, ticket, endpoint })
+        Some(Flown { departed, left, since, beside, deadline, ticket, endpoint })
     }
 
     pub(crate) fn report(
@@ -126,9 +128,10 @@ impl Actor {
         let (Some(flown), Some(ways)) = (self.landed(permit, Some(outcome), cx), ways) else {
             return Verdict::Return(Reason::Released);
         };
-        let Flown { departed, left, beside, deadline, mut ticket, endpoint } = flown;
+        let Flown { departed, left, since, beside, deadline, mut ticket, endpoint } = flown;
         let class = outcome.class();
-        self.count(outcome, class, now.since(left));
+        // Where a copy answers, the call would have taken at least as long without it.
+        self.count(outcome, class, now.since(since.unwrap_or(left)));
         let resumed = self.resumes_at(endpoint, now);
         // Whether others' success shows that the endpoint has nothing to do with it.
         let own = self.learn(call, outcome, &mut ticket, (left, beside), cx);
@@ -254,6 +257,10 @@ impl Actor {
                 self.learn(permit.call, outcome, &mut flown.ticket, (flown.left, flown.beside), cx);
             }
             None => {
+                // That of the call itself counts by what answers it.
+                if flown.since.is_some() {
+                    self.late.add_at_least(cx.now.since(flown.left), Quantile::P95);
+                }
                 if let Some(endpoint) = self.endpoints.get_mut(flown.endpoint) {
                     endpoint.guard.given_up(permit.call, cx.random, cx.now);
                 }
