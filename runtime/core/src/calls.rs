@@ -195,6 +195,8 @@ pub(crate) struct Entry {
     /// The endpoint it was admitted to, and what it holds of it.
     pub(crate) endpoint: u8,
     pub(crate) held: Held,
+    /// Endpoints that copies of it race to.
+    pub(crate) copied: Mask,
     /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
     /// When the call departed whose copy it is, where it is to answer for it.

@@ -192,3 +192,19 @@ fn a_call_whose_only_region_pauses_for_longer_than_it_has_is_refused_at_once() {
         assert!(matches!(ask(&mut it, ways), Submitted::Admitted(_)));
     }
 }
+
+#[test]
+fn a_call_races_to_each_endpoint_that_it_may_take_once() {
+    for (endpoints, copies) in [(0, 1), (1, 1), (2, 1), (4, 3)] {
+        let endpoints: Vec<_> = (0..endpoints).map(|id| endpoint(id + 1, &[], None)).collect();
+        let mut it = Changing::new(&of(&endpoints));
+        let permit = it.leaves(Ways::ANY);
+        let race = |it: &mut Changing| it.shard.copy(it.now, permit, CopyFor::Race, &mut it.fx);
+        let all: Vec<Permit> = (0..copies).map(|_| race(&mut it).expect("a copy")).collect();
+        assert_eq!(race(&mut it), None);
+        let mut met: Vec<u64> = all.iter().chain([&permit]).map(|permit| permit.endpoint()).collect();
+        met.sort();
+        met.dedup();
+        assert_eq!(met.len(), endpoints.len().max(1));
+    }
+}
