@@ -355,6 +355,7 @@ impl Actor {
             endpoint: 0,
             held: Held::default(),
             copied: Mask::NONE,
+            succeeded: false,
             left: now,
             since: None,
             beside: None,

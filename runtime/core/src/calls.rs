@@ -197,6 +197,8 @@ pub(crate) struct Entry {
     pub(crate) held: Held,
     /// Endpoints that copies of it race to.
     pub(crate) copied: Mask,
+    /// Its answer was counted as a success.
+    pub(crate) succeeded: bool,
     /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
     /// When the call departed whose copy it is, where it is to answer for it.

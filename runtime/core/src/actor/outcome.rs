@@ -72,6 +72,7 @@ impl Actor {
             Phase::Waiting | Phase::Reported => return None,
         };
         let told = entry.phase == Phase::Departed;
+        entry.succeeded = outcome.is_some_and(|it| it.class() == Class::Accepted && it.is_below(400));
         entry.phase = Phase::Reported;
         if !told && departed {
             self.paces.departed(&self.config.limits, entry.cost, entry.charge, entry.left);
@@ -309,12 +310,17 @@ impl Actor {
     /// An answer that was reported turned out to be this, when its head had long been passed on. There is nothing to be
     /// decided about the call any more; others are to know.
     pub(crate) fn amend(&mut self, permit: Permit, outcome: &Outcome, cx: &mut Context<'_>) {
-        let Some(entry) = cx.calls.get(permit.call).filter(|entry| entry.phase == Phase::Reported) else { return };
+        let Some(entry) = cx.calls.get_mut(permit.call).filter(|entry| entry.phase == Phase::Reported) else { return };
+        let succeeded = std::mem::take(&mut entry.succeeded);
         let Entry { left, beside, endpoint: index, mut ticket, .. } = *entry;
         let class = outcome.class();
         ticket.endpoint = index;
         let resumed = self.resumes_at(index, cx.now);
-        self.count(outcome, class, Duration::ZERO);
+        // It was one outcome, not two.
+        if succeeded && class != Class::Accepted {
+            self.counts.succeeded = self.counts.succeeded.saturating_sub(1);
+            self.count(outcome, class, Duration::ZERO);
+        }
         if let (Class::Refused | Class::Down, Some(endpoint)) = (class, self.endpoints.get_mut(index)) {
             endpoint.guard.amends();
             self.learn(permit.call, outcome, &mut ticket, (left, beside), cx);
