@@ -153,7 +153,8 @@ fn slots_of_an_endpoint_are_counted_through_a_time_without_a_limit() {
 #[test]
 fn a_call_leaves_from_no_other_region_when_that_which_it_insists_on_is_gone() {
     let home = |limits: &[Limit]| endpoint(1, limits, None);
-    let here = Settings { endpoints: vec![home(&[]), endpoint(2, &[Limit::requests(1, SEC)], None)], ..Settings::default() };
+    let here =
+        Settings { endpoints: vec![home(&[]), endpoint(2, &[Limit::requests(1, SEC)], None)], ..Settings::default() };
     let only = Ways { allowed: Mask::of(1), ..Ways::ANY };
     for left in [vec![home(&[])], vec![home(&[]), endpoint(3, &[], None)], Vec::new()] {
         let mut it = Changing::new(&here);
@@ -169,8 +170,9 @@ fn a_call_leaves_from_no_other_region_when_that_which_it_insists_on_is_gone() {
 
 #[test]
 fn a_call_whose_only_region_pauses_for_longer_than_it_has_is_refused_at_once() {
-    let settings = Settings { endpoints: vec![endpoint(1, &[], None), endpoint(2, &[], None)], ..Settings::default() };
-    let mut it = Changing::new(&settings);
+    // So long a pause is believed at its word.
+    let endpoints = vec![endpoint(1, &[], None), endpoint(2, &[], None)];
+    let mut it = Changing::new(&Settings { endpoints, believed_pause: SEC * 600, ..Settings::default() });
     let only = |index| Ways { allowed: Mask::of(index), ..Ways::ANY };
     let ask = |it: &mut Changing, ways| {
         let new = NewCall { ways, ..NewCall::by(it.now + SEC * 60) };

@@ -1,7 +1,10 @@
 //! An actor as people see it.
 
 use super::Actor;
-use crate::{calls::Calls, endpoint::Ways, limit::Cost, pace::Units, queue::Queue, refusal::Cause, snapshot::Snapshot, time::Time};
+use crate::{
+    calls::Calls, endpoint::Ways, limit::Cost, pace::Units, queue::Queue, refusal::Cause, snapshot::Snapshot,
+    time::Time,
+};
 use std::time::Duration;
 
 impl Actor {
