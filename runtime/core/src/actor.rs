@@ -343,7 +343,10 @@ impl Actor {
             ways: new.ways,
             endpoint: 0,
             held: Held::default(),
+            copied: Mask::NONE,
+            succeeded: false,
             left: now,
+            since: None,
             beside: None,
         }
     }
@@ -564,7 +567,7 @@ impl Actor {
                 let at = |before: u8| places.get(usize::from(before)).copied().flatten().unwrap_or(u8::MAX);
                 entry.endpoint = at(entry.endpoint);
                 entry.ticket.endpoint = at(entry.ticket.endpoint);
-                entry.ticket.tried = Mask::NONE;
+                (entry.ticket.tried, entry.copied) = (Mask::NONE, entry.copied.moved(&places));
                 let Ways { allowed, preferred } = entry.ways;
                 entry.ways = Ways { allowed: allowed.moved(&places), preferred: preferred.moved(&places) };
             }

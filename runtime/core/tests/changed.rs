@@ -153,7 +153,8 @@ fn slots_of_an_endpoint_are_counted_through_a_time_without_a_limit() {
 #[test]
 fn a_call_leaves_from_no_other_region_when_that_which_it_insists_on_is_gone() {
     let home = |limits: &[Limit]| endpoint(1, limits, None);
-    let here = Settings { endpoints: vec![home(&[]), endpoint(2, &[Limit::requests(1, SEC)], None)], ..Settings::default() };
+    let here =
+        Settings { endpoints: vec![home(&[]), endpoint(2, &[Limit::requests(1, SEC)], None)], ..Settings::default() };
     let only = Ways { allowed: Mask::of(1), ..Ways::ANY };
     for left in [vec![home(&[])], vec![home(&[]), endpoint(3, &[], None)], Vec::new()] {
         let mut it = Changing::new(&here);
@@ -169,8 +170,9 @@ fn a_call_leaves_from_no_other_region_when_that_which_it_insists_on_is_gone() {
 
 #[test]
 fn a_call_whose_only_region_pauses_for_longer_than_it_has_is_refused_at_once() {
-    let settings = Settings { endpoints: vec![endpoint(1, &[], None), endpoint(2, &[], None)], ..Settings::default() };
-    let mut it = Changing::new(&settings);
+    // So long a pause is believed at its word.
+    let endpoints = vec![endpoint(1, &[], None), endpoint(2, &[], None)];
+    let mut it = Changing::new(&Settings { endpoints, believed_pause: SEC * 600, ..Settings::default() });
     let only = |index| Ways { allowed: Mask::of(index), ..Ways::ANY };
     let ask = |it: &mut Changing, ways| {
         let new = NewCall { ways, ..NewCall::by(it.now + SEC * 60) };
@@ -190,5 +192,21 @@ fn a_call_whose_only_region_pauses_for_longer_than_it_has_is_refused_at_once() {
     assert_eq!((refusal.kind(), refusal.retry_after()), ("deadline-unreachable", Some(SEC * 300)));
     for ways in [only(0), Ways::ANY] {
         assert!(matches!(ask(&mut it, ways), Submitted::Admitted(_)));
+    }
+}
+
+#[test]
+fn a_call_races_to_each_endpoint_that_it_may_take_once() {
+    for (endpoints, copies) in [(0, 1), (1, 1), (2, 1), (4, 3)] {
+        let endpoints: Vec<_> = (0..endpoints).map(|id| endpoint(id + 1, &[], None)).collect();
+        let mut it = Changing::new(&of(&endpoints));
+        let permit = it.leaves(Ways::ANY);
+        let race = |it: &mut Changing| it.shard.copy(it.now, permit, CopyFor::Race, &mut it.fx);
+        let all: Vec<Permit> = (0..copies).map(|_| race(&mut it).expect("a copy")).collect();
+        assert_eq!(race(&mut it), None);
+        let mut met: Vec<u64> = all.iter().chain([&permit]).map(|permit| permit.endpoint()).collect();
+        met.sort();
+        met.dedup();
+        assert_eq!(met.len(), endpoints.len().max(1));
     }
 }

@@ -19,6 +19,8 @@ struct Flown {
     /// Whether its first byte left.
     departed: bool,
     left: Time,
+    /// When the call left whose copy it is.
+    since: Option<Time>,
     /// What was in flight then.
     beside: Option<Beside>,
     deadline: Time,
@@ -70,6 +72,7 @@ impl Actor {
             Phase::Waiting | Phase::Reported => return None,
         };
         let told = entry.phase == Phase::Departed;
+        entry.succeeded = outcome.is_some_and(|it| it.class() == Class::Accepted && it.is_below(400));
         entry.phase = Phase::Reported;
         if !told && departed {
             self.paces.departed(&self.config.limits, entry.cost, entry.charge, entry.left);
@@ -104,14 +107,14 @@ impl Actor {
                 }
             }
         }
-        let Entry { left, beside, deadline, mut ticket, endpoint, .. } = *entry;
+        let Entry { left, since, beside, deadline, mut ticket, endpoint, .. } = *entry;
         if ticket.endpoint != endpoint {
             // What another endpoint did says nothing about this one.
             (ticket.endpoint, ticket.others, ticket.passed, ticket.failed) = (endpoint, 0, 0, Time::ZERO);
             (ticket.cut, ticket.last_cut) = (0, 0);
         }
         (ticket.not_before, ticket.again) = (Time::ZERO, true);
-        Some(Flown { departed, left, beside, deadline, ticket, endpoint })
+        Some(Flown { departed, left, since, beside, deadline, ticket, endpoint })
     }
 
     pub(crate) fn report(
@@ -126,9 +129,10 @@ impl Actor {
         let (Some(flown), Some(ways)) = (self.landed(permit, Some(outcome), cx), ways) else {
             return Verdict::Return(Reason::Released);
         };
-        let Flown { departed, left, beside, deadline, mut ticket, endpoint } = flown;
+        let Flown { departed, left, since, beside, deadline, mut ticket, endpoint } = flown;
         let class = outcome.class();
-        self.count(outcome, class, now.since(left));
+        // Where a copy answers, the call would have taken at least as long without it.
+        self.count(outcome, class, now.since(since.unwrap_or(left)));
         let resumed = self.resumes_at(endpoint, now);
         // Whether others' success shows that the endpoint has nothing to do with it.
         let own = self.learn(call, outcome, &mut ticket, (left, beside), cx);
@@ -254,6 +258,10 @@ impl Actor {
                 self.learn(permit.call, outcome, &mut flown.ticket, (flown.left, flown.beside), cx);
             }
             None => {
+                // That of the call itself counts by what answers it.
+                if flown.since.is_some() {
+                    self.late.add_at_least(cx.now.since(flown.left), Quantile::P95);
+                }
                 if let Some(endpoint) = self.endpoints.get_mut(flown.endpoint) {
                     endpoint.guard.given_up(permit.call, cx.random, cx.now);
                 }
@@ -302,12 +310,17 @@ impl Actor {
     /// An answer that was reported turned out to be this, when its head had long been passed on. There is nothing to be
     /// decided about the call any more; others are to know.
     pub(crate) fn amend(&mut self, permit: Permit, outcome: &Outcome, cx: &mut Context<'_>) {
-        let Some(entry) = cx.calls.get(permit.call).filter(|entry| entry.phase == Phase::Reported) else { return };
+        let Some(entry) = cx.calls.get_mut(permit.call).filter(|entry| entry.phase == Phase::Reported) else { return };
+        let succeeded = std::mem::take(&mut entry.succeeded);
         let Entry { left, beside, endpoint: index, mut ticket, .. } = *entry;
         let class = outcome.class();
         ticket.endpoint = index;
         let resumed = self.resumes_at(index, cx.now);
-        self.count(outcome, class, Duration::ZERO);
+        // It was one outcome, not two.
+        if succeeded && class != Class::Accepted {
+            self.counts.succeeded = self.counts.succeeded.saturating_sub(1);
+            self.count(outcome, class, Duration::ZERO);
+        }
         if let (Class::Refused | Class::Down, Some(endpoint)) = (class, self.endpoints.get_mut(index)) {
             endpoint.guard.amends();
             self.learn(permit.call, outcome, &mut ticket, (left, beside), cx);

@@ -77,6 +77,11 @@ impl Mask {
         moved.filter_map(|(_, now)| *now).fold(Mask::NONE, Mask::with)
     }
 
+    /// All but those.
+    pub(crate) const fn beside(self, those: Mask) -> Mask {
+        Mask(self.0 & !those.0)
+    }
+
     /// Those of both.
     const fn and(self, other: Mask) -> Mask {
         Mask(self.0 & other.0)

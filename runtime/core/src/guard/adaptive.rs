@@ -194,7 +194,8 @@ impl Adaptive {
             Mode::Test { limit, .. } => Mode::Held { limit, mark: (limit, median), unused: 0, pinned: 0 },
             Mode::Held { limit, mark, unused, pinned } => {
                 // Lower than that it can't be tried.
-                let pinned = if limit < LEAST + 1.0 && above > AIM && median - mark.1 > FASTER { pinned + 1 } else { 0 };
+                let pinned =
+                    if limit < LEAST + 1.0 && above > AIM && median - mark.1 > FASTER { pinned + 1 } else { 0 };
                 let unused = if flying * 2.0 < limit { unused + 1 } else { 0 };
                 if unused >= IN_A_ROW {
                     Mode::Free(0)
