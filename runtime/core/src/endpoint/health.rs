@@ -332,7 +332,9 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         let mut health = Health::default();
         (0..5).for_each(|_| answered(&mut health, MS * 1000, START));
-        assert!(health.judge(health.latency(START), Some(MS * 100), false, &mut random, START) && !health.is_free(START));
+        assert!(
+            health.judge(health.latency(START), Some(MS * 100), false, &mut random, START) && !health.is_free(START)
+        );
         let later = START + MS * 34_000;
         assert!(health.is_free(later));
         health.launched(later);

@@ -44,7 +44,9 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
     };
     match (refusal.retry_after().or(paused), refusal) {
         (Some(after), _) => problem = problem.retry_after(after),
-        (None, Refusal::CostTooLarge { .. } | Refusal::NoRegion | Refusal::Flushed { .. }) => problem = problem.final_answer(),
+        (None, Refusal::CostTooLarge { .. } | Refusal::NoRegion | Refusal::Flushed { .. }) => {
+            problem = problem.final_answer()
+        }
         (None, _) => {}
     }
     problem
