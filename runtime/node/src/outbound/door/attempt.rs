@@ -133,6 +133,10 @@ impl<'c, 'a> Attempting<'c, 'a> {
             let broken = match lease.exchange(request, upload, head).await {
                 Ok(Exchanged::Answer(mut response)) => {
                     let Err(why) = checked(&mut response) else {
+                        // Here, where all heads come in: those too that are never passed on, but kept.
+                        if let Some(filled) = &call.head.filled {
+                            filled.mask(response.headers_mut());
+                        }
                         return Attempted::Answer(response, began.elapsed());
                     };
                     let host = self.way.host.to_string();

@@ -484,9 +484,6 @@ impl Call<'_> {
     pub(super) async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
         let (mut parts, stream) = response.into_parts();
         headers::incoming(&mut parts.headers);
-        if let Some(filled) = &self.head.filled {
-            filled.mask(&mut parts.headers);
-        }
         let idle = match self.timeouts.between_bytes {
             Some(own) if own < self.idle.time => Idle { time: own, ..self.idle },
             _ => self.idle,
@@ -501,7 +498,7 @@ impl Call<'_> {
             asked: self.asked_usage,
         });
         let watch = watched.and_then(|watched| Watch::of(parts.status, &mut parts.headers, watched));
-        let body = wrap(stream, admission, watch, idle).await;
+        let body = wrap(stream, admission, watch, self.head.filled.clone(), idle).await;
         self.ending.answered(parts.status.as_u16());
         parts.version = http::Version::HTTP_11;
         // What hyper keeps in the extensions is of the connection.
