@@ -42,6 +42,8 @@ use crate::{
 pub(super) struct Call<'a> {
     pub(super) door: &'a Inner,
     pub(super) target: &'a Target,
+    /// The same as the configuration has it now, where that changed since the call came.
+    pub(super) aimed: Option<Arc<Target>>,
     /// Its partition.
     pub(super) key: u128,
     pub(super) policy: Arc<Effective>,
@@ -54,7 +56,7 @@ pub(super) struct Call<'a> {
     pub(super) tokens: u32,
     /// Whose it is, beside others that wait.
     pub(super) flow: Flow,
-    /// Which endpoints it may take.
+    /// Which endpoints of its target it may take.
     pub(super) ways: Ways,
     /// The gate asked for the usage of a streamed answer, and its sender did not.
     pub(super) asked_usage: bool,
@@ -181,10 +183,11 @@ impl Call<'_> {
                 Ok(admission) => admission,
                 Err(problem) => return End::Refused(problem),
             };
-            if let Err(problem) = self.fill_again() {
-                return End::Refused(problem);
-            }
-            let (attempted, admission, attempt) = self.tries(admission).await;
+            let way = match self.take_aim(&admission) {
+                Ok(way) => way,
+                Err(problem) => return End::Refused(problem),
+            };
+            let (attempted, admission, attempt) = self.tries(admission, way).await;
             match self.after(attempted, attempt, admission, spent).await {
                 Next::End(end) => return end,
                 Next::Again(again) => {
@@ -196,8 +199,7 @@ impl Call<'_> {
     }
 
     /// One attempt, or one and its copy: the one that counts, with its number.
-    async fn tries(&mut self, admission: Admission) -> (Attempted, Admission, u32) {
-        let way = self.way(&admission);
+    async fn tries(&mut self, admission: Admission, way: Arc<Way>) -> (Attempted, Admission, u32) {
         if let Some(name) = &way.name {
             self.ending.note(|call| Note::Decided { call, what: format!("to endpoint {name}") });
         }
@@ -211,35 +213,43 @@ impl Call<'_> {
         (attempted, admission, number)
     }
 
-    /// The way that an admission is for.
-    pub(super) fn way(&self, admission: &Admission) -> Arc<Way> {
-        let id = admission.endpoint();
-        if let Some(way) = self.target.way(id) {
-            return Arc::clone(way);
-        }
-        // The configuration changed while it waited.
-        let now = self.door.target(&self.target.destination.tenant, &self.target.origin);
-        Arc::clone(now.way(id).unwrap_or_else(|| now.any_way()))
+    /// Where the call goes, as of its last aim.
+    pub(super) fn aim(&self) -> &Target {
+        self.aimed.as_deref().unwrap_or(self.target)
     }
 
-    /// Looks secrets up again where one changed while the call waited, or its destination did: one that is gone must not
-    /// leave any more, and none may follow a destination that was led elsewhere.
-    fn fill_again(&mut self) -> Result<(), Box<Problem>> {
-        let (target, head, door) = (self.target, &self.head, self.door);
-        let Some(filled) = &head.filled else { return Ok(()) };
-        let secrets = door.secrets.load();
-        let is_as_before = door.table.load().generation == target.generation;
-        if filled.is_of(&secrets) && is_as_before {
-            return Ok(());
+    /// Whether what its aim was taken by is in force still: neither destinations nor secrets changed.
+    pub(super) fn is_aimed(&self) -> bool {
+        let filled = self.head.filled.as_ref();
+        self.door.table.load().generation == self.aim().generation
+            && filled.is_none_or(|filled| filled.is_of(&self.door.secrets.load()))
+    }
+
+    /// The way that an admission is for, by the configuration in force: a URL that was corrected while the call waited is
+    /// the one that it goes to. Secrets are looked up again by the same configuration: one that is gone must not leave any
+    /// more, and none may follow a destination that was led elsewhere.
+    fn take_aim(&mut self, admission: &Admission) -> Result<Arc<Way>, Box<Problem>> {
+        if !self.is_aimed() {
+            let (door, target) = (self.door, self.target);
+            if door.table.load().generation != self.aim().generation {
+                self.aimed = Some(door.target(&target.destination.tenant, &target.origin));
+            }
+            let now = self.aim();
+            let made = AsMade { method: &self.head.method, headers: &self.head.headers, uri: &self.head.uri };
+            let filled = fill(&door.secrets.load(), self.sender, &now.destination, &now.origin, made)?;
+            self.head.filled = filled.map(Arc::from);
         }
-        let made = AsMade { method: &head.method, headers: &head.headers, uri: &head.uri };
-        let again = fill(&secrets, self.sender, &target.destination, &target.origin, made)?;
-        if !is_as_before {
-            let now = door.target(&target.destination.tenant, &target.origin);
-            fill(&secrets, self.sender, &now.destination, &now.origin, made)?;
+        let now = self.aim();
+        if let Some(way) = now.way(admission.endpoint()) {
+            return Ok(Arc::clone(way));
         }
-        self.head.filled = again.map(Arc::from);
-        Ok(())
+        // Its endpoint is gone.
+        let ways = now.destination.ways(&self.policy).ok_or_else(|| self.no_region())?;
+        Ok(Arc::clone(now.way_within(ways.allowed)))
+    }
+
+    fn no_region(&self) -> Box<Problem> {
+        Box::new(refuse::no_region(self.target.label(), &self.policy.regions))
     }
 
     /// Waits for the admission. Who wants a stream and waits long is answered meanwhile.
@@ -273,17 +283,22 @@ impl Call<'_> {
 
     /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
     async fn admission(&mut self, ticket: Option<Ticket>, failed: Option<Problem>) -> Result<Admission, Box<Problem>> {
+        let destination = self.door.destination(self.target);
+        let ways = match Arc::ptr_eq(&destination, &self.target.destination) {
+            true => self.ways,
+            // Endpoints are known by their places, and those may have changed.
+            false => destination.ways(&self.policy).ok_or_else(|| self.no_region())?,
+        };
         let new = NewCall {
             deadline: self.deadline,
             bytes: self.kept.held(),
             cost: Cost { requests: 1, tokens: self.tokens },
             flow: self.flow,
             priority: self.policy.priority,
-            ways: self.ways,
+            ways,
             returning: ticket,
         };
-        let limits = self.door.limits(self.target);
-        let (wait, why) = match self.door.shards.ask(self.key, &limits, new) {
+        let (wait, why) = match self.door.shards.ask(self.key, &destination.limits, new) {
             Asked::Admitted(admission) => {
                 self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO, why: None });
                 return Ok(admission);

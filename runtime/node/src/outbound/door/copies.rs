@@ -48,9 +48,17 @@ impl Call<'_> {
     /// Whether there may be copies of an attempt of this call: where it may be sent twice, and its body is there for both.
     pub(super) fn copies(&self) -> Option<Copies> {
         let mode = self.policy.mode;
-        let wanted = mode != Mode::Failover || self.target.has_ways();
+        let wanted = mode != Mode::Failover || self.aim().has_ways();
         (wanted && self.repeatable && self.kept.as_split().is_ok())
             .then_some(Copies { mode, after: self.policy.hedge_after })
+    }
+
+    /// The right to send a copy, and the way that it is for. None once the configuration or a secret changed: what the call
+    /// is filled with was looked up for the ways of before, and may not go where others lead.
+    fn copied(&self, of: &Admission, why: CopyFor) -> Option<(Admission, Arc<Way>)> {
+        let copy = of.copy(why).filter(|_| self.is_aimed())?;
+        let way = Arc::clone(self.aim().way(copy.endpoint())?);
+        Some((copy, way))
     }
 
     fn tell(&self, what: impl FnOnce() -> String) {
@@ -100,10 +108,9 @@ impl Copies {
                 Either::Left((attempted, _)) => break 'tried (Winner::First(attempted), None),
                 Either::Right(((), one)) => one,
             };
-            match admission.copy(why) {
+            match call.copied(&admission, why) {
                 None => (Winner::First(one.await), None),
-                Some(copy) => {
-                    let way = call.way(&copy);
+                Some((copy, way)) => {
                     call.counts().hedge();
                     call.tell(|| {
                         let where_to = way.name.as_deref().unwrap_or("the same endpoint");
@@ -157,12 +164,11 @@ impl Copies {
 
 /// Sends a copy to an endpoint that was ejected, should it be time to try it.
 fn trial(call: &Call<'_>, admission: &Admission) {
-    if !call.target.has_ways() {
+    if !call.aim().has_ways() {
         return;
     }
-    let Some(copy) = admission.copy(CopyFor::Trial) else { return };
+    let Some((copy, way)) = call.copied(admission, CopyFor::Trial) else { return };
     let Some(body) = call.kept.attempt() else { return };
-    let way = call.way(&copy);
     call.tell(|| format!("a copy tries endpoint {}", way.name.as_deref().unwrap_or_default()));
     // Nobody waits for it, so that it has no number among the attempts.
     let (head, traceparent) = (call.head.clone(), call.traceparent(u32::MAX));
