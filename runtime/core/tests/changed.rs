@@ -147,3 +147,16 @@ fn slots_of_an_endpoint_are_counted_through_a_time_without_a_limit() {
     it.shard.release(it.now, early, &mut it.fx);
     assert_eq!(it.fx.drain().count(), 1, "the one that waits leaves");
 }
+
+#[test]
+fn a_copy_of_a_copy_goes_where_neither_is() {
+    let mut it = Changing::new(&of(&[endpoint(1, &[], None), endpoint(2, &[], None), endpoint(3, &[], None)]));
+    let mut permit = it.leaves(Ways::ANY);
+    let mut seen = vec![permit.endpoint()];
+    while let Some(copy) = it.shard.copy(it.now, permit, CopyFor::Race, &mut it.fx) {
+        seen.push(copy.endpoint());
+        permit = copy;
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3]);
+}

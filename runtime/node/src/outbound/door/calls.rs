@@ -3,7 +3,7 @@
 use std::{
     pin::{Pin, pin},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
@@ -17,7 +17,7 @@ use tidegate_core::{
 
 use super::{
     Ending, Inner, Target,
-    attempt::{Attempted, Attempting},
+    attempt::{Attempted, Attempting, reading},
     comments::{Early, wants_stream},
     target::Way,
 };
@@ -204,7 +204,7 @@ impl Call<'_> {
             self.ending.note(|call| Note::Decided { call, what: format!("to endpoint {name}") });
         }
         if let Some(copies) = self.copies() {
-            return Box::pin(copies.run(self, admission, &way)).await;
+            return Box::pin(copies.run(self, admission, way)).await;
         }
         let mut attempting = Attempting::new(self, &way);
         let attempted = attempting.run(&admission).await;
@@ -333,7 +333,7 @@ impl Call<'_> {
         }
     }
 
-    pub(super) fn counts(&self) -> &DestinationCounts {
+    pub(super) fn counts(&self) -> &Arc<DestinationCounts> {
         self.target.destination.counts(&self.door.observe.metrics)
     }
 
@@ -351,22 +351,8 @@ impl Call<'_> {
     /// Reports what an attempt came to, and does what the actor says.
     async fn after(&mut self, attempted: Attempted, attempt: u32, admission: Admission, spent: u32) -> Next {
         let (outcome, came) = match attempted {
-            Attempted::Answer(mut response, first_byte) => {
-                let status = response.status().as_u16();
-                self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
-                self.counts().answered(first_byte);
-                let max_pause = self.door.settings.max_pause.get();
-                let body = self.refusal_body(&mut response).await;
-                let (status_code, headers) = (response.status(), response.headers());
-                let answer = signal::Answer { status: status_code, headers, body: body.as_deref() };
-                let mut signal = signal::read(&answer, SystemTime::now(), max_pause);
-                signal.last_word |= self.target.destination.is_final(status);
-                (Outcome::Answer { status, signal }, Ok(response))
-            }
-            Attempted::Failed(failure, error) => {
-                self.ending.note(|call| Note::Failed { call, attempt, why: error.to_string() });
-                (Outcome::Failed(failure), Err(error))
-            }
+            Attempted::Answer(response, outcome) => (outcome, Ok(response)),
+            Attempted::Failed(failure, error) => (Outcome::Failed(failure), Err(error)),
             Attempted::Denied(denied) => {
                 // Which addresses a network of the operator's has is told to the operator alone.
                 tracing::info!(denied = ?denied, "a call was denied by the address guard");
@@ -394,11 +380,6 @@ impl Call<'_> {
             spent,
         };
         let verdict = admission.report(&outcome, &facts);
-        let status = match outcome {
-            Outcome::Answer { status, .. } => Some(status),
-            Outcome::Failed(_) => None,
-        };
-        self.counts().came(outcome.class(), status);
         if outcome.class() == Class::Refused {
             self.tell_refusal(&outcome);
         }
@@ -433,6 +414,16 @@ impl Call<'_> {
         Next::Again(Again { ticket, costs, failed })
     }
 
+    /// Reads the head of an answer, and of a refusal its body.
+    pub(super) async fn read(&self, response: &mut Response<Streaming>, attempt: u32, first_byte: Duration) -> Outcome {
+        let status = response.status().as_u16();
+        self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
+        self.counts().answered(first_byte);
+        let body = self.refusal_body(response).await;
+        let answer = signal::Answer { status: response.status(), headers: response.headers(), body: body.as_deref() };
+        reading(&self.target.destination, &answer, self.door.settings.max_pause.get())
+    }
+
     /// Why a call goes back to its queue.
     fn put_back(&self) -> String {
         match self.door.shards.pause(self.key) {
@@ -457,7 +448,7 @@ impl Call<'_> {
 
     /// The body of a refusal, unpacked, where it may say more than the head. A bound that keeps it unread is told in the
     /// trail.
-    async fn refusal_body(&mut self, response: &mut Response<Streaming>) -> Option<Vec<u8>> {
+    async fn refusal_body(&self, response: &mut Response<Streaming>) -> Option<Vec<u8>> {
         if !signal::wants_body(response.status(), response.headers()) {
             return None;
         }
@@ -481,7 +472,7 @@ impl Call<'_> {
     }
 
     /// Shows a refusal on the feed at once.
-    fn tell_refusal(&self, outcome: &Outcome) {
+    pub(super) fn tell_refusal(&self, outcome: &Outcome) {
         let Outcome::Answer { status, .. } = *outcome else { return };
         self.door.observe.feed.send(|| {
             let snapshot = self.door.shards.snapshot(self.key);

@@ -120,6 +120,11 @@ impl Target {
         !self.ways.is_empty()
     }
 
+    /// How many there are.
+    pub(super) fn ways(&self) -> usize {
+        self.ways.len() + 1
+    }
+
     /// The policy in force: defaults < profile < destination < sender < the request's own.
     pub(super) fn policy(&self, defaults: &Effective, sender: &Arc<Sender>, own: Option<&Policy>) -> Arc<Effective> {
         let shared = self.shared_policy(defaults, sender);
