@@ -210,3 +210,16 @@ fn a_call_races_to_each_endpoint_that_it_may_take_once() {
         assert_eq!(met.len(), endpoints.len().max(1));
     }
 }
+
+#[test]
+fn a_copy_of_a_copy_goes_where_neither_is() {
+    let mut it = Changing::new(&of(&[endpoint(1, &[], None), endpoint(2, &[], None), endpoint(3, &[], None)]));
+    let mut permit = it.leaves(Ways::ANY);
+    let mut seen = vec![permit.endpoint()];
+    while let Some(copy) = it.shard.copy(it.now, permit, CopyFor::Race, &mut it.fx) {
+        seen.push(copy.endpoint());
+        permit = copy;
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3]);
+}

@@ -49,6 +49,8 @@ impl Actor {
         }
         if !self.endpoints.is_single() {
             wants.ways = self.endpoints.ways_beside(wants.ways, entry.endpoint)?;
+            // A copy of the copy goes to neither.
+            entry.ways = wants.ways;
         }
         let (now, limits) = (cx.now, &self.config.limits);
         // Whoever waits would have to wait longer for it.

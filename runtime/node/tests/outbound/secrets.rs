@@ -1,5 +1,7 @@
 //! Where secrets go, and all the ways in which somebody might try to have one go elsewhere.
 
+mod moved;
+
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -106,6 +108,12 @@ impl World {
         };
         self.state.destinations.insert((tenant, name.into()), Arc::new(record));
         self.show();
+    }
+
+    /// What a destination stands for now.
+    fn stands(&self, name: &str) -> String {
+        let record = &self.state.destinations[&(TenantId::default_tenant(), name.into())];
+        tidegate::outbound::stands_for(&record.config).to_string()
     }
 
     fn record(
