@@ -59,9 +59,9 @@ async fn what_a_copied_call_was_refused_is_counted_and_told() {
     let (one, two) = (after(300, 429, "").await, after(700, 200, "two").await);
     let gate = Gate::new(&[]);
     gate.configure(&[("api", json!({"match": API, "endpoints": [at(&one, "one"), at(&two, "two")]}))]);
-    let (answer, told) = gate.told(to_one("mode=hedge, hedge_after=0.05")).await;
+    let (answer, told) = gate.told(to_one("mode=race")).await;
     assert_eq!(read(answer.unwrap()).await, "two");
-    for line in ["hedged to two", "one refused 429, its copy goes on"] {
+    for line in ["races to two", "one refused 429, its copy goes on"] {
         assert!(has(&told, line), "{line}: {told:?}");
     }
     assert!(told.iter().any(|line| line.contains("attempt 1") && line.contains("429")), "{told:?}");

@@ -77,7 +77,8 @@ impl World {
     /// KEY is bound to the function and to `bound`, which is the upstream.
     async fn new() -> Self {
         let keys = Arc::new(Keyring::new(["a key of this test, 32 characters at least"]).unwrap());
-        let mut gate = Gate::with(&[], DoorParts { keys: Arc::clone(&keys), ..DoorParts::default() });
+        // A first call may be copied.
+        let mut gate = Gate::with(&["--hedge-share=100%"], DoorParts { keys: Arc::clone(&keys), ..DoorParts::default() });
         let (upstream, arrived) = upstream().await;
         let handles = Handles::issue(Some(&HandleSeed::mint()), &["KEY".into(), "OTHER".into()]);
         gate.sender = function("agent", &handles);

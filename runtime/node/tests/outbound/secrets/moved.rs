@@ -90,7 +90,7 @@ async fn no_copy_leaves_once_a_destination_was_led_elsewhere_or_its_secret_is_go
         let (slow, _) = keeping("slow", Duration::from_secs(1)).await;
         let (other, seen) = keeping("other", Duration::ZERO).await;
         let mut config = json!({"match": API, "endpoints": [{"url": slow.url(""), "region": "iad"}],
-            "secret": "KEY", "policy": {"mode": "hedge", "hedge_after": 0.3, "regions": ["iad"]}});
+            "secret": "KEY", "policy": {"mode": "hedge", "hedge_after": "300ms", "regions": ["iad"]}});
         if change != "an endpoint" {
             config["endpoints"] = json!([{"url": slow.url(""), "region": "iad"}, {"url": other.url("")}]);
         }
