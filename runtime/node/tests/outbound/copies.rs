@@ -67,8 +67,8 @@ async fn what_a_copied_call_was_refused_is_counted_and_told() {
     assert!(told.iter().any(|line| line.contains("attempt 1") && line.contains("429")), "{told:?}");
     let metrics = gate.observe.metrics.render();
     for line in [
-        r#"tidegate_attempt_outcomes_total{class="refused",destination="api"} 1"#,
-        r#"tidegate_attempt_outcomes_total{class="accepted",destination="api"} 1"#,
+        r#"tidegate_attempt_outcomes_total{destination="api",outcome="refused"} 1"#,
+        r#"tidegate_attempt_outcomes_total{destination="api",outcome="accepted"} 1"#,
         r#"tidegate_upstream_seconds_count{destination="api"} 2"#,
     ] {
         assert!(metrics.contains(line), "{line} in\n{metrics}");

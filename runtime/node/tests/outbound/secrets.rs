@@ -78,7 +78,8 @@ impl World {
     async fn new() -> Self {
         let keys = Arc::new(Keyring::new(["a key of this test, 32 characters at least"]).unwrap());
         // A first call may be copied.
-        let mut gate = Gate::with(&["--hedge-share=100"], DoorParts { keys: Arc::clone(&keys), ..DoorParts::default() });
+        let mut gate =
+            Gate::with(&["--hedge-share=100"], DoorParts { keys: Arc::clone(&keys), ..DoorParts::default() });
         let (upstream, arrived) = upstream().await;
         let handles = Handles::issue(Some(&HandleSeed::mint()), &["KEY".into(), "OTHER".into()]);
         gate.sender = function("agent", &handles);
