@@ -389,7 +389,9 @@ fn wrong_between(time: Duration, wrong: u16, from: Duration, to: Duration) -> Se
 #[test]
 fn a_home_that_fails_all_or_knows_nothing_is_left_for_a_slower_region_and_used_again_when_it_is_back() {
     // From the start, and after a while of good answers.
-    for (wrong, first, from) in [(500, 20, SEC * 20), (500, 20, SEC * 0), (404, 40, SEC * 20), (401, 40, SEC * 0)] {
+    for (wrong, first, from) in
+        [(500, 20, SEC * 20), (500, 20, Duration::ZERO), (404, 40, SEC * 20), (401, 40, Duration::ZERO)]
+    {
         for seed in 0..10 {
             let to = SEC * 80;
             let settings = endpoints(2, |index| EndpointSettings { home: index == 0, ..weighing(1) });
