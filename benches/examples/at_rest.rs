@@ -242,6 +242,7 @@ fn main() {
         took.push(u64::try_from(started.elapsed().as_nanos()).unwrap());
         permit.into_iter().for_each(|permit| rig.shard.release(rig.now, permit, &mut rig.fx));
     }
+    println!("{:.0} bytes resident each after all that", each(resident() - before));
     took.sort_unstable();
     println!("one admission: p50 {} ns, p99 {} ns, by the clock", took[CALLS / 2], took[CALLS / 100 * 99]);
 }

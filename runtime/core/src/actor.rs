@@ -163,19 +163,27 @@ impl Actor {
     }
 
     /// When a call could leave at the earliest behind `ahead`, whatever else happens, and what says so.
-    fn earliest(&self, ahead: Units, cost: Cost, fresh: bool, now: Time) -> (Time, Waiting) {
-        self.earliest_by(&self.endpoints, ahead, cost, fresh, now)
+    fn earliest(&self, ahead: Units, cost: Cost, ways: Ways, fresh: bool, now: Time) -> (Time, Waiting) {
+        self.earliest_by(&self.endpoints, ahead, cost, ways, fresh, now)
     }
 
     /// The same by these endpoints.
-    fn earliest_by(&self, endpoints: &Endpoints, ahead: Units, cost: Cost, fresh: bool, now: Time) -> (Time, Waiting) {
+    fn earliest_by(
+        &self,
+        endpoints: &Endpoints,
+        ahead: Units,
+        cost: Cost,
+        ways: Ways,
+        fresh: bool,
+        now: Time,
+    ) -> (Time, Waiting) {
         if let Some(until) = self.config.brake.paused(now) {
             // Who pauses without an end says nothing about one: calls wait as long as they can.
             let left = until.finite().map(|until| until.since(now));
             return (until.finite().unwrap_or(now), Waiting::Braked { left });
         }
-        let from = endpoints.resumes(fresh, now);
-        match (self.paces.when(&self.config.limits, from, ahead, cost), endpoints.paused_until(fresh, now)) {
+        let from = endpoints.resumes(ways, fresh, now);
+        match (self.paces.when(&self.config.limits, from, ahead, cost), endpoints.paused_until(ways, fresh, now)) {
             (Some((at, limit)), _) if at > from => (at, Waiting::Limit(*limit)),
             (_, Some((until, cause))) => (from, Waiting::Paused { left: until.since(now), cause }),
             _ => (now, Waiting::Turn),
@@ -270,7 +278,7 @@ impl Actor {
             Some(busy) if new.returning.is_none() => busy.queue.ahead_of(new.flow, ticket.place),
             _ => Units::default(),
         };
-        let (could, why) = self.earliest(ahead, new.cost, fresh, now);
+        let (could, why) = self.earliest(ahead, new.cost, new.ways, fresh, now);
         let (could, why) = if delayed && ticket.not_before > could { held } else { (could, why) };
         if could >= new.deadline {
             let left = new.deadline.since(now);
@@ -311,6 +319,9 @@ impl Actor {
 
     /// Why a call could never leave, whatever happens.
     fn never(&self, cost: Cost, ways: Ways) -> Option<Refusal> {
+        if !self.endpoints.any(ways) {
+            return Some(Refusal::NoRegion);
+        }
         let limit = self.config.limits.never(cost).or(self.endpoints.never(&self.config.endpoints, ways, cost))?;
         Some(Refusal::CostTooLarge { unit: limit.unit, cost: cost.of(limit.unit), quota: limit.quota })
     }
@@ -332,7 +343,10 @@ impl Actor {
             ways: new.ways,
             endpoint: 0,
             held: Held::default(),
+            copied: Mask::NONE,
+            succeeded: false,
             left: now,
+            since: None,
             beside: None,
         }
     }
@@ -393,6 +407,9 @@ impl Actor {
     /// Ends the pauses of all endpoints.
     pub(crate) fn resume(&mut self, cx: &mut Context<'_>) {
         self.endpoints.lift(cx.now);
+        if let Some(busy) = &mut self.busy {
+            busy.queue.unsteady(cx.now);
+        }
         self.pump(cx);
     }
 
@@ -492,29 +509,34 @@ impl Actor {
         fresh.or(Some(first))
     }
 
-    /// A pause or a limit grew: refuses at once what can't start before its deadline any more.
+    /// A pause, an operator's too, or a limit grew: refuses at once what can't start before its deadline any more.
     fn recheck(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
-        let resumes = self.endpoints.paused_until(true, now).map_or(Time::ZERO, |_| self.endpoints.resumes(true, now));
+        let resumes = self.endpoints.paused_until(Ways::ANY, true, now);
+        let resumes = resumes.map_or(Time::ZERO, |_| self.endpoints.resumes(Ways::ANY, true, now));
+        let braked = self.config.brake.paused(now).and_then(Time::finite);
+        let resumes = braked.map_or(resumes, |until| until.max(resumes));
         while let Some(call) = self.busy.as_ref().and_then(|busy| busy.queue.expiring(resumes)) {
             let Some(entry) = cx.calls.get(call) else { break };
-            let (could, why) = self.earliest(Units::default(), entry.cost, true, now);
+            let (could, why) = self.earliest(Units::default(), entry.cost, entry.ways, true, now);
             let left = entry.deadline.since(now);
             let refusal = Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why };
             self.turn_away(call, refusal, cx);
         }
         let Some(busy) = &self.busy else { return };
-        if self.config.limits.is_empty()
-            || busy.queue.first_deadline() > self.earliest(busy.queue.cost(), Cost::ONE, true, now).0
-        {
+        let first = busy.queue.first_deadline();
+        let limits = !self.config.limits.is_empty()
+            && first <= self.earliest(busy.queue.cost(), Cost::ONE, Ways::ANY, true, now).0;
+        let pauses = !self.endpoints.is_single() && first <= self.endpoints.all_resume(now);
+        if !limits && !pauses {
             return;
         }
-        // Only now, and only where limits are configured, everybody's place is looked at.
+        // Only now, and only where limits are configured or there are several endpoints, everybody's place is looked at.
         let mut ahead = Units::default();
         let mut late = Vec::new();
         for call in busy.queue.in_order(|call| cx.calls.get(call).map_or(0, |entry| entry.share)) {
             let Some(entry) = cx.calls.get(call) else { continue };
-            let (could, why) = self.earliest(ahead, entry.cost, true, now);
+            let (could, why) = self.earliest(ahead, entry.cost, entry.ways, true, now);
             if could >= entry.deadline {
                 let left = entry.deadline.since(now);
                 late.push((call, Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why }));
@@ -531,6 +553,9 @@ impl Actor {
         if Arc::ptr_eq(&self.config, config) {
             return;
         }
+        if let Some(busy) = &mut self.busy {
+            busy.queue.unsteady(cx.now);
+        }
         if self.config.limits != config.limits {
             self.paces.reconfigure(&self.config.limits, &config.limits, cx.now);
         }
@@ -542,7 +567,7 @@ impl Actor {
                 let at = |before: u8| places.get(usize::from(before)).copied().flatten().unwrap_or(u8::MAX);
                 entry.endpoint = at(entry.endpoint);
                 entry.ticket.endpoint = at(entry.ticket.endpoint);
-                entry.ticket.tried = Mask::NONE;
+                (entry.ticket.tried, entry.copied) = (Mask::NONE, entry.copied.moved(&places));
                 let Ways { allowed, preferred } = entry.ways;
                 entry.ways = Ways { allowed: allowed.moved(&places), preferred: preferred.moved(&places) };
             }

@@ -15,7 +15,7 @@ const STEP: usize = 16;
 /// Bits of a cell's number among those of its length.
 const NUMBER: u32 = 24;
 /// Cells in a block.
-const BLOCK: u32 = 1024;
+const BLOCK: u32 = if cfg!(test) { 4 } else { 1024 };
 
 /// A cell: its number, above which its length stands in steps. None is of length zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,19 +40,59 @@ impl Cell {
 /// The cells of one length.
 #[derive(Debug, Default)]
 struct Cells {
-    blocks: Vec<Box<[u8]>>,
-    free: Vec<u32>,
+    blocks: Vec<Block>,
+    /// Blocks that have free cells, and those that were given back.
+    room: Vec<u32>,
+    gone: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    bytes: Box<[u8]>,
+    free: Vec<u16>,
 }
 
 impl Cells {
+    fn block(&mut self, index: u32) -> Option<&mut Block> {
+        self.blocks.get_mut(index as usize)
+    }
+
     fn take(&mut self, length: usize) -> u32 {
-        if let Some(number) = self.free.pop() {
-            return number;
+        if let Some(index) = self.room.last().copied()
+            && let Some(block) = self.block(index)
+            && let Some(cell) = block.free.pop()
+        {
+            if block.free.is_empty() {
+                self.room.pop();
+            }
+            return index * BLOCK + u32::from(cell);
         }
-        let first = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX).saturating_mul(BLOCK);
-        self.blocks.push(vec![0; length * BLOCK as usize].into());
-        self.free.extend((first + 1..first + BLOCK).rev());
-        first
+        let bytes = vec![0; length * BLOCK as usize].into();
+        let block = Block { bytes, free: (1..BLOCK as u16).rev().collect() };
+        let index = self.gone.pop().unwrap_or_else(|| {
+            self.blocks.push(Block::default());
+            self.blocks.len() as u32 - 1
+        });
+        if let Some(place) = self.block(index) {
+            *place = block;
+        }
+        self.room.push(index);
+        index * BLOCK
+    }
+
+    /// A block of which nothing is taken any more goes back, unless it is the only one with room: states grow.
+    fn give(&mut self, number: u32) {
+        let (index, others) = (number / BLOCK, self.room.len() > 1);
+        let Some(block) = self.block(index) else { return };
+        block.free.push((number % BLOCK) as u16);
+        let free = block.free.len();
+        if free == BLOCK as usize && others {
+            *block = Block::default();
+            self.room.retain(|other| *other != index);
+            self.gone.push(index);
+        } else if free == 1 {
+            self.room.push(index);
+        }
     }
 }
 
@@ -79,7 +119,7 @@ impl<T: Rest + Default> Asleep<T> {
     fn bytes(&self, cell: Cell) -> Option<&[u8]> {
         let length = cell.steps() * STEP;
         let block = self.cells.get(cell.steps())?.blocks.get((cell.number() / BLOCK) as usize)?;
-        block.chunks_exact(length).nth((cell.number() % BLOCK) as usize)
+        block.bytes.chunks_exact(length).nth((cell.number() % BLOCK) as usize)
     }
 
     /// It will be read soon: its lines of memory come together, and not one after the other.
@@ -104,11 +144,11 @@ impl<T: Rest + Default> Asleep<T> {
         let Some(cells) = self.cells.get_mut(steps) else { return false };
         let number = cells.take(steps * STEP);
         let Some(cell) = Cell::new(steps, number) else {
-            cells.free.push(number);
+            cells.give(number);
             return false;
         };
-        let block = cells.blocks.get_mut((number / BLOCK) as usize);
-        let place = block.and_then(|block| block.chunks_exact_mut(steps * STEP).nth((number % BLOCK) as usize));
+        let block = cells.block(number / BLOCK);
+        let place = block.and_then(|block| block.bytes.chunks_exact_mut(steps * STEP).nth((number % BLOCK) as usize));
         let (Some(place), Some(bytes)) = (place, self.bytes.get(..steps * STEP)) else { return false };
         place.copy_from_slice(bytes);
         if self.of.len() <= index as usize {
@@ -142,7 +182,7 @@ impl<T: Rest + Default> Asleep<T> {
         if let Some(cell) = self.of.get_mut(index as usize).and_then(Option::take)
             && let Some(cells) = self.cells.get_mut(cell.steps())
         {
-            cells.free.push(cell.number());
+            cells.give(cell.number());
         }
     }
 
@@ -190,6 +230,9 @@ mod tests {
             for (index, state) in model {
                 prop_assert_eq!(asleep.read(index), Some(state));
             }
+            // Of each length one block stays.
+            let kept = |cells: &Cells| cells.blocks.iter().filter(|block| !block.bytes.is_empty()).count();
+            prop_assert!(asleep.cells.iter().all(|cells| kept(cells) <= 1 && cells.room.len() == kept(cells)));
         }
     }
 }

@@ -195,8 +195,14 @@ pub(crate) struct Entry {
     /// The endpoint it was admitted to, and what it holds of it.
     pub(crate) endpoint: u8,
     pub(crate) held: Held,
+    /// Endpoints that copies of it race to.
+    pub(crate) copied: Mask,
+    /// Its answer was counted as a success.
+    pub(crate) succeeded: bool,
     /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
+    /// When the call departed whose copy it is, where it is to answer for it.
+    pub(crate) since: Option<Time>,
     /// What was in flight to its endpoint when it departed; nothing before.
     pub(crate) beside: Option<Beside>,
 }

@@ -210,7 +210,7 @@ pub(crate) struct Guard {
     /// How long answers take that are not kept waiting, and what is in flight at most where they are.
     base: Quantile,
     adaptive: Option<Box<Adaptive>>,
-    /// Something is configured about it: it is not for us to find a limit where nothing is refused.
+    /// Something is configured about it at present: it is not for us to find a limit where nothing is refused.
     configured: bool,
     /// What answers stated of quotas that are used up.
     stated: Option<Box<Stated>>,
@@ -321,12 +321,16 @@ impl Guard {
             && self.stated.is_none()
     }
 
-    /// What was configured about the destination is known: no window is needed to find it out.
-    pub(crate) fn known(&mut self) {
-        (self.configured, self.adaptive) = (true, None);
-        if self.cuts == 0 {
-            self.window = OPEN;
+    /// Whether what a destination takes is configured: then no window is needed to find it out, and when it is not any
+    /// more the window begins anew.
+    pub(crate) fn is_known(&mut self, known: bool, now: Time) {
+        if known {
+            self.adaptive = None;
         }
+        if known != self.configured && self.cuts == 0 {
+            (self.window, self.grown, self.fresh) = (if known { OPEN } else { FIRST_WINDOW }, now, 0);
+        }
+        self.configured = known;
     }
 
     /// What holds the next call, and until when at most. `None`: it may leave. `fresh`: it was neither refused nor

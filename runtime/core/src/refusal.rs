@@ -185,6 +185,9 @@ pub enum Refusal {
         /// The limit's quota.
         quota: u64,
     },
+    /// None of the endpoints that it may take is there any more.
+    #[error("the destination has no endpoint in the regions that its policy insists on")]
+    NoRegion,
     /// An operator drains the destination: no further call is taken.
     #[error("the destination is drained by an operator")]
     Draining {
@@ -213,6 +216,7 @@ impl Refusal {
             Refusal::DeadlineUnreachable { .. } => "deadline-unreachable",
             Refusal::DeadlinePassed { .. } => "deadline-passed",
             Refusal::CostTooLarge { .. } => "cost-too-large",
+            Refusal::NoRegion => "no-region",
             Refusal::Draining { .. } => "draining",
             Refusal::Flushed { .. } => "flushed",
             Refusal::TooManyDestinations { .. } => "too-many-destinations",
@@ -226,6 +230,7 @@ impl Refusal {
             Refusal::QueueBytes { .. } => "bytes waiting for one destination",
             Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "deadline of the call",
             Refusal::CostTooLarge { .. } => "quota of the destination",
+            Refusal::NoRegion => "endpoints of the destination in these regions",
             Refusal::Draining { .. } | Refusal::Flushed { .. } => "brake of the destination",
             Refusal::TooManyDestinations { .. } => "busy destinations of the node",
         }
@@ -239,6 +244,7 @@ impl Refusal {
             Refusal::DeadlineUnreachable { left, .. } => Rounded(*left).to_string(),
             Refusal::DeadlinePassed { waited, .. } => Rounded(*waited).to_string(),
             Refusal::CostTooLarge { quota, unit, .. } => format!("{quota} {unit}"),
+            Refusal::NoRegion => "0".into(),
             Refusal::Draining { .. } => "drain".into(),
             Refusal::Flushed { .. } => "flush".into(),
             Refusal::TooManyDestinations { limit } => limit.to_string(),

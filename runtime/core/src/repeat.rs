@@ -105,6 +105,11 @@ impl Outcome {
         matches!(self, Outcome::Answer { status, .. } if *status == wanted)
     }
 
+    /// Whether it is an answer of a status below this.
+    pub(crate) fn is_below(&self, bound: u16) -> bool {
+        matches!(self, Outcome::Answer { status, .. } if *status < bound)
+    }
+
     /// The class of this outcome.
     pub fn class(&self) -> Class {
         match self {

@@ -94,6 +94,24 @@ fn a_destination_that_gets_slow_by_itself_is_let_alone() {
 }
 
 #[test]
+fn a_brownout_that_eases_while_its_cause_is_looked_for_leaves_no_limit() {
+    for lasts in (4..24).step_by(2) {
+        let upstream = Upstream::new(Law::Unlimited, Says::Nothing).serving(MS * 80, MS * 120);
+        let mut world = world(lasts, upstream);
+        world.until = START + SEC * 180;
+        world.clients(10, MS * 7);
+        world.run(START + SEC * 40);
+        world.upstream.service = (MS * 900, MS * 1100);
+        world.run(START + SEC * (40 + lasts as u32));
+        world.upstream.service = (MS * 450, MS * 550);
+        world.run_out();
+        let passed = world.accepted_between(SEC * 120, SEC * 180) as f64 / 60.0;
+        println!("a brownout of {lasts} s: {passed:.1}/s after it");
+        assert!(passed > 0.9 * 10.0 / 0.5014, "{lasts}: {passed}");
+    }
+}
+
+#[test]
 fn answers_that_just_differ_much_are_never_limited() {
     for spread in [2.0, 2.7, 4.0] {
         let mut limited = 0;

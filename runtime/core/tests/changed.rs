@@ -5,9 +5,11 @@
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use tidegate_core::{
-    Call, Cost, Effect, Effects, Limit, NewCall, Permit, Refusal, Settings, Shard, Submitted, Time, Unit,
+    Attempt, Call, Cost, Effect, Effective, Effects, Limit, NewCall, Outcome, Permit, Refusal, Settings, Shard, Signal,
+    Submitted, Time, Unit,
     endpoint::{EndpointSettings, Mask, Ways},
     shard::{Brake, Config, CopyFor, Departure},
+    signal::Source,
 };
 
 const SEC: Duration = Duration::from_secs(1);
@@ -146,4 +148,78 @@ fn slots_of_an_endpoint_are_counted_through_a_time_without_a_limit() {
     assert_eq!(it.free(), 1, "of two one is held");
     it.shard.release(it.now, early, &mut it.fx);
     assert_eq!(it.fx.drain().count(), 1, "the one that waits leaves");
+}
+
+#[test]
+fn a_call_leaves_from_no_other_region_when_that_which_it_insists_on_is_gone() {
+    let home = |limits: &[Limit]| endpoint(1, limits, None);
+    let here =
+        Settings { endpoints: vec![home(&[]), endpoint(2, &[Limit::requests(1, SEC)], None)], ..Settings::default() };
+    let only = Ways { allowed: Mask::of(1), ..Ways::ANY };
+    for left in [vec![home(&[])], vec![home(&[]), endpoint(3, &[], None)], Vec::new()] {
+        let mut it = Changing::new(&here);
+        it.leaves(only);
+        let call = it.waits(0, only);
+        it.change(&Settings { endpoints: left, ..Settings::default() });
+        let [Effect::Refuse { call: refused, refusal }] = it.fx.drain().collect::<Vec<_>>()[..] else { panic!() };
+        assert_eq!((refused, refusal.kind()), (call, "no-region"));
+        let Submitted::Refused(refusal) = it.ask(0, Ways { allowed: Mask::NONE, ..Ways::ANY }) else { panic!() };
+        assert_eq!(refusal, Refusal::NoRegion);
+    }
+}
+
+#[test]
+fn a_call_whose_only_region_pauses_for_longer_than_it_has_is_refused_at_once() {
+    // So long a pause is believed at its word.
+    let endpoints = vec![endpoint(1, &[], None), endpoint(2, &[], None)];
+    let mut it = Changing::new(&Settings { endpoints, believed_pause: SEC * 600, ..Settings::default() });
+    let only = |index| Ways { allowed: Mask::of(index), ..Ways::ANY };
+    let ask = |it: &mut Changing, ways| {
+        let new = NewCall { ways, ..NewCall::by(it.now + SEC * 60) };
+        it.shard.submit(it.now, KEY, &it.config, new, &mut it.fx)
+    };
+    // The first four leave; one more waits for an answer.
+    let flying: Vec<Permit> = (0..4).map(|_| it.leaves(only(1))).collect();
+    let Submitted::Queued { call: waiting, .. } = ask(&mut it, only(1)) else { panic!() };
+    let signal = Signal { wait: Some((SEC * 300, Source::RetryAfter)), ..Signal::default() };
+    let refused = Outcome::Answer { status: 429, signal };
+    let policy = Effective::default();
+    let attempt = Attempt { policy: &policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+    it.shard.report(it.now, flying[0], &refused, &attempt, &mut it.fx);
+    let [Effect::Refuse { call, refusal }] = it.fx.drain().collect::<Vec<_>>()[..] else { panic!() };
+    assert_eq!((call, refusal.kind(), refusal.retry_after()), (waiting, "deadline-unreachable", Some(SEC * 300)));
+    let Submitted::Refused(refusal) = ask(&mut it, only(1)) else { panic!("it waits") };
+    assert_eq!((refusal.kind(), refusal.retry_after()), ("deadline-unreachable", Some(SEC * 300)));
+    for ways in [only(0), Ways::ANY] {
+        assert!(matches!(ask(&mut it, ways), Submitted::Admitted(_)));
+    }
+}
+
+#[test]
+fn a_call_races_to_each_endpoint_that_it_may_take_once() {
+    for (endpoints, copies) in [(0, 1), (1, 1), (2, 1), (4, 3)] {
+        let endpoints: Vec<_> = (0..endpoints).map(|id| endpoint(id + 1, &[], None)).collect();
+        let mut it = Changing::new(&of(&endpoints));
+        let permit = it.leaves(Ways::ANY);
+        let race = |it: &mut Changing| it.shard.copy(it.now, permit, CopyFor::Race, &mut it.fx);
+        let all: Vec<Permit> = (0..copies).map(|_| race(&mut it).expect("a copy")).collect();
+        assert_eq!(race(&mut it), None);
+        let mut met: Vec<u64> = all.iter().chain([&permit]).map(|permit| permit.endpoint()).collect();
+        met.sort();
+        met.dedup();
+        assert_eq!(met.len(), endpoints.len().max(1));
+    }
+}
+
+#[test]
+fn a_copy_of_a_copy_goes_where_neither_is() {
+    let mut it = Changing::new(&of(&[endpoint(1, &[], None), endpoint(2, &[], None), endpoint(3, &[], None)]));
+    let mut permit = it.leaves(Ways::ANY);
+    let mut seen = vec![permit.endpoint()];
+    while let Some(copy) = it.shard.copy(it.now, permit, CopyFor::Race, &mut it.fx) {
+        seen.push(copy.endpoint());
+        permit = copy;
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3]);
 }

@@ -377,6 +377,55 @@ fn a_failure_goes_elsewhere_at_once() {
     assert!(world.percentile(100, Duration::ZERO, SEC * 20) < MS * 100, "without a backoff");
 }
 
+/// Answers like this in a while, and well after about `time` otherwise.
+fn wrong_between(time: Duration, wrong: u16, from: Duration, to: Duration) -> Serves {
+    Box::new(move |now, random| {
+        let outcome = if (START + from..START + to).contains(&now) { status(wrong, None) } else { fine() };
+        let quick = matches!(outcome, Outcome::Answer { status: 400..500, .. });
+        (if quick { MS * 5 } else { time.mul_f64(0.5 + random.f64()) }, outcome)
+    })
+}
+
+#[test]
+fn a_home_that_fails_all_or_knows_nothing_is_left_for_a_slower_region_and_used_again_when_it_is_back() {
+    // From the start, and after a while of good answers.
+    for (wrong, first, from) in
+        [(500, 20, SEC * 20), (500, 20, Duration::ZERO), (404, 40, SEC * 20), (401, 40, Duration::ZERO)]
+    {
+        for seed in 0..10 {
+            let to = SEC * 80;
+            let settings = endpoints(2, |index| EndpointSettings { home: index == 0, ..weighing(1) });
+            let serves = vec![wrong_between(MS * 100, wrong, from, to), about(MS * 250)];
+            let mut world = World::new(seed, &settings, serves);
+            world.calls(20.0, SEC * 140);
+            world.run();
+            let began = world.sent[0].iter().filter(|at| **at >= START + from).nth(first);
+            let noticed = began.map_or(to, |at| at.since(START).min(to));
+            let met = world.sent_between(0, noticed, to) as f64;
+            let all = world.sent_between(1, noticed, to) as f64;
+            println!("{wrong} {seed}: {noticed:?}, then {met} met it, {all} did not");
+            assert!(met <= 0.05 * all, "{wrong} {seed}: {met} of {all} since {noticed:?}");
+            assert!(world.sent_between(0, from, to) as f64 <= first as f64 + 0.05 * 20.0 * (to - from).as_secs_f64());
+            let again = world.sent_between(0, to + SEC * 30, SEC * 140) as f64;
+            let other = world.sent_between(1, to + SEC * 30, SEC * 140) as f64;
+            assert!(again > 0.8 * (again + other), "{wrong} {seed}: {again} at home, {other} not");
+        }
+    }
+}
+
+#[test]
+fn where_all_regions_decline_or_fail_none_is_ejected() {
+    for wrong in [404, 500] {
+        let settings = endpoints(2, |index| EndpointSettings { home: index == 0, ..weighing(1) });
+        let always = || wrong_between(MS * 50, wrong, Duration::ZERO, SEC * 1000);
+        let mut world = World::new(8, &settings, vec![always(), always()]);
+        world.calls(20.0, SEC * 30);
+        world.run();
+        let snapshot = world.shard.snapshot(world.now, KEY).unwrap();
+        assert!(snapshot.endpoints.iter().all(|endpoint| endpoint.ejected.is_none()), "{wrong}");
+    }
+}
+
 #[test]
 fn each_endpoint_has_limits_of_its_own_and_what_one_does_not_take_goes_to_the_others() {
     let settings =

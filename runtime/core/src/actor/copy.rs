@@ -3,7 +3,7 @@
 use super::{Actor, Context};
 use crate::{
     calls::{Call, Entry, Permit, Phase},
-    endpoint::{Held, Wants},
+    endpoint::{Held, Mask, Wants},
     pace::{Charge, Units},
     slots::Slot,
 };
@@ -14,7 +14,8 @@ use std::time::Duration;
 pub enum CopyFor {
     /// Its answer takes longer than usual. From the budget of hedges, to another endpoint where there is one.
     Hedge,
-    /// Whoever answers first wins, and it was asked for: to another endpoint, without a budget.
+    /// Whoever answers first wins, and it was asked for: without a budget, to another endpoint that no copy of the call
+    /// races to yet; where it has one only, once.
     Race,
     /// An endpoint that was ejected is tried. From the budget of hedges; nobody waits for its answer.
     Trial,
@@ -37,9 +38,19 @@ impl Actor {
         let mut entry =
             Entry { phase: Phase::Waiting, charge: Charge::default(), slot: Slot::default(), ..entry.clone() };
         (entry.held, entry.beside, entry.ticket.again) = (Held::default(), None, true);
+        entry.since = (why != CopyFor::Trial).then_some(entry.since.unwrap_or(entry.left));
         let mut wants: Wants = entry.wants();
+        let copied = std::mem::replace(&mut entry.copied, Mask::NONE);
+        if why == CopyFor::Race {
+            wants.ways.allowed = wants.ways.allowed.beside(copied);
+            if !self.endpoints.any(wants.ways) {
+                return None;
+            }
+        }
         if !self.endpoints.is_single() {
             wants.ways = self.endpoints.ways_beside(wants.ways, entry.endpoint)?;
+            // A copy of the copy goes to neither.
+            entry.ways = wants.ways;
         }
         let (now, limits) = (cx.now, &self.config.limits);
         // Whoever waits would have to wait longer for it.
@@ -63,6 +74,9 @@ impl Actor {
         };
         if why != CopyFor::Race && !self.spent.hedge(&self.config.retry_budget, now) {
             return None;
+        }
+        if let Some(original) = cx.calls.get_mut(call).filter(|_| why == CopyFor::Race) {
+            original.copied = copied.with(chosen.index);
         }
         let copy = cx.calls.insert(entry);
         Some(self.launch(copy, chosen, false, cx))

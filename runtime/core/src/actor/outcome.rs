@@ -19,6 +19,8 @@ struct Flown {
     /// Whether its first byte left.
     departed: bool,
     left: Time,
+    /// When the call left whose copy it is.
+    since: Option<Time>,
     /// What was in flight then.
     beside: Option<Beside>,
     deadline: Time,
@@ -28,11 +30,15 @@ struct Flown {
 }
 
 impl Actor {
-    /// The first byte is about to leave. Not while the endpoint is paused: then the call goes back.
+    /// The first byte is about to leave. Not while the endpoint is paused, or an operator pauses the destination: then the
+    /// call goes back.
     pub(crate) fn departed(&mut self, permit: Permit, cx: &mut Context<'_>) -> Departure {
         let Some(entry) = cx.calls.get_mut(permit.call) else { return Departure::Released };
         if entry.phase != Phase::Admitted {
             return Departure::Go;
+        }
+        if self.config.brake.paused(cx.now).is_some() {
+            return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
         }
         let single = self.endpoints.is_single();
         let (compiled, endpoint) = (self.config.endpoint(entry.endpoint), self.endpoints.get_mut(entry.endpoint));
@@ -66,6 +72,7 @@ impl Actor {
             Phase::Waiting | Phase::Reported => return None,
         };
         let told = entry.phase == Phase::Departed;
+        entry.succeeded = outcome.is_some_and(|it| it.class() == Class::Accepted && it.is_below(400));
         entry.phase = Phase::Reported;
         if !told && departed {
             self.paces.departed(&self.config.limits, entry.cost, entry.charge, entry.left);
@@ -73,6 +80,7 @@ impl Actor {
             self.paces.refund(&self.config.limits, entry.cost, entry.charge, cx.now);
         }
         let others = if single { None } else { self.endpoints.others(entry.endpoint, cx.now) };
+        let odd = !single && self.endpoints.others_serve(entry.endpoint, cx.now);
         if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
             if !told && departed {
                 endpoint.departed(compiled, entry.cost, entry.held, entry.left);
@@ -86,6 +94,9 @@ impl Actor {
                 }
                 let took = cx.now.since(entry.left);
                 match outcome {
+                    Some(outcome @ Outcome::Answer { status: 400..500, .. }) if outcome.class() == Class::Accepted => {
+                        endpoint.health.declined(entry.left, odd, cx.now);
+                    }
                     Some(outcome) if outcome.class() == Class::Accepted => {
                         endpoint.health.answered(entry.left, took, others, cx.now);
                     }
@@ -96,14 +107,14 @@ impl Actor {
                 }
             }
         }
-        let Entry { left, beside, deadline, mut ticket, endpoint, .. } = *entry;
+        let Entry { left, since, beside, deadline, mut ticket, endpoint, .. } = *entry;
         if ticket.endpoint != endpoint {
             // What another endpoint did says nothing about this one.
             (ticket.endpoint, ticket.others, ticket.passed, ticket.failed) = (endpoint, 0, 0, Time::ZERO);
             (ticket.cut, ticket.last_cut) = (0, 0);
         }
         (ticket.not_before, ticket.again) = (Time::ZERO, true);
-        Some(Flown { departed, left, beside, deadline, ticket, endpoint })
+        Some(Flown { departed, left, since, beside, deadline, ticket, endpoint })
     }
 
     pub(crate) fn report(
@@ -118,10 +129,11 @@ impl Actor {
         let (Some(flown), Some(ways)) = (self.landed(permit, Some(outcome), cx), ways) else {
             return Verdict::Return(Reason::Released);
         };
-        let Flown { departed, left, beside, deadline, mut ticket, endpoint } = flown;
+        let Flown { departed, left, since, beside, deadline, mut ticket, endpoint } = flown;
         let class = outcome.class();
-        self.count(outcome, class, now.since(left));
-        let resumed = self.endpoints.resumes(true, now);
+        // Where a copy answers, the call would have taken at least as long without it.
+        self.count(outcome, class, now.since(since.unwrap_or(left)));
+        let resumed = self.resumes_at(endpoint, now);
         // Whether others' success shows that the endpoint has nothing to do with it.
         let own = self.learn(call, outcome, &mut ticket, (left, beside), cx);
         let failed = !matches!(class, Class::Accepted | Class::Denied);
@@ -140,7 +152,7 @@ impl Actor {
             down: down && !own && !elsewhere,
             elsewhere,
             owns_refusal: ticket.refusals >= OWNED_AFTER,
-            resumes: self.endpoints.resumes(ticket.is_fresh(), now).max(ticket.not_before),
+            resumes: self.endpoints.resumes(ways, ticket.is_fresh(), now).max(ticket.not_before),
             deadline,
         };
         let (spent, budget) = (&mut self.spent, &self.config.retry_budget);
@@ -149,11 +161,16 @@ impl Actor {
             Decision::PutBack => Verdict::PutBack(ticket),
             Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, ..ticket }),
         };
-        if self.endpoints.resumes(true, now) > resumed {
+        if self.resumes_at(endpoint, now) > resumed {
             self.recheck(cx);
         }
         self.pump(cx);
         verdict
+    }
+
+    /// When a call may leave to one endpoint, as far as pauses go.
+    fn resumes_at(&self, index: u8, now: Time) -> Time {
+        self.endpoints.get(index).map_or(now, |endpoint| endpoint.guard.resumes(true, now))
     }
 
     /// Teaches the guard of its endpoint what became of a call. Returns whether that is the call's own.
@@ -241,6 +258,10 @@ impl Actor {
                 self.learn(permit.call, outcome, &mut flown.ticket, (flown.left, flown.beside), cx);
             }
             None => {
+                // That of the call itself counts by what answers it.
+                if flown.since.is_some() {
+                    self.late.add_at_least(cx.now.since(flown.left), Quantile::P95);
+                }
                 if let Some(endpoint) = self.endpoints.get_mut(flown.endpoint) {
                     endpoint.guard.given_up(permit.call, cx.random, cx.now);
                 }
@@ -289,17 +310,22 @@ impl Actor {
     /// An answer that was reported turned out to be this, when its head had long been passed on. There is nothing to be
     /// decided about the call any more; others are to know.
     pub(crate) fn amend(&mut self, permit: Permit, outcome: &Outcome, cx: &mut Context<'_>) {
-        let Some(entry) = cx.calls.get(permit.call).filter(|entry| entry.phase == Phase::Reported) else { return };
+        let Some(entry) = cx.calls.get_mut(permit.call).filter(|entry| entry.phase == Phase::Reported) else { return };
+        let succeeded = std::mem::take(&mut entry.succeeded);
         let Entry { left, beside, endpoint: index, mut ticket, .. } = *entry;
         let class = outcome.class();
         ticket.endpoint = index;
-        let resumed = self.endpoints.resumes(true, cx.now);
-        self.count(outcome, class, Duration::ZERO);
+        let resumed = self.resumes_at(index, cx.now);
+        // It was one outcome, not two.
+        if succeeded && class != Class::Accepted {
+            self.counts.succeeded = self.counts.succeeded.saturating_sub(1);
+            self.count(outcome, class, Duration::ZERO);
+        }
         if let (Class::Refused | Class::Down, Some(endpoint)) = (class, self.endpoints.get_mut(index)) {
             endpoint.guard.amends();
             self.learn(permit.call, outcome, &mut ticket, (left, beside), cx);
         }
-        if self.endpoints.resumes(true, cx.now) > resumed {
+        if self.resumes_at(index, cx.now) > resumed {
             self.recheck(cx);
         }
         self.pump(cx);

@@ -2,7 +2,13 @@
 
 use super::Actor;
 use crate::{
-    calls::Calls, endpoint::Endpoints, limit::Cost, pace::Units, queue::Queue, refusal::Cause, snapshot::Snapshot,
+    calls::Calls,
+    endpoint::{Endpoints, Ways},
+    limit::Cost,
+    pace::Units,
+    queue::Queue,
+    refusal::Cause,
+    snapshot::Snapshot,
     time::Time,
 };
 use std::time::Duration;
@@ -11,7 +17,7 @@ impl Actor {
     /// What is left of a pause, and why. `asleep`: its endpoints, where it sleeps.
     pub(crate) fn pause(&self, asleep: Option<&Endpoints>, now: Time) -> Option<(Duration, Cause)> {
         let endpoints = asleep.unwrap_or(&self.endpoints);
-        endpoints.paused_until(true, now).map(|(until, cause)| (until.since(now), cause))
+        endpoints.paused_until(Ways::ANY, true, now).map(|(until, cause)| (until.since(now), cause))
     }
 
     pub(crate) fn snapshot(&self, asleep: Option<&Endpoints>, calls: &Calls, now: Time) -> Snapshot {
@@ -35,7 +41,7 @@ impl Actor {
             queued_bytes: queue.map_or(0, Queue::bytes),
             oldest_wait: oldest.map(|since| now.since(since)),
             next_in: self
-                .earliest_by(endpoints, ahead, Cost::ONE, true, now)
+                .earliest_by(endpoints, ahead, Cost::ONE, Ways::ANY, true, now)
                 .0
                 .since(now)
                 .max(endpoints.spacing(ahead.requests)),

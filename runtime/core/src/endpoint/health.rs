@@ -1,4 +1,8 @@
-//! How an endpoint does, beside the others of its destination: how long its answers take, and whether it is slow.
+//! How an endpoint does, beside the others of its destination: how long its answers take, and whether it is slow or fails.
+//!
+//! A client error is quick, and says nothing of how long work takes: it is no sample of latency. Nor is it a failure, as
+//! the fault is the caller's, unless the endpoint answers little else and another answers such calls well: then it is the
+//! endpoint that is wrong, by a typo in its deployment.
 
 use super::quantile::Quantile;
 use crate::{
@@ -18,6 +22,13 @@ const FORGETS: Duration = Duration::from_secs(10);
 const OF_EACH: f32 = 0.1;
 /// So many times longer takes a call where all fail: a third of failures is as bad as twice the time.
 const FAILED: f64 = 3.0;
+/// An endpoint fails when more than this share of its last attempts did, about twenty by [`OF_EACH`]; seven in a row do.
+/// One of which at most a part did is sound.
+const FAILING: f32 = 0.5;
+const SOUND: f32 = 0.25;
+/// The same of client errors, beside another endpoint that has fewer than half.
+const DECLINES: f32 = 0.9;
+const SERVES: f32 = 0.5;
 /// Answers that tell a slowness, or attempts whose answers are awaited.
 const SAMPLES: u16 = 5;
 const AWAITED: u32 = 3;
@@ -46,6 +57,8 @@ pub(crate) struct Health {
     last: Time,
     /// Share of failures among the last attempts.
     failures: f32,
+    /// Share of client errors among the last answers.
+    declined: f32,
     /// Attempts whose answers are awaited, and the sum of when they left.
     awaited: u32,
     left: u64,
@@ -60,6 +73,7 @@ impl Default for Health {
             median: Quantile::NONE,
             last: Time::ZERO,
             failures: 0.0,
+            declined: 0.0,
             awaited: 0,
             left: 0,
             ejected: None,
@@ -68,7 +82,7 @@ impl Default for Health {
     }
 }
 
-at_rest!(Health { median, last, failures, ejections } else { awaited: 0, left: 0, ejected: None });
+at_rest!(Health { median, last, failures, declined, ejections } else { awaited: 0, left: 0, ejected: None });
 
 impl Health {
     /// Whether its state at rest tells all.
@@ -99,7 +113,32 @@ impl Health {
             self.failures += (1.0 - self.failures) * OF_EACH;
         }
         if let Some(ejected) = &mut self.ejected {
-            ejected.good = 0;
+            (ejected.good, ejected.bad) = (0, ejected.bad || failed);
+        }
+    }
+
+    /// The answer was a client error. `odd`: another endpoint serves such calls.
+    pub(crate) fn declined(&mut self, launched: Time, odd: bool, now: Time) {
+        self.landed(launched);
+        self.last = now;
+        self.failures *= 1.0 - OF_EACH;
+        self.declined += (1.0 - self.declined) * OF_EACH;
+        match &mut self.ejected {
+            Some(ejected) if odd => (ejected.good, ejected.bad) = (0, true),
+            Some(_) => self.good(None),
+            None => {}
+        }
+    }
+
+    /// A good probe of an ejected endpoint.
+    fn good(&mut self, took: Option<Duration>) {
+        let Some(ejected) = &mut self.ejected else { return };
+        (ejected.good, ejected.bad) = (ejected.good + 1, false);
+        if ejected.good >= GOOD {
+            self.lift();
+            if let Some(took) = took {
+                self.median.add(took, Quantile::MEDIAN);
+            }
         }
     }
 
@@ -113,20 +152,15 @@ impl Health {
         self.landed(launched);
         self.last = now;
         self.failures *= 1.0 - OF_EACH;
+        self.declined *= 1.0 - OF_EACH;
         let Some(ejected) = &mut self.ejected else {
             self.median.add(took, Quantile::MEDIAN);
             return;
         };
         if others.is_some_and(|others| took > others * NEAR + NOTHING) {
             (ejected.good, ejected.bad) = (0, true);
-            return;
-        }
-        ejected.good += 1;
-        if ejected.good >= GOOD {
-            // What it was like before is over.
-            self.ejected = None;
-            self.median = Quantile::NONE;
-            self.median.add(took, Quantile::MEDIAN);
+        } else {
+            self.good(Some(took));
         }
     }
 
@@ -149,37 +183,68 @@ impl Health {
         Some(known.unwrap_or_default().max(self.awaited_for(now)))
     }
 
+    /// It is known how long its answers take: those that are awaited tell no more than that it is longer.
+    pub(crate) fn answers(&self) -> bool {
+        self.median.samples() > 0
+    }
+
     /// How long answers are awaited, on average: half of what they take, where they come evenly.
     fn awaited_for(&self, now: Time) -> Duration {
         let sum = now.as_nanos().wrapping_mul(u64::from(self.awaited)).wrapping_sub(self.left);
         Duration::from_nanos(sum.checked_div(u64::from(self.awaited)).unwrap_or(0))
     }
 
+    /// What is left of what was seen of it.
+    fn remembered(&self, now: Time) -> f64 {
+        let quiet = if self.awaited > 0 { Duration::ZERO } else { now.since(self.last) };
+        (-quiet.as_secs_f64() / FORGETS.as_secs_f64()).exp()
+    }
+
+    /// Most of its last attempts failed, or it answers with hardly anything but client errors.
+    pub(crate) fn is_failing(&self, now: Time) -> bool {
+        let rest = self.remembered(now) as f32;
+        self.failures * rest > FAILING || self.declined * rest > DECLINES
+    }
+
+    /// It answers, and its answers are no failures, nor for the most part client errors.
+    pub(crate) fn serves(&self) -> bool {
+        self.failures < SOUND
+            && if self.median.samples() < SAMPLES {
+                self.median.samples() > 0 && self.declined == 0.0
+            } else {
+                self.declined < SERVES
+            }
+    }
+
     /// Its `latency` as the next call should take it, beside the `best` of all: what nobody saw lately counts for less.
     pub(crate) fn faded(&self, latency: Option<Duration>, best: Duration, now: Time) -> Duration {
         let latency = latency.unwrap_or(best);
-        let quiet = if self.awaited > 0 { Duration::ZERO } else { now.since(self.last) };
-        let rest = (-quiet.as_secs_f64() / FORGETS.as_secs_f64()).exp();
+        let rest = self.remembered(now);
         let failures = 1.0 + f64::from(self.failures) * FAILED * rest;
         (best + latency.saturating_sub(best).mul_f64(rest)).mul_f64(failures)
     }
 
-    /// Ejects it if its `latency` is far above that of the `others`.
+    /// Ejects it if it is far slower than the `others` are, or fails while another `serves`.
     pub(crate) fn judge(
         &mut self,
         latency: Option<Duration>,
-        others: Duration,
+        others: Option<Duration>,
+        serves: bool,
         random: &mut fastrand::Rng,
         now: Time,
     ) -> bool {
-        let bound = others * SLOW + NOTHING;
-        let slow = match self.ejected {
+        let failing = self.is_failing(now);
+        let slow = |took: Duration| others.is_some_and(|others| took > others * SLOW + NOTHING);
+        let out = match self.ejected {
             Some(ejected) if now < ejected.until => false,
-            Some(ejected) => ejected.bad || self.awaited_for(now) > bound,
+            Some(ejected) => {
+                ejected.bad && if failing { serves } else { others.is_some() } || slow(self.awaited_for(now))
+            }
+            None if failing && serves => true,
             None if self.median.samples() < SAMPLES && self.awaited < AWAITED => false,
-            None => latency.is_some_and(|latency| latency > bound),
+            None => latency.is_some_and(slow),
         };
-        if !slow {
+        if !out {
             return false;
         }
         let calm = nanos(now.since(self.last)) / nanos(LONGEST);
@@ -193,11 +258,12 @@ impl Health {
     /// It is not left alone any more.
     pub(crate) fn lift(&mut self) {
         if self.ejected.take().is_some() {
-            self.median = Quantile::NONE;
+            // What it was like before is over.
+            (self.median, self.failures, self.declined) = (Quantile::NONE, 0.0, 0.0);
         }
     }
 
-    /// Left alone, for being slow.
+    /// Left alone, for being slow or failing.
     pub(crate) fn is_ejected(&self, now: Time) -> bool {
         self.ejected.is_some_and(|ejected| now < ejected.until)
     }
@@ -246,10 +312,10 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         let mut health = Health::default();
         for n in 0..5 {
-            assert!(!health.judge(health.latency(START), MS * 100, &mut random, START));
+            assert!(!health.judge(health.latency(START), Some(MS * 100), false, &mut random, START));
             answered(&mut health, MS * 1000, START + MS * n);
         }
-        assert!(health.judge(health.latency(START), MS * 100, &mut random, START));
+        assert!(health.judge(health.latency(START), Some(MS * 100), false, &mut random, START));
         assert!(health.is_ejected(START + MS * 26_000) && !health.is_ejected(START + MS * 34_000));
         assert!(!health.wants_copy(START + MS * 1_999));
         assert!(health.wants_copy(START + MS * 2_000) && !health.wants_copy(START + MS * 2_001));
@@ -266,19 +332,21 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         let mut health = Health::default();
         (0..5).for_each(|_| answered(&mut health, MS * 1000, START));
-        assert!(health.judge(health.latency(START), MS * 100, &mut random, START) && !health.is_free(START));
+        assert!(
+            health.judge(health.latency(START), Some(MS * 100), false, &mut random, START) && !health.is_free(START)
+        );
         let later = START + MS * 34_000;
         assert!(health.is_free(later));
         health.launched(later);
         assert!(!health.is_free(later));
         health.answered(later, MS * 900, Some(MS * 100), later + MS * 900);
-        assert!(health.judge(health.latency(later), MS * 100, &mut random, later));
+        assert!(health.judge(health.latency(later), Some(MS * 100), false, &mut random, later));
         assert!(!health.is_free(later + MS * 53_000) && health.is_free(later + MS * 67_000));
         // One that does not answer at all.
         let later = later + MS * 67_000;
         health.launched(later);
-        assert!(!health.judge(health.latency(later + MS * 305), MS * 100, &mut random, later + MS * 305));
-        assert!(health.judge(health.latency(later + MS * 306), MS * 100, &mut random, later + MS * 306));
+        assert!(!health.judge(health.latency(later + MS * 305), Some(MS * 100), false, &mut random, later + MS * 305));
+        assert!(health.judge(health.latency(later + MS * 306), Some(MS * 100), false, &mut random, later + MS * 306));
     }
 
     #[test]
@@ -287,8 +355,8 @@ mod tests {
         let mut health = Health::default();
         (0..100).for_each(|_| answered(&mut health, MS * 100, START));
         (0..10).for_each(|_| health.launched(START));
-        assert!(!health.judge(health.latency(START + MS * 300), MS * 100, &mut random, START + MS * 300));
-        assert!(health.judge(health.latency(START + MS * 310), MS * 100, &mut random, START + MS * 310));
+        assert!(!health.judge(health.latency(START + MS * 300), Some(MS * 100), false, &mut random, START + MS * 300));
+        assert!(health.judge(health.latency(START + MS * 310), Some(MS * 100), false, &mut random, START + MS * 310));
     }
 
     #[test]
@@ -307,6 +375,49 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         let mut health = Health::default();
         (0..50).for_each(|_| answered(&mut health, MS * 5, START));
-        assert!(!health.judge(health.latency(START), MS, &mut random, START));
+        assert!(!health.judge(health.latency(START), Some(MS), false, &mut random, START));
+    }
+
+    fn failed(health: &mut Health, at: Time) {
+        health.launched(at);
+        health.failed(at, true, at);
+    }
+
+    #[test]
+    fn failures_eject_while_another_endpoint_serves_and_good_probes_end_it() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut health = Health::default();
+        (0..50).for_each(|_| answered(&mut health, MS * 100, START));
+        for n in 0..7 {
+            assert!(!health.judge(health.latency(START), Some(MS * 100), true, &mut random, START), "{n} failures");
+            failed(&mut health, START);
+        }
+        assert!(!health.judge(health.latency(START), Some(MS * 100), false, &mut random, START), "nobody else serves");
+        assert!(health.judge(health.latency(START), None, true, &mut random, START));
+        // A bad probe ejects it again as soon as its time is over.
+        let later = START + MS * 34_000;
+        failed(&mut health, later);
+        assert!(health.judge(health.latency(later), None, true, &mut random, later) && health.is_ejected(later));
+        (0..3).for_each(|_| answered(&mut health, MS * 100, later));
+        assert!(!health.is_ejected(later) && !health.is_failing(later), "what it was before is over");
+    }
+
+    #[test]
+    fn client_errors_are_no_samples_and_good_probes_only_where_everybody_answers_so() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut health = Health::default();
+        let declined = |health: &mut Health, odd| {
+            health.launched(START);
+            health.declined(START, odd, START + MS * 5);
+        };
+        (0..10).for_each(|_| declined(&mut health, false));
+        assert_eq!((health.latency(START), health.is_failing(START), health.serves()), (None, false, false));
+        (0..15).for_each(|_| declined(&mut health, false));
+        assert!(health.is_failing(START + MS * 5));
+        assert!(health.judge(health.latency(START + MS * 5), None, true, &mut random, START + MS * 5));
+        (0..5).for_each(|_| declined(&mut health, true));
+        assert!(health.is_ejected(START + MS * 5));
+        (0..3).for_each(|_| declined(&mut health, false));
+        assert!(!health.is_ejected(START + MS * 5));
     }
 }

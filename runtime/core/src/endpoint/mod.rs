@@ -4,7 +4,7 @@
 //! configured, and a health: how long its answers take. A call goes where its answer is expected first, counting what it
 //! would have to wait there. Of endpoints that are about as fast the preferred ones share the calls by weight.
 //!
-//! One that is far slower than the others is ejected for a while. Meanwhile copies of calls try it, from the budget of
+//! One that is far slower than the others, or fails where another does not, is ejected for a while. Meanwhile copies of calls try it, from the budget of
 //! hedges, and a few good answers bring it back at once.
 
 mod health;
@@ -75,6 +75,16 @@ impl Mask {
         }
         let moved = (0u8..).zip(places).filter(|(before, _)| self.has(*before));
         moved.filter_map(|(_, now)| *now).fold(Mask::NONE, Mask::with)
+    }
+
+    /// All but those.
+    pub(crate) const fn beside(self, those: Mask) -> Mask {
+        Mask(self.0 & !those.0)
+    }
+
+    /// Those of both.
+    const fn and(self, other: Mask) -> Mask {
+        Mask(self.0 & other.0)
     }
 
     /// Those of both, or of this one alone where there are none.
@@ -156,9 +166,7 @@ impl Endpoint {
     /// The configuration changed: what was learned and charged stays.
     fn follow(&mut self, old: Option<&Compiled>, new: Option<&Compiled>, known: bool, now: Time) {
         let new = new.filter(|compiled| compiled.has_own());
-        if known || new.is_some() {
-            self.guard.known();
-        }
+        self.guard.is_known(known || new.is_some(), now);
         match (&mut self.own, old, new) {
             // Also where nothing is limited any more: what flies holds a part of it.
             (Some(own), Some(old), _) => {
@@ -271,7 +279,7 @@ pub(crate) struct Wants {
 /// Which endpoints a call may take, and which it would rather.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ways {
-    /// No others.
+    /// No others: where none of them is left, the call is refused.
     pub allowed: Mask,
     /// These, unless another is clearly better; none: as configured.
     pub preferred: Mask,
@@ -374,7 +382,7 @@ impl Endpoints {
 
     /// What is left of the ways of a call that is at `index`, where something is.
     pub(crate) fn ways_beside(&self, ways: Ways, index: u8) -> Option<Ways> {
-        let allowed = self.all().within(ways.allowed).without(index);
+        let allowed = self.all().and(ways.allowed).without(index);
         (allowed != Mask::NONE).then_some(Ways { allowed, preferred: ways.preferred.without(index) })
     }
 
@@ -397,7 +405,7 @@ impl Endpoints {
         }
         let latencies = self.latencies(now);
         self.judge(&latencies, random, now);
-        let allowed = self.all().within(wants.ways.allowed);
+        let allowed = self.all().and(wants.ways.allowed);
         let best = self.numbered(allowed).zip(&latencies).filter(|((_, it), _)| !it.health.is_ejected(now));
         let best = best.filter_map(|(_, latency)| *latency).min().unwrap_or_default();
         let mut free: SmallVec<[(u8, Duration); 4]> = SmallVec::new();
@@ -433,6 +441,11 @@ impl Endpoints {
             && random.u8(..EXPLORED) == 0
         {
             return Ok(Chosen { index, among: Mask::NONE });
+        }
+        // How soon one answers that fails is of no use.
+        let fails = |index: u8| self.get(index).is_some_and(|it| it.health.is_failing(now));
+        if free.iter().any(|(index, _)| !fails(*index) && !wants.tried.has(*index)) {
+            free.retain(|(index, _)| !fails(*index));
         }
         let first = free.iter().map(|(_, expected)| *expected).chain(held.map(|(expected, _)| expected)).min();
         let near = first.unwrap_or_default() * NEAR + NOTHING;
@@ -477,7 +490,7 @@ impl Endpoints {
         calls: &mut Calls,
         now: Time,
     ) -> Option<Chosen> {
-        let allowed = self.all().within(wants.ways.allowed);
+        let allowed = self.all().and(wants.ways.allowed);
         for (index, endpoint) in (0u8..).zip(&mut self.0).filter(|(index, _)| allowed.has(*index)) {
             if endpoint.hold(compiled.get(usize::from(index)), wants, calls, now).is_none()
                 && endpoint.health.wants_copy(now)
@@ -499,22 +512,30 @@ impl Endpoints {
     }
 
     fn median_beside(&self, index: u8, latencies: &Latencies, now: Time) -> Option<Duration> {
+        let known = |it: &Endpoint| it.health.answers() && !it.health.is_ejected(now);
         let all = (0u8..).zip(self.iter()).zip(latencies);
-        let others = all.filter(|((other, it), _)| *other != index && !it.health.is_ejected(now));
+        let others = all.filter(|((other, it), _)| *other != index && known(it));
         let mut latencies: SmallVec<[Duration; 4]> = others.filter_map(|(_, latency)| *latency).collect();
         latencies.sort_unstable();
         latencies.get(latencies.len().saturating_sub(1) / 2).copied()
     }
 
-    /// Ejects what is far slower than the others, a third of all at most, but one where there are two.
+    /// Whether another than `index` serves calls at present.
+    pub(crate) fn others_serve(&self, index: u8, now: Time) -> bool {
+        self.numbered(self.all().without(index))
+            .any(|(_, it)| it.health.serves() && !it.health.is_ejected(now) && it.guard.resumes(true, now) <= now)
+    }
+
+    /// Ejects what is far slower than the others, a third of all at most, but one where there are two; and what fails
+    /// while another serves.
     fn judge(&mut self, latencies: &Latencies, random: &mut fastrand::Rng, now: Time) {
         for (index, latency) in (0u8..).zip(latencies) {
-            let Some(others) = self.median_beside(index, latencies, now) else { continue };
             let ejected = self.iter().filter(|it| it.health.is_ejected(now)).count();
-            if ejected < (self.0.len() / 3).max(1)
-                && let Some(endpoint) = self.get_mut(index)
-            {
-                endpoint.health.judge(*latency, others, random, now);
+            let others = self.median_beside(index, latencies, now);
+            let others = others.filter(|_| ejected < (self.0.len() / 3).max(1));
+            let serves = self.others_serve(index, now);
+            if let Some(endpoint) = self.get_mut(index) {
+                endpoint.health.judge(*latency, others, serves, random, now);
             }
         }
     }
@@ -534,27 +555,38 @@ impl Endpoints {
 
     /// Whether another than `index` that was not tried would take a call at once, as far as pauses go.
     pub(crate) fn elsewhere(&self, ways: Ways, tried: Mask, index: u8, now: Time) -> bool {
-        let others = self.all().within(ways.allowed).without(index);
+        let others = self.all().and(ways.allowed).without(index);
         self.numbered(Mask(others.0 & !tried.0)).any(|(_, it)| it.guard.resumes(true, now) <= now)
+    }
+
+    /// Whether a call may take any of them.
+    pub(crate) fn any(&self, ways: Ways) -> bool {
+        self.all().and(ways.allowed) != Mask::NONE
     }
 
     /// The limit that keeps a call of this cost out for ever, where each of its endpoints has one.
     pub(crate) fn never<'a>(&self, compiled: &'a [Compiled], ways: Ways, cost: Cost) -> Option<&'a Limit> {
-        let allowed = self.all().within(ways.allowed);
+        let allowed = self.all().and(ways.allowed);
         let mut all = (0u8..).zip(compiled).filter(|(index, _)| allowed.has(*index));
         let first = all.next()?.1.limits.never(cost)?;
         all.all(|(_, compiled)| compiled.limits.never(cost).is_some()).then_some(first)
     }
 
-    /// When a call may leave as far as pauses go.
-    pub(crate) fn resumes(&self, fresh: bool, now: Time) -> Time {
-        self.iter().map(|it| it.guard.resumes(fresh, now)).min().unwrap_or(now)
+    /// When a call may leave as far as pauses of those go that it may take.
+    pub(crate) fn resumes(&self, ways: Ways, fresh: bool, now: Time) -> Time {
+        let allowed = self.all().and(ways.allowed);
+        self.numbered(allowed).map(|(_, it)| it.guard.resumes(fresh, now)).min().unwrap_or(now)
     }
 
-    /// The end of the pause of all of them, where all are paused.
-    pub(crate) fn paused_until(&self, fresh: bool, now: Time) -> Option<(Time, Cause)> {
+    /// The same of one that may take none but that which takes longest.
+    pub(crate) fn all_resume(&self, now: Time) -> Time {
+        self.iter().map(|it| it.guard.resumes(true, now)).max().unwrap_or(now)
+    }
+
+    /// The end of the pause of all of those that a call may take, where all are paused.
+    pub(crate) fn paused_until(&self, ways: Ways, fresh: bool, now: Time) -> Option<(Time, Cause)> {
         let mut first: Option<(Time, Cause)> = None;
-        for endpoint in self.iter() {
+        for (_, endpoint) in self.numbered(self.all().and(ways.allowed)) {
             let (until, cause) = endpoint.guard.paused_until(fresh, now)?;
             if first.is_none_or(|(other, _)| until < other) {
                 first = Some((until, cause));

@@ -38,6 +38,8 @@ const FASTER: f32 = -0.322;
 const AIM: f32 = 0.585;
 /// Windows in a row that make a suspicion, and that end a limit which nobody needs.
 const IN_A_ROW: u8 = 2;
+/// Windows in a row at the lowest limit that are as slow as before, after which the limit does not help any more.
+const PINNED: u8 = 4;
 /// The base follows a window that is faster by this part, and one that is slower by that: it is a low, forgotten slowly.
 const DOWN: f32 = 0.25;
 const UP: f32 = 1.0 / 64.0;
@@ -73,8 +75,9 @@ enum Mode {
     Free(u8),
     /// A limit is tested; what the median was before.
     Test { limit: f32, median: f32 },
-    /// It helps. `mark`: limit and median when it last did; `unused`: windows in a row that did not need it.
-    Held { limit: f32, mark: (f32, f32), unused: u8 },
+    /// It helps. `mark`: limit and median when it last did; `unused`: windows in a row that did not need it;
+    /// `pinned`: those that were slow at the lowest limit.
+    Held { limit: f32, mark: (f32, f32), unused: u8, pinned: u8 },
 }
 
 /// What is known of how a destination takes load. Exists while several requests are in flight, or a limit is kept.
@@ -188,18 +191,21 @@ impl Adaptive {
                 }
             }
             Mode::Test { median: before, .. } if median - before > FASTER => self.innocent(median, base, now),
-            Mode::Test { limit, .. } => Mode::Held { limit, mark: (limit, median), unused: 0 },
-            Mode::Held { limit, mark, unused } => {
+            Mode::Test { limit, .. } => Mode::Held { limit, mark: (limit, median), unused: 0, pinned: 0 },
+            Mode::Held { limit, mark, unused, pinned } => {
+                // Lower than that it can't be tried.
+                let pinned =
+                    if limit < LEAST + 1.0 && above > AIM && median - mark.1 > FASTER { pinned + 1 } else { 0 };
                 let unused = if flying * 2.0 < limit { unused + 1 } else { 0 };
                 if unused >= IN_A_ROW {
                     Mode::Free(0)
-                } else if limit <= mark.0 / 2.0 && median - mark.1 > FASTER {
+                } else if pinned >= PINNED || limit <= mark.0 / 2.0 && median - mark.1 > FASTER {
                     self.innocent(median, base, now)
                 } else {
                     let mark = if median - mark.1 <= FASTER || limit > mark.0 { (limit, median) } else { mark };
                     base.lean(median.min(base.at()), DOWN, 0);
                     let grown = if unused > 0 { limit } else { limit * gradient + limit.sqrt() };
-                    Mode::Held { limit: grown.max(LEAST), mark, unused }
+                    Mode::Held { limit: grown.max(LEAST), mark, unused, pinned }
                 }
             }
         };
@@ -257,6 +263,11 @@ mod tests {
         // Never below four.
         let (least, _) = limits(&[(1000, 8), (1000, 8), (500, 4), (500, 4), (480, 4)]);
         assert_eq!(least[1..], [Some(4); 4]);
+        // It got slow, and a little faster again while that was tested: nobody is kept at four for that.
+        let (eased, base) =
+            limits(&[(1000, 10), (1000, 10), (500, 5), (500, 4), (500, 4), (500, 4), (500, 4), (500, 4), (500, 10)]);
+        assert_eq!(eased, [&[None, Some(5)][..], &[Some(5)], &[Some(4); 4], &[None; 2]].concat());
+        assert!((base - 0.5).abs() < 0.01, "{base}");
     }
 
     #[test]

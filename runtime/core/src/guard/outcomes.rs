@@ -159,6 +159,9 @@ impl Guard {
         if let Some(stated) = &mut self.stated
             && stated.refused(call, left, wait, random, now)
         {
+            if let Some(at_once) = &mut self.at_once {
+                at_once.over(call, now);
+            }
             self.departures = self.departures.saturating_sub(1);
             return;
         }
@@ -226,8 +229,11 @@ impl Guard {
         // Beside none it is not the gate that fills the slots: others do, or there are none.
         let beside = beside.map(|beside| beside.others).filter(|others| *others > 0);
         match (&mut self.at_once, beside) {
-            (Some(at_once), _) if !at_once.explains(concurrency) => return false,
-            (Some(_), None) if concurrency => return false,
+            // Nor did a trial of one more pass.
+            (Some(at_once), beside) if !at_once.explains(concurrency) || beside.is_none() && concurrency => {
+                at_once.over(call, now);
+                return false;
+            }
             (Some(at_once), beside) => {
                 let effect = beside.map_or(Effect::Disproved, |beside| at_once.refused(call, beside, left, now));
                 if effect == Effect::Disproved {
@@ -477,10 +483,60 @@ mod tests {
     }
 
     #[test]
+    fn the_window_follows_what_is_configured() {
+        let (mut guard, now) = (Guard::default(), Time::from_millis(1_000_000));
+        for (known, window) in [(false, 4), (true, OPEN), (true, OPEN), (false, 4), (true, OPEN)] {
+            guard.is_known(known, now);
+            assert_eq!((guard.window, guard.configured), (window, known));
+        }
+        // What was learned since stays.
+        guard.cut(now);
+        guard.is_known(false, now);
+        assert_eq!((guard.window, guard.configured), (OPEN, false));
+        for index in 0..8 {
+            guard.leaves(Call { index, generation: 0 }, now);
+        }
+        assert!(guard.adaptive.is_some());
+        guard.is_known(true, now);
+        assert!(guard.adaptive.is_none());
+    }
+
+    #[test]
+    fn a_trial_of_one_slot_more_that_is_refused_for_another_reason_does_not_pass() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut guard, now) = (Guard::default(), Time::from_millis(1_000_000));
+        guard.is_known(true, now);
+        guard.at_once = Some(Box::new(AtOnce::new(2, true, now)));
+        let call = |index| Call { index, generation: 0 };
+        let later = now + SEC * 3600;
+        for index in 0..3 {
+            assert_eq!(guard.hold(true, later), None);
+            guard.launch(call(index), true, true, later);
+            guard.leaves(call(index), later);
+        }
+        let said = Said {
+            left: later,
+            beside: Some(Beside { others: 2, window: 0 }),
+            cause: Cause::Refused { status: 429, by: None },
+            wait: Some(SEC),
+            waiting: false,
+            believed: SEC * 60,
+            fresh: true,
+            concurrency: false,
+        };
+        guard.refused(call(2), said, &mut random, later + SEC / 100);
+        guard.ends(true);
+        if let Some(at_once) = &mut guard.at_once {
+            at_once.hold(2, later + SEC * 60);
+        }
+        assert_eq!(guard.slots(), Some(2));
+    }
+
+    #[test]
     fn a_stream_holds_its_slot_until_its_body_ends_and_a_word_about_concurrency_pauses_nobody() {
         let mut random = fastrand::Rng::with_seed(7);
         let (mut guard, now) = (Guard::default(), Time::from_millis(1_000_000));
-        guard.known();
+        guard.is_known(true, now);
         let call = |index| Call { index, generation: 0 };
         for index in 0..3 {
             assert_eq!(guard.hold(true, now), None);

@@ -4,7 +4,8 @@
 //! whole deadline in a queue that never reaches it, one after another. What a standing queue let go lately says when the
 //! call behind `ahead` others would leave; one that would be late by far is refused at once, with that time. It is a guess,
 //! so it is a kind one: the fastest of the last windows counts, and being late by half is not yet late. What left while the
-//! destination was paused, or just began again, tells nothing: then counting begins anew.
+//! destination was paused, or just began again, tells nothing, nor does what left by other limits: then counting begins
+//! anew.
 
 use crate::time::Time;
 use std::time::Duration;

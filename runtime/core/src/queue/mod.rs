@@ -74,7 +74,8 @@ impl Queue {
         }
     }
 
-    /// What held the first call was nothing that goes on as it is, such as a pause: what left so far tells no pace.
+    /// What held the first call was nothing that goes on as it is, such as a pause, or it is settings that changed: what
+    /// left so far tells no pace.
     pub(crate) fn unsteady(&mut self, now: Time) {
         self.drain = Drain::new(now);
     }

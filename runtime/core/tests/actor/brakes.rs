@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidegate_core::{
     Effect, Refusal, Settings, Submitted, Time,
-    shard::{Brake, Config},
+    shard::{Brake, Config, Departure},
 };
 
 use crate::gate::{Gate, KEY, MS, SEC, refused};
@@ -109,4 +109,34 @@ fn a_resume_ends_a_pause_that_the_destination_asked_for() {
     let [Effect::Admit { call, .. }] = gate.effects()[..] else { panic!() };
     assert_eq!(call, waiting);
     assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().paused, None);
+}
+
+#[test]
+fn a_call_that_was_admitted_before_an_operator_paused_does_not_leave_after_it() {
+    let mut gate = gate();
+    let permit = gate.admitted();
+    gate.brake(Brake::Paused { until: Time::NEVER });
+    let Departure::PutBack(ticket) = gate.shard.departed(gate.now, permit, &mut gate.fx) else { panic!() };
+    gate.shard.release(gate.now, permit, &mut gate.fx);
+    let Submitted::Queued { call, .. } = gate.again(SEC * 60, ticket) else { panic!() };
+    gate.brake(Brake::Off);
+    let [Effect::Admit { call: admitted, permit, .. }] = gate.effects()[..] else { panic!() };
+    assert_eq!(admitted, call);
+    assert_eq!(gate.shard.departed(gate.now, permit, &mut gate.fx), Departure::Go);
+}
+
+#[test]
+fn a_pause_by_an_operator_turns_away_at_once_who_waits_and_can_not_wait_for_its_end() {
+    let mut gate = gate();
+    gate.brake(Brake::Paused { until: Time::NEVER });
+    let short = gate.queued();
+    let Submitted::Queued { call: long, .. } = gate.call(SEC * 7200) else { panic!() };
+    assert!(gate.effects().is_empty());
+    gate.brake(Brake::Paused { until: gate.now + SEC * 3600 });
+    let [Effect::Refuse { call, refusal }] = gate.effects()[..] else { panic!() };
+    assert_eq!((call, refusal.retry_after()), (short, Some(SEC * 3600)));
+    assert!(refusal.to_string().contains("paused by an operator"), "{refusal}");
+    gate.brake(Brake::Off);
+    let [Effect::Admit { call, .. }] = gate.effects()[..] else { panic!() };
+    assert_eq!(call, long);
 }

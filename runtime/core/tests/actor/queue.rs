@@ -230,3 +230,37 @@ fn a_queue_that_stands_turns_away_at_once_who_could_only_wait_in_vain() {
     assert!(matches!(call(&mut gate, 1, SEC * 120), Submitted::Queued { .. }), "it could make it");
     assert!(matches!(call(&mut gate, 2, SEC * 5), Submitted::Queued { .. }), "the turn of another comes soon");
 }
+
+#[test]
+fn what_left_by_other_limits_or_before_a_resume_tells_no_pace() {
+    type Step = fn(&mut Gate);
+    let steps: [(Step, bool); 3] = [
+        (|_| {}, true),
+        (
+            |gate| {
+                let old = Arc::clone(&gate.config);
+                let more = Settings { max_concurrency: Some(1000), ..Settings::default() };
+                gate.config = Arc::new(Config::new(&more).unwrap());
+                gate.shard.reconfigure(gate.now, &old, &gate.config.clone(), &mut gate.fx);
+            },
+            false,
+        ),
+        (|gate| gate.shard.resume(gate.now, KEY, &mut gate.fx), false),
+    ];
+    for (step, late) in steps {
+        let mut gate = Gate::one_at_a_time();
+        let mut flying = gate.sent();
+        (0..3000).for_each(|_| _ = gate.call(SEC * 3600));
+        // One a second.
+        for _ in 0..20 {
+            gate.now += SEC;
+            gate.report(flying, fine());
+            let [Effect::Admit { permit, .. }] = gate.effects()[..] else { panic!() };
+            gate.shard.departed(gate.now, permit, &mut gate.fx);
+            flying = permit;
+        }
+        step(&mut gate);
+        let refused = matches!(gate.call(SEC * 60), Submitted::Refused(_));
+        assert_eq!(refused, late);
+    }
+}

@@ -3,6 +3,7 @@
 use tidegate_core::{
     Attempt, Effect, Outcome, Settings, Signal, Submitted, Verdict, Waiting,
     repeat::{Failure, Reason},
+    shard::{CopyFor, Departure},
 };
 
 use crate::gate::{Gate, KEY, MS, SEC, fine, refused};
@@ -79,4 +80,35 @@ fn a_destination_that_never_answered_fails_after_its_attempts_and_one_that_lived
             (lived, other) => panic!("lived: {lived}, {other:?}"),
         }
     }
+}
+
+#[test]
+fn what_is_late_does_not_sink_by_the_answers_of_copies() {
+    let retry_budget = tidegate_core::budget::Budget { share: 1.0, per_second: 100, hedges: 1.0 };
+    let mut gate = Gate::new(Settings { max_concurrency: Some(10), retry_budget, ..Settings::default() });
+    let mut late = None;
+    // One in ten takes two seconds, and a copy of it as long as the others.
+    for call in 0..8000 {
+        let permit = gate.sent();
+        let takes = if call % 10 == 9 { SEC * 2 } else { MS * 100 };
+        late = gate.shard.late_after(permit);
+        let hedged = late.filter(|late| *late + MS * 100 < takes).and_then(|late| {
+            let copy = gate.shard.copy(gate.now + late, permit, CopyFor::Hedge, &mut gate.fx)?;
+            assert_eq!(gate.shard.departed(gate.now + late, copy, &mut gate.fx), Departure::Go);
+            Some((copy, late))
+        });
+        match hedged {
+            Some((copy, late)) => {
+                gate.now += late + MS * 100;
+                gate.report(copy, fine());
+                gate.shard.observe(gate.now, permit, None, &mut gate.fx);
+                gate.shard.release(gate.now, permit, &mut gate.fx);
+            }
+            None => {
+                gate.now += takes;
+                gate.report(permit, fine());
+            }
+        }
+    }
+    assert!(late.unwrap() > SEC, "{late:?}");
 }

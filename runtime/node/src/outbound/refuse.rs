@@ -6,6 +6,8 @@ use tidegate_core::{Refusal, Waiting, units::Span};
 use super::{Origin, TransportError, headers};
 use crate::{problem::Problem, settings::names};
 
+const NO_REGION: &str = "No endpoint in these regions";
+
 /// The answer for a call that the actor refused.
 pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
     let (status, title) = match refusal {
@@ -16,6 +18,7 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
         Refusal::DeadlinePassed { .. } => (StatusCode::GATEWAY_TIMEOUT, "The deadline passed"),
         Refusal::CostTooLarge { .. } => (StatusCode::TOO_MANY_REQUESTS, "The call is larger than its limit"),
         Refusal::TooManyDestinations { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Too many destinations"),
+        Refusal::NoRegion => (StatusCode::BAD_REQUEST, NO_REGION),
         Refusal::Draining { .. } => (StatusCode::SERVICE_UNAVAILABLE, "The destination is drained"),
         Refusal::Flushed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "The destination was flushed"),
     };
@@ -25,6 +28,7 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
         Refusal::TooManyDestinations { .. } => names::MAX_ACTORS,
         Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "policy.deadline",
         Refusal::CostTooLarge { .. } => "limits",
+        Refusal::NoRegion => "policy.regions_only",
         Refusal::Draining { .. } | Refusal::Flushed { .. } => "an operator's brake",
     };
     let mut problem = Problem::new(status, refusal.kind(), title, format!("{destination}: {refusal}"))
@@ -40,7 +44,9 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
     };
     match (refusal.retry_after().or(paused), refusal) {
         (Some(after), _) => problem = problem.retry_after(after),
-        (None, Refusal::CostTooLarge { .. } | Refusal::Flushed { .. }) => problem = problem.final_answer(),
+        (None, Refusal::CostTooLarge { .. } | Refusal::NoRegion | Refusal::Flushed { .. }) => {
+            problem = problem.final_answer()
+        }
         (None, _) => {}
     }
     problem
@@ -57,7 +63,7 @@ pub(super) fn failed(mut last: Problem, refusal: &Refusal) -> Problem {
 pub(super) fn no_region(destination: &str, regions: &[String]) -> Problem {
     let detail =
         format!("{destination} has no endpoint in {}: policy.regions_only forbids the others", regions.join(", "));
-    Problem::new(StatusCode::BAD_REQUEST, "no-region", "No endpoint in these regions", detail)
+    Problem::new(StatusCode::BAD_REQUEST, "no-region", NO_REGION, detail)
         .member("destination", destination)
         .final_answer()
 }

@@ -127,7 +127,7 @@ async fn a_late_answer_is_hedged_and_the_first_one_wins() {
     assert_eq!(read(answer.unwrap()).await, "at once");
     assert!(began.elapsed() < Duration::from_secs(5));
     assert!(told.iter().any(|line| line.contains("hedged to the same endpoint")), "{told:?}");
-    assert!(told.iter().any(|line| line.contains("the copy was faster")), "{told:?}");
+    assert!(told.iter().any(|line| line.contains("the first attempt lost: the copy answered first")), "{told:?}");
     // What lost is cancelled, and everything given back.
     until("nothing is in flight", || gate.state()["destinations"][0]["partitions"][0]["in_flight"] == 0).await;
     assert_eq!(upstream.requests(), 62);
@@ -205,4 +205,46 @@ async fn a_call_of_higher_priority_goes_first_of_its_caller_s() {
     gate.send(with_policy(&url, "priority=60")).await.unwrap();
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// A destination with these endpoints, and a limit that lets a call out now and then.
+fn limited(endpoints: &serde_json::Value) -> serde_json::Value {
+    json!({"match": API, "endpoints": endpoints, "limits": [{"quota": 1, "per": "1s", "burst": 1}]})
+}
+
+#[tokio::test]
+async fn a_call_that_waits_goes_to_the_url_that_its_endpoint_has_by_then() {
+    let (wrong, right) = (named("wrong").await, named("right").await);
+    let gate = Arc::new(Gate::new(&[]));
+    gate.configure(&[("api", limited(&json!([{"url": wrong.url(""), "name": "only"}])))]);
+    assert_eq!(read(gate.get(API).await.unwrap()).await, "wrong /");
+    let waits = tokio::spawn({
+        let gate = Arc::clone(&gate);
+        async move { read(gate.get(API).await.unwrap()).await }
+    });
+    until("it waits", || gate.state()["destinations"][0]["partitions"][0]["queue"]["calls"] == 1).await;
+    gate.configure(&[("api", limited(&json!([{"url": right.url(""), "name": "only"}])))]);
+    assert_eq!(waits.await.unwrap(), "right /");
+}
+
+#[tokio::test]
+async fn a_retry_goes_where_its_region_is_by_then() {
+    let lhr = Upstream::start(|_| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        text(500, "failed")
+    })
+    .await;
+    let (again, iad) = (named("lhr again").await, named("iad").await);
+    let gate = Arc::new(Gate::new(&[]));
+    let at = |upstream: &Upstream, name: &str, region: &str| json!({"url": upstream.url(""), "name": name, "region": region});
+    gate.configure(&[("api", json!({"match": API, "endpoints": [at(&lhr, "lhr", "lhr"), at(&iad, "iad", "iad")]}))]);
+    let call = tokio::spawn({
+        let gate = Arc::clone(&gate);
+        async move { read(gate.send(with_policy(API, "regions=lhr, regions_only, retries=3")).await.unwrap()).await }
+    });
+    until("it is sent", || lhr.requests() == 1).await;
+    let others = [at(&iad, "iad", "iad"), at(&iad, "two", "iad"), at(&again, "again", "lhr")];
+    gate.configure(&[("api", json!({"match": API, "endpoints": others}))]);
+    assert_eq!(call.await.unwrap(), "lhr again /");
+    assert_eq!(iad.requests(), 0);
 }

@@ -11,6 +11,7 @@
 mod bodies;
 mod cache;
 mod connections;
+mod copies;
 mod credit;
 mod deadlines;
 mod endpoints;

@@ -1,5 +1,7 @@
 //! Where secrets go, and all the ways in which somebody might try to have one go elsewhere.
 
+mod moved;
+
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -75,7 +77,9 @@ impl World {
     /// KEY is bound to the function and to `bound`, which is the upstream.
     async fn new() -> Self {
         let keys = Arc::new(Keyring::new(["a key of this test, 32 characters at least"]).unwrap());
-        let mut gate = Gate::with(&[], DoorParts { keys: Arc::clone(&keys), ..DoorParts::default() });
+        // A first call may be copied.
+        let mut gate =
+            Gate::with(&["--hedge-share=100"], DoorParts { keys: Arc::clone(&keys), ..DoorParts::default() });
         let (upstream, arrived) = upstream().await;
         let handles = Handles::issue(Some(&HandleSeed::mint()), &["KEY".into(), "OTHER".into()]);
         gate.sender = function("agent", &handles);
@@ -106,6 +110,12 @@ impl World {
         };
         self.state.destinations.insert((tenant, name.into()), Arc::new(record));
         self.show();
+    }
+
+    /// What a destination stands for now.
+    fn stands(&self, name: &str) -> String {
+        let record = &self.state.destinations[&(TenantId::default_tenant(), name.into())];
+        tidegate::outbound::stands_for(&record.config).to_string()
     }
 
     fn record(

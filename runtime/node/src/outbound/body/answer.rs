@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::{
     body::{self, Body, BodyError},
-    outbound::{headers, pool::Streaming, shards::Admission},
+    outbound::{headers, pool::Streaming, secrets::Filled, shards::Admission},
 };
 
 use super::Watch;
@@ -42,6 +43,8 @@ struct AnswerBody {
     stream: Streaming,
     admission: Option<Admission>,
     watch: Option<Box<Watch>>,
+    /// What its request was filled with, which its trailers may repeat.
+    filled: Option<Arc<Filled>>,
     idle: Idle,
     sleep: Option<Pin<Box<Sleep>>>,
     last: Instant,
@@ -54,6 +57,7 @@ pub(crate) async fn wrap(
     mut stream: Streaming,
     admission: Admission,
     mut watch: Option<Box<Watch>>,
+    filled: Option<Arc<Filled>>,
     idle: Idle,
 ) -> Body {
     let first = std::future::poll_fn(|cx| {
@@ -62,7 +66,7 @@ pub(crate) async fn wrap(
             return Poll::Ready(None);
         }
         match Pin::new(&mut stream).poll_frame(cx) {
-            Poll::Ready(frame) => Poll::Ready(frame.map(checked)),
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| checked(frame, filled.as_deref()))),
             Poll::Pending => Poll::Ready(None),
         }
     })
@@ -80,7 +84,7 @@ pub(crate) async fn wrap(
     };
     admission.flows(idle.time.saturating_mul(2));
     let (admission, now) = (Some(admission), Instant::now());
-    AnswerBody { first, stream, admission, watch, idle, sleep: None, last: now, kept: now }.boxed_unsync()
+    AnswerBody { first, stream, admission, watch, filled, idle, sleep: None, last: now, kept: now }.boxed_unsync()
 }
 
 /// Reads the rest of an answer that nobody wants, if it is short, so that its connection can be used again.
@@ -157,7 +161,7 @@ impl http_body::Body for AnswerBody {
             };
             this.last = Instant::now();
             let last = this.stream.is_end_stream();
-            let frame = frame.map(checked);
+            let frame = frame.map(|frame| checked(frame, this.filled.as_deref()));
             let Some(watch) = &mut this.watch else {
                 this.passed(last);
                 return Poll::Ready(frame);
@@ -194,12 +198,15 @@ impl http_body::Body for AnswerBody {
     }
 }
 
-/// A frame as the sender gets it: trailers without what must not stand in trailers.
-fn checked(frame: hyper::Result<Frame<Bytes>>) -> Result<Frame<Bytes>, BodyError> {
+/// A frame as the sender gets it: trailers without what must not stand in trailers, and without secrets.
+fn checked(frame: hyper::Result<Frame<Bytes>>, filled: Option<&Filled>) -> Result<Frame<Bytes>, BodyError> {
     let frame = frame.map_err(|error| BodyError::Transport(error.to_string()))?;
     Ok(match frame.into_trailers() {
         Ok(mut trailers) => {
             headers::strip_trailers(&mut trailers);
+            if let Some(filled) = filled {
+                filled.mask(&mut trailers);
+            }
             Frame::trailers(trailers)
         }
         Err(frame) => frame,

@@ -15,7 +15,7 @@ mod view;
 pub(crate) use compile::Injection;
 pub(crate) use compile::check_override;
 pub use compile::{CompiledDestination, compile, stands_for};
-pub(crate) use endpoints::Endpoint;
+pub(crate) use endpoints::{Endpoint, location};
 pub(crate) use partition::{Partition, hash_key};
 pub use profiles::Profile;
 pub(crate) use table::{Destination, Table};

@@ -1,9 +1,13 @@
 //! One attempt: a connection, the word that it departs, the exchange.
 
-use std::{error::Error as _, io, time::Duration};
+use std::{
+    error::Error as _,
+    io,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use tidegate_core::{Ticket, Time, repeat::Failure, shard::Departure};
+use tidegate_core::{Outcome, Ticket, Time, repeat::Failure, shard::Departure, signal};
 use tokio::time::Instant;
 
 use super::{
@@ -12,10 +16,11 @@ use super::{
 };
 use crate::{
     ids::TRACEPARENT,
-    observe::Note,
+    observe::{DestinationCounts, Note},
     outbound::{
         TransportError,
         body::OutBody,
+        destinations::Destination,
         guard::AddressDenied,
         headers,
         pool::{Broken, DialError, Exchanged, Lease, Streaming, Upload},
@@ -30,8 +35,8 @@ const MOVES: u32 = 3;
 
 /// What an attempt came to.
 pub(super) enum Attempted {
-    /// The head of an answer, and the time it took.
-    Answer(Box<Response<Streaming>>, Duration),
+    /// The head of an answer, and what it says of the destination.
+    Answer(Box<Response<Streaming>>, Outcome),
     /// No answer.
     Failed(Failure, TransportError),
     /// The address guard denies every address of the host.
@@ -42,6 +47,34 @@ pub(super) enum Attempted {
     DeadlinePassed,
     /// The sender's own body or its own bound ended it: nobody's fault but its.
     Own(TransportError),
+}
+
+impl Attempted {
+    /// What it says of the destination, if anything.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Answer(_, outcome) => Some(*outcome),
+            Self::Failed(failure, _) => Some(Outcome::Failed(*failure)),
+            Self::Denied(_) | Self::PutBack(_) | Self::DeadlinePassed | Self::Own(_) => None,
+        }
+    }
+}
+
+/// What an answer says of its destination.
+pub(super) fn reading(destination: &Destination, answer: &signal::Answer<'_>, max_pause: Duration) -> Outcome {
+    let status = answer.status.as_u16();
+    let mut signal = signal::read(answer, SystemTime::now(), max_pause);
+    signal.last_word |= destination.is_final(status);
+    Outcome::Answer { status, signal }
+}
+
+/// Counts what an attempt came to.
+pub(super) fn count(counts: &DestinationCounts, outcome: &Outcome) {
+    let status = match outcome {
+        Outcome::Answer { status, .. } => Some(*status),
+        Outcome::Failed(_) => None,
+    };
+    counts.came(outcome.class(), status);
 }
 
 /// A bound in time, and whose it is.
@@ -84,7 +117,20 @@ impl<'c, 'a> Attempting<'c, 'a> {
         Self { call, way, deadline: call.deadline, uploaded: call.uploaded, number: 0 }
     }
 
+    /// Runs it, and notes and counts what it came to.
     pub(super) async fn run(&mut self, admission: &Admission) -> Attempted {
+        let (call, attempted) = (self.call, self.exchanged(admission).await);
+        if let Attempted::Failed(_, error) = &attempted {
+            let attempt = self.number;
+            call.ending.note(|call| Note::Failed { call, attempt, why: error.to_string() });
+        }
+        if let Some(outcome) = attempted.outcome() {
+            count(call.counts(), &outcome);
+        }
+        attempted
+    }
+
+    async fn exchanged(&mut self, admission: &Admission) -> Attempted {
         let call = self.call;
         let mut moves = 0;
         let mut gone = false;
@@ -133,7 +179,12 @@ impl<'c, 'a> Attempting<'c, 'a> {
             let broken = match lease.exchange(request, upload, head).await {
                 Ok(Exchanged::Answer(mut response)) => {
                     let Err(why) = checked(&mut response) else {
-                        return Attempted::Answer(response, began.elapsed());
+                        // Here, where all heads come in: those too that are never passed on, but kept.
+                        if let Some(filled) = &call.head.filled {
+                            filled.mask(response.headers_mut());
+                        }
+                        let outcome = call.read(&mut response, self.number, began.elapsed()).await;
+                        return Attempted::Answer(response, outcome);
                     };
                     let host = self.way.host.to_string();
                     return Attempted::Failed(Failure::Hopeless, TransportError::Protocol { host, why });

@@ -91,6 +91,7 @@ impl Behind {
         parts.method = self.head.method.clone();
         parts.uri = self.head.uri.clone();
         let call = Call {
+            aimed: None,
             door: &self.door,
             target: &self.target,
             key: self.key,

@@ -3,7 +3,7 @@
 use std::{
     pin::{Pin, pin},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
@@ -17,7 +17,7 @@ use tidegate_core::{
 
 use super::{
     Ending, Inner, Target,
-    attempt::{Attempted, Attempting},
+    attempt::{Attempted, Attempting, reading},
     comments::{Early, wants_stream},
     target::Way,
 };
@@ -28,6 +28,7 @@ use crate::{
     outbound::{
         CallTimeouts, Sender, TransportError, WaitClock, WaitGuard,
         body::{Idle, KeptBody, Pump, Unread, Watch, Watched, discard, plain, wrap},
+        destinations::location,
         headers,
         pool::{Peeked, Streaming},
         refuse,
@@ -42,6 +43,8 @@ use crate::{
 pub(super) struct Call<'a> {
     pub(super) door: &'a Inner,
     pub(super) target: &'a Target,
+    /// The same as the configuration has it now, where that changed since the call came.
+    pub(super) aimed: Option<Arc<Target>>,
     /// Its partition.
     pub(super) key: u128,
     pub(super) policy: Arc<Effective>,
@@ -54,7 +57,7 @@ pub(super) struct Call<'a> {
     pub(super) tokens: u32,
     /// Whose it is, beside others that wait.
     pub(super) flow: Flow,
-    /// Which endpoints it may take.
+    /// Which endpoints of its target it may take.
     pub(super) ways: Ways,
     /// The gate asked for the usage of a streamed answer, and its sender did not.
     pub(super) asked_usage: bool,
@@ -181,10 +184,11 @@ impl Call<'_> {
                 Ok(admission) => admission,
                 Err(problem) => return End::Refused(problem),
             };
-            if let Err(problem) = self.fill_again() {
-                return End::Refused(problem);
-            }
-            let (attempted, admission, attempt) = self.tries(admission).await;
+            let way = match self.take_aim(&admission) {
+                Ok(way) => way,
+                Err(problem) => return End::Refused(problem),
+            };
+            let (attempted, admission, attempt) = self.tries(admission, way).await;
             match self.after(attempted, attempt, admission, spent).await {
                 Next::End(end) => return end,
                 Next::Again(again) => {
@@ -196,13 +200,12 @@ impl Call<'_> {
     }
 
     /// One attempt, or one and its copy: the one that counts, with its number.
-    async fn tries(&mut self, admission: Admission) -> (Attempted, Admission, u32) {
-        let way = self.way(&admission);
+    async fn tries(&mut self, admission: Admission, way: Arc<Way>) -> (Attempted, Admission, u32) {
         if let Some(name) = &way.name {
             self.ending.note(|call| Note::Decided { call, what: format!("to endpoint {name}") });
         }
         if let Some(copies) = self.copies() {
-            return Box::pin(copies.run(self, admission, &way)).await;
+            return Box::pin(copies.run(self, admission, way)).await;
         }
         let mut attempting = Attempting::new(self, &way);
         let attempted = attempting.run(&admission).await;
@@ -211,35 +214,43 @@ impl Call<'_> {
         (attempted, admission, number)
     }
 
-    /// The way that an admission is for.
-    pub(super) fn way(&self, admission: &Admission) -> Arc<Way> {
-        let id = admission.endpoint();
-        if let Some(way) = self.target.way(id) {
-            return Arc::clone(way);
-        }
-        // The configuration changed while it waited.
-        let now = self.door.target(&self.target.destination.tenant, &self.target.origin);
-        Arc::clone(now.way(id).unwrap_or_else(|| now.any_way()))
+    /// Where the call goes, as of its last aim.
+    pub(super) fn aim(&self) -> &Target {
+        self.aimed.as_deref().unwrap_or(self.target)
     }
 
-    /// Looks secrets up again where one changed while the call waited, or its destination did: one that is gone must not
-    /// leave any more, and none may follow a destination that was led elsewhere.
-    fn fill_again(&mut self) -> Result<(), Box<Problem>> {
-        let (target, head, door) = (self.target, &self.head, self.door);
-        let Some(filled) = &head.filled else { return Ok(()) };
-        let secrets = door.secrets.load();
-        let is_as_before = door.table.load().generation == target.generation;
-        if filled.is_of(&secrets) && is_as_before {
-            return Ok(());
+    /// Whether what its aim was taken by is in force still: neither destinations nor secrets changed.
+    pub(super) fn is_aimed(&self) -> bool {
+        let filled = self.head.filled.as_ref();
+        self.door.table.load().generation == self.aim().generation
+            && filled.is_none_or(|filled| filled.is_of(&self.door.secrets.load()))
+    }
+
+    /// The way that an admission is for, by the configuration in force: a URL that was corrected while the call waited is
+    /// the one that it goes to. Secrets are looked up again by the same configuration: one that is gone must not leave any
+    /// more, and none may follow a destination that was led elsewhere.
+    fn take_aim(&mut self, admission: &Admission) -> Result<Arc<Way>, Box<Problem>> {
+        if !self.is_aimed() {
+            let (door, target) = (self.door, self.target);
+            if door.table.load().generation != self.aim().generation {
+                self.aimed = Some(door.target(&target.destination.tenant, &target.origin));
+            }
+            let now = self.aim();
+            let made = AsMade { method: &self.head.method, headers: &self.head.headers, uri: &self.head.uri };
+            let filled = fill(&door.secrets.load(), self.sender, &now.destination, &now.origin, made)?;
+            self.head.filled = filled.map(Arc::from);
         }
-        let made = AsMade { method: &head.method, headers: &head.headers, uri: &head.uri };
-        let again = fill(&secrets, self.sender, &target.destination, &target.origin, made)?;
-        if !is_as_before {
-            let now = door.target(&target.destination.tenant, &target.origin);
-            fill(&secrets, self.sender, &now.destination, &now.origin, made)?;
+        let now = self.aim();
+        if let Some(way) = now.way(admission.endpoint()) {
+            return Ok(Arc::clone(way));
         }
-        self.head.filled = again.map(Arc::from);
-        Ok(())
+        // Its endpoint is gone.
+        let ways = now.destination.ways(&self.policy).ok_or_else(|| self.no_region())?;
+        Ok(Arc::clone(now.way_within(ways.allowed)))
+    }
+
+    fn no_region(&self) -> Box<Problem> {
+        Box::new(refuse::no_region(self.target.label(), &self.policy.regions))
     }
 
     /// Waits for the admission. Who wants a stream and waits long is answered meanwhile.
@@ -280,17 +291,22 @@ impl Call<'_> {
 
     /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
     async fn admission(&mut self, ticket: Option<Ticket>, failed: Option<Problem>) -> Result<Admission, Box<Problem>> {
+        let destination = self.door.destination(self.target);
+        let ways = match Arc::ptr_eq(&destination, &self.target.destination) {
+            true => self.ways,
+            // Endpoints are known by their places, and those may have changed.
+            false => destination.ways(&self.policy).ok_or_else(|| self.no_region())?,
+        };
         let new = NewCall {
             deadline: self.deadline,
             bytes: self.kept.held(),
             cost: Cost { requests: 1, tokens: self.tokens },
             flow: self.flow,
             priority: self.policy.priority,
-            ways: self.ways,
+            ways,
             returning: ticket,
         };
-        let limits = self.door.limits(self.target);
-        let (wait, why) = match self.door.shards.ask(self.key, &limits, new) {
+        let (wait, why) = match self.door.shards.ask(self.key, &destination.limits, new) {
             Asked::Admitted(admission) => {
                 self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO, why: None });
                 return Ok(admission);
@@ -324,7 +340,7 @@ impl Call<'_> {
         }
     }
 
-    pub(super) fn counts(&self) -> &DestinationCounts {
+    pub(super) fn counts(&self) -> &Arc<DestinationCounts> {
         self.target.destination.counts(&self.door.observe.metrics)
     }
 
@@ -342,22 +358,8 @@ impl Call<'_> {
     /// Reports what an attempt came to, and does what the actor says.
     async fn after(&mut self, attempted: Attempted, attempt: u32, admission: Admission, spent: u32) -> Next {
         let (outcome, came) = match attempted {
-            Attempted::Answer(mut response, first_byte) => {
-                let status = response.status().as_u16();
-                self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
-                self.counts().answered(first_byte);
-                let max_pause = self.door.settings.max_pause.get();
-                let body = self.refusal_body(&mut response).await;
-                let (status_code, headers) = (response.status(), response.headers());
-                let answer = signal::Answer { status: status_code, headers, body: body.as_deref() };
-                let mut signal = signal::read(&answer, SystemTime::now(), max_pause);
-                signal.last_word |= self.target.destination.is_final(status);
-                (Outcome::Answer { status, signal }, Ok(response))
-            }
-            Attempted::Failed(failure, error) => {
-                self.ending.note(|call| Note::Failed { call, attempt, why: error.to_string() });
-                (Outcome::Failed(failure), Err(error))
-            }
+            Attempted::Answer(response, outcome) => (outcome, Ok(response)),
+            Attempted::Failed(failure, error) => (Outcome::Failed(failure), Err(error)),
             Attempted::Denied(denied) => {
                 // Which addresses a network of the operator's has is told to the operator alone.
                 tracing::info!(denied = ?denied, "a call was denied by the address guard");
@@ -385,11 +387,6 @@ impl Call<'_> {
             spent,
         };
         let verdict = admission.report(&outcome, &facts);
-        let status = match outcome {
-            Outcome::Answer { status, .. } => Some(status),
-            Outcome::Failed(_) => None,
-        };
-        self.counts().came(outcome.class(), status);
         if outcome.class() == Class::Refused {
             self.tell_refusal(&outcome);
         }
@@ -424,6 +421,16 @@ impl Call<'_> {
         Next::Again(Again { ticket, costs, failed })
     }
 
+    /// Reads the head of an answer, and of a refusal its body.
+    pub(super) async fn read(&self, response: &mut Response<Streaming>, attempt: u32, first_byte: Duration) -> Outcome {
+        let status = response.status().as_u16();
+        self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
+        self.counts().answered(first_byte);
+        let body = self.refusal_body(response).await;
+        let answer = signal::Answer { status: response.status(), headers: response.headers(), body: body.as_deref() };
+        reading(&self.target.destination, &answer, self.door.settings.max_pause.get())
+    }
+
     /// Why a call goes back to its queue.
     fn put_back(&self) -> String {
         match self.door.shards.pause(self.key) {
@@ -448,7 +455,7 @@ impl Call<'_> {
 
     /// The body of a refusal, unpacked, where it may say more than the head. A bound that keeps it unread is told in the
     /// trail.
-    async fn refusal_body(&mut self, response: &mut Response<Streaming>) -> Option<Vec<u8>> {
+    async fn refusal_body(&self, response: &mut Response<Streaming>) -> Option<Vec<u8>> {
         if !signal::wants_body(response.status(), response.headers()) {
             return None;
         }
@@ -472,7 +479,7 @@ impl Call<'_> {
     }
 
     /// Shows a refusal on the feed at once.
-    fn tell_refusal(&self, outcome: &Outcome) {
+    pub(super) fn tell_refusal(&self, outcome: &Outcome) {
         let Outcome::Answer { status, .. } = *outcome else { return };
         self.door.observe.feed.send(|| {
             let snapshot = self.door.shards.snapshot(self.key);
@@ -486,13 +493,21 @@ impl Call<'_> {
         });
     }
 
+    /// A redirect to one of the endpoints leads back to the destination.
+    fn lead_back(&self, headers: &mut HeaderMap, from: u64) {
+        let (endpoints, asked) = (&self.target.destination.endpoints, &self.target.origin);
+        let told = headers.get(header::LOCATION).filter(|_| !endpoints.is_empty()).and_then(|told| told.to_str().ok());
+        let back = told.and_then(|told| location(endpoints, from, asked, told));
+        if let Some(back) = back.and_then(|back| HeaderValue::try_from(back).ok()) {
+            headers.insert(header::LOCATION, back);
+        }
+    }
+
     /// Passes an answer on.
     pub(super) async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
         let (mut parts, stream) = response.into_parts();
         headers::incoming(&mut parts.headers);
-        if let Some(filled) = &self.head.filled {
-            filled.mask(&mut parts.headers);
-        }
+        self.lead_back(&mut parts.headers, admission.endpoint());
         let idle = match self.timeouts.between_bytes {
             Some(own) if own < self.idle.time => Idle { time: own, ..self.idle },
             _ => self.idle,
@@ -507,7 +522,7 @@ impl Call<'_> {
             asked: self.asked_usage,
         });
         let watch = watched.and_then(|watched| Watch::of(parts.status, &mut parts.headers, watched));
-        let body = wrap(stream, admission, watch, idle).await;
+        let body = wrap(stream, admission, watch, self.head.filled.clone(), idle).await;
         self.ending.answered(parts.status.as_u16());
         parts.version = http::Version::HTTP_11;
         // What hyper keeps in the extensions is of the connection.

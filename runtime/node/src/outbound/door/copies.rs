@@ -1,32 +1,29 @@
 //! Copies of an attempt: hedges and races, of which the first answer that is one counts; and trials of endpoints that were
 //! ejected, of which nobody waits for the answer.
 
-use std::{
-    pin::pin,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
-use futures::future::{Either, select};
-use http::Response;
+use futures::{StreamExt, stream::FuturesUnordered};
 use tidegate_core::{
     Outcome,
+    endpoint::Mask,
     policy::Mode,
     repeat::{Class, Failure},
     shard::{CopyFor, Departure},
     signal,
     units::Rounded,
 };
+use tokio::time::Instant;
 
 use super::{
-    attempt::{Attempted, Attempting, request},
+    attempt::{Attempted, Attempting, count, reading, request},
     calls::Call,
     target::Way,
 };
 use crate::{
     observe::Note,
     outbound::{
-        pool::{Exchanged, Streaming, Upload},
+        pool::{Exchanged, Upload},
         shards::Admission,
     },
 };
@@ -38,155 +35,205 @@ pub(super) struct Copies {
     after: Option<Duration>,
 }
 
-/// Which of two attempts counts.
-enum Winner {
-    First(Attempted),
-    Copy(Attempted),
+/// An attempt beside others of its call.
+struct Flight {
+    admission: Admission,
+    way: Arc<Way>,
+    /// Its place: the first, then its copies.
+    place: u8,
+}
+
+impl Flight {
+    async fn fly(&self, call: &Call<'_>) -> (Attempted, u32, u8) {
+        let mut attempting = Attempting::new(call, &self.way);
+        let attempted = attempting.run(&self.admission).await;
+        (attempted, attempting.number, self.place)
+    }
+
+    /// How it is called in the trail.
+    fn label(&self) -> String {
+        match (self.place, &self.way.name) {
+            (0, Some(name)) => name.to_string(),
+            (0, None) => "the first attempt".to_owned(),
+            (_, Some(name)) => format!("copy to {name}"),
+            (_, None) => "the copy".to_owned(),
+        }
+    }
+}
+
+/// What an attempt came to, after its name.
+fn came(outcome: Option<&Outcome>) -> String {
+    match outcome {
+        Some(outcome @ Outcome::Answer { status, .. }) if outcome.class() == Class::Refused => {
+            format!("refused {status}")
+        }
+        Some(Outcome::Answer { status, .. }) => format!("answered {status}"),
+        Some(Outcome::Failed(failure)) => format!("failed ({failure})"),
+        None => "did not leave".to_owned(),
+    }
+}
+
+/// Whether nothing better is to be expected of another.
+fn is_answer(attempted: &Attempted) -> bool {
+    attempted.outcome().is_some_and(|outcome| matches!(outcome.class(), Class::Accepted | Class::Denied))
 }
 
 impl Call<'_> {
     /// Whether there may be copies of an attempt of this call: where it may be sent twice, and its body is there for both.
     pub(super) fn copies(&self) -> Option<Copies> {
         let mode = self.policy.mode;
-        let wanted = mode != Mode::Failover || self.target.has_ways();
+        let wanted = mode != Mode::Failover || self.aim().has_ways();
         (wanted && self.repeatable && self.kept.as_split().is_ok())
             .then_some(Copies { mode, after: self.policy.hedge_after })
+    }
+
+    /// The right to send a copy, and the way that it is for. None once the configuration or a secret changed: what the call
+    /// is filled with was looked up for the ways of before, and may not go where others lead.
+    fn copied(&self, of: &Admission, why: CopyFor) -> Option<(Admission, Arc<Way>)> {
+        let copy = of.copy(why).filter(|_| self.is_aimed())?;
+        let way = Arc::clone(self.aim().way(copy.endpoint())?);
+        Some((copy, way))
     }
 
     fn tell(&self, what: impl FnOnce() -> String) {
         self.ending.note(|call| Note::Decided { call, what: what() });
     }
-
-    /// What an attempt came to, as far as the destination is concerned.
-    fn outcome(&self, attempted: &Attempted) -> Option<Outcome> {
-        match attempted {
-            Attempted::Answer(response, _) => Some(self.said(response)),
-            Attempted::Failed(failure, _) => Some(Outcome::Failed(*failure)),
-            Attempted::Denied(_) | Attempted::PutBack(_) | Attempted::DeadlinePassed | Attempted::Own(_) => None,
-        }
-    }
-
-    fn said(&self, response: &Response<Streaming>) -> Outcome {
-        let max_pause = self.door.settings.max_pause.get();
-        let signal = signal::read(&signal::Answer::head(response), SystemTime::now(), max_pause);
-        Outcome::Answer { status: response.status().as_u16(), signal }
-    }
-
-    /// Whether it is an answer that nothing better is to be expected after.
-    fn is_answer(&self, attempted: &Attempted) -> bool {
-        self.outcome(attempted).is_some_and(|outcome| matches!(outcome.class(), Class::Accepted | Class::Denied))
-    }
 }
 
 impl Copies {
     /// Runs an attempt with its copies. Returns the one that counts.
-    pub(super) async fn run(
-        self,
-        call: &Call<'_>,
-        admission: Admission,
-        way: &Arc<Way>,
-    ) -> (Attempted, Admission, u32) {
+    pub(super) async fn run(self, call: &Call<'_>, admission: Admission, way: Arc<Way>) -> (Attempted, Admission, u32) {
         trial(call, &admission);
         let (why, delay) = match self.mode {
             Mode::Failover => (CopyFor::Hedge, None),
             Mode::Race => (CopyFor::Race, Some(Duration::ZERO)),
             Mode::Hedge => (CopyFor::Hedge, self.after.or_else(|| admission.late_after())),
         };
-        let mut first = Attempting::new(call, way);
-        let winner = 'tried: {
-            let one = pin!(first.run(&admission));
-            let Some(delay) = delay else { break 'tried (Winner::First(one.await), None) };
-            let one = match select(one, pin!(tokio::time::sleep(delay))).await {
-                Either::Left((attempted, _)) => break 'tried (Winner::First(attempted), None),
-                Either::Right(((), one)) => one,
-            };
-            match admission.copy(why) {
-                None => (Winner::First(one.await), None),
-                Some(copy) => {
-                    let way = call.way(&copy);
-                    call.counts().hedge();
-                    call.tell(|| {
-                        let where_to = way.name.as_deref().unwrap_or("the same endpoint");
-                        match why {
-                            CopyFor::Race => format!("a copy races to {where_to}"),
-                            _ => format!("no answer within {}: hedged to {where_to}", Rounded(delay)),
+        let first = Flight { admission, way, place: 0 };
+        let Some(delay) = delay else {
+            let (attempted, number, _) = first.fly(call).await;
+            return (attempted, first.admission, number);
+        };
+        let mut copies = Vec::new();
+        let mut over = Mask::NONE;
+        let (attempted, number, winner) = {
+            let mut flying = FuturesUnordered::new();
+            flying.push(first.fly(call));
+            match tokio::time::timeout(delay, flying.select_next_some()).await {
+                Ok(came) => came,
+                Err(_) => {
+                    copies = self.copy(call, &first.admission, why, delay);
+                    copies.iter().for_each(|copy: &Flight| flying.push(copy.fly(call)));
+                    loop {
+                        let (attempted, number, place) = flying.select_next_some().await;
+                        if flying.is_empty() || is_answer(&attempted) {
+                            break (attempted, number, place);
                         }
-                    });
-                    let mut second = Attempting::new(call, &way);
-                    let winner = {
-                        let two = pin!(second.run(&copy));
-                        match select(one, two).await {
-                            Either::Left((attempted, _)) if call.is_answer(&attempted) => Winner::First(attempted),
-                            Either::Right((attempted, _)) if call.is_answer(&attempted) => Winner::Copy(attempted),
-                            Either::Left((attempted, two)) => {
-                                admission.observe(call.outcome(&attempted).as_ref());
-                                call.tell(|| "the first attempt failed, its copy goes on".into());
-                                drop(attempted);
-                                Winner::Copy(two.await)
-                            }
-                            Either::Right((attempted, one)) => {
-                                copy.observe(call.outcome(&attempted).as_ref());
-                                call.tell(|| "the copy failed, the first attempt goes on".into());
-                                drop(attempted);
-                                Winner::First(one.await)
-                            }
-                        }
-                    };
-                    (winner, Some((copy, second.number)))
+                        over = over.with(place);
+                        let lost = copies.iter().find(|copy| copy.place == place).unwrap_or(&first);
+                        call.lost(lost, &attempted, flying.len());
+                    }
                 }
             }
         };
-        match winner {
-            (Winner::First(attempted), copy) => {
-                if let Some((copy, _)) = copy {
-                    // Where it was observed before, this is nothing.
-                    copy.observe(None);
-                    call.tell(|| "the first attempt was faster than its copy".into());
+        let mut won = first;
+        if let Some(copy) = copies.iter_mut().find(|copy| copy.place == winner) {
+            std::mem::swap(&mut won, copy);
+        }
+        for lost in copies {
+            if !over.has(lost.place) {
+                lost.admission.observe(None);
+                call.tell(|| format!("{} lost: {} answered first", lost.label(), won.label()));
+            }
+        }
+        (attempted, won.admission, number)
+    }
+
+    /// Copies of an attempt that flies: one, or in a race one to each other endpoint.
+    fn copy(&self, call: &Call<'_>, first: &Admission, why: CopyFor, delay: Duration) -> Vec<Flight> {
+        let most = if why == CopyFor::Race { call.aim().ways().saturating_sub(1).max(1) } else { 1 };
+        let mut copies: Vec<Flight> = Vec::new();
+        for place in (1u8..).take(most) {
+            // A copy of a copy goes where neither is.
+            let of = copies.last().map_or(first, |copy| &copy.admission);
+            let Some((admission, way)) = call.copied(of, why) else { break };
+            call.counts().hedge();
+            call.tell(|| {
+                let where_to = way.name.as_deref().unwrap_or("the same endpoint");
+                match why {
+                    CopyFor::Race => format!("a copy races to {where_to}"),
+                    _ => format!("no answer within {}: hedged to {where_to}", Rounded(delay)),
                 }
-                (attempted, admission, first.number)
-            }
-            (Winner::Copy(attempted), Some((copy, number))) => {
-                admission.observe(None);
-                call.tell(|| "the copy was faster".into());
-                (attempted, copy, number)
-            }
-            (Winner::Copy(attempted), None) => (attempted, admission, first.number),
+            });
+            copies.push(Flight { admission, way, place });
+        }
+        copies
+    }
+}
+
+impl Call<'_> {
+    /// An attempt came to nothing that helps, and `left` others go on.
+    fn lost(&self, lost: &Flight, attempted: &Attempted, left: usize) {
+        let outcome = attempted.outcome();
+        lost.admission.observe(outcome.as_ref());
+        self.tell(|| {
+            let others = match (lost.place, left) {
+                (0, 1) => "its copy goes on",
+                (_, 1) => "the other goes on",
+                _ => "the others go on",
+            };
+            format!("{} {}, {others}", lost.label(), came(outcome.as_ref()))
+        });
+        if let Some(outcome) = outcome.filter(|outcome| outcome.class() == Class::Refused) {
+            self.tell_refusal(&outcome);
         }
     }
 }
 
 /// Sends a copy to an endpoint that was ejected, should it be time to try it.
 fn trial(call: &Call<'_>, admission: &Admission) {
-    if !call.target.has_ways() {
+    if !call.aim().has_ways() {
         return;
     }
-    let Some(copy) = admission.copy(CopyFor::Trial) else { return };
+    let Some((copy, way)) = call.copied(admission, CopyFor::Trial) else { return };
     let Some(body) = call.kept.attempt() else { return };
-    let way = call.way(&copy);
     call.tell(|| format!("a copy tries endpoint {}", way.name.as_deref().unwrap_or_default()));
-    // Nobody waits for it, so that it has no number among the attempts.
-    let (head, traceparent) = (call.head.clone(), call.traceparent(u32::MAX));
+    let attempt = call.ending.attempt();
+    let (head, traceparent) = (call.head.clone(), call.traceparent(attempt));
     let (connect, first_byte) = (call.door.settings.connect_timeout.get(), call.first_byte.time);
     let (idle, max_pause) = (call.idle.time, call.door.settings.max_pause.get());
+    let counts = Arc::clone(call.counts());
+    let (destination, trail) = (Arc::clone(&call.target.destination), call.ending.trail().clone());
+    let call = call.ending.number;
+    // It goes on when the call is over: a slow one would never be seen to its end otherwise.
     tokio::spawn(async move {
-        let failed = |failure| Some(Outcome::Failed(failure));
+        let came = |outcome: Outcome| {
+            if let Outcome::Failed(failure) = outcome {
+                trail.note(Note::Failed { call, attempt, why: failure.to_string() });
+            }
+            count(&counts, &outcome);
+            copy.observe(Some(&outcome));
+        };
         let lease = match tokio::time::timeout(connect, way.upstream.lease()).await {
             Ok(Ok(lease)) => lease,
-            _ => return copy.observe(failed(Failure::Connect).as_ref()),
+            _ => return came(Outcome::Failed(Failure::Connect)),
         };
         if !matches!(copy.departed(), Departure::Go) {
             return lease.give_back();
         }
         let Some(request) = request(&head, &way, &lease, body, traceparent) else { return };
+        counts.attempt();
+        let began = Instant::now();
         let upload = Upload { idle, whole: None };
-        let outcome = match lease.exchange(request, upload, |_| first_byte).await {
+        came(match lease.exchange(request, upload, |_| first_byte).await {
             Ok(Exchanged::Answer(response)) => {
-                let signal = signal::read(&signal::Answer::head(&response), SystemTime::now(), max_pause);
-                Outcome::Answer { status: response.status().as_u16(), signal }
+                let (status, first_byte) = (response.status().as_u16(), began.elapsed());
+                counts.answered(first_byte);
+                trail.note(Note::Answered { call, attempt, status, first_byte });
+                reading(&destination, &signal::Answer::head(&response), max_pause)
             }
             Ok(_) => Outcome::Failed(Failure::TimedOut),
             Err(_) => Outcome::Failed(Failure::Broken),
-        };
-        copy.observe(Some(&outcome));
+        });
     });
 }

@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use http::{Method, Response, Uri, uri::PathAndQuery};
 use parking_lot::Mutex;
-use tidegate_core::{Config, Effective};
+use tidegate_core::Effective;
 
 pub use self::gauges::DestinationGauges;
 use self::{
@@ -33,7 +33,7 @@ use self::{
 use super::{
     Cache, Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
     body::{Idle, KeptBody, ReplayMemory, Start, drain},
-    destinations::{DestinationPage, Table, check_override, compile},
+    destinations::{Destination, DestinationPage, Table, check_override, compile},
     guard::AddressGuard,
     headers::{self, Stated},
     pool::{HeadBounds, Liveness, Pool, PoolParts, Resolve, SystemResolver},
@@ -418,6 +418,7 @@ impl Inner {
         let call = calls::Call {
             door: self,
             target: &target,
+            aimed: None,
             key: partition.key,
             policy,
             repeatable,
@@ -484,15 +485,17 @@ impl Inner {
         }
     }
 
-    /// The limits of a target's destination, as they are now: a call that comes back must not bring old ones along.
-    fn limits(&self, target: &Target) -> Arc<Config> {
+    /// A target's destination as it is now: a call that comes back must not bring old limits along. One that was removed
+    /// or renamed stays as it was.
+    fn destination(&self, target: &Target) -> Arc<Destination> {
         let table = self.table.load();
-        if target.generation == table.generation {
-            return Arc::clone(&target.destination.limits);
+        if target.generation != table.generation {
+            let now = table.resolve(&target.destination.tenant, &target.origin);
+            if now.name == target.destination.name && now.matches == target.destination.matches {
+                return now;
+            }
         }
-        let now = table.resolve(&target.destination.tenant, &target.origin);
-        let same = now.name == target.destination.name && now.matches == target.destination.matches;
-        Arc::clone(if same { &now.limits } else { &target.destination.limits })
+        Arc::clone(&target.destination)
     }
 
     /// What calls to an origin follow.

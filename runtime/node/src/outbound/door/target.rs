@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak, atomic::AtomicU64};
 
 use http::{HeaderValue, Uri, uri};
 use parking_lot::Mutex;
-use tidegate_core::{Effective, Policy};
+use tidegate_core::{Effective, Policy, endpoint::Mask};
 
 use crate::outbound::{
     Origin, Sender,
@@ -109,14 +109,20 @@ impl Target {
         std::iter::once(&self.first).chain(&self.ways).find(|way| way.id == id)
     }
 
-    /// Any of them.
-    pub(super) fn any_way(&self) -> &Arc<Way> {
-        &self.first
+    /// The first of these ways.
+    pub(super) fn way_within(&self, allowed: Mask) -> &Arc<Way> {
+        let numbered = (0u8..).zip(std::iter::once(&self.first).chain(&self.ways));
+        numbered.filter(|(index, _)| allowed.has(*index)).map(|(_, way)| way).next().unwrap_or(&self.first)
     }
 
     /// Whether there are several.
     pub(super) fn has_ways(&self) -> bool {
         !self.ways.is_empty()
+    }
+
+    /// How many there are.
+    pub(super) fn ways(&self) -> usize {
+        self.ways.len() + 1
     }
 
     /// The policy in force: defaults < profile < destination < sender < the request's own.

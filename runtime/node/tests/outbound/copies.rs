@@ -1,0 +1,76 @@
+//! What becomes of the attempts of a call that is copied: each is counted and told, whichever counts.
+
+use std::time::Duration;
+
+use http::Request;
+use serde_json::{Value, json};
+use tidegate::body;
+
+use crate::support::{Gate, Upstream, read, refusal, text, until};
+
+const API: &str = "http://api.example";
+
+/// An upstream that answers with this status after this time.
+async fn after(millis: u64, status: u16, said: &'static str) -> Upstream {
+    Upstream::start(move |_| async move {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        if status == 429 { refusal("30") } else { text(status, said) }
+    })
+    .await
+}
+
+fn at(upstream: &Upstream, name: &str) -> Value {
+    json!({"url": upstream.url(""), "name": name, "region": name})
+}
+
+/// A call that would rather go to `one`.
+fn to_one(mode: &str) -> Request<body::Body> {
+    Request::get(API).header("tidegate-policy", format!("regions=one, {mode}")).body(body::empty()).unwrap()
+}
+
+fn has(told: &[String], what: &str) -> bool {
+    told.iter().any(|line| line.contains(what))
+}
+
+#[tokio::test]
+async fn a_race_sends_a_copy_to_each_endpoint_and_the_first_head_wins() {
+    let (one, two, three) =
+        (after(20_000, 200, "").await, after(20_000, 200, "").await, after(300, 200, "three").await);
+    let gate = Gate::new(&[]);
+    let endpoints = json!([at(&one, "one"), at(&two, "two"), at(&three, "three")]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": endpoints}))]);
+    let (answer, told) = gate.told(to_one("mode=race")).await;
+    assert_eq!(read(answer.unwrap()).await, "three");
+    assert_eq!((one.requests(), two.requests(), three.requests()), (1, 1, 1));
+    for line in [
+        "to endpoint one",
+        "a copy races to two",
+        "a copy races to three",
+        "one lost: copy to three answered first",
+        "copy to two lost: copy to three answered first",
+    ] {
+        assert!(has(&told, line), "{line}: {told:?}");
+    }
+    until("nothing is in flight", || gate.state()["destinations"][0]["partitions"][0]["in_flight"] == 0).await;
+}
+
+#[tokio::test]
+async fn what_a_copied_call_was_refused_is_counted_and_told() {
+    let (one, two) = (after(300, 429, "").await, after(700, 200, "two").await);
+    let gate = Gate::new(&[]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": [at(&one, "one"), at(&two, "two")]}))]);
+    let (answer, told) = gate.told(to_one("mode=race")).await;
+    assert_eq!(read(answer.unwrap()).await, "two");
+    for line in ["races to two", "one refused 429, its copy goes on"] {
+        assert!(has(&told, line), "{line}: {told:?}");
+    }
+    assert!(told.iter().any(|line| line.contains("attempt 1") && line.contains("429")), "{told:?}");
+    let metrics = gate.observe.metrics.render();
+    for line in [
+        r#"tidegate_attempt_outcomes_total{destination="api",outcome="refused"} 1"#,
+        r#"tidegate_attempt_outcomes_total{destination="api",outcome="accepted"} 1"#,
+        r#"tidegate_upstream_seconds_count{destination="api"} 2"#,
+    ] {
+        assert!(metrics.contains(line), "{line} in\n{metrics}");
+    }
+}
