@@ -135,12 +135,10 @@ pub(super) async fn delete(
 
 /// What its policy says of a choice that there is not.
 fn in_vain(config: &DestinationConfig) -> Vec<String> {
-    if config.endpoints.len() > 1 {
+    if !config.endpoints.is_empty() {
         return Vec::new();
     }
-    let of_choice = ["regions", "regions_only", "mode", "hedge_after"];
-    let stated =
-        of_choice.iter().filter(|key| config.policy.get(**key).is_some_and(|value| *value != json!("failover")));
+    let stated = ["regions", "regions_only"].into_iter().filter(|key| config.policy.contains_key(*key));
     stated.map(|key| format!("policy.{key} has no effect: the destination has no `endpoints` to choose from")).collect()
 }
 
