@@ -6,7 +6,7 @@ use http::Request;
 use serde_json::{Value, json};
 use tidegate::body;
 
-use crate::support::{Gate, Upstream, read, refusal, text, until};
+use crate::support::{Gate, Upstream, get, read, refusal, text, until};
 
 const API: &str = "http://api.example";
 
@@ -73,4 +73,26 @@ async fn what_a_copied_call_was_refused_is_counted_and_told() {
     ] {
         assert!(metrics.contains(line), "{line} in\n{metrics}");
     }
+    // The one that refused is left alone, and the next call says so.
+    let (answer, told) = gate.told(to_one("mode=failover")).await;
+    assert_eq!(read(answer.unwrap()).await, "two");
+    assert!(has(&told, "to endpoint two: one is paused for"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_goes_elsewhere_for_being_faster_there_says_so() {
+    let (one, two) = (after(200, 200, "one").await, after(0, 200, "two").await);
+    let gate = Gate::new(&[]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": [at(&one, "one"), at(&two, "two")]}))]);
+    for region in ["one", "two"] {
+        for _ in 0..4 {
+            let mut call = get(API);
+            let policy = format!("regions={region}, regions_only").parse().unwrap();
+            call.headers_mut().insert("tidegate-policy", policy);
+            assert_eq!(read(gate.send(call).await.unwrap()).await, region);
+        }
+    }
+    let (answer, told) = gate.told(to_one("mode=failover")).await;
+    assert_eq!(read(answer.unwrap()).await, "two");
+    assert!(told.iter().any(|line| line.contains("to endpoint two: ") && line.contains(" against ")), "{told:?}");
 }

@@ -32,7 +32,7 @@ use crate::{
         headers,
         pool::{Peeked, Streaming},
         refuse,
-        secrets::{AsMade, Filled, fill},
+        secrets::Filled,
         shards::{self, Admission, Admitted, Asked, Wait},
     },
     problem::Problem,
@@ -202,7 +202,8 @@ impl Call<'_> {
     /// One attempt, or one and its copy: the one that counts, with its number.
     async fn tries(&mut self, admission: Admission, way: Arc<Way>) -> (Attempted, Admission, u32) {
         if let Some(name) = &way.name {
-            self.ending.note(|call| Note::Decided { call, what: format!("to endpoint {name}") });
+            let why = self.why_there(&way).map(|why| format!(": {why}")).unwrap_or_default();
+            self.ending.note(|call| Note::Decided { call, what: format!("to endpoint {name}{why}") });
         }
         if let Some(copies) = self.copies() {
             return Box::pin(copies.run(self, admission, way)).await;
@@ -212,45 +213,6 @@ impl Call<'_> {
         let (deadline, uploaded, number) = (attempting.deadline, attempting.uploaded, attempting.number);
         (self.deadline, self.uploaded) = (deadline, uploaded);
         (attempted, admission, number)
-    }
-
-    /// Where the call goes, as of its last aim.
-    pub(super) fn aim(&self) -> &Target {
-        self.aimed.as_deref().unwrap_or(self.target)
-    }
-
-    /// Whether what its aim was taken by is in force still: neither destinations nor secrets changed.
-    pub(super) fn is_aimed(&self) -> bool {
-        let filled = self.head.filled.as_ref();
-        self.door.table.load().generation == self.aim().generation
-            && filled.is_none_or(|filled| filled.is_of(&self.door.secrets.load()))
-    }
-
-    /// The way that an admission is for, by the configuration in force: a URL that was corrected while the call waited is
-    /// the one that it goes to. Secrets are looked up again by the same configuration: one that is gone must not leave any
-    /// more, and none may follow a destination that was led elsewhere.
-    fn take_aim(&mut self, admission: &Admission) -> Result<Arc<Way>, Box<Problem>> {
-        if !self.is_aimed() {
-            let (door, target) = (self.door, self.target);
-            if door.table.load().generation != self.aim().generation {
-                self.aimed = Some(door.target(&target.destination.tenant, &target.origin));
-            }
-            let now = self.aim();
-            let made = AsMade { method: &self.head.method, headers: &self.head.headers, uri: &self.head.uri };
-            let filled = fill(&door.secrets.load(), self.sender, &now.destination, &now.origin, made)?;
-            self.head.filled = filled.map(Arc::from);
-        }
-        let now = self.aim();
-        if let Some(way) = now.way(admission.endpoint()) {
-            return Ok(Arc::clone(way));
-        }
-        // Its endpoint is gone.
-        let ways = now.destination.ways(&self.policy).ok_or_else(|| self.no_region())?;
-        Ok(Arc::clone(now.way_within(ways.allowed)))
-    }
-
-    fn no_region(&self) -> Box<Problem> {
-        Box::new(refuse::no_region(self.target.label(), &self.policy.regions))
     }
 
     /// Waits for the admission. Who wants a stream and waits long is answered meanwhile.

@@ -3,6 +3,7 @@
 //! [`Door::send`] decides what a call is (destination, partition, policy, deadline), refuses what may not leave, and
 //! hands the rest to the call loop. Refusals are answers, like any upstream's; an error means that nobody answered.
 
+mod aim;
 mod attempt;
 mod behind;
 mod cached;

@@ -14,7 +14,7 @@ use crate::outbound::{
 
 /// One way to a destination: its connections, and how requests are addressed to it.
 pub(super) struct Way {
-    id: u64,
+    pub(super) id: u64,
     /// How its endpoint is shown; nothing where it is the destination's own origin.
     pub(super) name: Option<Arc<str>>,
     pub(super) upstream: Arc<Upstream>,
