@@ -110,7 +110,7 @@ pub struct NodeSettings {
     #[arg(long, env = "TIDEGATE_LOG_FORMAT", value_name = "FORMAT", default_value = "human", value_enum)]
     pub log_format: LogFormat,
     /// What the node logs, as tracing directives, such as info or tidegate=debug
-    #[arg(long, env = "TIDEGATE_LOG", value_name = "DIRECTIVES", default_value = "info")]
+    #[arg(long, env = "TIDEGATE_LOG", value_name = "DIRECTIVES", default_value = "info,foyer=warn")]
     pub log: String,
 }
 
