@@ -10,7 +10,10 @@ use tidegate_core::{
     endpoint::{EndpointSettings, Mask, Ways},
 };
 
-use super::{compile::read, hash_key};
+use super::{
+    compile::{Injection, injection, read},
+    hash_key,
+};
 use crate::{
     cluster::registry::{ConfigError, EndpointConfig},
     outbound::Origin,
@@ -25,6 +28,8 @@ pub(crate) struct Endpoint {
     pub(crate) name: Arc<str>,
     pub(crate) region: Option<Box<str>>,
     pub(crate) origin: Origin,
+    /// What programs' requests are given there, in the place of what the destination gives them.
+    pub(crate) injection: Option<Injection>,
     /// What stands before each path.
     base: Box<str>,
     /// What is taken off before that.
@@ -50,11 +55,15 @@ impl Endpoint {
     }
 }
 
-/// Checks the endpoints of a destination.
+/// Checks the endpoints of a destination. `template`: where secrets are put that do not say it.
 ///
 /// # Errors
 /// The first key that is wrong, with what would be right.
-pub(super) fn compile(list: &[Value], home: &str) -> Result<(Arc<[Endpoint]>, Vec<EndpointSettings>), ConfigError> {
+pub(super) fn compile(
+    list: &[Value],
+    home: &str,
+    template: &str,
+) -> Result<(Arc<[Endpoint]>, Vec<EndpointSettings>), ConfigError> {
     let mut names = HashSet::new();
     let (mut endpoints, mut settings) = (Vec::new(), Vec::new());
     for (index, value) in list.iter().enumerate() {
@@ -73,6 +82,8 @@ pub(super) fn compile(list: &[Value], home: &str) -> Result<(Arc<[Endpoint]>, Ve
         if !strip.is_empty() && (!strip.starts_with('/') || strip.ends_with('/')) {
             return Err(wrong("strip", format!("`{strip}` begins with a slash and does not end with one, as in /v1")));
         }
+        let injection = injection(config.secret.as_deref(), config.inject.as_deref(), template, false)
+            .map_err(|error| wrong(&error.key, error.why))?;
         let weight = config.weight.unwrap_or(1);
         let weight = NonZeroU16::new(weight).filter(|weight| weight.get() <= Flow::MAX_WEIGHT);
         let weight = weight.ok_or_else(|| wrong("weight", format!("is 1 to {}", Flow::MAX_WEIGHT)))?;
@@ -90,7 +101,8 @@ pub(super) fn compile(list: &[Value], home: &str) -> Result<(Arc<[Endpoint]>, Ve
             max_concurrency: config.max_concurrency,
         });
         let (base, strip) = (base.into(), strip.into());
-        endpoints.push(Endpoint { id, name, region: config.region.map(Into::into), origin, base, strip, query });
+        let region = config.region.map(Into::into);
+        endpoints.push(Endpoint { id, name, region, origin, injection, base, strip, query });
     }
     Ok((endpoints.into(), settings))
 }
@@ -165,7 +177,7 @@ mod tests {
     use super::*;
 
     fn compiled(list: Value) -> Result<(Arc<[Endpoint]>, Vec<EndpointSettings>), String> {
-        compile(list.as_array().unwrap(), "iad").map_err(|error| error.to_string())
+        compile(list.as_array().unwrap(), "iad", "authorization: Bearer {}").map_err(|error| error.to_string())
     }
 
     #[test]
@@ -224,6 +236,9 @@ mod tests {
             (json!({"url": "https://a", "strip": "v1"}), "endpoints[0].strip"),
             (json!({"url": "https://a", "limits": [{"quota": 5}]}), "endpoints[0].limits[0]"),
             (json!({"url": "https://a", "wieght": 1}), "wieght"),
+            (json!({"url": "https://a", "secret": "a b"}), "endpoints[0].secret"),
+            (json!({"url": "https://a", "inject": "api-key: {}"}), "endpoints[0].inject"),
+            (json!({"url": "https://a", "secret": "A", "inject": "api-key"}), "endpoints[0].inject"),
         ] {
             let error = compiled(json!([endpoint])).unwrap_err();
             assert!(error.contains(key), "{endpoint}: {error}");

@@ -9,7 +9,6 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
 use tidegate_core::{
     Attempt, Cost, Effective, Flow, NewCall, Outcome, Refusal, Ticket, Time, Verdict,
-    endpoint::Ways,
     repeat::{Class, Failure, Reason},
     signal,
     units::{Rounded, Span},
@@ -57,8 +56,6 @@ pub(super) struct Call<'a> {
     pub(super) tokens: u32,
     /// Whose it is, beside others that wait.
     pub(super) flow: Flow,
-    /// Which endpoints of its target it may take.
-    pub(super) ways: Ways,
     /// The gate asked for the usage of a streamed answer, and its sender did not.
     pub(super) asked_usage: bool,
     pub(super) deadline: Time,
@@ -253,12 +250,12 @@ impl Call<'_> {
 
     /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
     async fn admission(&mut self, ticket: Option<Ticket>, failed: Option<Problem>) -> Result<Admission, Box<Problem>> {
+        if ticket.is_some() {
+            self.aim_again()?;
+        }
         let destination = self.door.destination(self.target);
-        let ways = match Arc::ptr_eq(&destination, &self.target.destination) {
-            true => self.ways,
-            // Endpoints are known by their places, and those may have changed.
-            false => destination.ways(&self.policy).ok_or_else(|| self.no_region())?,
-        };
+        // Endpoints are known by their places, and those may have changed.
+        let ways = self.ways(&destination)?;
         let new = NewCall {
             deadline: self.deadline,
             bytes: self.kept.held(),

@@ -357,14 +357,17 @@ impl Inner {
                 return Ok(ending.refuse(*problem));
             }
         };
-        for what in filled.iter().flat_map(|filled| &filled.told) {
-            ending.note(|call| Note::Decided { call, what: what.clone() });
+        if let Some(filled) = &filled {
+            let usual = filled.usual().told().iter().filter(|_| !filled.differs()).cloned();
+            for what in usual.chain(filled.closed(&target.destination.endpoints)) {
+                ending.note(|call| Note::Decided { call, what });
+            }
         }
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
-        let Some(ways) = target.destination.ways(&policy) else {
+        if let Err(problem) = aim::ways(&target.destination, &policy, filled.as_deref()) {
             drain(body, self.read_on);
-            return Ok(ending.refuse(refuse::no_region(target.label(), &policy.regions)));
-        };
+            return Ok(ending.refuse(*problem));
+        }
         if !policy.regions.is_empty() && target.destination.endpoints.is_empty() {
             let what = "`regions` of its policy has no effect: the destination has no endpoints to choose from".into();
             ending.note(|call| Note::Decided { call, what });
@@ -399,7 +402,7 @@ impl Inner {
             // An upstream limits by the key, whatever handle stood for it.
             Some(filled) => {
                 let mut headers = parts.headers.clone();
-                filled.apply(&mut headers);
+                filled.usual().apply(&mut headers);
                 target.destination.partition(&headers, kept.as_split())
             }
         };
@@ -428,16 +431,10 @@ impl Inner {
             tokens,
             asked_usage: asked_usage.is_some(),
             flow: sender.flow,
-            ways,
             deadline,
             deadline_stated,
             sender: &sender,
-            head: calls::Head {
-                method: parts.method,
-                uri: parts.uri,
-                headers: parts.headers,
-                filled: filled.map(Arc::from),
-            },
+            head: calls::Head { method: parts.method, uri: parts.uri, headers: parts.headers, filled },
             timeouts,
             first_byte,
             idle,

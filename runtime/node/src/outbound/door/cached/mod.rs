@@ -63,8 +63,9 @@ impl Asking {
         let (made, mut headers) = (head.headers.clone(), head.headers.clone());
         let mut uri = &head.uri;
         if let Some(filled) = &head.filled {
-            filled.apply(&mut headers);
-            uri = filled.uri().unwrap_or(uri);
+            filled.usual().apply(&mut headers);
+            filled.tell_apart(&mut headers);
+            uri = filled.usual().uri().unwrap_or(uri);
         }
         Self { made, headers, uri: uri.clone(), demand }
     }
