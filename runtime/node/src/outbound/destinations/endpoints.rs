@@ -31,11 +31,11 @@ pub(crate) struct Endpoint {
     /// What programs' requests are given there, in the place of what the destination gives them.
     pub(crate) injection: Option<Injection>,
     /// What stands before each path.
-    base: Box<str>,
+    pub(super) base: Box<str>,
     /// What is taken off before that.
-    strip: Box<str>,
+    pub(super) strip: Box<str>,
     /// What is added to each query, encoded.
-    query: Box<str>,
+    pub(super) query: Box<str>,
 }
 
 impl Endpoint {
@@ -45,13 +45,17 @@ impl Endpoint {
             return None;
         }
         let path = asked.path();
-        let rest = path.strip_prefix(&*self.strip).filter(|rest| rest.is_empty() || rest.starts_with('/'));
-        let rest = rest.unwrap_or(path);
+        let rest = self.stripped(path).unwrap_or(path);
         let query = [asked.query().unwrap_or_default(), &self.query];
         let query = query.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
         let mark = if query.is_empty() { "" } else { "?" };
         let slash = if rest.starts_with('/') || (rest.is_empty() && !self.base.is_empty()) { "" } else { "/" };
         format!("{}{slash}{rest}{mark}{query}", self.base).parse().ok()
+    }
+
+    /// What is left of a path that has in front what is taken off.
+    pub(super) fn stripped<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(&*self.strip).filter(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -137,39 +141,6 @@ pub(super) fn ways(endpoints: &[Endpoint], policy: &Effective) -> Option<Ways> {
     }
 }
 
-/// A `Location` of an answer by the endpoint `from`, as whoever asked the destination at `asked` can follow it: the address
-/// of an endpoint becomes that of the destination. `None` where it stays as it is.
-pub(crate) fn location(endpoints: &[Endpoint], from: u64, asked: &Origin, location: &str) -> Option<String> {
-    let location = location.trim_ascii();
-    let answering = || endpoints.iter().find(|endpoint| endpoint.id == from);
-    if location.starts_with('/') && !location.starts_with("//") {
-        return answering()?.asked_as(location).filter(|path| path != location);
-    }
-    let uri: http::Uri = location.split('#').next()?.parse().ok()?;
-    let origin = Origin::of(&uri).ok()?;
-    let endpoint = answering()
-        .into_iter()
-        .chain(endpoints)
-        .find(|endpoint| endpoint.origin == origin && endpoint.asked_as(uri.path()).is_some())?;
-    let (_, after) = location.split_once("://")?;
-    let path = after.find(['/', '?', '#']).and_then(|at| after.get(at..)).unwrap_or("/");
-    Some(format!("{asked}{}", endpoint.asked_as(path)?))
-}
-
-impl Endpoint {
-    /// The opposite of [`Endpoint::path`]: what would be asked of the destination for this path of the endpoint's. `None`
-    /// where nothing would.
-    fn asked_as(&self, path: &str) -> Option<String> {
-        let ends = |rest: &&str| rest.is_empty() || rest.starts_with(['/', '?', '#']);
-        let rest = path.strip_prefix(&*self.base).filter(ends)?;
-        let (rest, fragment) = rest.split_at(rest.find('#').unwrap_or(rest.len()));
-        let added = |rest: &str| Some(rest.strip_suffix(&*self.query)?.strip_suffix(['?', '&'])?.to_owned());
-        let rest = if self.query.is_empty() { None } else { added(rest) }.unwrap_or_else(|| rest.to_owned());
-        let slash = if self.strip.is_empty() && !rest.starts_with('/') { "/" } else { "" };
-        Some(format!("{}{slash}{rest}{fragment}", self.strip))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -178,31 +149,6 @@ mod tests {
 
     fn compiled(list: Value) -> Result<(Arc<[Endpoint]>, Vec<EndpointSettings>), String> {
         compile(list.as_array().unwrap(), "iad", "authorization: Bearer {}").map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_redirect_of_an_endpoint_leads_back_to_the_destination() {
-        let list = json!([
-            {"url": "https://x.azure.test/openai/deployments/gpt/", "strip": "/v1", "query": {"v": "1"}},
-            {"url": "https://y.azure.test"},
-        ]);
-        let (endpoints, _) = compiled(list).unwrap();
-        let asked = Origin::of(&"https://llm.test".parse().unwrap()).unwrap();
-        for (from, told, followed) in [
-            (0, "/openai/deployments/gpt/files/1?v=1", Some("/v1/files/1")),
-            (0, "/openai/deployments/gpt/files?a=2&v=1#top", Some("/v1/files?a=2#top")),
-            (0, "/openai/deployments/gpt-5/files", None),
-            (0, "https://x.azure.test/openai/deployments/gpt/files", Some("https://llm.test/v1/files")),
-            (0, "https://y.azure.test/files?a=1", Some("https://llm.test/files?a=1")),
-            (1, "https://x.azure.test/openai/deployments/gpt", Some("https://llm.test/v1")),
-            (1, "https://y.azure.test", Some("https://llm.test/")),
-            (1, "/files", None),
-            (1, "https://elsewhere.test/files", None),
-            (1, "//y.azure.test/files", None),
-            (1, "next", None),
-        ] {
-            assert_eq!(location(&endpoints, endpoints[from].id, &asked, told).as_deref(), followed, "{told}");
-        }
     }
 
     #[test]

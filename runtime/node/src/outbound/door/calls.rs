@@ -27,7 +27,7 @@ use crate::{
     outbound::{
         CallTimeouts, Sender, TransportError, WaitClock, WaitGuard,
         body::{Idle, KeptBody, Pump, Unread, Watch, Watched, discard, plain, wrap},
-        destinations::location,
+        destinations::{Requested, lead_back},
         headers,
         pool::{Peeked, Streaming},
         refuse,
@@ -452,21 +452,13 @@ impl Call<'_> {
         });
     }
 
-    /// A redirect to one of the endpoints leads back to the destination.
-    fn lead_back(&self, headers: &mut HeaderMap, from: u64) {
-        let (endpoints, asked) = (&self.target.destination.endpoints, &self.target.origin);
-        let told = headers.get(header::LOCATION).filter(|_| !endpoints.is_empty()).and_then(|told| told.to_str().ok());
-        let back = told.and_then(|told| location(endpoints, from, asked, told));
-        if let Some(back) = back.and_then(|back| HeaderValue::try_from(back).ok()) {
-            headers.insert(header::LOCATION, back);
-        }
-    }
-
     /// Passes an answer on.
     pub(super) async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
         let (mut parts, stream) = response.into_parts();
         headers::incoming(&mut parts.headers);
-        self.lead_back(&mut parts.headers, admission.endpoint());
+        let aim = self.aim();
+        let asked = Requested { origin: &aim.origin, uri: &self.head.uri };
+        lead_back(&aim.destination.endpoints, admission.endpoint(), asked, &mut parts.headers);
         let idle = match self.timeouts.between_bytes {
             Some(own) if own < self.idle.time => Idle { time: own, ..self.idle },
             _ => self.idle,
