@@ -298,7 +298,7 @@ impl Call<'_> {
     }
 
     fn count(&self, around: Around<'_>, how: Cached) {
-        around.target.destination.counts(&self.door.observe.metrics).cache(how);
+        around.target.destination.count_cached(how, &self.door.observe.metrics);
     }
 }
 
