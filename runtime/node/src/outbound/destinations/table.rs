@@ -311,13 +311,21 @@ impl Table {
 
     /// The destination of an origin: the narrowest configured one that stands for it, or the origin itself.
     pub(crate) fn resolve(&self, tenant: &TenantId, origin: &Origin) -> Arc<Destination> {
-        let configured = self.tenants.get(tenant).and_then(|entries| {
-            entries.iter().find(|entry| entry.compiled.pattern.matches(origin)).map(|entry| &entry.destination)
-        });
-        match configured {
+        match self.configured_for(tenant, origin) {
             Some(destination) => Arc::clone(destination),
             None => Arc::new(Destination::implicit(tenant, origin, Arc::clone(&self.default))),
         }
+    }
+
+    /// Whether calls to an origin still belong to this destination, however it is configured now.
+    pub(crate) fn is_current(&self, destination: &Destination, origin: &Origin) -> bool {
+        let configured = self.configured_for(&destination.tenant, origin);
+        configured.map(|now| now.key) == destination.name.as_ref().map(|_| destination.key)
+    }
+
+    fn configured_for(&self, tenant: &TenantId, origin: &Origin) -> Option<&Arc<Destination>> {
+        let mut entries = self.tenants.get(tenant)?.iter();
+        entries.find(|entry| entry.compiled.pattern.matches(origin)).map(|entry| &entry.destination)
     }
 
     /// The configured destinations of a tenant.

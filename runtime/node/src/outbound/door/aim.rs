@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use tidegate_core::{
     Effective,
     endpoint::{Mask, Ways},
@@ -12,7 +13,8 @@ use super::{Target, calls::Call, target::Way};
 use crate::{
     observe::Note,
     outbound::{
-        destinations::{Destination, Endpoint},
+        body::KeptBody,
+        destinations::{Destination, Endpoint, Partition},
         refuse,
         secrets::{AsMade, Filled, fill},
         shards::Admission,
@@ -34,6 +36,19 @@ pub(super) fn ways(
     let within = destination.ways(policy);
     let within = within.ok_or_else(|| Box::new(refuse::no_region(destination.label(), &policy.regions)))?;
     filled.map_or(Ok(within), |filled| filled.open(within, &destination.endpoints))
+}
+
+/// The partition of a request. An upstream limits by the key, whatever handle stands for it.
+pub(super) fn partition(
+    destination: &Destination,
+    headers: &HeaderMap,
+    filled: Option<&Filled>,
+    kept: &KeptBody,
+) -> Partition {
+    let Some(filled) = filled else { return destination.partition(headers, kept.as_split()) };
+    let mut headers = headers.clone();
+    filled.usual().apply(&mut headers);
+    destination.partition(&headers, kept.as_split())
 }
 
 impl Call<'_> {
@@ -66,7 +81,8 @@ impl Call<'_> {
         }
     }
 
-    /// Aims by what is in force, where that changed since the last aim.
+    /// Aims by what is in force, where that changed since the last aim: where the call goes, what it is filled with, and
+    /// whom it asks.
     pub(super) fn aim_again(&mut self) -> Result<(), Box<Problem>> {
         if !self.is_aimed() {
             let (door, target) = (self.door, self.target);
@@ -75,7 +91,14 @@ impl Call<'_> {
             }
             let now = self.aim();
             let made = AsMade { method: &self.head.method, headers: &self.head.headers, uri: &self.head.uri };
-            self.head.filled = fill(&door.secrets.load(), self.sender, &now.destination, &now.origin, made)?;
+            let filled = fill(&door.secrets.load(), self.sender, &now.destination, &now.origin, made)?;
+            let partition = partition(&now.destination, &self.head.headers, filled.as_deref(), &self.kept);
+            if partition.key != self.key {
+                door.known.remember(now, &partition, &door.shards);
+                self.tokens = self.policy.tokens.unwrap_or_else(|| now.destination.tokens(self.kept.as_split()));
+                self.key = partition.key;
+            }
+            self.head.filled = filled;
         }
         Ok(())
     }

@@ -93,6 +93,7 @@ impl Behind {
             door: &self.door,
             target: &self.target,
             key: self.key,
+            asked: self.key,
             repeatable: self.repeatable,
             uploaded: false,
             costs: self.costs,

@@ -32,7 +32,7 @@ use crate::{
         pool::{Peeked, Streaming},
         refuse,
         secrets::Filled,
-        shards::{self, Admission, Admitted, Asked, Wait},
+        shards::{self, Admission, Admitted, Asked, Unadmitted, Wait},
     },
     problem::Problem,
     settings::names,
@@ -44,8 +44,10 @@ pub(super) struct Call<'a> {
     pub(super) target: &'a Target,
     /// The same as the configuration has it now, where that changed since the call came.
     pub(super) aimed: Option<Arc<Target>>,
-    /// Its partition.
+    /// Its partition, as of its last aim.
     pub(super) key: u128,
+    /// The partition that it asked last.
+    pub(super) asked: u128,
     pub(super) policy: Arc<Effective>,
     pub(super) repeatable: bool,
     /// Its body left while it came, and has left whole.
@@ -213,7 +215,7 @@ impl Call<'_> {
     }
 
     /// Waits for the admission. Who wants a stream and waits long is answered meanwhile.
-    async fn waited(&mut self, mut wait: Wait, mut clock: Option<WaitGuard>) -> Result<Admitted, Refusal> {
+    async fn waited(&mut self, mut wait: Wait, mut clock: Option<WaitGuard>) -> Result<Admitted, Unadmitted> {
         if let Some(every) = self.early.as_ref().map(|early| early.every) {
             match tokio::time::timeout(every.saturating_sub(self.ending.waited), &mut wait).await {
                 Ok(admitted) => return admitted,
@@ -249,53 +251,66 @@ impl Call<'_> {
     }
 
     /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
-    async fn admission(&mut self, ticket: Option<Ticket>, failed: Option<Problem>) -> Result<Admission, Box<Problem>> {
-        if ticket.is_some() {
+    async fn admission(
+        &mut self,
+        mut ticket: Option<Ticket>,
+        failed: Option<Problem>,
+    ) -> Result<Admission, Box<Problem>> {
+        loop {
             self.aim_again()?;
-        }
-        let destination = self.door.destination(self.target);
-        // Endpoints are known by their places, and those may have changed.
-        let ways = self.ways(&destination)?;
-        let new = NewCall {
-            deadline: self.deadline,
-            bytes: self.kept.held(),
-            cost: Cost { requests: 1, tokens: self.tokens },
-            flow: self.flow,
-            priority: self.policy.priority,
-            ways,
-            returning: ticket,
-        };
-        let (wait, why) = match self.door.shards.ask(self.key, &destination.limits, new) {
-            Asked::Admitted(admission) => {
-                self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO, why: None });
-                return Ok(admission);
+            if std::mem::replace(&mut self.asked, self.key) != self.key {
+                ticket = ticket.map(Ticket::elsewhere);
             }
-            Asked::Refused(refusal) => return Err(self.refused(&refusal, failed).into()),
-            Asked::Queued { wait, why } => {
-                self.ending.note(|call| Note::Queued { call, why: why.to_string() });
-                (wait, why)
+            let destination = &self.aim().destination;
+            let new = NewCall {
+                deadline: self.deadline,
+                bytes: self.kept.held(),
+                cost: Cost { requests: 1, tokens: self.tokens },
+                flow: self.flow,
+                priority: self.policy.priority,
+                // Endpoints are known by their places, and those may have changed.
+                ways: self.ways(destination)?,
+                returning: ticket,
+            };
+            let (wait, why) = match self.door.shards.ask(self.key, &destination.limits, new) {
+                Asked::Admitted(admission) => {
+                    self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO, why: None });
+                    return Ok(admission);
+                }
+                Asked::Refused(refusal) => return Err(self.refused(&refusal, failed).into()),
+                Asked::Queued { wait, why } => (wait, why),
+            };
+            // A change is in force before those are sent on who wait: whoever came to wait after that sees it here.
+            self.aim_again()?;
+            if self.key != self.asked {
+                continue;
             }
-        };
-        let began = tokio::time::Instant::now();
-        let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
-        let queued = self.target.destination.counts(&self.door.observe.metrics).queued();
-        let admitted = self.waited(wait, clock).await;
-        drop(queued);
-        self.ending.waited += began.elapsed();
-        match admitted {
-            Ok(admitted) => {
-                let changed = (!admitted.why.is_like(&why)).then(|| admitted.why.to_string());
-                self.ending.note(|call| Note::Admitted { call, waited: admitted.waited, why: changed });
-                Ok(admitted.admission)
+            self.ending.note(|call| Note::Queued { call, why: why.to_string() });
+            let began = tokio::time::Instant::now();
+            let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
+            let queued = self.target.destination.counts(&self.door.observe.metrics).queued();
+            let admitted = self.waited(wait, clock).await;
+            drop(queued);
+            self.ending.waited += began.elapsed();
+            match admitted {
+                Ok(admitted) => {
+                    let changed = (!admitted.why.is_like(&why)).then(|| admitted.why.to_string());
+                    self.ending.note(|call| Note::Admitted { call, waited: admitted.waited, why: changed });
+                    return Ok(admitted.admission);
+                }
+                Err(Unadmitted::Refused(refusal)) => return Err(self.refused(&refusal, failed).into()),
+                Err(Unadmitted::SentOn(sent)) => ticket = Some(sent),
             }
-            Err(refusal) => Err(self.refused(&refusal, failed).into()),
+            self.aim_again()?;
+            let what = format!("asks again: its destination is {} by now", self.aim().label());
+            self.ending.note(|call| Note::Decided { call, what });
         }
     }
 
     fn refused(&self, refusal: &Refusal, failed: Option<Problem>) -> Problem {
         match failed {
             Some(failed) if refusal.is_by_deadline() => refuse::failed(failed, refusal),
-            _ => refuse::refused(refusal, self.target.label()),
+            _ => refuse::refused(refusal, self.aim().label()),
         }
     }
 
