@@ -111,7 +111,8 @@ async fn calls_that_wait_for_an_origin_follow_what_is_configured_for_it_meanwhil
     let (began, waits) = (Instant::now(), waiting(&gate, "named"));
     // What had left is answered, and nobody follows.
     until("those that left are answered", || {
-        upstream.seen.in_flight.load(std::sync::atomic::Ordering::SeqCst) == 0 && began.elapsed() > Duration::from_millis(600)
+        upstream.seen.in_flight.load(std::sync::atomic::Ordering::SeqCst) == 0
+            && began.elapsed() > Duration::from_millis(600)
     })
     .await;
     assert_eq!((upstream.requests(), waiting(&gate, "named")), (left, waits));
