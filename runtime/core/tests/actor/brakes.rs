@@ -172,7 +172,7 @@ fn what_is_sent_on_keeps_its_place_and_waits_out_the_upstream_s_pause_but_no_ope
         gate.shard.release_call(gate.now, first, &mut gate.fx);
         // Elsewhere they are served in their order, behind nobody who came after them.
         let config = Arc::new(Config::new(&Settings { max_concurrency: Some(1), ..Settings::default() }).unwrap());
-        let mut ask = |gate: &mut Gate, returning| {
+        let ask = |gate: &mut Gate, returning| {
             let new = NewCall { returning, ..NewCall::by(gate.now + SEC * 600) };
             gate.shard.submit(gate.now, OTHER, &config, new, &mut gate.fx)
         };
