@@ -220,6 +220,11 @@ impl World {
                     let id = self.waiting.remove(&call).expect("refused what does not wait");
                     self.answer(id);
                 }
+                Effect::SentOn { call, ticket } => {
+                    assert!(ticket.since() <= self.now);
+                    let id = self.waiting.remove(&call).expect("sent on what does not wait");
+                    self.answer(id);
+                }
                 Effect::Forgot { key } => {
                     assert_eq!(self.of(key), (0, 0), "forgotten, and busy");
                     self.books.remove(&key).expect("forgotten, and not known").hold();

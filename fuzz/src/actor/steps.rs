@@ -282,15 +282,23 @@ impl World {
 
     fn is_operated(&mut self, choices: &mut Choices<'_>) {
         let key = choices.below(KEYS) as u128;
-        if choices.below(2) == 0 {
-            let (waiting, _) = self.of(key);
-            assert_eq!(self.shard.flush(self.now, key, &mut self.fx), waiting);
-            self.heed();
-            assert_eq!(self.of(key).0, 0, "flushed, and somebody waits");
-        } else {
-            self.shard.resume(self.now, key, &mut self.fx);
-            self.heed();
-            assert!(self.shard.pause(self.now, key).is_none(), "resumed, and paused");
+        let (waiting, _) = self.of(key);
+        match choices.below(3) {
+            0 => {
+                assert_eq!(self.shard.flush(self.now, key, &mut self.fx), waiting);
+                self.heed();
+                assert_eq!(self.of(key).0, 0, "flushed, and somebody waits");
+            }
+            1 => {
+                assert_eq!(self.shard.send_on(self.now, key, &mut self.fx), waiting);
+                self.heed();
+                assert_eq!(self.of(key).0, 0, "sent on, and somebody waits");
+            }
+            _ => {
+                self.shard.resume(self.now, key, &mut self.fx);
+                self.heed();
+                assert!(self.shard.pause(self.now, key).is_none(), "resumed, and paused");
+            }
         }
     }
 }

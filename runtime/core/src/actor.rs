@@ -233,21 +233,7 @@ impl Actor {
         if let Some(refusal) = self.never(new.cost, new.ways) {
             return Submitted::Refused(refusal);
         }
-        let ticket = new.returning.unwrap_or(Ticket {
-            place: Place::new(now, new.priority, arrival),
-            since: now,
-            not_before: Time::ZERO,
-            tries: 0,
-            refusals: 0,
-            others: 0,
-            passed: 0,
-            failed: Time::ZERO,
-            cut: 0,
-            last_cut: 0,
-            again: false,
-            tried: Mask::NONE,
-            endpoint: 0,
-        });
+        let ticket = new.returning.unwrap_or_else(|| Ticket::fresh(Place::new(now, new.priority, arrival), now));
         let fresh = ticket.is_fresh();
         // A fresh call may be the probe of a pause that goes on for those which were refused or failed before.
         let probes_at = self.endpoints.probes_at().filter(|_| fresh);
@@ -399,6 +385,21 @@ impl Actor {
         for call in &all {
             let waited = cx.calls.get(*call).map_or(Duration::ZERO, |entry| cx.now.since(entry.ticket.since));
             self.turn_away(*call, Refusal::Flushed { waited }, cx);
+        }
+        self.pump(cx);
+        all.len()
+    }
+
+    /// Sends on everything that waits. A pause that the upstream asked for is waited out there, too: it is the same upstream.
+    /// Returns how much that was.
+    pub(crate) fn send_on(&mut self, cx: &mut Context<'_>) -> usize {
+        let resumes = self.endpoints.paused_until(Ways::ANY, true, cx.now).map_or(Time::ZERO, |(until, _)| until);
+        let all: Vec<Call> = self.busy.take().iter().flat_map(|busy| busy.queue.all()).collect();
+        for call in &all {
+            let Some(entry) = cx.calls.remove(*call) else { continue };
+            let mut ticket = entry.ticket.elsewhere();
+            ticket.not_before = ticket.not_before.max(resumes);
+            cx.fx.push(Effect::SentOn { call: *call, ticket });
         }
         self.pump(cx);
         all.len()

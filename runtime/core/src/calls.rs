@@ -125,6 +125,30 @@ impl Ticket {
         self.tries == 0
     }
 
+    /// What it is worth at another partition: its place, its delay, and that it left before. What was refused or failed here says
+    /// nothing of what is asked there.
+    pub fn elsewhere(self) -> Ticket {
+        Ticket { not_before: self.not_before, again: self.again, ..Ticket::fresh(self.place, self.since) }
+    }
+
+    pub(crate) fn fresh(place: Place, since: Time) -> Ticket {
+        Ticket {
+            place,
+            since,
+            not_before: Time::ZERO,
+            tries: 0,
+            refusals: 0,
+            others: 0,
+            passed: 0,
+            failed: Time::ZERO,
+            cut: 0,
+            last_cut: 0,
+            again: false,
+            tried: Mask::NONE,
+            endpoint: 0,
+        }
+    }
+
     /// When the call first asked for admission.
     pub fn since(&self) -> Time {
         self.since

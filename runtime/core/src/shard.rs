@@ -200,6 +200,13 @@ pub enum Effect {
         /// Why.
         refusal: Refusal,
     },
+    /// A call that waited is to ask at another partition, see [`Shard::send_on`]; it is gone here.
+    SentOn {
+        /// The call.
+        call: Call,
+        /// What it submits there: it has kept its place.
+        ticket: Ticket,
+    },
     /// A partition at rest made room for another; whoever keeps something of it may let go.
     Forgot {
         /// The key it was known by.
@@ -529,6 +536,13 @@ impl Shard {
     pub fn flush(&mut self, now: Time, key: u128, fx: &mut Effects) -> usize {
         let Some(index) = self.find(key) else { return 0 };
         self.with(index, now, fx, |actor, cx| actor.flush(cx)).unwrap_or(0)
+    }
+
+    /// Sends on all that waits at a partition, because what it asked for belongs to another one now. Returns how much that
+    /// was.
+    pub fn send_on(&mut self, now: Time, key: u128, fx: &mut Effects) -> usize {
+        let Some(index) = self.find(key) else { return 0 };
+        self.with(index, now, fx, |actor, cx| actor.send_on(cx)).unwrap_or(0)
     }
 
     /// Ends the pauses of a partition, whatever made them, and begins again as after one. What was learned stays.

@@ -150,6 +150,7 @@ impl Model {
                     self.admitted(id, permit);
                 }
                 Effect::Forgot { key } => panic!("{key} was forgotten, and there is room"),
+                Effect::SentOn { .. } => panic!("nobody asked for it"),
                 Effect::Refuse { call, .. } => {
                     let id = self.waiting.remove(&call).expect("refused what does not wait");
                     self.end(id);

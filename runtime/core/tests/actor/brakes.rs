@@ -1,13 +1,16 @@
 //! What an operator does: pauses, drains, flushes, resumes.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tidegate_core::{
-    Effect, Refusal, Settings, Submitted, Time,
+    Effect, NewCall, Refusal, Settings, Submitted, Time, Verdict,
     shard::{Brake, Config, Departure},
 };
 
 use crate::gate::{Gate, KEY, MS, SEC, refused};
+
+/// Another partition.
+const OTHER: u128 = KEY + 1;
 
 impl Gate {
     fn brake(&mut self, brake: Brake) {
@@ -139,4 +142,63 @@ fn a_pause_by_an_operator_turns_away_at_once_who_waits_and_can_not_wait_for_its_
     gate.brake(Brake::Off);
     let [Effect::Admit { call, .. }] = gate.effects()[..] else { panic!() };
     assert_eq!(call, long);
+}
+
+#[test]
+fn what_is_sent_on_keeps_its_place_and_waits_out_the_upstream_s_pause_but_no_operator_s() {
+    for (paused, braked) in [(false, true), (true, false), (true, true)] {
+        let mut gate = gate();
+        if paused {
+            let permit = gate.sent();
+            gate.report(permit, refused(Some(SEC * 30)));
+        }
+        if braked {
+            gate.brake(Brake::Paused { until: Time::NEVER });
+        }
+        let earlier = gate.queued();
+        gate.now += SEC;
+        let later = gate.queued();
+        gate.effects();
+        assert_eq!(gate.shard.send_on(gate.now, KEY, &mut gate.fx), 2);
+        let sent: Vec<_> = gate.effects();
+        let [Effect::SentOn { call: first, ticket: one }, Effect::SentOn { call: second, ticket: two }] = sent[..]
+        else {
+            panic!("{sent:?}")
+        };
+        let (one, two) = if first == earlier { (one, two) } else { (two, one) };
+        assert_eq!([first, second].into_iter().collect::<BTreeSet<_>>(), [earlier, later].into_iter().collect());
+        assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().queued, 0);
+        // They are gone here: whoever goes away takes nothing along.
+        gate.shard.release_call(gate.now, first, &mut gate.fx);
+        // Elsewhere they are served in their order, behind nobody who came after them.
+        let config = Arc::new(Config::new(&Settings { max_concurrency: Some(1), ..Settings::default() }).unwrap());
+        let ask = |gate: &mut Gate, returning| {
+            let new = NewCall { returning, ..NewCall::by(gate.now + SEC * 600) };
+            gate.shard.submit(gate.now, OTHER, &config, new, &mut gate.fx)
+        };
+        assert_eq!((one.not_before() > gate.now, two.not_before() > gate.now), (paused, paused));
+        gate.now = gate.now.max(one.not_before());
+        let Submitted::Admitted(holds) = ask(&mut gate, None) else { panic!() };
+        let Submitted::Queued { call: new, .. } = ask(&mut gate, None) else { panic!() };
+        let Submitted::Queued { call: second, .. } = ask(&mut gate, Some(two)) else { panic!() };
+        let Submitted::Queued { call: first, .. } = ask(&mut gate, Some(one)) else { panic!() };
+        let mut holds = holds;
+        for next in [first, second, new] {
+            gate.shard.release(gate.now, holds, &mut gate.fx);
+            let [Effect::Admit { call, permit, .. }] = gate.effects()[..] else { panic!() };
+            assert_eq!(call, next, "paused {paused}, braked {braked}");
+            holds = permit;
+        }
+    }
+}
+
+#[test]
+fn a_ticket_takes_nothing_along_that_only_its_partition_could_judge() {
+    let mut gate = gate();
+    let permit = gate.sent();
+    let Verdict::PutBack(ticket) = gate.report(permit, refused(Some(SEC * 30))) else { panic!() };
+    let config = Arc::new(Config::new(&Settings::default()).unwrap());
+    let new = NewCall { returning: Some(ticket.elsewhere()), ..NewCall::by(gate.now + SEC * 60) };
+    let submitted = gate.shard.submit(gate.now, OTHER, &config, new, &mut gate.fx);
+    assert!(matches!(submitted, Submitted::Admitted(_)), "{submitted:?}");
 }

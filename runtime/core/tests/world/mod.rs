@@ -380,6 +380,7 @@ impl World {
                     let call = self.waiting.remove(&call).expect("admitted a call that does not wait");
                     self.admitted(call, permit);
                 }
+                Effect::SentOn { call, .. } => panic!("{call:?} was sent on, and nobody asked for it"),
                 Effect::Forgot { key } => panic!("{key} was forgotten, and there is room"),
                 Effect::Refuse { call, refusal } => {
                     let call = self.waiting.remove(&call).expect("refused a call that does not wait");

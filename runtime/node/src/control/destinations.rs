@@ -133,10 +133,15 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What its policy says of a choice that there is not.
+/// What it says of a choice that there is not, and of a secret that nobody is given.
 fn in_vain(config: &DestinationConfig) -> Vec<String> {
     if !config.endpoints.is_empty() {
-        return Vec::new();
+        let own = config.endpoints.iter().all(|endpoint| endpoint.get("secret").is_some());
+        let unused = config.secret.as_ref().filter(|_| own);
+        return unused
+            .map(|_| "secret has no effect: each of the `endpoints` has one of its own".into())
+            .into_iter()
+            .collect();
     }
     let stated = ["regions", "regions_only"].into_iter().filter(|key| config.policy.contains_key(*key));
     stated.map(|key| format!("policy.{key} has no effect: the destination has no `endpoints` to choose from")).collect()

@@ -3,7 +3,10 @@
 //! Who holds the scope `deploy` sets values and uses them, but can't get at one: a value that is kept goes to further
 //! destinations or functions only by the word of an admin, and what a destination stood for is bound with it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -287,9 +290,16 @@ pub(crate) fn unbound(name: &str, function: &str, is_there: bool) -> String {
     }
 }
 
-/// What is missing so that a destination's secret reaches it.
-pub(super) fn of_destination(control: &Control, destination: &DestinationRecord) -> Option<String> {
-    let name = destination.config.secret.as_deref()?;
+/// What is missing so that the secrets of a destination and of its endpoints reach it.
+pub(super) fn of_destination(control: &Control, destination: &DestinationRecord) -> Vec<String> {
+    let config = &destination.config;
+    let own = config.endpoints.iter().filter_map(|endpoint| endpoint.get("secret")?.as_str());
+    let names: BTreeSet<&str> = config.secret.as_deref().into_iter().chain(own).collect();
+    names.into_iter().filter_map(|name| missing(control, destination, name)).collect()
+}
+
+/// What is missing so that this secret reaches it.
+fn missing(control: &Control, destination: &DestinationRecord, name: &str) -> Option<String> {
     let state = control.registry.state();
     let (tenant, to) = (&destination.tenant, &destination.name);
     let Some(secret) = state.secrets.get(&(tenant.clone(), SecretName::from(name))) else {

@@ -1,6 +1,6 @@
 //! What the stored answers of destinations come to.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
@@ -27,6 +27,24 @@ pub enum Cached {
 impl Cached {
     /// All of them, in their order.
     pub const ALL: [&str; 6] = ["hit", "stale", "revalidated", "collapsed", "miss", "bypass"];
+}
+
+/// How often the cache did what.
+#[derive(Debug, Default)]
+pub struct CachedCounts([AtomicU64; Cached::ALL.len()]);
+
+impl CachedCounts {
+    /// The cache did this for a call.
+    pub fn count(&self, how: Cached) {
+        if let Some(count) = self.0.get(how as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// In the order of [`Cached::ALL`].
+    pub fn all(&self) -> [u64; Cached::ALL.len()] {
+        self.0.each_ref().map(|count| count.load(Relaxed))
+    }
 }
 
 /// The series. Clones count the same.

@@ -21,7 +21,10 @@ use prometheus_client::{
 };
 use tidegate_core::repeat::Class;
 
-use super::{cached::Cached, times::Times};
+use super::{
+    cached::{Cached, CachedCounts},
+    times::Times,
+};
 
 /// Outcomes of calls, as the label says them.
 const OUTCOMES: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "refused", "failed", "cancelled"];
@@ -60,7 +63,7 @@ pub struct DestinationCounts {
     refusals: Mutex<BTreeMap<u16, u64>>,
     stream_errors: AtomicU64,
     tokens: AtomicU64,
-    cached: [AtomicU64; Cached::ALL.len()],
+    cached: CachedCounts,
     queued: AtomicI64,
     waits: Times,
     upstream: Times,
@@ -139,14 +142,7 @@ impl DestinationCounts {
 
     /// The cache did this for a call.
     pub fn cache(&self, how: Cached) {
-        if let Some(count) = self.cached.get(how as usize) {
-            count.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// How often it did what, in the order of [`Cached::ALL`].
-    pub fn cached(&self) -> [u64; Cached::ALL.len()] {
-        self.cached.each_ref().map(|count| count.load(Relaxed))
+        self.cached.count(how);
     }
 
     /// A call waits.
@@ -260,7 +256,7 @@ impl Collector for ByDestination {
         plain(encoder, all, tokens, |counts| counts.tokens.load(Relaxed))?;
         let help = "Calls to destinations that store answers, by destination and outcome";
         labelled(encoder, all, ("cache_answers", help, "outcome"), |counts| {
-            let counted = Cached::ALL.iter().zip(counts.cached()).filter(|(_, count)| *count > 0);
+            let counted = Cached::ALL.iter().zip(counts.cached.all()).filter(|(_, count)| *count > 0);
             counted.map(|(outcome, count)| ((*outcome).to_owned(), count)).collect()
         })?;
         let help = "Calls that wait, by destination";

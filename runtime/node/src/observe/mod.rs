@@ -19,7 +19,7 @@ mod trail;
 
 use std::sync::Arc;
 
-pub use cached::{CacheMetrics, Cached};
+pub use cached::{CacheMetrics, Cached, CachedCounts};
 pub use call_log::{CallLog, LoggedCall};
 pub use destinations::{DestinationCounts, Ended, QueuedCall};
 pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEvent, TraceIdText};

@@ -12,6 +12,7 @@
 mod body;
 mod cache;
 mod call;
+mod cookie;
 mod destinations;
 mod door;
 mod guard;

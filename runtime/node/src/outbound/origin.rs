@@ -62,6 +62,13 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Whether a cookie for this domain is one for this host (RFC 6265, section 5.1.3).
+    pub(crate) fn is_within(&self, domain: &[u8]) -> bool {
+        let domain = domain.strip_prefix(b".").unwrap_or(domain).to_ascii_lowercase();
+        let Some(rest) = self.host.as_bytes().strip_suffix(&*domain) else { return false };
+        rest.is_empty() || (rest.ends_with(b".") && self.host.parse::<IpAddr>().is_err())
+    }
+
     /// The origin of an absolute URI.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 use http::{Uri, uri::PathAndQuery};
 use url::Url;
 
-use super::Origin;
+use super::{Origin, cookie::Cookie};
 
 /// Where an upstream stands below `/to`.
 #[derive(Debug)]
@@ -54,26 +54,13 @@ impl Mount {
     /// The `Set-Cookie` for the client, who sees one host for all upstreams: for no domain, and always below the upstream's
     /// own path, so that no other is sent it. Where it states no path, the one that holds then (RFC 6265, 5.1.4) is stated.
     pub(crate) fn cookie(&self, cookie: &[u8]) -> Vec<u8> {
-        let mut parts = cookie.split(|byte| *byte == b';');
-        let mut own = parts.next().unwrap_or_default().to_vec();
-        let mut path = None;
-        for part in parts {
-            let mut halves = part.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
-            let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
-            // The last one counts.
-            if name.eq_ignore_ascii_case(b"path") {
-                path = Some(value).filter(|value| value.starts_with(b"/"));
-            } else if !name.eq_ignore_ascii_case(b"domain") {
-                own.push(b';');
-                own.extend_from_slice(part);
-            }
-        }
+        let mut cookie = Cookie::read(cookie);
+        cookie.domain = None;
         let asked = self.uri.path();
         let folder = asked.rfind('/').and_then(|end| asked.get(..end)).filter(|folder| !folder.is_empty());
-        own.extend_from_slice(b"; Path=");
-        own.extend_from_slice(self.base().as_bytes());
-        own.extend_from_slice(path.unwrap_or(folder.unwrap_or("/").as_bytes()));
-        own
+        let path = cookie.path.unwrap_or(folder.unwrap_or("/").as_bytes());
+        let path = [self.base().as_bytes(), path].concat();
+        cookie.write(Some(&path))
     }
 
     /// `/to/https://host` or `/to/name`. A URL is written plainly, however the client had escaped it.

@@ -248,3 +248,26 @@ async fn a_retry_goes_where_its_region_is_by_then() {
     assert_eq!(call.await.unwrap(), "lhr again /");
     assert_eq!(iad.requests(), 0);
 }
+
+#[tokio::test]
+async fn what_an_endpoint_says_of_its_own_paths_is_led_back() {
+    let one = Upstream::start(|_| async {
+        let mut answer = text(302, "");
+        for (name, value) in [
+            ("location", "/base/next"),
+            ("set-cookie", "a=1; Path=/base/area"),
+            ("set-cookie", "b=2; Path=/; HttpOnly"),
+            ("set-cookie", "c=3; Path=/elsewhere"),
+        ] {
+            answer.headers_mut().append(name, value.parse().unwrap());
+        }
+        answer
+    })
+    .await;
+    let gate = Gate::new(&[]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": [{"url": one.url("/base"), "strip": "/v1"}]}))]);
+    let answer = gate.get(&format!("{API}/v1/login")).await.unwrap();
+    let cookies: Vec<_> = answer.headers().get_all("set-cookie").iter().collect();
+    assert_eq!(cookies, ["a=1; Path=/v1/area", "b=2; HttpOnly; Path=/"]);
+    assert_eq!(answer.headers()["location"], "/v1/next");
+}

@@ -24,6 +24,7 @@ mod patience;
 mod profiles;
 mod refusals;
 mod secrets;
+mod sent_on;
 mod shown;
 mod support;
 mod tls;

@@ -1,5 +1,6 @@
 //! Where secrets go, and all the ways in which somebody might try to have one go elsewhere.
 
+mod endpoints;
 mod moved;
 
 use std::sync::Arc;
@@ -126,6 +127,18 @@ impl World {
         places: Vec<Place>,
         keys: &Keyring,
     ) -> SecretRecord {
+        self.record_of(VALUE, name, function, to, places, keys)
+    }
+
+    fn record_of(
+        &self,
+        value: &str,
+        name: &str,
+        function: &str,
+        to: &[(&str, &str)],
+        places: Vec<Place>,
+        keys: &Keyring,
+    ) -> SecretRecord {
         let binding = SecretBinding {
             functions: [function.into()].into(),
             destinations: to.iter().map(|(name, origin)| ((*name).into(), (*origin).to_owned())).collect(),
@@ -133,7 +146,7 @@ impl World {
         };
         let tenant = TenantId::default_tenant();
         let head = SecretHead { tenant, name: name.into(), binding, follows: 0, set_ms: 0 };
-        head.seal(keys, &SecretValue::new(VALUE.into()).unwrap()).unwrap()
+        head.seal(keys, &SecretValue::new(value.into()).unwrap()).unwrap()
     }
 
     fn put(&mut self, record: SecretRecord) {

@@ -21,17 +21,19 @@ pub(in super::super) fn show(limit: &Value) -> String {
     format!("{quota}/{per}{unit}{burst}")
 }
 
+/// What may be said of an endpoint.
+const ENDPOINT_KEYS: &str = "name=N, region=R, weight=W, strip=/v1, secret=NAME or inject=TEMPLATE";
+
 /// Reads an endpoint: `URL,key=value,...`.
 pub(super) fn endpoint(text: &str) -> Result<Value, String> {
     let mut parts = text.split(',');
     let mut endpoint = Map::new();
     endpoint.insert("url".into(), json!(parts.next().unwrap_or_default()));
     for part in parts {
-        let wrong =
-            || format!("`{part}` says nothing about an endpoint: write name=N, region=R, weight=W or strip=/v1");
+        let wrong = || format!("`{part}` says nothing about an endpoint: write {ENDPOINT_KEYS}");
         let (key, value) = part.split_once('=').ok_or_else(wrong)?;
         let value = match key {
-            "name" | "region" | "strip" => json!(value),
+            "name" | "region" | "strip" | "secret" | "inject" => json!(value),
             "weight" => json!(value.parse::<u16>().map_err(|_| format!("`{value}` is no weight: 1 to 1000"))?),
             _ => return Err(wrong()),
         };
@@ -63,6 +65,10 @@ mod tests {
         assert_eq!(
             endpoint("https://a,name=east,region=iad,weight=3,strip=/v1").unwrap(),
             json!({"url": "https://a", "name": "east", "region": "iad", "weight": 3, "strip": "/v1"})
+        );
+        assert_eq!(
+            endpoint("https://a,secret=KEY,inject=?key={}").unwrap(),
+            json!({"url": "https://a", "secret": "KEY", "inject": "?key={}"})
         );
         for (text, why) in
             [("https://a,east", "write name=N"), ("https://a,weight=x", "no weight"), ("https://a,x=1", "x=1")]

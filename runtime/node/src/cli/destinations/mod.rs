@@ -76,7 +76,8 @@ struct Put {
     /// What has limits of its own: header:NAME, body:/json/pointer. Repeatable
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     split_by: Vec<String>,
-    /// One of several equal ways to it: URL, then ,name=N ,region=R ,weight=W ,strip=/v1 as wanted. Repeatable
+    /// One of several equal ways to it: URL, then ,name=N ,region=R ,weight=W ,strip=/v1
+    /// ,secret=NAME ,inject=TEMPLATE as wanted. Repeatable
     #[arg(long = "endpoint", value_name = "ENDPOINT", value_parser = limits::endpoint)]
     endpoints: Vec<Value>,
     /// Whether calls may be repeated

@@ -188,6 +188,13 @@ pub struct EndpointConfig {
     /// What is added to each query.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
+    /// Secret that is put into requests through `/to` that go there, in the place of the destination's. It is bound to the
+    /// destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Where it is put, as for the destination's; absent: where that is put.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inject: Option<String>,
     /// Limits of its own, beside those of the destination.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Value>,

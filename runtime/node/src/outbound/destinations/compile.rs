@@ -21,7 +21,7 @@ use crate::{
     settings::OutboundSettings,
 };
 
-/// The secret of a destination, and where it is put into requests of programs.
+/// The secret of a destination or of one of its endpoints, and where it is put into requests of programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Injection {
     pub(crate) secret: SecretName,
@@ -128,12 +128,14 @@ pub(super) fn compile_known(
     if split_by.is_empty() && config.limits.is_empty() && config.max_concurrency.is_none() {
         split_by = partition::of_profile(profile);
     }
-    let injection = injection(config, profile)?;
+    let template = config.inject.clone().unwrap_or_else(|| profile.key_template());
+    let own_secrets = config.endpoints.iter().any(|endpoint| endpoint.get("secret").is_some());
+    let injection = injection(config.secret.as_deref(), config.inject.as_deref(), &template, own_secrets)?;
     let other = steering.limits.as_ref();
     let limits = read_limits(other.and_then(|other| other.limits.as_ref()).unwrap_or(&config.limits))?;
     let of_tokens = limits.iter().filter(|limit| limit.unit == Unit::Tokens);
     let token_quota = of_tokens.map(|limit| limit.quota).min();
-    let (endpoints, ways) = endpoints::compile(&config.endpoints, &settings.region)?;
+    let (endpoints, ways) = endpoints::compile(&config.endpoints, &settings.region, &template)?;
     let max_concurrency = other.and_then(|other| other.max_concurrency).or(config.max_concurrency);
     let brake = brake(steering);
     let limits = Settings { limits, max_concurrency, endpoints: ways, brake, ..node_settings(settings) };
@@ -209,21 +211,23 @@ pub fn stands_for(config: &DestinationConfig) -> Arc<str> {
     stands.into()
 }
 
-fn injection(config: &DestinationConfig, profile: &Profile) -> Result<Option<Injection>, ConfigError> {
-    let template = config
-        .inject
-        .clone()
-        .unwrap_or_else(|| profile.key_template())
-        .parse()
-        .map_err(|why: String| error("inject", why))?;
-    match &config.secret {
-        None if config.inject.is_some() => {
+/// What is put into requests, and where: as `inject` says, else as `usual` does. `elsewhere`: `inject` says it of other secrets,
+/// too.
+pub(super) fn injection(
+    secret: Option<&str>,
+    inject: Option<&str>,
+    usual: &str,
+    elsewhere: bool,
+) -> Result<Option<Injection>, ConfigError> {
+    let template = inject.unwrap_or(usual).parse().map_err(|why: String| error("inject", why))?;
+    match secret {
+        None if inject.is_some() && !elsewhere => {
             Err(error("inject", "says where a secret is put; name one in `secret`, too"))
         }
         None => Ok(None),
         Some(name) => {
             validate_secret_name(name).map_err(|wrong| error("secret", format!("`{name}`: {}", wrong.why)))?;
-            Ok(Some(Injection { secret: name.as_str().into(), template }))
+            Ok(Some(Injection { secret: name.into(), template }))
         }
     }
 }
@@ -295,6 +299,20 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_of_an_endpoint_is_put_where_it_says_or_else_where_the_destination_s_is() {
+        for (destination, endpoint, template) in [
+            (r#""profile": "anthropic""#, "", "x-api-key: {}"),
+            (r#""profile": "anthropic", "inject": "?key={}""#, "", "?key={}"),
+            (r#""secret": "K", "inject": "?key={}""#, r#", "inject": "api-key: {}""#, "api-key: {}"),
+        ] {
+            let endpoint = format!(r#"{{"url": "https://b", "secret": "OWN"{endpoint}}}"#);
+            let compiled = check(&format!(r#"{{"match": "https://a", {destination}, "endpoints": [{endpoint}]}}"#));
+            let injection = compiled.unwrap().endpoints[0].injection.clone().unwrap();
+            assert_eq!((injection.secret.as_str(), Ok(injection.template)), ("OWN", template.parse()), "{destination}");
+        }
+    }
+
+    #[test]
     fn a_limit_in_tokens_is_taken_only_where_something_counts_them() {
         let limits = r#""limits": [{"quota": 5, "per": "1s"}, {"unit": "tokens", "quota": 10, "per": "1m"}]"#;
         let error = check(&format!(r#"{{"match": "https://a", {limits}}}"#)).unwrap_err();
@@ -328,6 +346,7 @@ mod tests {
             (r#"{"match": "https://a", "secret": "A KEY"}"#, "`secret`"),
             (r#"{"match": "https://a", "secret": "KEY", "inject": "Bearer {}"}"#, "`inject`"),
             (r#"{"match": "https://a", "inject": "x-api-key: {}"}"#, "`inject`"),
+            (r#"{"match": "https://a", "inject": "x-api-key: {}", "endpoints": [{"url": "https://b"}]}"#, "`inject`"),
             (r#"{"match": "https://a", "policy": {"deadlin": "1s"}}"#, "deadlin"),
             (r#"{"match": "https://a", "policy": {"retries": 99}}"#, "policy.retries"),
             (r#"{"match": "https://a", "cache": {"ttl": "1s"}}"#, "`cache.ttl`"),

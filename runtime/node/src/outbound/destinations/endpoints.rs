@@ -10,7 +10,10 @@ use tidegate_core::{
     endpoint::{EndpointSettings, Mask, Ways},
 };
 
-use super::{compile::read, hash_key};
+use super::{
+    compile::{Injection, injection, read},
+    hash_key,
+};
 use crate::{
     cluster::registry::{ConfigError, EndpointConfig},
     outbound::Origin,
@@ -25,12 +28,14 @@ pub(crate) struct Endpoint {
     pub(crate) name: Arc<str>,
     pub(crate) region: Option<Box<str>>,
     pub(crate) origin: Origin,
+    /// What programs' requests are given there, in the place of what the destination gives them.
+    pub(crate) injection: Option<Injection>,
     /// What stands before each path.
-    base: Box<str>,
+    pub(super) base: Box<str>,
     /// What is taken off before that.
-    strip: Box<str>,
+    pub(super) strip: Box<str>,
     /// What is added to each query, encoded.
-    query: Box<str>,
+    pub(super) query: Box<str>,
 }
 
 impl Endpoint {
@@ -40,21 +45,29 @@ impl Endpoint {
             return None;
         }
         let path = asked.path();
-        let rest = path.strip_prefix(&*self.strip).filter(|rest| rest.is_empty() || rest.starts_with('/'));
-        let rest = rest.unwrap_or(path);
+        let rest = self.stripped(path).unwrap_or(path);
         let query = [asked.query().unwrap_or_default(), &self.query];
         let query = query.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
         let mark = if query.is_empty() { "" } else { "?" };
         let slash = if rest.starts_with('/') || (rest.is_empty() && !self.base.is_empty()) { "" } else { "/" };
         format!("{}{slash}{rest}{mark}{query}", self.base).parse().ok()
     }
+
+    /// What is left of a path that has in front what is taken off.
+    pub(super) fn stripped<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(&*self.strip).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
-/// Checks the endpoints of a destination.
+/// Checks the endpoints of a destination. `template`: where secrets are put that do not say it.
 ///
 /// # Errors
 /// The first key that is wrong, with what would be right.
-pub(super) fn compile(list: &[Value], home: &str) -> Result<(Arc<[Endpoint]>, Vec<EndpointSettings>), ConfigError> {
+pub(super) fn compile(
+    list: &[Value],
+    home: &str,
+    template: &str,
+) -> Result<(Arc<[Endpoint]>, Vec<EndpointSettings>), ConfigError> {
     let mut names = HashSet::new();
     let (mut endpoints, mut settings) = (Vec::new(), Vec::new());
     for (index, value) in list.iter().enumerate() {
@@ -73,6 +86,8 @@ pub(super) fn compile(list: &[Value], home: &str) -> Result<(Arc<[Endpoint]>, Ve
         if !strip.is_empty() && (!strip.starts_with('/') || strip.ends_with('/')) {
             return Err(wrong("strip", format!("`{strip}` begins with a slash and does not end with one, as in /v1")));
         }
+        let injection = injection(config.secret.as_deref(), config.inject.as_deref(), template, false)
+            .map_err(|error| wrong(&error.key, error.why))?;
         let weight = config.weight.unwrap_or(1);
         let weight = NonZeroU16::new(weight).filter(|weight| weight.get() <= Flow::MAX_WEIGHT);
         let weight = weight.ok_or_else(|| wrong("weight", format!("is 1 to {}", Flow::MAX_WEIGHT)))?;
@@ -90,7 +105,8 @@ pub(super) fn compile(list: &[Value], home: &str) -> Result<(Arc<[Endpoint]>, Ve
             max_concurrency: config.max_concurrency,
         });
         let (base, strip) = (base.into(), strip.into());
-        endpoints.push(Endpoint { id, name, region: config.region.map(Into::into), origin, base, strip, query });
+        let region = config.region.map(Into::into);
+        endpoints.push(Endpoint { id, name, region, origin, injection, base, strip, query });
     }
     Ok((endpoints.into(), settings))
 }
@@ -125,39 +141,6 @@ pub(super) fn ways(endpoints: &[Endpoint], policy: &Effective) -> Option<Ways> {
     }
 }
 
-/// A `Location` of an answer by the endpoint `from`, as whoever asked the destination at `asked` can follow it: the address
-/// of an endpoint becomes that of the destination. `None` where it stays as it is.
-pub(crate) fn location(endpoints: &[Endpoint], from: u64, asked: &Origin, location: &str) -> Option<String> {
-    let location = location.trim_ascii();
-    let answering = || endpoints.iter().find(|endpoint| endpoint.id == from);
-    if location.starts_with('/') && !location.starts_with("//") {
-        return answering()?.asked_as(location).filter(|path| path != location);
-    }
-    let uri: http::Uri = location.split('#').next()?.parse().ok()?;
-    let origin = Origin::of(&uri).ok()?;
-    let endpoint = answering()
-        .into_iter()
-        .chain(endpoints)
-        .find(|endpoint| endpoint.origin == origin && endpoint.asked_as(uri.path()).is_some())?;
-    let (_, after) = location.split_once("://")?;
-    let path = after.find(['/', '?', '#']).and_then(|at| after.get(at..)).unwrap_or("/");
-    Some(format!("{asked}{}", endpoint.asked_as(path)?))
-}
-
-impl Endpoint {
-    /// The opposite of [`Endpoint::path`]: what would be asked of the destination for this path of the endpoint's. `None`
-    /// where nothing would.
-    fn asked_as(&self, path: &str) -> Option<String> {
-        let ends = |rest: &&str| rest.is_empty() || rest.starts_with(['/', '?', '#']);
-        let rest = path.strip_prefix(&*self.base).filter(ends)?;
-        let (rest, fragment) = rest.split_at(rest.find('#').unwrap_or(rest.len()));
-        let added = |rest: &str| Some(rest.strip_suffix(&*self.query)?.strip_suffix(['?', '&'])?.to_owned());
-        let rest = if self.query.is_empty() { None } else { added(rest) }.unwrap_or_else(|| rest.to_owned());
-        let slash = if self.strip.is_empty() && !rest.starts_with('/') { "/" } else { "" };
-        Some(format!("{}{slash}{rest}{fragment}", self.strip))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -165,32 +148,7 @@ mod tests {
     use super::*;
 
     fn compiled(list: Value) -> Result<(Arc<[Endpoint]>, Vec<EndpointSettings>), String> {
-        compile(list.as_array().unwrap(), "iad").map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_redirect_of_an_endpoint_leads_back_to_the_destination() {
-        let list = json!([
-            {"url": "https://x.azure.test/openai/deployments/gpt/", "strip": "/v1", "query": {"v": "1"}},
-            {"url": "https://y.azure.test"},
-        ]);
-        let (endpoints, _) = compiled(list).unwrap();
-        let asked = Origin::of(&"https://llm.test".parse().unwrap()).unwrap();
-        for (from, told, followed) in [
-            (0, "/openai/deployments/gpt/files/1?v=1", Some("/v1/files/1")),
-            (0, "/openai/deployments/gpt/files?a=2&v=1#top", Some("/v1/files?a=2#top")),
-            (0, "/openai/deployments/gpt-5/files", None),
-            (0, "https://x.azure.test/openai/deployments/gpt/files", Some("https://llm.test/v1/files")),
-            (0, "https://y.azure.test/files?a=1", Some("https://llm.test/files?a=1")),
-            (1, "https://x.azure.test/openai/deployments/gpt", Some("https://llm.test/v1")),
-            (1, "https://y.azure.test", Some("https://llm.test/")),
-            (1, "/files", None),
-            (1, "https://elsewhere.test/files", None),
-            (1, "//y.azure.test/files", None),
-            (1, "next", None),
-        ] {
-            assert_eq!(location(&endpoints, endpoints[from].id, &asked, told).as_deref(), followed, "{told}");
-        }
+        compile(list.as_array().unwrap(), "iad", "authorization: Bearer {}").map_err(|error| error.to_string())
     }
 
     #[test]
@@ -224,6 +182,9 @@ mod tests {
             (json!({"url": "https://a", "strip": "v1"}), "endpoints[0].strip"),
             (json!({"url": "https://a", "limits": [{"quota": 5}]}), "endpoints[0].limits[0]"),
             (json!({"url": "https://a", "wieght": 1}), "wieght"),
+            (json!({"url": "https://a", "secret": "a b"}), "endpoints[0].secret"),
+            (json!({"url": "https://a", "inject": "api-key: {}"}), "endpoints[0].inject"),
+            (json!({"url": "https://a", "secret": "A", "inject": "api-key"}), "endpoints[0].inject"),
         ] {
             let error = compiled(json!([endpoint])).unwrap_err();
             assert!(error.contains(key), "{endpoint}: {error}");

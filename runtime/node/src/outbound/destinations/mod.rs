@@ -6,6 +6,7 @@
 mod caching;
 mod compile;
 mod endpoints;
+mod lead_back;
 mod partition;
 mod profiles;
 mod table;
@@ -15,7 +16,8 @@ mod view;
 pub(crate) use compile::Injection;
 pub(crate) use compile::check_override;
 pub use compile::{CompiledDestination, compile, stands_for};
-pub(crate) use endpoints::{Endpoint, location};
+pub(crate) use endpoints::Endpoint;
+pub(crate) use lead_back::{Requested, lead_back};
 pub(crate) use partition::{Partition, hash_key};
 pub use profiles::Profile;
 pub(crate) use table::{Destination, Table};

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     cluster::registry::{DestinationConfig, State, Steering, now_ms},
     ids::{DestinationName, TenantId},
-    observe::{Cached, DestinationCounts, Metrics, OTHER},
+    observe::{Cached, CachedCounts, DestinationCounts, Metrics, OTHER},
     outbound::{Origin, cache::Caching},
     problem::Shape,
     settings::OutboundSettings,
@@ -54,6 +54,8 @@ pub(crate) struct Destination {
     split_by: Vec<partition::Splitter>,
     key: u128,
     counts: OnceLock<Arc<DestinationCounts>>,
+    /// How often its stored answers served, over changes of its configuration.
+    answers: Arc<CachedCounts>,
     /// How its answers are stored, where they are.
     pub(crate) caching: Option<Caching>,
     /// Its configuration was deleted: calls that are still under way make it no series anew.
@@ -61,7 +63,12 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    fn configured(tenant: &TenantId, name: &DestinationName, compiled: CompiledDestination) -> Self {
+    fn configured(
+        tenant: &TenantId,
+        name: &DestinationName,
+        compiled: CompiledDestination,
+        before: Option<&Self>,
+    ) -> Self {
         let matches: Arc<str> = compiled.pattern.to_string().into();
         let key = hash_key(tenant.as_str(), &format!("{name}={matches}"));
         Self {
@@ -82,6 +89,7 @@ impl Destination {
             token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
             split_by: compiled.split_by,
             counts: OnceLock::new(),
+            answers: before.map(|before| Arc::clone(&before.answers)).unwrap_or_default(),
             gone: AtomicBool::new(false),
         }
     }
@@ -107,6 +115,7 @@ impl Destination {
             split_by: partition::of_profile(profile),
             caching: None,
             counts: OnceLock::new(),
+            answers: Arc::default(),
             gone: AtomicBool::new(false),
         }
     }
@@ -196,10 +205,13 @@ impl Destination {
 
     /// How often the cache did what, by the names of [`Cached::ALL`]; nothing where it stores no answers.
     pub(crate) fn cached(&self) -> Option<BTreeMap<&'static str, u64>> {
-        self.caching.as_ref().map(|_| {
-            let counted = self.counts.get().map_or_else(Default::default, |counts| counts.cached());
-            Cached::ALL.into_iter().zip(counted).collect()
-        })
+        self.caching.as_ref().map(|_| Cached::ALL.into_iter().zip(self.answers.all()).collect())
+    }
+
+    /// The cache did this for a call. Counted here as well as in the series, which tenants share that give the same name.
+    pub(crate) fn count_cached(&self, how: Cached, metrics: &Metrics) {
+        self.answers.count(how);
+        self.counts(metrics).cache(how);
     }
 }
 
@@ -253,7 +265,9 @@ impl Table {
                         if let Some(before) = before {
                             changed.push((Arc::clone(&before.compiled.limits), Arc::clone(&compiled.limits)));
                         }
-                        let destination = Arc::new(Destination::configured(tenant, name, compiled.clone()));
+                        let destination =
+                            Destination::configured(tenant, name, compiled.clone(), before.map(|it| &*it.destination));
+                        let destination = Arc::new(destination);
                         Entry { config: Arc::clone(&record.config), steering, compiled, destination }
                     }
                     Err(error) => {
@@ -297,13 +311,21 @@ impl Table {
 
     /// The destination of an origin: the narrowest configured one that stands for it, or the origin itself.
     pub(crate) fn resolve(&self, tenant: &TenantId, origin: &Origin) -> Arc<Destination> {
-        let configured = self.tenants.get(tenant).and_then(|entries| {
-            entries.iter().find(|entry| entry.compiled.pattern.matches(origin)).map(|entry| &entry.destination)
-        });
-        match configured {
+        match self.configured_for(tenant, origin) {
             Some(destination) => Arc::clone(destination),
             None => Arc::new(Destination::implicit(tenant, origin, Arc::clone(&self.default))),
         }
+    }
+
+    /// Whether calls to an origin still belong to this destination, however it is configured now.
+    pub(crate) fn is_current(&self, destination: &Destination, origin: &Origin) -> bool {
+        let configured = self.configured_for(&destination.tenant, origin);
+        configured.map(|now| now.key) == destination.name.as_ref().map(|_| destination.key)
+    }
+
+    fn configured_for(&self, tenant: &TenantId, origin: &Origin) -> Option<&Arc<Destination>> {
+        let mut entries = self.tenants.get(tenant)?.iter();
+        entries.find(|entry| entry.compiled.pattern.matches(origin)).map(|entry| &entry.destination)
     }
 
     /// The configured destinations of a tenant.

@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
-use tidegate_core::{endpoint::Mask, units::Rounded};
+use http::HeaderMap;
+use tidegate_core::{
+    Effective,
+    endpoint::{Mask, Ways},
+    units::Rounded,
+};
 
 use super::{Target, calls::Call, target::Way};
 use crate::{
+    observe::Note,
     outbound::{
-        destinations::Endpoint,
+        body::KeptBody,
+        destinations::{Destination, Endpoint, Partition},
         refuse,
-        secrets::{AsMade, fill},
+        secrets::{AsMade, Filled, fill},
         shards::Admission,
     },
     problem::Problem,
@@ -19,6 +26,30 @@ use crate::{
 const SLOWER: u32 = 2;
 /// Such a share of failures, too.
 const FAILS: f32 = 0.3;
+
+/// Which of the endpoints of a destination a call may take: those that its policy insists on and its secrets may go to.
+pub(super) fn ways(
+    destination: &Destination,
+    policy: &Effective,
+    filled: Option<&Filled>,
+) -> Result<Ways, Box<Problem>> {
+    let within = destination.ways(policy);
+    let within = within.ok_or_else(|| Box::new(refuse::no_region(destination.label(), &policy.regions)))?;
+    filled.map_or(Ok(within), |filled| filled.open(within, &destination.endpoints))
+}
+
+/// The partition of a request. An upstream limits by the key, whatever handle stands for it.
+pub(super) fn partition(
+    destination: &Destination,
+    headers: &HeaderMap,
+    filled: Option<&Filled>,
+    kept: &KeptBody,
+) -> Partition {
+    let Some(filled) = filled else { return destination.partition(headers, kept.as_split()) };
+    let mut headers = headers.clone();
+    filled.usual().apply(&mut headers);
+    destination.partition(&headers, kept.as_split())
+}
 
 impl Call<'_> {
     /// Where the call goes, as of its last aim.
@@ -37,6 +68,22 @@ impl Call<'_> {
     /// the one that it goes to. Secrets are looked up again by the same configuration: one that is gone must not leave any
     /// more, and none may follow a destination that was led elsewhere.
     pub(super) fn take_aim(&mut self, admission: &Admission) -> Result<Arc<Way>, Box<Problem>> {
+        self.aim_again()?;
+        let now = self.aim();
+        let way = match now.way(admission.endpoint()) {
+            Some(way) => way,
+            // Its endpoint is gone.
+            None => now.way_within(self.ways(&now.destination)?.allowed),
+        };
+        match self.closed(way) {
+            None => Ok(Arc::clone(way)),
+            Some(problem) => Err(problem),
+        }
+    }
+
+    /// Aims by what is in force, where that changed since the last aim: where the call goes, what it is filled with, and
+    /// whom it asks.
+    pub(super) fn aim_again(&mut self) -> Result<(), Box<Problem>> {
         if !self.is_aimed() {
             let (door, target) = (self.door, self.target);
             if door.table.load().generation != self.aim().generation {
@@ -45,19 +92,33 @@ impl Call<'_> {
             let now = self.aim();
             let made = AsMade { method: &self.head.method, headers: &self.head.headers, uri: &self.head.uri };
             let filled = fill(&door.secrets.load(), self.sender, &now.destination, &now.origin, made)?;
-            self.head.filled = filled.map(Arc::from);
+            let partition = partition(&now.destination, &self.head.headers, filled.as_deref(), &self.kept);
+            if partition.key != self.key {
+                door.known.remember(now, &partition, &door.shards);
+                self.tokens = self.policy.tokens.unwrap_or_else(|| now.destination.tokens(self.kept.as_split()));
+                self.key = partition.key;
+            }
+            self.head.filled = filled;
         }
-        let now = self.aim();
-        if let Some(way) = now.way(admission.endpoint()) {
-            return Ok(Arc::clone(way));
-        }
-        // Its endpoint is gone.
-        let ways = now.destination.ways(&self.policy).ok_or_else(|| self.no_region())?;
-        Ok(Arc::clone(now.way_within(ways.allowed)))
+        Ok(())
     }
 
-    pub(super) fn no_region(&self) -> Box<Problem> {
-        Box::new(refuse::no_region(self.target.label(), &self.policy.regions))
+    /// Which endpoints of a destination it may take.
+    pub(super) fn ways(&self, destination: &Destination) -> Result<Ways, Box<Problem>> {
+        ways(destination, &self.policy, self.head.filled.as_deref())
+    }
+
+    /// Why it must not go there: a secret that it would need is withheld.
+    pub(super) fn closed(&self, way: &Way) -> Option<Box<Problem>> {
+        self.head.filled.as_ref()?.of_endpoint(way.id).err()
+    }
+
+    /// Notes which secret leaves with an attempt, where that depends on its endpoint.
+    pub(super) fn tell_own_secrets(&self, way: &Way) {
+        let Some(filled) = self.head.filled.as_ref().filter(|filled| filled.differs()) else { return };
+        for what in filled.of_endpoint(way.id).iter().flat_map(|laid| laid.told()) {
+            self.ending.note(|call| Note::Decided { call, what: what.clone() });
+        }
     }
 
     /// Why it is not the endpoint that the call would rather take: the first in its regions, or at home, or of all.
@@ -66,7 +127,7 @@ impl Call<'_> {
         if destination.endpoints.len() < 2 {
             return None;
         }
-        let ways = destination.ways(&self.policy)?;
+        let ways = self.ways(destination).ok()?;
         let is_preferred = |index: u8, endpoint: &Endpoint| match ways.preferred {
             Mask::NONE => endpoint.region.as_deref() == Some(&*self.door.settings.region),
             preferred => preferred.has(index),

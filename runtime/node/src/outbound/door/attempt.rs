@@ -154,6 +154,7 @@ impl<'c, 'a> Attempting<'c, 'a> {
                     }
                 }
                 self.number = call.departed();
+                call.tell_own_secrets(self.way);
                 gone = true;
             }
             let Some(body) = call.kept.attempt() else {
@@ -289,7 +290,8 @@ impl<'c, 'a> Attempting<'c, 'a> {
     }
 }
 
-/// The request as it is sent on this connection. Each attempt is a span of its own, which what it causes stands below.
+/// The request as it is sent on this connection, with the secrets of its endpoint. Each attempt is a span of its own, which
+/// what it causes stands below.
 pub(super) fn request(
     head: &Head,
     way: &Way,
@@ -301,8 +303,9 @@ pub(super) fn request(
     headers.insert(TRACEPARENT, traceparent);
     let mut uri = &head.uri;
     if let Some(filled) = &head.filled {
-        filled.apply(&mut headers);
-        uri = filled.uri().unwrap_or(uri);
+        let laid = filled.of_endpoint(way.id).ok()?;
+        laid.apply(&mut headers);
+        uri = laid.uri().unwrap_or(uri);
     }
     let uri = if lease.is_h2() {
         way.absolute(uri)?

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use tidegate_core::{Effective, Flow, endpoint::Ways};
+use tidegate_core::{Effective, Flow};
 
 use super::{
     Ending, Inner, Target,
@@ -33,7 +33,6 @@ pub(super) struct Behind {
     costs: bool,
     tokens: u32,
     flow: Flow,
-    ways: Ways,
     asked_usage: bool,
     head: Head,
     first_byte: FirstByte,
@@ -56,7 +55,6 @@ impl Behind {
             costs: call.costs,
             tokens: call.tokens,
             flow: call.flow,
-            ways: call.ways,
             asked_usage: call.asked_usage,
             head,
             first_byte: call.first_byte,
@@ -95,12 +93,12 @@ impl Behind {
             door: &self.door,
             target: &self.target,
             key: self.key,
+            asked: self.key,
             repeatable: self.repeatable,
             uploaded: false,
             costs: self.costs,
             tokens: self.tokens,
             flow: self.flow,
-            ways: self.ways,
             asked_usage: self.asked_usage,
             sender: &self.sender,
             trace,

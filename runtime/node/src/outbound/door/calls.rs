@@ -9,7 +9,6 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
 use tidegate_core::{
     Attempt, Cost, Effective, Flow, NewCall, Outcome, Refusal, Ticket, Time, Verdict,
-    endpoint::Ways,
     repeat::{Class, Failure, Reason},
     signal,
     units::{Rounded, Span},
@@ -28,12 +27,12 @@ use crate::{
     outbound::{
         CallTimeouts, Sender, TransportError, WaitClock, WaitGuard,
         body::{Idle, KeptBody, Pump, Unread, Watch, Watched, discard, plain, wrap},
-        destinations::location,
+        destinations::{Requested, lead_back},
         headers,
         pool::{Peeked, Streaming},
         refuse,
         secrets::Filled,
-        shards::{self, Admission, Admitted, Asked, Wait},
+        shards::{self, Admission, Admitted, Asked, Unadmitted, Wait},
     },
     problem::Problem,
     settings::names,
@@ -45,8 +44,10 @@ pub(super) struct Call<'a> {
     pub(super) target: &'a Target,
     /// The same as the configuration has it now, where that changed since the call came.
     pub(super) aimed: Option<Arc<Target>>,
-    /// Its partition.
+    /// Its partition, as of its last aim.
     pub(super) key: u128,
+    /// The partition that it asked last.
+    pub(super) asked: u128,
     pub(super) policy: Arc<Effective>,
     pub(super) repeatable: bool,
     /// Its body left while it came, and has left whole.
@@ -57,8 +58,6 @@ pub(super) struct Call<'a> {
     pub(super) tokens: u32,
     /// Whose it is, beside others that wait.
     pub(super) flow: Flow,
-    /// Which endpoints of its target it may take.
-    pub(super) ways: Ways,
     /// The gate asked for the usage of a streamed answer, and its sender did not.
     pub(super) asked_usage: bool,
     pub(super) deadline: Time,
@@ -216,7 +215,7 @@ impl Call<'_> {
     }
 
     /// Waits for the admission. Who wants a stream and waits long is answered meanwhile.
-    async fn waited(&mut self, mut wait: Wait, mut clock: Option<WaitGuard>) -> Result<Admitted, Refusal> {
+    async fn waited(&mut self, mut wait: Wait, mut clock: Option<WaitGuard>) -> Result<Admitted, Unadmitted> {
         if let Some(every) = self.early.as_ref().map(|early| early.every) {
             match tokio::time::timeout(every.saturating_sub(self.ending.waited), &mut wait).await {
                 Ok(admitted) => return admitted,
@@ -252,53 +251,66 @@ impl Call<'_> {
     }
 
     /// Asks the actor, and waits if it says so. `failed`: how the attempt before failed.
-    async fn admission(&mut self, ticket: Option<Ticket>, failed: Option<Problem>) -> Result<Admission, Box<Problem>> {
-        let destination = self.door.destination(self.target);
-        let ways = match Arc::ptr_eq(&destination, &self.target.destination) {
-            true => self.ways,
-            // Endpoints are known by their places, and those may have changed.
-            false => destination.ways(&self.policy).ok_or_else(|| self.no_region())?,
-        };
-        let new = NewCall {
-            deadline: self.deadline,
-            bytes: self.kept.held(),
-            cost: Cost { requests: 1, tokens: self.tokens },
-            flow: self.flow,
-            priority: self.policy.priority,
-            ways,
-            returning: ticket,
-        };
-        let (wait, why) = match self.door.shards.ask(self.key, &destination.limits, new) {
-            Asked::Admitted(admission) => {
-                self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO, why: None });
-                return Ok(admission);
+    async fn admission(
+        &mut self,
+        mut ticket: Option<Ticket>,
+        failed: Option<Problem>,
+    ) -> Result<Admission, Box<Problem>> {
+        loop {
+            self.aim_again()?;
+            if std::mem::replace(&mut self.asked, self.key) != self.key {
+                ticket = ticket.map(Ticket::elsewhere);
             }
-            Asked::Refused(refusal) => return Err(self.refused(&refusal, failed).into()),
-            Asked::Queued { wait, why } => {
-                self.ending.note(|call| Note::Queued { call, why: why.to_string() });
-                (wait, why)
+            let destination = &self.aim().destination;
+            let new = NewCall {
+                deadline: self.deadline,
+                bytes: self.kept.held(),
+                cost: Cost { requests: 1, tokens: self.tokens },
+                flow: self.flow,
+                priority: self.policy.priority,
+                // Endpoints are known by their places, and those may have changed.
+                ways: self.ways(destination)?,
+                returning: ticket,
+            };
+            let (wait, why) = match self.door.shards.ask(self.key, &destination.limits, new) {
+                Asked::Admitted(admission) => {
+                    self.ending.note(|call| Note::Admitted { call, waited: Duration::ZERO, why: None });
+                    return Ok(admission);
+                }
+                Asked::Refused(refusal) => return Err(self.refused(&refusal, failed).into()),
+                Asked::Queued { wait, why } => (wait, why),
+            };
+            // A change is in force before those are sent on who wait: whoever came to wait after that sees it here.
+            self.aim_again()?;
+            if self.key != self.asked {
+                continue;
             }
-        };
-        let began = tokio::time::Instant::now();
-        let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
-        let queued = self.target.destination.counts(&self.door.observe.metrics).queued();
-        let admitted = self.waited(wait, clock).await;
-        drop(queued);
-        self.ending.waited += began.elapsed();
-        match admitted {
-            Ok(admitted) => {
-                let changed = (!admitted.why.is_like(&why)).then(|| admitted.why.to_string());
-                self.ending.note(|call| Note::Admitted { call, waited: admitted.waited, why: changed });
-                Ok(admitted.admission)
+            self.ending.note(|call| Note::Queued { call, why: why.to_string() });
+            let began = tokio::time::Instant::now();
+            let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
+            let queued = self.target.destination.counts(&self.door.observe.metrics).queued();
+            let admitted = self.waited(wait, clock).await;
+            drop(queued);
+            self.ending.waited += began.elapsed();
+            match admitted {
+                Ok(admitted) => {
+                    let changed = (!admitted.why.is_like(&why)).then(|| admitted.why.to_string());
+                    self.ending.note(|call| Note::Admitted { call, waited: admitted.waited, why: changed });
+                    return Ok(admitted.admission);
+                }
+                Err(Unadmitted::Refused(refusal)) => return Err(self.refused(&refusal, failed).into()),
+                Err(Unadmitted::SentOn(sent)) => ticket = Some(sent),
             }
-            Err(refusal) => Err(self.refused(&refusal, failed).into()),
+            self.aim_again()?;
+            let what = format!("asks again: its destination is {} by now", self.aim().label());
+            self.ending.note(|call| Note::Decided { call, what });
         }
     }
 
     fn refused(&self, refusal: &Refusal, failed: Option<Problem>) -> Problem {
         match failed {
             Some(failed) if refusal.is_by_deadline() => refuse::failed(failed, refusal),
-            _ => refuse::refused(refusal, self.target.label()),
+            _ => refuse::refused(refusal, self.aim().label()),
         }
     }
 
@@ -455,21 +467,13 @@ impl Call<'_> {
         });
     }
 
-    /// A redirect to one of the endpoints leads back to the destination.
-    fn lead_back(&self, headers: &mut HeaderMap, from: u64) {
-        let (endpoints, asked) = (&self.target.destination.endpoints, &self.target.origin);
-        let told = headers.get(header::LOCATION).filter(|_| !endpoints.is_empty()).and_then(|told| told.to_str().ok());
-        let back = told.and_then(|told| location(endpoints, from, asked, told));
-        if let Some(back) = back.and_then(|back| HeaderValue::try_from(back).ok()) {
-            headers.insert(header::LOCATION, back);
-        }
-    }
-
     /// Passes an answer on.
     pub(super) async fn pass(&mut self, response: Response<Streaming>, admission: Admission) -> Response<Body> {
         let (mut parts, stream) = response.into_parts();
         headers::incoming(&mut parts.headers);
-        self.lead_back(&mut parts.headers, admission.endpoint());
+        let aim = self.aim();
+        let asked = Requested { origin: &aim.origin, uri: &self.head.uri };
+        lead_back(&aim.destination.endpoints, admission.endpoint(), asked, &mut parts.headers);
         let idle = match self.timeouts.between_bytes {
             Some(own) if own < self.idle.time => Idle { time: own, ..self.idle },
             _ => self.idle,

@@ -92,7 +92,7 @@ impl Call<'_> {
     fn copied(&self, of: &Admission, why: CopyFor) -> Option<(Admission, Arc<Way>)> {
         let copy = of.copy(why).filter(|_| self.is_aimed())?;
         let way = Arc::clone(self.aim().way(copy.endpoint())?);
-        Some((copy, way))
+        self.closed(&way).is_none().then_some((copy, way))
     }
 
     fn tell(&self, what: impl FnOnce() -> String) {
@@ -199,6 +199,7 @@ fn trial(call: &Call<'_>, admission: &Admission) {
     let Some(body) = call.kept.attempt() else { return };
     call.tell(|| format!("a copy tries endpoint {}", way.name.as_deref().unwrap_or_default()));
     let attempt = call.ending.attempt();
+    call.tell_own_secrets(&way);
     let (head, traceparent) = (call.head.clone(), call.traceparent(attempt));
     let (connect, first_byte) = (call.door.settings.connect_timeout.get(), call.first_byte.time);
     let (idle, max_pause) = (call.idle.time, call.door.settings.max_pause.get());

@@ -1,7 +1,7 @@
 //! Partitions that have been used, for people to look at: the shards know them by hash only.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -107,6 +107,16 @@ impl Known {
         let partitions = self.partitions.lock();
         let of = partitions.iter().filter(|(_, entry)| entry.tenant == *tenant && *entry.destination == *destination);
         of.map(|(key, _)| *key).collect()
+    }
+
+    /// The keys of the partitions of destinations by their tenants and labels.
+    pub(super) fn keys_of_all(&self, destinations: &HashSet<(TenantId, Arc<str>)>) -> Vec<u128> {
+        if destinations.is_empty() {
+            return Vec::new();
+        }
+        let partitions = self.partitions.lock();
+        let is_of = |entry: &Entry| destinations.contains(&(entry.tenant.clone(), Arc::clone(&entry.destination)));
+        partitions.iter().filter(|(_, entry)| is_of(entry)).map(|(key, _)| *key).collect()
     }
 
     /// Destinations of a tenant with live state, ordered by label, at most `limit` after `after`: the configured ones,

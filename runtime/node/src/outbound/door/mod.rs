@@ -15,7 +15,10 @@ mod gauges;
 mod known;
 mod target;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
@@ -34,7 +37,7 @@ use self::{
 use super::{
     Cache, Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
     body::{Idle, KeptBody, ReplayMemory, Start, drain},
-    destinations::{Destination, DestinationPage, Table, check_override, compile},
+    destinations::{DestinationPage, Table, check_override, compile},
     guard::AddressGuard,
     headers::{self, Stated},
     pool::{HeadBounds, Liveness, Pool, PoolParts, Resolve, SystemResolver},
@@ -180,6 +183,7 @@ impl Door {
         for (old, new) in changed {
             self.0.shards.reconfigure(&old, &new);
         }
+        self.0.send_on(&next);
     }
 
     /// What outbound calls of this node follow where nothing else is said.
@@ -357,14 +361,17 @@ impl Inner {
                 return Ok(ending.refuse(*problem));
             }
         };
-        for what in filled.iter().flat_map(|filled| &filled.told) {
-            ending.note(|call| Note::Decided { call, what: what.clone() });
+        if let Some(filled) = &filled {
+            let usual = filled.usual().told().iter().filter(|_| !filled.differs()).cloned();
+            for what in usual.chain(filled.closed(&target.destination.endpoints)) {
+                ending.note(|call| Note::Decided { call, what });
+            }
         }
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
-        let Some(ways) = target.destination.ways(&policy) else {
+        if let Err(problem) = aim::ways(&target.destination, &policy, filled.as_deref()) {
             drain(body, self.read_on);
-            return Ok(ending.refuse(refuse::no_region(target.label(), &policy.regions)));
-        };
+            return Ok(ending.refuse(*problem));
+        }
         if !policy.regions.is_empty() && target.destination.endpoints.is_empty() {
             let what = "`regions` of its policy has no effect: the destination has no endpoints to choose from".into();
             ending.note(|call| Note::Decided { call, what });
@@ -394,15 +401,7 @@ impl Inner {
                 Err(_) => return Ok(ending.refuse(refuse::deadline_passed(target.label(), policy.deadline, 0))),
             };
         }
-        let partition = match &filled {
-            None => target.destination.partition(&parts.headers, kept.as_split()),
-            // An upstream limits by the key, whatever handle stood for it.
-            Some(filled) => {
-                let mut headers = parts.headers.clone();
-                filled.apply(&mut headers);
-                target.destination.partition(&headers, kept.as_split())
-            }
-        };
+        let partition = aim::partition(&target.destination, &parts.headers, filled.as_deref(), &kept);
         self.known.remember(&target, &partition, &self.shards);
         let repeatable = target.destination.repeatable(&parts.method, parts.uri.path());
         let has_key = has_key || policy.idempotency_key.is_some();
@@ -421,6 +420,7 @@ impl Inner {
             target: &target,
             aimed: None,
             key: partition.key,
+            asked: partition.key,
             policy,
             repeatable,
             costs,
@@ -428,16 +428,10 @@ impl Inner {
             tokens,
             asked_usage: asked_usage.is_some(),
             flow: sender.flow,
-            ways,
             deadline,
             deadline_stated,
             sender: &sender,
-            head: calls::Head {
-                method: parts.method,
-                uri: parts.uri,
-                headers: parts.headers,
-                filled: filled.map(Arc::from),
-            },
+            head: calls::Head { method: parts.method, uri: parts.uri, headers: parts.headers, filled },
             timeouts,
             first_byte,
             idle,
@@ -486,43 +480,44 @@ impl Inner {
         }
     }
 
-    /// A target's destination as it is now: a call that comes back must not bring old limits along. One that was removed
-    /// or renamed stays as it was.
-    fn destination(&self, target: &Target) -> Arc<Destination> {
-        let table = self.table.load();
-        if target.generation != table.generation {
-            let now = table.resolve(&target.destination.tenant, &target.origin);
-            if now.name == target.destination.name && now.matches == target.destination.matches {
-                return now;
-            }
-        }
-        Arc::clone(&target.destination)
-    }
-
     /// What calls to an origin follow.
     fn target(&self, tenant: &TenantId, origin: &Origin) -> Arc<Target> {
         let table = self.table.load();
-        let mut targets = self.targets.lock();
         let key = (tenant.clone(), origin.clone());
-        if let Some(target) = targets.get(&key)
-            && target.generation == table.generation
-        {
-            return Arc::clone(target);
-        }
-        if targets.len() >= TARGETS {
-            targets.retain(|_, target| Arc::strong_count(target) > 1);
-        }
-        // An origin without configuration keeps its destination over a change elsewhere.
-        let before = targets.get(&key).map(|target| Arc::clone(&target.destination));
+        let before = match self.targets.lock().get(&key) {
+            Some(target) if target.generation == table.generation => return Arc::clone(target),
+            before => before.map(|target| Arc::clone(&target.destination)),
+        };
         let mut destination = table.resolve(tenant, origin);
+        // An origin without configuration keeps its destination over a change elsewhere.
         if let Some(before) = before.filter(|before| before.name.is_none() && destination.name.is_none()) {
             destination = before;
         }
         let target = Arc::new(Target::new(&self.pool, origin, destination, table.generation));
-        if targets.len() < TARGETS {
-            targets.insert(key, Arc::clone(&target));
-        }
+        // What goes is freed once the lock is gone.
+        let mut idle = Vec::new();
+        let _replaced = {
+            let mut targets = self.targets.lock();
+            if targets.len() >= TARGETS {
+                idle.extend(targets.extract_if(|_, target| Arc::strong_count(target) == 1));
+            }
+            (targets.len() < TARGETS).then(|| targets.insert(key, Arc::clone(&target)))
+        };
         target
+    }
+
+    /// Has calls ask again whose origin belongs to another destination by now: to one that was made since, or to none, where
+    /// theirs was removed. Nobody would let them go where they wait.
+    fn send_on(&self, table: &Table) {
+        let known: Vec<_> = self.targets.lock().values().cloned().collect();
+        let moved = known.iter().filter(|target| !table.is_current(&target.destination, &target.origin));
+        let moved: HashSet<_> = moved
+            .map(|target| {
+                let _moved = self.targets.lock().remove(&(target.destination.tenant.clone(), target.origin.clone()));
+                (target.destination.tenant.clone(), target.destination.shared_label())
+            })
+            .collect();
+        self.known.keys_of_all(&moved).into_iter().for_each(|key| self.shards.send_on(key));
     }
 }
 

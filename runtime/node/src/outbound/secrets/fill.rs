@@ -1,5 +1,7 @@
 //! Handles become values, for one request.
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::PathAndQuery};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -7,37 +9,23 @@ use zeroize::Zeroizing;
 
 use super::{
     Template,
+    filled::{Filled, Laid, Written, sensitive},
     table::{Permitted, SecretTable},
     withheld::{Stands, Withheld},
 };
 use crate::{
-    cluster::registry::{CREDENTIALS, Place},
+    cluster::registry::Place,
     ids::{FunctionName, SecretName},
     outbound::{
         Origin, Sender, SenderKind,
-        destinations::{Destination, Injection},
+        destinations::{Destination, Endpoint, Injection},
     },
     problem::Problem,
-    secrets::{Handles, position},
+    secrets::Handles,
 };
 
 /// What stands as it is in a query.
 const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// Shortest value that is looked for in answers, bytes: of shorter ones an answer would be full by chance.
-const MASKED_FROM: usize = 8;
-
-/// What is laid over a request: it holds values, and prints as nothing.
-pub(crate) struct Filled {
-    generation: u64,
-    /// Headers with all the values that they have from now on.
-    headers: Vec<(HeaderName, Vec<HeaderValue>)>,
-    uri: Option<Uri>,
-    /// Values, as they were written, and what stands for each in an answer that repeats it.
-    written: Vec<(Zeroizing<Vec<u8>>, String)>,
-    /// Which secret was put where, for the trail.
-    pub(crate) told: Vec<String>,
-}
-
 /// The head of a request as its sender made it.
 #[derive(Clone, Copy)]
 pub(crate) struct AsMade<'a> {
@@ -53,98 +41,22 @@ pub(crate) fn fill(
     destination: &Destination,
     origin: &Origin,
     made: AsMade<'_>,
-) -> Result<Option<Box<Filled>>, Box<Problem>> {
+) -> Result<Option<Arc<Filled>>, Box<Problem>> {
     let method = made.method;
-    let filling = || Filling { table, destination, origin, method, filled: Filled::new(table.generation) };
-    let filled = match (&sender.kind, &destination.injection) {
-        (SenderKind::Function { name, handles, .. }, _) if !handles.is_empty() => {
-            filling().of_function(Issued { function: name, handles }, made)
+    let filling = Filling { table, destination, origin, method, laid: Laid::default(), written: Written::default() };
+    let filled = match &sender.kind {
+        SenderKind::Function { name, handles, .. } if !handles.is_empty() => {
+            filling.of_function(Issued { function: name, handles }, made)
         }
-        (SenderKind::Program { .. }, Some(Injection { secret, template })) => {
-            filling().of_program(secret, template, made).map(Some)
-        }
-        _ => return Ok(None),
+        SenderKind::Program { .. } => filling.of_program(made),
+        SenderKind::Function { .. } => return Ok(None),
     };
     filled.map_err(|withheld| Box::new(withheld.into()))
 }
 
-impl Filled {
-    fn new(generation: u64) -> Self {
-        Self { generation, headers: Vec::new(), uri: None, written: Vec::new(), told: Vec::new() }
-    }
-
-    /// Whether no secret changed since.
-    pub(crate) fn is_of(&self, table: &SecretTable) -> bool {
-        self.generation == table.generation
-    }
-
-    /// Lays the values over the headers.
-    pub(crate) fn apply(&self, headers: &mut HeaderMap) {
-        for (name, values) in &self.headers {
-            headers.remove(name);
-            for value in values {
-                headers.append(name, value.clone());
-            }
-        }
-    }
-
-    /// The URI with the values, where it has any.
-    pub(crate) fn uri(&self) -> Option<&Uri> {
-        self.uri.as_ref()
-    }
-
-    /// Takes the values out of an answer's headers: an upstream that repeats what it was sent must not teach its sender.
-    pub(crate) fn mask(&self, headers: &mut HeaderMap) {
-        for value in headers.values_mut() {
-            for (written, stands) in &self.written {
-                if let Some(masked) = replaced(value.as_bytes(), written, stands.as_bytes()) {
-                    *value = HeaderValue::from_bytes(&masked).unwrap_or_else(|_| HeaderValue::from_static(""));
-                }
-            }
-        }
-    }
-
-    fn set(&mut self, name: HeaderName, values: Vec<HeaderValue>) {
-        self.headers.push((name, values));
-    }
-
-    fn wrote(&mut self, secret: &SecretName, written: &[u8]) {
-        let known = self.written.iter().any(|(known, _)| known.as_slice() == written);
-        if written.len() >= MASKED_FROM && !known {
-            self.written.push((Zeroizing::new(written.to_vec()), format!("[secret {secret}]")));
-        }
-    }
-
-    fn tell(&mut self, secret: &SecretName, place: &str) {
-        let told = format!("secret {secret} put into {place}");
-        if !self.told.contains(&told) {
-            self.told.push(told);
-        }
-    }
-}
-
-/// A text with `new` wherever it holds `old`; nothing where it does not.
-fn replaced(text: &[u8], old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
-    let (mut rest, mut whole) = (text, Vec::new());
-    while let Some(at) = position(rest, old) {
-        let (before, after) = rest.split_at(at);
-        whole.extend_from_slice(before);
-        whole.extend_from_slice(new);
-        rest = after.get(old.len()..).unwrap_or_default();
-    }
-    if rest.len() == text.len() {
-        return None;
-    }
-    whole.extend_from_slice(rest);
-    Some(whole)
-}
-
-/// A header's value that no table of HTTP/2 keeps and no `Debug` shows.
-fn sensitive(bytes: &[u8]) -> HeaderValue {
-    // Made of what were headers' values and of values that can stand in one.
-    let mut value = HeaderValue::from_bytes(bytes).unwrap_or_else(|_| HeaderValue::from_static(""));
-    value.set_sensitive(true);
-    value
+/// A header's line. It is made of what were headers' values and of values that can stand in one.
+fn line(text: &[u8]) -> HeaderValue {
+    sensitive(text).unwrap_or_else(|| HeaderValue::from_static(""))
 }
 
 struct Filling<'a> {
@@ -152,7 +64,8 @@ struct Filling<'a> {
     destination: &'a Destination,
     origin: &'a Origin,
     method: &'a Method,
-    filled: Filled,
+    laid: Laid,
+    written: Written,
 }
 
 /// The function that sends, and the handles its version was issued.
@@ -163,7 +76,7 @@ struct Issued<'a> {
 }
 
 impl<'a> Filling<'a> {
-    fn of_function(mut self, issued: Issued<'_>, made: AsMade<'_>) -> Result<Option<Box<Filled>>, Withheld> {
+    fn of_function(mut self, issued: Issued<'_>, made: AsMade<'_>) -> Result<Option<Arc<Filled>>, Withheld> {
         let (AsMade { headers, uri, .. }, handles) = (made, issued.handles);
         for name in headers.keys() {
             let mut values = Vec::new();
@@ -174,10 +87,10 @@ impl<'a> Filling<'a> {
                     None => self.text(issued, value.as_bytes(), &Place::Header(name.clone()))?,
                 };
                 changed |= filled.is_some();
-                values.push(filled.map_or_else(|| value.clone(), |filled| sensitive(&filled)));
+                values.push(filled.map_or_else(|| value.clone(), |filled| line(&filled)));
             }
             if changed {
-                self.filled.set(name.clone(), values);
+                self.laid.set(name.clone(), values);
             }
         }
         if let Some((_, secret)) = handles.find(uri.path().as_bytes()) {
@@ -187,10 +100,10 @@ impl<'a> Filling<'a> {
         if let Some(query) = uri.query().filter(|query| handles.find(query.as_bytes()).is_some()) {
             self.query(issued, query, uri)?;
         }
-        if self.filled.headers.is_empty() && self.filled.uri.is_none() {
+        if self.laid.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Box::new(self.filled)))
+        Ok(Some(Arc::new(Filled::new(self.table, self.laid, self.written))))
     }
 
     /// A text with values for handles; nothing where it holds none.
@@ -203,8 +116,8 @@ impl<'a> Filling<'a> {
             let filled = filled.get_or_insert_with(|| Zeroizing::new(Vec::with_capacity(text.len())));
             filled.extend_from_slice(before);
             filled.extend_from_slice(permitted.value.reveal().as_bytes());
-            self.filled.wrote(secret, permitted.value.reveal().as_bytes());
-            self.filled.tell(secret, name_of(place));
+            self.written.wrote(secret, permitted.value.reveal().as_bytes());
+            self.laid.tell(secret, name_of(place));
             rest = after.get(at.len()..).unwrap_or_default();
         }
         if let Some(filled) = &mut filled {
@@ -231,13 +144,13 @@ impl<'a> Filling<'a> {
                 return Err(stands(&permitted, Stands::Basic));
             }
             whole.extend_from_slice(permitted.value.reveal().as_bytes());
-            self.filled.wrote(secret, permitted.value.reveal().as_bytes());
-            self.filled.tell(secret, name_of(&place));
+            self.written.wrote(secret, permitted.value.reveal().as_bytes());
+            self.laid.tell(secret, name_of(&place));
             last = Some(secret);
         }
         let encoded = Zeroizing::new(STANDARD.encode(&*whole));
         if let Some(secret) = last {
-            self.filled.wrote(secret, encoded.as_bytes());
+            self.written.wrote(secret, encoded.as_bytes());
         }
         Ok(Zeroizing::new([b"Basic ", encoded.as_bytes()].concat()))
     }
@@ -265,36 +178,55 @@ impl<'a> Filling<'a> {
             for part in [name, "=", &encoded] {
                 whole.push_str(part);
             }
-            self.filled.wrote(secret, permitted.value.reveal().as_bytes());
-            self.filled.wrote(secret, encoded.as_bytes());
-            self.filled.tell(secret, &format!("the query as {name}"));
+            self.written.wrote(secret, permitted.value.reveal().as_bytes());
+            self.written.wrote(secret, encoded.as_bytes());
+            self.laid.tell(secret, &format!("the query as {name}"));
             last = Some(secret);
         }
         if let Some(secret) = last {
-            self.filled.uri = Some(with_query(uri, &whole).ok_or_else(|| too_long(secret))?);
+            self.laid.lead(with_query(uri, &whole).ok_or_else(|| too_long(secret))?);
         }
         Ok(())
     }
 
-    fn of_program(
-        mut self,
-        secret: &SecretName,
-        template: &Template,
-        made: AsMade<'_>,
-    ) -> Result<Box<Filled>, Withheld> {
-        let AsMade { headers, uri, .. } = made;
-        let Permitted { value, .. } = self.permitted(None, secret)?;
-        // Whatever key the caller brought is not the one that counts here, and two would be one too many.
-        for name in CREDENTIALS.iter().filter(|name| headers.contains_key(*name)) {
-            self.filled.set(name.clone(), Vec::new());
+    /// Endpoints with a secret of their own are given that one, and no other is. What keeps one of them from its secret
+    /// closes that endpoint alone.
+    fn of_program(mut self, made: AsMade<'_>) -> Result<Option<Arc<Filled>>, Withheld> {
+        let destination = self.destination;
+        let endpoints = || destination.endpoints.iter();
+        let differs = endpoints().any(|endpoint| endpoint.injection.is_some());
+        let usual = match &destination.injection {
+            _ if differs && endpoints().all(|endpoint| endpoint.injection.is_some()) => {
+                Ok(Laid::without_credentials(made.headers))
+            }
+            Some(injection) => self.injected(injection, made),
+            None if differs => Ok(Laid::default()),
+            None => return Ok(None),
+        };
+        if !differs {
+            return Ok(Some(Arc::new(Filled::new(self.table, usual?, self.written))));
         }
-        self.filled.wrote(secret, value.reveal().as_bytes());
+        let closed = |endpoint: &Endpoint| Some((endpoint.id, Err(usual.as_ref().err()?.clone())));
+        let own = endpoints().filter_map(|endpoint| match &endpoint.injection {
+            Some(injection) => Some((endpoint.id, self.injected(injection, made))),
+            None => closed(endpoint),
+        });
+        let own = own.collect();
+        let usual = usual.unwrap_or_else(|_| Laid::without_credentials(made.headers));
+        Ok(Some(Arc::new(Filled::new(self.table, usual, self.written).with(own))))
+    }
+
+    /// A request with a secret in it, and none of its sender's own keys: two would be one too many.
+    fn injected(&mut self, injection: &Injection, made: AsMade<'_>) -> Result<Laid, Withheld> {
+        let (AsMade { headers, uri, .. }, Injection { secret, template }) = (made, injection);
+        let Permitted { value, .. } = self.permitted(None, secret)?;
+        let mut laid = Laid::without_credentials(headers);
+        self.written.wrote(secret, value.reveal().as_bytes());
         match template {
             Template::Header { name, before, after } => {
-                let line = Zeroizing::new([before, value.reveal(), after].concat());
-                self.filled.headers.retain(|(other, _)| other != name);
-                self.filled.set(name.clone(), vec![sensitive(line.as_bytes())]);
-                self.filled.tell(secret, name.as_str());
+                let text = Zeroizing::new([before, value.reveal(), after].concat());
+                laid.set(name.clone(), vec![line(text.as_bytes())]);
+                laid.tell(secret, name.as_str());
             }
             Template::Query { name } => {
                 let encoded = Zeroizing::new(utf8_percent_encode(value.reveal(), IN_QUERY).to_string());
@@ -308,12 +240,12 @@ impl<'a> Filling<'a> {
                 for part in [name, "=", &encoded] {
                     whole.push_str(part);
                 }
-                self.filled.wrote(secret, encoded.as_bytes());
-                self.filled.tell(secret, &format!("the query as {name}"));
-                self.filled.uri = Some(with_query(uri, &whole).ok_or_else(|| too_long(secret))?);
+                self.written.wrote(secret, encoded.as_bytes());
+                laid.tell(secret, &format!("the query as {name}"));
+                laid.lead(with_query(uri, &whole).ok_or_else(|| too_long(secret))?);
             }
         }
-        Ok(Box::new(self.filled))
+        Ok(laid)
     }
 
     fn permitted(&self, issued: Option<Issued<'_>>, secret: &SecretName) -> Result<Permitted<'a>, Withheld> {

@@ -68,7 +68,8 @@ impl Withheld {
         }
     }
 
-    fn detail(&self) -> String {
+    /// It as a sentence.
+    pub(super) fn detail(&self) -> String {
         match self {
             Self::Gone { secret, function, destination } => {
                 let function = function.as_ref().map(|name| format!(" --function {name}")).unwrap_or_default();

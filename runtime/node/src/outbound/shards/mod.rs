@@ -28,7 +28,7 @@ use tidegate_core::{
 pub(crate) use clock::now;
 use timer::Timer;
 use wait::Waiter;
-pub(crate) use wait::{Admitted, Wait};
+pub(crate) use wait::{Admitted, Unadmitted, Wait};
 
 /// All shards of a node.
 pub(crate) struct Shards {
@@ -181,6 +181,11 @@ impl Shards {
         flushed.unwrap_or_default()
     }
 
+    /// Has all that waits in a partition ask again, where it belongs now.
+    pub(crate) fn send_on(&self, key: u128) {
+        self.with(self.shard_of(key), |hosted, now| hosted.core.send_on(now, key, &mut hosted.effects));
+    }
+
     /// Ends the pauses of a partition.
     pub(crate) fn resume(&self, key: u128) {
         self.with(self.shard_of(key), |hosted, now| hosted.core.resume(now, key, &mut hosted.effects));
@@ -231,7 +236,8 @@ impl Hosted {
         for effect in effects.drain() {
             let (call, outcome) = match effect {
                 Effect::Admit { call, permit, waited, why } => (call, Ok((permit, waited, why))),
-                Effect::Refuse { call, refusal } => (call, Err(refusal)),
+                Effect::Refuse { call, refusal } => (call, Err(Unadmitted::Refused(refusal))),
+                Effect::SentOn { call, ticket } => (call, Err(Unadmitted::SentOn(ticket))),
                 Effect::Forgot { key } => {
                     self.forgotten.push(key);
                     continue;

@@ -9,12 +9,20 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tidegate_core::{Call, Permit, Refusal, Waiting};
+use tidegate_core::{Call, Permit, Refusal, Ticket, Waiting};
 
 use super::{Admission, Shards, Woken};
 
 /// What became of a call that waited.
-pub(super) type Outcome = Result<(Permit, Duration, Waiting), Refusal>;
+pub(super) type Outcome = Result<(Permit, Duration, Waiting), Unadmitted>;
+
+/// Why a call that waited did not get its admission.
+pub(crate) enum Unadmitted {
+    /// It was refused.
+    Refused(Refusal),
+    /// It is to ask at another partition.
+    SentOn(Ticket),
+}
 
 /// Where the shard leaves the outcome.
 #[derive(Default)]
@@ -66,7 +74,7 @@ impl Wait {
 }
 
 impl Future for Wait {
-    type Output = Result<Admitted, Refusal>;
+    type Output = Result<Admitted, Unadmitted>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = {
@@ -87,7 +95,7 @@ impl Future for Wait {
                 let admission = Admission { shards: self.shards.clone(), shard: self.shard, permit };
                 Poll::Ready(Ok(Admitted { admission, waited, why }))
             }
-            Some(Err(refusal)) => Poll::Ready(Err(refusal)),
+            Some(Err(unadmitted)) => Poll::Ready(Err(unadmitted)),
             None => Poll::Pending,
         }
     }

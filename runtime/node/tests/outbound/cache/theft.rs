@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tidegate::{
-    cluster::registry::{DestinationRecord, State},
+    cluster::registry::{DestinationConfig, DestinationRecord, State},
     ids::TenantId,
     outbound::{Sender, SenderKind},
 };
@@ -82,7 +82,7 @@ async fn what_splits_the_destination_tells_requests_apart_whatever_else_is_said_
 async fn a_tenants_answers_are_its_own() {
     let upstream = telling().await;
     let mut gate = gate(&[]).await;
-    let config: tidegate::cluster::registry::DestinationConfig =
+    let config: DestinationConfig =
         serde_json::from_value(json!({"match": upstream.url(""), "cache": {"enabled": true}})).unwrap();
     let mut state = State::default();
     let other: TenantId = "other".into();
@@ -102,6 +102,20 @@ async fn a_tenants_answers_are_its_own() {
     gate.sender = Arc::new(Sender { tenant: other, kind, policy: Default::default(), flow: Default::default() });
     assert!(fetch_get(&gate, &upstream.url("/"), &[]).await.cache.starts_with("fwd"));
     assert!(fetch_get(&gate, &upstream.url("/"), &[]).await.cache.starts_with("hit"));
+    // So are the counts of them, whatever a destination of another is called, and over a change of its configuration.
+    let counted = |gate: &Gate| {
+        let counts = gate.state()["destinations"][0]["cache"].clone();
+        (counts["miss"].as_u64().unwrap(), counts["hit"].as_u64().unwrap())
+    };
+    assert_eq!(counted(&gate), (1, 1));
+    let key = (gate.sender.tenant.clone(), "mock".into());
+    let mut changed = DestinationRecord::clone(&state.destinations[&key]);
+    changed.config = Arc::new(DestinationConfig { max_concurrency: Some(5), ..config });
+    state.destinations.insert(key, Arc::new(changed));
+    gate.door.configure(&state);
+    assert_eq!(counted(&gate), (1, 1));
+    let theirs = Gate { sender: Gate::new(&[]).sender, ..gate };
+    assert_eq!(counted(&theirs), (1, 0));
 }
 
 #[tokio::test]

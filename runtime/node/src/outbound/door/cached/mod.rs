@@ -63,8 +63,9 @@ impl Asking {
         let (made, mut headers) = (head.headers.clone(), head.headers.clone());
         let mut uri = &head.uri;
         if let Some(filled) = &head.filled {
-            filled.apply(&mut headers);
-            uri = filled.uri().unwrap_or(uri);
+            filled.usual().apply(&mut headers);
+            filled.tell_apart(&mut headers);
+            uri = filled.usual().uri().unwrap_or(uri);
         }
         Self { made, headers, uri: uri.clone(), demand }
     }
@@ -297,7 +298,7 @@ impl Call<'_> {
     }
 
     fn count(&self, around: Around<'_>, how: Cached) {
-        around.target.destination.counts(&self.door.observe.metrics).cache(how);
+        around.target.destination.count_cached(how, &self.door.observe.metrics);
     }
 }
 
