@@ -21,7 +21,7 @@ use crate::{
     snapshot::Endpoint as Snapshot,
     time::Time,
 };
-use health::{Health, NEAR};
+use health::{Health, NEAR, is_slow};
 pub(crate) use quantile::Quantile;
 use smallvec::SmallVec;
 use std::{
@@ -529,6 +529,13 @@ impl Endpoints {
     /// Ejects what is far slower than the others, a third of all at most, but one where there are two; and what fails
     /// while another serves.
     fn judge(&mut self, latencies: &Latencies, random: &mut fastrand::Rng, now: Time) {
+        // Nobody is far slower than the median of others who is not far slower than the fastest.
+        let answers = self.iter().zip(latencies).filter(|(it, _)| it.health.answers());
+        let fastest = answers.filter_map(|(_, latency)| *latency).min();
+        let slow = |latency: &Duration| fastest.is_some_and(|fastest| is_slow(*latency, fastest));
+        if !latencies.iter().flatten().any(slow) && !self.iter().any(|it| it.health.is_suspect()) {
+            return;
+        }
         for (index, latency) in (0u8..).zip(latencies) {
             let ejected = self.iter().filter(|it| it.health.is_ejected(now)).count();
             let others = self.median_beside(index, latencies, now);
