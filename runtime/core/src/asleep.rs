@@ -5,7 +5,7 @@
 //! allocations of the state that is awake.
 
 use crate::{
-    rest::{In, Out, Rest},
+    rest::{Desk, Rest},
     time::Time,
 };
 use std::num::NonZeroU32;
@@ -101,43 +101,37 @@ impl Cells {
 pub(crate) struct Asleep<T> {
     of: Vec<Option<Cell>>,
     cells: Vec<Cells>,
-    /// For the next that is written.
-    bytes: Vec<u8>,
+    desk: Desk,
     /// Of the last that fell asleep, for the next that wakes up.
     spare: T,
 }
 
 impl<T: Rest + Default> Asleep<T> {
     pub(crate) fn new() -> Asleep<T> {
-        Asleep { of: Vec::new(), cells: Vec::new(), bytes: Vec::new(), spare: T::default() }
+        Asleep { of: Vec::new(), cells: Vec::new(), desk: Desk::new(), spare: T::default() }
     }
 
     fn cell(&self, index: u32) -> Option<Cell> {
         self.of.get(index as usize).copied().flatten()
     }
 
-    fn bytes(&self, cell: Cell) -> Option<&[u8]> {
+    fn bytes(cells: &[Cells], cell: Cell) -> Option<&[u8]> {
         let length = cell.steps() * STEP;
-        let block = self.cells.get(cell.steps())?.blocks.get((cell.number() / BLOCK) as usize)?;
+        let block = cells.get(cell.steps())?.blocks.get((cell.number() / BLOCK) as usize)?;
         block.bytes.chunks_exact(length).nth((cell.number() % BLOCK) as usize)
     }
 
     /// It will be read soon: its lines of memory come together, and not one after the other.
     pub(crate) fn touch(&self, index: u32) {
-        if let Some(bytes) = self.cell(index).and_then(|cell| self.bytes(cell)) {
+        if let Some(bytes) = self.cell(index).and_then(|cell| Self::bytes(&self.cells, cell)) {
             std::hint::black_box(bytes.iter().step_by(64).fold(0, |all, byte| all | byte));
         }
     }
 
     /// Falls asleep, if there is room: then `state` is left blank.
     pub(crate) fn write(&mut self, index: u32, state: &mut T, now: Time) -> bool {
-        let mut length = Out::all(state, &mut self.bytes, now);
-        let mut steps = length.div_ceil(STEP);
-        while self.bytes.len() < (steps + 1) * STEP {
-            self.bytes.resize((steps + 1) * STEP, 0);
-            length = Out::all(state, &mut self.bytes, now);
-            steps = length.div_ceil(STEP);
-        }
+        let Some(bytes) = self.desk.write(state, now) else { return false };
+        let steps = bytes.len().div_ceil(STEP);
         if self.cells.len() <= steps {
             self.cells.resize_with(steps + 1, Cells::default);
         }
@@ -149,7 +143,7 @@ impl<T: Rest + Default> Asleep<T> {
         };
         let block = cells.block(number / BLOCK);
         let place = block.and_then(|block| block.bytes.chunks_exact_mut(steps * STEP).nth((number % BLOCK) as usize));
-        let (Some(place), Some(bytes)) = (place, self.bytes.get(..steps * STEP)) else { return false };
+        let Some(place) = place.and_then(|place| place.get_mut(..bytes.len())) else { return false };
         place.copy_from_slice(bytes);
         if self.of.len() <= index as usize {
             self.of.resize(index as usize + 1, None);
@@ -165,7 +159,7 @@ impl<T: Rest + Default> Asleep<T> {
     pub(crate) fn read(&mut self, index: u32) -> Option<T> {
         let cell = self.cell(index)?;
         let mut state = std::mem::take(&mut self.spare);
-        In::all(self.bytes(cell)?, &mut state);
+        self.desk.read(Self::bytes(&self.cells, cell)?, &mut state);
         self.forget(index);
         Some(state)
     }
@@ -173,7 +167,7 @@ impl<T: Rest + Default> Asleep<T> {
     /// What it is, if it sleeps.
     pub(crate) fn seen(&self, index: u32) -> Option<T> {
         let mut state = T::default();
-        In::all(self.bytes(self.cell(index)?)?, &mut state);
+        Desk::new().read(Self::bytes(&self.cells, self.cell(index)?)?, &mut state);
         Some(state)
     }
 
@@ -203,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_state_takes_the_cell_of_another_as_long_as_it() {
-        let mut asleep = Asleep::<u64>::new();
+        let mut asleep = Asleep::<u32>::new();
         assert!(asleep.write(3, &mut 1, NOW));
         let cell = asleep.cell(3);
         assert_eq!(asleep.read(3), Some(1));

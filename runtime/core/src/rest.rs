@@ -1,131 +1,164 @@
 //! State at rest: a million destinations of which nothing is asked hold what they learned in as few bytes as it takes.
 //!
-//! Numbers are written small where they are small, times as what has passed since, so that a state of hundreds of bytes
-//! takes a fraction of it. How long each is stands in words of their own, ahead of every [`GROUP`] of them: a reader
-//! never branches on what it reads. It is written when its destination comes to rest and read by the next call; nothing
-//! else sees it, so there are no versions, and nothing to check.
+//! A state is written as words of 32 bits: times as what has passed since, a pace to seven digits. Then the words are
+//! packed: each takes as many bytes as it has to, and how many stands ahead of all of them, so that a reader knows where
+//! the words of a group are before it has read those of the group before, and never branches on what it reads. The two
+//! steps are apart because the first is a little code for each of a hundred fields, and the second a loop.
 //!
-//! A state is read over another one, whose allocations it takes, see [`crate::asleep`].
+//! A state is written when its destination comes to rest and read by the next call; nothing else sees it, so there are
+//! no versions, and nothing to check. It is read over another one, whose allocations it takes, see [`crate::asleep`].
 
 use crate::time::{Micros, Time};
 
-/// 1024 ns.
-const MICRO: u32 = 10;
-/// Numbers whose lengths share a word of 32 bits.
-const GROUP: u32 = 10;
-/// Bits that a length takes: 0 to 6 bytes, or 8.
-const LENGTH: u32 = 3;
-/// How long a number is that is written with this tag.
-fn length(tag: u32) -> usize {
-    (tag + ((tag + 1) >> LENGTH)) as usize
+/// Words of a state at most: twice those of as many endpoints as there may be.
+const WORDS: usize = 2048;
+/// Words whose lengths share a byte.
+const GROUP: usize = 4;
+/// Bytes that a state takes at most, and those of a group more: they are read whole.
+const BYTES: usize = size_of::<u16>() + WORDS / GROUP + WORDS * size_of::<u32>() + SPAN;
+/// Bytes of a group at most.
+const SPAN: usize = GROUP * size_of::<u32>();
+
+/// How long a word is that is written with these two bits.
+const fn length(tag: u8) -> u8 {
+    tag + tag / 3
+}
+
+/// Where the words of a group are behind its first byte, and how long all of them are, by the byte of its lengths.
+const PLACES: [([u8; GROUP], u8); 256] = {
+    let mut places = [([0; GROUP], 0); 256];
+    let mut lengths = 0;
+    while lengths < 256 {
+        let (mut at, mut word) = (0, 0);
+        while word < GROUP {
+            places[lengths].0[word] = at;
+            at += length((lengths >> (2 * word) & 3) as u8);
+            word += 1;
+        }
+        places[lengths].1 = at;
+        lengths += 1;
+    }
+    places
+};
+
+/// Where states are packed and unpacked.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    words: Box<[u32; WORDS]>,
+    bytes: Box<[u8; BYTES]>,
 }
 
 /// Where a state is written, and when.
 #[derive(Debug)]
 pub(crate) struct Out<'a> {
-    bytes: &'a mut [u8],
+    words: &'a mut [u32; WORDS],
     at: usize,
     now: Time,
-    /// The lengths of the group under way, how many bits of them there are, and where they go.
-    lengths: u32,
-    bits: u32,
-    place: usize,
 }
 
 /// What was written, and when.
 #[derive(Debug)]
 pub(crate) struct In<'a> {
-    bytes: &'a [u8],
+    words: &'a [u32; WORDS],
+    at: usize,
     now: Time,
-    /// The lengths of those of the group that follow, and a one above them.
-    lengths: u32,
+}
+
+impl Desk {
+    pub(crate) fn new() -> Desk {
+        Desk { words: Box::new([0; WORDS]), bytes: Box::new([0; BYTES]) }
+    }
+
+    /// Writes a state; times are written as what passed until `now`. `None`: it is too long.
+    pub(crate) fn write(&mut self, state: &impl Rest, now: Time) -> Option<&[u8]> {
+        let mut out = Out { words: &mut self.words, at: 0, now };
+        let nanos = now.as_nanos();
+        out.word(nanos as u32);
+        out.word((nanos >> u32::BITS) as u32);
+        state.write(&mut out);
+        let words = out.at;
+        let length = self.pack(words)?;
+        self.bytes.get(..length)
+    }
+
+    /// Reads what was written over `state`.
+    pub(crate) fn read(&mut self, bytes: &[u8], state: &mut impl Rest) {
+        // All lines of it come from memory together.
+        if let Some(place) = self.bytes.get_mut(..bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+        self.unpack();
+        let mut from = In { words: &self.words, at: 0, now: Time::ZERO };
+        let [low, high] = [from.word(), from.word()].map(u64::from);
+        from.now = Time::from_nanos(high << u32::BITS | low);
+        state.read(&mut from);
+    }
+
+    /// Packs so many words, and returns how long they are.
+    fn pack(&mut self, words: usize) -> Option<usize> {
+        let groups = words.div_ceil(GROUP);
+        // What is left of the last group is of no meaning, and of no length.
+        self.words.get_mut(words..groups * GROUP)?.fill(0);
+        let (all, []) = self.words.as_chunks::<GROUP>() else { return None };
+        let (head, data) = self.bytes.split_at_mut_checked(size_of::<u16>() + groups)?;
+        let (count, lengths) = head.split_first_chunk_mut()?;
+        *count = u16::try_from(groups).ok()?.to_le_bytes();
+        let mut at = 0;
+        for (group, lengths) in all.iter().zip(lengths) {
+            let tags = group.map(|word| u8::from(word > 0) + u8::from(word > 0xff) + u8::from(word > 0xffff));
+            *lengths = tags.iter().rev().fold(0, |all, tag| all << 2 | tag);
+            let (places, span) = PLACES.get(usize::from(*lengths))?;
+            let data: &mut [u8; SPAN] = data.get_mut(at..)?.first_chunk_mut()?;
+            for (word, place) in group.iter().zip(places) {
+                let place = usize::from(*place).min(SPAN - size_of::<u32>());
+                *data.get_mut(place..)?.first_chunk_mut()? = word.to_le_bytes();
+            }
+            at += usize::from(*span);
+        }
+        Some(size_of::<u16>() + groups + at)
+    }
+
+    fn unpack(&mut self) -> Option<()> {
+        let (count, rest) = self.bytes.split_first_chunk()?;
+        let (lengths, data) = rest.split_at_checked(usize::from(u16::from_le_bytes(*count)))?;
+        let (all, _) = self.words.as_chunks_mut::<GROUP>();
+        let mut at = 0;
+        for (group, lengths) in all.iter_mut().zip(lengths) {
+            let (places, span) = PLACES.get(usize::from(*lengths))?;
+            let data: &[u8; SPAN] = data.get(at..)?.first_chunk()?;
+            for (index, (word, place)) in group.iter_mut().zip(places).enumerate() {
+                let place = usize::from(*place).min(SPAN - size_of::<u32>());
+                let bits = 8 * u32::from(length(lengths >> (2 * index) & 3));
+                let read = u32::from_le_bytes(*data.get(place..)?.first_chunk()?);
+                *word = (u64::from(read) & ((1 << bits) - 1)) as u32;
+            }
+            at += usize::from(*span);
+        }
+        Some(())
+    }
 }
 
 impl Out<'_> {
-    /// Writes a state to the front of `bytes`, and returns how long it is, or would be where there is more room. Times are
-    /// written as what passed until `now`.
-    pub(crate) fn all(state: &impl Rest, bytes: &mut [u8], now: Time) -> usize {
-        let mut out = Out { bytes, at: 0, now, lengths: 0, bits: 0, place: 0 };
-        out.number(now.as_nanos());
-        state.write(&mut out);
-        out.close();
-        out.at
-    }
-
     #[inline(always)]
-    fn number(&mut self, number: u64) {
-        if self.bits == 0 {
-            self.open();
+    fn word(&mut self, word: u32) {
+        // What is too long is found out when it is packed.
+        if let Some(place) = self.words.get_mut(self.at % WORDS) {
+            *place = word;
         }
-        let tag = ((71 - number.leading_zeros()) / 8).min((1 << LENGTH) - 1);
-        if let Some(place) = self.bytes.get_mut(self.at..).and_then(|rest| rest.first_chunk_mut()) {
-            *place = number.to_le_bytes();
-        }
-        self.at += length(tag);
-        self.lengths |= tag << self.bits;
-        self.bits += LENGTH;
-        if self.bits == GROUP * LENGTH {
-            self.close();
-        }
-    }
-
-    #[inline(always)]
-    fn open(&mut self) {
-        self.place = self.at;
-        self.at += size_of::<u32>();
-    }
-
-    #[inline(always)]
-    fn close(&mut self) {
-        if self.bits > 0
-            && let Some(place) = self.bytes.get_mut(self.place..).and_then(|rest| rest.first_chunk_mut())
-        {
-            *place = self.lengths.to_le_bytes();
-        }
-        (self.lengths, self.bits) = (0, 0);
+        self.at += 1;
     }
 }
 
 impl In<'_> {
-    /// Reads what was written over `state`.
-    pub(crate) fn all(bytes: &[u8], state: &mut impl Rest) {
-        let mut from = In { bytes, now: Time::ZERO, lengths: 1 };
-        from.now = Time::from_nanos(from.number());
-        state.read(&mut from);
-    }
-
     #[inline(always)]
-    fn some<const N: usize>(&self) -> [u8; N] {
-        self.bytes.first_chunk().map_or_else(|| last(self.bytes), |some| *some)
-    }
-
-    #[inline(always)]
-    fn skip(&mut self, bytes: usize) {
-        self.bytes = self.bytes.get(bytes..).unwrap_or_default();
-    }
-
-    #[inline(always)]
-    fn number(&mut self) -> u64 {
-        if self.lengths == 1 {
-            self.lengths = u32::from_le_bytes(self.some()) | 1 << (GROUP * LENGTH);
-            self.skip(4);
-        }
-        let length = length(self.lengths & ((1 << LENGTH) - 1));
-        self.lengths >>= LENGTH;
-        let word = u64::from_le_bytes(self.some());
-        self.skip(length);
-        word & !u64::MAX.checked_shl(8 * length as u32).unwrap_or(0)
+    fn word(&mut self) -> u32 {
+        let word = self.words.get(self.at % WORDS).copied();
+        self.at += 1;
+        word.unwrap_or_default()
     }
 }
 
-#[cold]
-fn last<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    let mut some = [0; N];
-    some.iter_mut().zip(bytes).for_each(|(some, byte)| *some = *byte);
-    some
-}
-
-/// A part of a state at rest. All of it is one function, so that where it is in the bytes is in registers: twice as fast.
+/// A part of a state at rest.
 pub(crate) trait Rest {
     fn write(&self, out: &mut Out<'_>);
     /// Becomes what was written, whatever it was before.
@@ -157,47 +190,41 @@ macro_rules! numbers {
         impl Rest for $of {
             #[inline(always)]
             fn write(&self, out: &mut Out<'_>) {
-                out.number(u64::from(*self));
+                out.word(u32::from(*self));
             }
             #[inline(always)]
             fn read(&mut self, from: &mut In<'_>) {
-                *self = from.number() as $of;
+                *self = from.word() as $of;
             }
         }
     )* };
 }
-numbers!(u8, u16, u32, u64);
+numbers!(u8, u16, u32);
 
 impl Rest for bool {
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
-        out.number(u64::from(*self));
+        out.word(u32::from(*self));
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        *self = from.number() != 0;
+        *self = from.word() != 0;
     }
 }
 
 /// Small where it is near zero, on either side.
-fn folded(number: i64) -> u64 {
-    ((number << 1) ^ (number >> 63)) as u64
-}
-
-fn unfolded(number: u64) -> i64 {
-    (number >> 1) as i64 ^ -((number & 1) as i64)
-}
-
 macro_rules! signed {
     ($($of:ty),*) => { $(
         impl Rest for $of {
             #[inline(always)]
             fn write(&self, out: &mut Out<'_>) {
-                out.number(folded(i64::from(*self)));
+                let number = i32::from(*self);
+                out.word(((number << 1) ^ (number >> 31)) as u32);
             }
             #[inline(always)]
             fn read(&mut self, from: &mut In<'_>) {
-                *self = unfolded(from.number()) as $of;
+                let word = from.word();
+                *self = ((word >> 1) as i32 ^ -((word & 1) as i32)) as $of;
             }
         }
     )* };
@@ -208,11 +235,11 @@ signed!(i16, i32);
 impl Rest for f32 {
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
-        out.number(u64::from(self.to_bits().swap_bytes()));
+        out.word(self.to_bits().swap_bytes());
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        *self = f32::from_bits((from.number() as u32).swap_bytes());
+        *self = f32::from_bits(from.word().swap_bytes());
     }
 }
 
@@ -233,48 +260,68 @@ impl Rest for f64 {
 impl Rest for Micros {
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
-        out.number(self.get().as_micros() as u64);
+        out.word(self.word());
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        *self = Micros::of(std::time::Duration::from_micros(from.number()));
+        *self = Micros::from_word(from.word());
     }
 }
 
+/// Up to 71 minutes.
 impl Rest for std::time::Duration {
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
-        out.number(crate::time::nanos(*self));
+        Micros::of(*self).write(out);
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        *self = std::time::Duration::from_nanos(from.number());
+        *self = Micros::from_word(from.word()).get();
     }
+}
+
+/// Times that are no times: words that no other has.
+const ZERO: u32 = 0;
+const NEVER: u32 = 1;
+/// Steps of a time: 1024 ns, for a minute; then so many bits of it.
+const MICRO: u32 = 10;
+const BITS: u32 = 25;
+
+/// What has passed since: a number of 31 bits that grows with it, about in proportion at first and then as its logarithm.
+#[inline(always)]
+fn shortened(passed: u64) -> u32 {
+    let passed = (passed >> MICRO) + 1;
+    let more = (u64::BITS - BITS - 1).saturating_sub(passed.leading_zeros());
+    // Half of what goes is added: an error of one side would grow with each rest.
+    (more << BITS) + ((passed + ((1 << more) >> 1)) >> more) as u32
+}
+
+#[inline(always)]
+fn lengthened(short: u32) -> u64 {
+    let more = (short >> BITS).saturating_sub(1);
+    ((u64::from(short - (more << BITS)) << more) - 1) << MICRO
 }
 
 impl Rest for Time {
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
-        let written = match *self {
-            Time::ZERO => 0,
-            Time::NEVER => 1,
-            // To a microsecond: one that has passed this half hour takes four bytes, and so does one that is about to come.
-            at => {
-                let passed = (out.now.as_nanos().wrapping_sub(at.as_nanos()) as i64) >> MICRO;
-                if passed >= 0 { passed.saturating_add(2) } else { passed }
-            }
-        };
-        out.number(folded(written));
+        let (now, at) = (out.now.as_nanos(), self.as_nanos());
+        let word = shortened(now.abs_diff(at)) << 1 | u32::from(at > now);
+        out.word(match *self {
+            Time::ZERO => ZERO,
+            Time::NEVER => NEVER,
+            _ => word,
+        });
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        *self = match unfolded(from.number()) {
-            0 => Time::ZERO,
-            1 => Time::NEVER,
-            passed => {
-                let passed = if passed > 0 { passed - 2 } else { passed };
-                Time::from_nanos(from.now.as_nanos().wrapping_sub((passed << MICRO) as u64))
-            }
+        let (now, word) = (from.now.as_nanos(), from.word());
+        let passed = lengthened((word >> 1).max(1));
+        let at = if word & 1 == 0 { now.saturating_sub(passed) } else { now.saturating_add(passed) };
+        *self = match word {
+            ZERO => Time::ZERO,
+            NEVER => Time::NEVER,
+            _ => Time::from_nanos(at),
         };
     }
 }
@@ -289,7 +336,7 @@ impl<T: Rest + Default> Rest for Option<T> {
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        if from.number() == 0 {
+        if from.word() == 0 {
             *self = None;
         } else {
             self.get_or_insert_default().read(from);
@@ -336,13 +383,13 @@ impl<T: Rest, U: Rest> Rest for (T, U) {
 impl<T: Rest + Default> Rest for Box<[T]> {
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
-        out.number(self.len() as u64);
+        out.word(self.len() as u32);
         self.iter().for_each(|one| one.write(out));
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        let length = from.number();
-        if self.len() as u64 != length {
+        let length = from.word();
+        if self.len() as u32 != length {
             *self = (0..length).map(|_| T::default()).collect();
         }
         self.iter_mut().for_each(|one| one.read(from));
@@ -353,60 +400,93 @@ impl<T: Rest + Default> Rest for Box<[T]> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     #[derive(Debug, Clone, Default, PartialEq)]
     struct All {
         times: [Time; 2],
         more: (Time, Option<Time>),
         small: u8,
-        number: u64,
+        number: u32,
         below: i32,
         maybe: Option<Box<u32>>,
         part: f32,
         yes: bool,
+        long: Duration,
         many: Box<[u16]>,
         none: Option<u8>,
     }
-    at_rest!(All { times, more, small, number, below, maybe, part, yes, many } else { none: None });
+    at_rest!(All { times, more, small, number, below, maybe, part, yes, long, many } else { none: None });
 
     proptest! {
         #[test]
         fn what_is_written_is_read_whatever_was_there(
-            now: u64, times: [u64; 4], near in -5i64..5, small: u8, number: u64, below: i32, maybe: Option<u32>,
-            part in -1e6f32..1e6, yes: bool, many in prop::collection::vec(any::<u16>(), 0..40),
+            now in 1u64 << 40..1 << 62, passed in prop::array::uniform3(0u64..1 << 25), small: u8, number: u32, below: i32,
+            maybe: Option<u32>, part in -1e6f32..1e6, yes: bool, long: u32, many in prop::collection::vec(any::<u16>(), 0..40),
         ) {
-            let now = now >> 12 << MICRO;
-            let [a, b, c, d] = times.map(|at| Time::from_nanos(at >> 12 << MICRO));
-            let near = Time::from_nanos(now.saturating_add_signed(near << MICRO));
-            let mut bytes = [0; 2000];
-            for (one, other) in [(a, b), (Time::ZERO, Time::NEVER), (near, Time::from_nanos(1 << MICRO))] {
+            let now = Time::from_nanos(now);
+            let [a, b, c] = passed.map(|passed| Duration::from_nanos(passed << MICRO));
+            let mut desk = Desk::new();
+            for (one, other) in [(now - a, now + b), (Time::ZERO, Time::NEVER), (now, now - a)] {
                 let all = All {
                     times: [one, other],
-                    more: (c, Some(d)),
+                    more: (now - c, Some(now + b)),
                     small,
-                    number: number >> (number % 64),
+                    number: number >> (number % 32),
                     below,
                     maybe: maybe.map(Box::new),
                     part,
                     yes,
+                    long: Duration::from_micros(long.into()),
                     many: many.clone().into(),
                     none: None,
                 };
-                let length = Out::all(&all, &mut bytes, Time::from_nanos(now));
+                let bytes = desk.write(&all, now).unwrap().to_vec();
                 let mut read = All::default();
-                In::all(&bytes[..length], &mut read);
+                desk.read(&bytes, &mut read);
                 prop_assert_eq!(&read, &all);
                 let mut read = All {
-                    times: [d; 2],
-                    more: (a, None),
+                    times: [now; 2],
+                    more: (now, None),
                     maybe: Some(Box::new(3)),
                     many: [1, 2].into(),
                     none: Some(1),
                     ..All::default()
                 };
-                In::all(&bytes[..length], &mut read);
+                desk.read(&bytes, &mut read);
                 prop_assert_eq!(&read, &all);
             }
         }
+
+        #[test]
+        fn a_time_keeps_its_microsecond_for_a_minute_and_seven_digits_for_ever(now: u64, at: u64, less in 0u32..64) {
+            let (now, at) = (Time::from_nanos(now), Time::from_nanos(now.wrapping_add(at >> less)));
+            let mut desk = Desk::new();
+            let bytes = desk.write(&at, now).unwrap().to_vec();
+            let mut read = Time::ZERO;
+            desk.read(&bytes, &mut read);
+            let passed = now.as_nanos().abs_diff(at.as_nanos());
+            let error = read.as_nanos().abs_diff(at.as_nanos());
+            prop_assert!(error < (1 << MICRO) + (passed >> BITS), "{error} of {passed}");
+
+        }
+
+        #[test]
+        fn what_passed_for_longer_is_never_read_as_shorter(passed in 0u64..u64::MAX >> 1, more: u64, less in 0u32..40) {
+            let (passed, more) = (passed >> less, more >> 1 >> less);
+            prop_assert!(lengthened(shortened(passed)) <= lengthened(shortened(passed + more)));
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_written() {
+        let mut desk = Desk::new();
+        let long: Box<[u16]> = vec![u16::MAX; WORDS].into();
+        assert_eq!(desk.write(&long, Time::from_millis(5)), None);
+        let fits: Box<[u16]> = vec![u16::MAX; WORDS - 3].into();
+        let bytes = desk.write(&fits, Time::from_millis(5)).unwrap().to_vec();
+        let mut read: Box<[u16]> = Box::default();
+        desk.read(&bytes, &mut read);
+        assert_eq!(read, fits);
     }
 }

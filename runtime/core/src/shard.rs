@@ -389,6 +389,10 @@ impl Shard {
         fx: &mut Effects,
         run: impl FnOnce(&mut Actor, &mut Context<'_>) -> T,
     ) -> Option<T> {
+        if !std::mem::replace(&mut self.actors.get_mut(index as usize)?.listed, true) {
+            // First, as what it was may still be on its way from memory.
+            self.rises(index, now);
+        }
         let actor = self.actors.get_mut(index as usize)?;
         if let Some(endpoints) = self.asleep.read(index) {
             actor.awake(endpoints);
@@ -403,13 +407,10 @@ impl Shard {
             }
             actor.armed = actor.wake;
         }
-        if !std::mem::replace(&mut actor.listed, true) {
-            self.rises(index, now);
-        }
         Some(result)
     }
 
-    /// One woke up; the one that did so longest ago comes to rest, unless it is busy. That one is listed again when
+    /// One wakes up; the one that did so longest ago comes to rest, unless it is busy. That one is listed again when
     /// something happens to it.
     fn rises(&mut self, index: u32, now: Time) {
         let Some(eldest) = self.awake.rises(index) else { return };

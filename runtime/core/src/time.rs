@@ -101,6 +101,14 @@ impl Micros {
     pub(crate) fn get(self) -> Duration {
         Duration::from_micros(self.0.into())
     }
+
+    pub(crate) const fn word(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn from_word(word: u32) -> Micros {
+        Micros(word)
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which endpoint a call takes, and which of them are left alone.
 
-use super::{Compiled, Endpoint, Endpoints, Mask, Wants, health::NEAR};
+use super::{Compiled, Endpoint, Endpoints, Mask, Wants, health::{NEAR, is_slow}};
 use crate::{calls::Calls, refusal::Waiting, time::Time};
 use smallvec::SmallVec;
 use std::time::Duration;
@@ -162,6 +162,13 @@ impl Endpoints {
     /// Ejects what is far slower than the others, a third of all at most, but one where there are two; and what fails
     /// while another serves.
     fn judge(&mut self, latencies: &Latencies, random: &mut fastrand::Rng, now: Time) {
+        // Nobody is far slower than the median of others who is not far slower than the fastest.
+        let answers = self.iter().zip(latencies).filter(|(it, _)| it.health.answers());
+        let fastest = answers.filter_map(|(_, latency)| *latency).min();
+        let slow = |latency: &Duration| fastest.is_some_and(|fastest| is_slow(*latency, fastest));
+        if !latencies.iter().flatten().any(slow) && !self.iter().any(|it| it.health.is_suspect()) {
+            return;
+        }
         for (index, latency) in (0u8..).zip(latencies) {
             let ejected = self.iter().filter(|it| it.health.is_ejected(now)).count();
             let others = self.median_beside(index, latencies, now);

@@ -84,6 +84,11 @@ impl Default for Health {
 
 at_rest!(Health { median, last, failures, declined, ejections } else { awaited: 0, left: 0, ejected: None });
 
+/// Whether an answer that took so long is far slower than those of others.
+pub(crate) fn is_slow(took: Duration, others: Duration) -> bool {
+    took > others * SLOW + NOTHING
+}
+
 impl Health {
     /// Whether its state at rest tells all.
     pub(crate) fn rests(&self) -> bool {
@@ -202,8 +207,18 @@ impl Health {
 
     /// Most of its last attempts failed, or it answers with hardly anything but client errors.
     pub(crate) fn is_failing(&self, now: Time) -> bool {
-        let rest = self.remembered(now) as f32;
+        // What is forgotten is costly to work out, and seldom matters.
+        self.seems_failing(1.0) && self.seems_failing(self.remembered(now) as f32)
+    }
+
+    /// The same, where this part of it is remembered.
+    fn seems_failing(&self, rest: f32) -> bool {
         self.failures * rest > FAILING || self.declined * rest > DECLINES
+    }
+
+    /// It has to be judged, whatever its latency.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.ejected.is_some() || self.seems_failing(1.0)
     }
 
     /// It answers, and its answers are no failures, nor for the most part client errors.
@@ -218,10 +233,13 @@ impl Health {
 
     /// Its `latency` as the next call should take it, beside the `best` of all: what nobody saw lately counts for less.
     pub(crate) fn faded(&self, latency: Option<Duration>, best: Duration, now: Time) -> Duration {
-        let latency = latency.unwrap_or(best);
+        let more = latency.unwrap_or(best).saturating_sub(best);
+        if more.is_zero() && self.failures == 0.0 {
+            return best;
+        }
         let rest = self.remembered(now);
         let failures = 1.0 + f64::from(self.failures) * FAILED * rest;
-        (best + latency.saturating_sub(best).mul_f64(rest)).mul_f64(failures)
+        (best + more.mul_f64(rest)).mul_f64(failures)
     }
 
     /// Ejects it if it is far slower than the `others` are, or fails while another `serves`.
@@ -234,7 +252,7 @@ impl Health {
         now: Time,
     ) -> bool {
         let failing = self.is_failing(now);
-        let slow = |took: Duration| others.is_some_and(|others| took > others * SLOW + NOTHING);
+        let slow = |took: Duration| others.is_some_and(|others| is_slow(took, others));
         let out = match self.ejected {
             Some(ejected) if now < ejected.until => false,
             Some(ejected) => {
