@@ -14,11 +14,9 @@ mod ending;
 mod gauges;
 mod known;
 mod target;
+mod targets;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
@@ -33,6 +31,7 @@ use self::{
     ending::Ending,
     known::Known,
     target::Target,
+    targets::Targets,
 };
 use super::{
     Cache, Hops, Origin, OutboundCall, Said, Sender, SenderKind, TransportError,
@@ -56,9 +55,6 @@ use crate::{
     secrets::Keyring,
     settings::{OutboundSettings, names},
 };
-
-/// Origins that are remembered with what calls to them follow; those not in use go first.
-const TARGETS: usize = 65_536;
 
 /// What tests replace.
 pub struct DoorParts {
@@ -102,7 +98,7 @@ struct Inner {
     secrets: ArcSwap<SecretTable>,
     keys: Arc<Keyring>,
     configuring: Mutex<()>,
-    targets: Mutex<HashMap<(TenantId, Origin), Arc<Target>>>,
+    targets: Targets,
     known: Known,
     cache: Option<Arc<Cache>>,
     /// What calls follow where nothing else is said.
@@ -154,7 +150,7 @@ impl Door {
             secrets: ArcSwap::default(),
             keys: parts.keys,
             configuring: Mutex::default(),
-            targets: Mutex::default(),
+            targets: Targets::default(),
             known: Known::new(settings.max_actors),
             cache: parts.cache,
             defaults,
@@ -478,46 +474,6 @@ impl Inner {
             Some(patience) if patience > time => Idle { time: patience, setting: names::PATIENT_FIRST_BYTE_TIMEOUT },
             _ => Idle { time, setting: names::BODY_IDLE_TIMEOUT },
         }
-    }
-
-    /// What calls to an origin follow.
-    fn target(&self, tenant: &TenantId, origin: &Origin) -> Arc<Target> {
-        let table = self.table.load();
-        let key = (tenant.clone(), origin.clone());
-        let before = match self.targets.lock().get(&key) {
-            Some(target) if target.generation == table.generation => return Arc::clone(target),
-            before => before.map(|target| Arc::clone(&target.destination)),
-        };
-        let mut destination = table.resolve(tenant, origin);
-        // An origin without configuration keeps its destination over a change elsewhere.
-        if let Some(before) = before.filter(|before| before.name.is_none() && destination.name.is_none()) {
-            destination = before;
-        }
-        let target = Arc::new(Target::new(&self.pool, origin, destination, table.generation));
-        // What goes is freed once the lock is gone.
-        let mut idle = Vec::new();
-        let _replaced = {
-            let mut targets = self.targets.lock();
-            if targets.len() >= TARGETS {
-                idle.extend(targets.extract_if(|_, target| Arc::strong_count(target) == 1));
-            }
-            (targets.len() < TARGETS).then(|| targets.insert(key, Arc::clone(&target)))
-        };
-        target
-    }
-
-    /// Has calls ask again whose origin belongs to another destination by now: to one that was made since, or to none, where
-    /// theirs was removed. Nobody would let them go where they wait.
-    fn send_on(&self, table: &Table) {
-        let known: Vec<_> = self.targets.lock().values().cloned().collect();
-        let moved = known.iter().filter(|target| !table.is_current(&target.destination, &target.origin));
-        let moved: HashSet<_> = moved
-            .map(|target| {
-                let _moved = self.targets.lock().remove(&(target.destination.tenant.clone(), target.origin.clone()));
-                (target.destination.tenant.clone(), target.destination.shared_label())
-            })
-            .collect();
-        self.known.keys_of_all(&moved).into_iter().for_each(|key| self.shards.send_on(key));
     }
 }
 
