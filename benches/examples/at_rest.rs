@@ -15,7 +15,7 @@ use std::{
 };
 use tidegate_core::{
     Attempt, Effective, Effects, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted, Time,
-    endpoint::{EndpointSettings, Mask, Ways},
+    endpoint::{EndpointSettings, Mask, Ranks, Ways},
     shard::Config,
 };
 
@@ -112,7 +112,7 @@ impl Rig {
     /// learned.
     fn learn(&mut self, number: u64) {
         for index in 0..2 {
-            let ways = Ways { allowed: Mask::of(index), preferred: Mask::NONE };
+            let ways = Ways { allowed: Mask::of(index), preferred: Ranks::NONE };
             for _ in 0..2 {
                 for _ in 0..24 {
                     self.now += Duration::from_millis(120);

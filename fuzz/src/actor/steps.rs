@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use tidegate_core::{
     Attempt, Call, Cost, Effective, Flow, NewCall, Outcome, Signal, Verdict,
-    endpoint::{Mask, Ways},
+    endpoint::{Mask, Ranks, Ways},
     guard::LONGEST_BACKOFF,
     repeat::{Class, Failure},
     shard::{CopyFor, Departure},
@@ -76,8 +76,8 @@ impl World {
         let there = (1 << SETTINGS[number].0.endpoints.len()) - 1;
         let ways = match u16::from(more >> 4 & 7) & there {
             0 => Ways::ANY,
-            some if more & 0x80 != 0 => Ways { allowed: Mask(some), preferred: Mask::NONE },
-            some => Ways { allowed: Mask::ALL, preferred: Mask(some) },
+            some if more & 0x80 != 0 => Ways { allowed: Mask(some), preferred: Ranks::NONE },
+            some => Ways { allowed: Mask::ALL, preferred: Mask(some).into() },
         };
         let new = NewCall {
             deadline: self.now + choices.time(),

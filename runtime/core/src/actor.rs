@@ -331,6 +331,7 @@ impl Actor {
             held: Held::default(),
             copied: Mask::NONE,
             succeeded: false,
+            judged: false,
             left: now,
             since: None,
             beside: None,

@@ -11,6 +11,9 @@ use std::time::Duration;
 /// The window over which requests and retries are counted.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
+/// Requests in a [`WINDOW`] from which on one trial is allowed in it, whatever the share of hedges.
+const FOR_A_TRIAL: f64 = 5.0;
+
 /// How much may be retried.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -20,6 +23,7 @@ pub struct Budget {
     /// Retries per second that are always allowed, 10 unless stated.
     pub per_second: u32,
     /// Hedges and trials of ejected endpoints per request over the same time, 0.05 unless stated. They are retries, too.
+    /// Where that is less than one, from five requests on one trial is allowed all the same, unless this is 0.
     pub hedges: f64,
 }
 
@@ -87,6 +91,20 @@ impl Spent {
         true
     }
 
+    /// Takes one trial of an endpoint that is left alone: as a hedge, or, where there are too few requests for that, one in
+    /// about ten seconds.
+    pub fn trial(&mut self, budget: &Budget, now: Time) -> bool {
+        if self.hedge(budget, now) {
+            return true;
+        }
+        let scarce = Self::weigh(self.hedges, now) <= 0.5 && Self::weigh(self.requests, now) >= FOR_A_TRIAL;
+        if budget.hedges == 0.0 || !scarce || !self.retry(budget, now) {
+            return false;
+        }
+        self.hedges[1] = self.hedges[1].saturating_add(1);
+        true
+    }
+
     fn unspent(&self, budget: &Budget, now: Time) -> f64 {
         let allowed =
             (Self::weigh(self.requests, now) * budget.share).max(f64::from(budget.per_second) * WINDOW.as_secs_f64());
@@ -122,6 +140,24 @@ mod tests {
         let (mut spent, budget, now) = (Spent::default(), Budget::default(), Time::from_millis(100_000));
         (0..10_000).for_each(|_| spent.request(now));
         assert_eq!((0..9_000).filter(|_| spent.retry(&budget, now)).count(), 2_000);
+    }
+
+    #[test]
+    fn a_quiet_destination_may_try_an_endpoint_once_in_ten_seconds() {
+        let (mut spent, budget) = (Spent::default(), Budget::default());
+        let mut trials = 0;
+        for second in 0..60 {
+            let now = Time::from_millis(100_000 + second * 1_000);
+            spent.request(now);
+            assert!(!spent.hedge(&budget, now), "a hedge is no trial");
+            trials += usize::from(spent.trial(&budget, now));
+            assert!(!spent.trial(&budget, now), "one is enough");
+        }
+        assert!((4..=7).contains(&trials), "{trials}");
+        let none = Budget { hedges: 0.0, ..budget };
+        let later = Time::from_millis(190_000);
+        (0..10).for_each(|_| spent.request(later));
+        assert!(!spent.trial(&none, later) && spent.trial(&budget, later));
     }
 
     #[test]

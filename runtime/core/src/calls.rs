@@ -223,6 +223,8 @@ pub(crate) struct Entry {
     pub(crate) copied: Mask,
     /// Its answer was counted as a success.
     pub(crate) succeeded: bool,
+    /// The health of its endpoint knows that it left.
+    pub(crate) judged: bool,
     /// When it asked, then when it was admitted, then when it departed.
     pub(crate) left: Time,
     /// When the call departed whose copy it is, where it is to answer for it.

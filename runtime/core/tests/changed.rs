@@ -7,7 +7,7 @@ use std::{num::NonZeroU16, sync::Arc, time::Duration};
 use tidegate_core::{
     Attempt, Call, Cost, Effect, Effective, Effects, Limit, NewCall, Outcome, Permit, Refusal, Settings, Shard, Signal,
     Submitted, Time, Unit,
-    endpoint::{EndpointSettings, Mask, Ways},
+    endpoint::{EndpointSettings, Mask, Ranks, Ways},
     shard::{Brake, Config, CopyFor, Departure},
     signal::Source,
 };
@@ -66,7 +66,7 @@ fn of(endpoints: &[EndpointSettings]) -> Settings {
 }
 
 fn only(index: u8) -> Ways {
-    Ways { allowed: Mask::of(index), preferred: Mask::NONE }
+    Ways { allowed: Mask::of(index), preferred: Ranks::NONE }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 use tidegate_core::{
     Attempt, Call, Effect, Effective, Effects, Limit, NewCall, Outcome, Permit, Settings, Shard, Signal, Submitted,
     Ticket, Time, Verdict,
-    endpoint::{EndpointSettings, Mask, Ways},
+    endpoint::{EndpointSettings, Mask, Ranks, Ways},
     shard::{Config, CopyFor, Departure},
     signal::Source,
 };
@@ -217,10 +217,17 @@ impl World {
     }
 
     fn run(&mut self) {
+        self.run_until(Time::NEVER);
+        assert!(self.calls.iter().all(|call| call.took.is_some()), "a call was lost");
+        assert_eq!(self.shard.calls(), 0);
+    }
+
+    fn run_until(&mut self, until: Time) {
         loop {
             let event = self.events.first_key_value().map_or(Time::NEVER, |((at, _), _)| *at);
             let wake = self.shard.next_wake().unwrap_or(Time::NEVER);
-            if event.min(wake).is_never() {
+            if event.min(wake) >= until {
+                self.now = until.finite().unwrap_or(self.now);
                 break;
             }
             self.now = self.now.max(event.min(wake));
@@ -249,8 +256,6 @@ impl World {
                 }
             }
         }
-        assert!(self.calls.iter().all(|call| call.took.is_some()), "a call was lost");
-        assert_eq!(self.shard.calls(), 0);
     }
 
     /// The p-th of a hundred of the calls that began between these times.
@@ -352,6 +357,90 @@ fn one_that_hangs_is_noticed_before_it_answers() {
     let asked = world.sent_between(0, from, to);
     assert!(asked < 60, "{asked}");
     assert!(world.percentile(98, from, to) < MS * 200, "{:?}", world.percentile(98, from, to));
+}
+
+#[test]
+fn one_that_hangs_is_noticed_by_who_calls_one_by_one_and_gives_up() {
+    // The second is not known yet, or it is.
+    for seen in [0, 40] {
+        let settings = endpoints(2, |index| EndpointSettings { home: index == 0, ..weighing(1) });
+        let config = Arc::new(Config::new(&settings).unwrap());
+        let (mut shard, mut fx, mut now) = (Shard::new(7), Effects::default(), START);
+        let attempt =
+            Attempt { policy: &Effective::default(), repeatable: true, costs: false, replayable: true, spent: 0 };
+        let mut call = |hangs: bool, ways: Ways| {
+            let new = NewCall { ways, ..NewCall::by(now + SEC) };
+            let Submitted::Admitted(permit) = shard.submit(now, KEY, &config, new, &mut fx) else { panic!() };
+            assert_eq!(shard.departed(now, permit, &mut fx), Departure::Go);
+            if hangs && permit.endpoint() == 1 {
+                now += SEC;
+            } else {
+                now += MS * 20;
+                assert!(matches!(shard.report(now, permit, &fine(), &attempt, &mut fx), Verdict::Return(_)));
+            }
+            shard.release(now, permit, &mut fx);
+            now += MS * 100;
+            permit.endpoint()
+        };
+        for n in 0..seen {
+            call(false, Ways { allowed: Mask::of(n % 2), ..Ways::ANY });
+        }
+        let lost = (0..50).filter(|_| call(true, Ways::ANY) == 1).count();
+        assert!((1..=2).contains(&lost), "{lost} of 50 calls were lost");
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_added_while_calls_fly_does_no_harm_to_the_first() {
+    let both = endpoints(2, |_| weighing(1));
+    let one = Settings { endpoints: both.endpoints[..1].to_vec(), ..Settings::default() };
+    let mut world = World::new(4, &one, vec![about(MS * 400), about(MS * 400)]);
+    for settings in [&both, &one, &both] {
+        world.calls(50.0, SEC * 3);
+        let until = world.now + MS * 1500;
+        world.run_until(until);
+        let config = Arc::new(Config::new(settings).unwrap());
+        world.shard.reconfigure(world.now, &world.config, &config, &mut world.fx);
+        world.config = config;
+    }
+    world.run();
+    let from = world.now;
+    world.calls(50.0, SEC * 20);
+    world.run();
+    let snapshot = world.shard.snapshot(world.now, KEY).unwrap();
+    for endpoint in &snapshot.endpoints {
+        assert!(endpoint.ejected.is_none() && endpoint.latency.unwrap() < SEC, "{endpoint:?}");
+    }
+    let share = world.sent_between(0, from.since(START), SEC * 3_600) as f64 / 1_000.0;
+    assert!((share - 0.5).abs() < 0.1, "{share}");
+}
+
+#[test]
+fn a_quiet_destination_uses_an_endpoint_again_soon_after_it_is_well() {
+    for seed in 0..10 {
+        let settings = endpoints(2, |_| weighing(1));
+        let (from, to) = (SEC * 30, SEC * 240);
+        let mut world = World::new(seed, &settings, vec![slow_between(MS * 50, 20, from, to), about(MS * 50)]);
+        world.calls(1.0, SEC * 400);
+        world.run();
+        let again = world.sent_between(0, to + SEC * 60, to + SEC * 160);
+        assert!(again > 30, "{seed}: {again}");
+        let extra = world.extra();
+        assert!(extra < 0.1, "{seed}: {extra}");
+    }
+}
+
+#[test]
+fn the_first_of_the_regions_that_a_call_names_is_taken_unless_another_is_clearly_better() {
+    for (second, expected) in [(MS * 60, 1.0), (MS * 10, 0.05)] {
+        let settings = endpoints(3, |index| EndpointSettings { home: index == 0, ..weighing(1) });
+        let mut world = World::new(2, &settings, vec![about(MS * 80), about(second), about(MS * 80)]);
+        world.ways.preferred = Ranks::NONE.with(2, 0).with(1, 1);
+        world.calls(50.0, SEC * 60);
+        world.run();
+        let got = world.sent[2].len() as f64 / world.calls.len() as f64;
+        assert!((got - expected).abs() < 0.06, "the second takes {second:?}: {got}");
+    }
 }
 
 #[test]

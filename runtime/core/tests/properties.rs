@@ -36,7 +36,7 @@ fn flow() -> impl Strategy<Value = Flow> {
 
 fn ways() -> impl Strategy<Value = Ways> {
     let mask = prop_oneof![3 => Just(Mask::ALL), 1 => (1u16..8).prop_map(Mask)];
-    (mask, 0u16..4).prop_map(|(allowed, preferred)| Ways { allowed, preferred: Mask(preferred) })
+    (mask, 0u16..4).prop_map(|(allowed, preferred)| Ways { allowed, preferred: Mask(preferred).into() })
 }
 
 fn op() -> impl Strategy<Value = Op> {

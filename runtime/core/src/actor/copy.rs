@@ -38,6 +38,7 @@ impl Actor {
         let mut entry =
             Entry { phase: Phase::Waiting, charge: Charge::default(), slot: Slot::default(), ..entry.clone() };
         (entry.held, entry.beside, entry.ticket.again) = (Held::default(), None, true);
+        entry.judged = false;
         entry.since = (why != CopyFor::Trial).then_some(entry.since.unwrap_or(entry.left));
         let mut wants: Wants = entry.wants();
         let copied = std::mem::replace(&mut entry.copied, Mask::NONE);
@@ -72,7 +73,13 @@ impl Actor {
                 chosen
             }
         };
-        if why != CopyFor::Race && !self.spent.hedge(&self.config.retry_budget, now) {
+        let (spent, budget) = (&mut self.spent, &self.config.retry_budget);
+        let affordable = match why {
+            CopyFor::Race => true,
+            CopyFor::Hedge => spent.hedge(budget, now),
+            CopyFor::Trial => spent.trial(budget, now),
+        };
+        if !affordable {
             return None;
         }
         if let Some(original) = cx.calls.get_mut(call).filter(|_| why == CopyFor::Race) {

@@ -40,7 +40,7 @@ impl Actor {
         if self.config.brake.paused(cx.now).is_some() {
             return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
         }
-        let single = self.endpoints.is_single();
+        entry.judged = !self.endpoints.is_single();
         let (compiled, endpoint) = (self.config.endpoint(entry.endpoint), self.endpoints.get_mut(entry.endpoint));
         let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.guard.stops(permit.call, cx.now)) else {
             return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
@@ -50,7 +50,7 @@ impl Actor {
         entry.phase = Phase::Departed;
         entry.left = cx.now;
         entry.beside = Some(endpoint.guard.leaves(permit.call, cx.now));
-        if !single {
+        if entry.judged {
             endpoint.health.launched(cx.now);
         }
         if let (Some(passes), Some(_)) = (endpoint.guard.departed(permit.call, cx.now), &self.busy) {
@@ -88,10 +88,12 @@ impl Actor {
             } else if !departed {
                 endpoint.refund(compiled, entry.cost, entry.held, cx.now);
             }
-            if !single && departed {
-                if !told {
-                    endpoint.health.launched(entry.left);
-                }
+            if !told && departed && !single {
+                entry.judged = true;
+                endpoint.health.launched(entry.left);
+            }
+            // By what was true when it left: endpoints may have come or gone since.
+            if entry.judged {
                 let took = cx.now.since(entry.left);
                 match outcome {
                     Some(outcome @ Outcome::Answer { status: 400..500, .. }) if outcome.class() == Class::Accepted => {
@@ -367,11 +369,11 @@ impl Actor {
             }
             Phase::Departed => {
                 self.counts.cancelled += 1;
-                let single = self.endpoints.is_single();
+                let others = if entry.judged { self.endpoints.others(entry.endpoint, cx.now) } else { None };
                 if let Some(endpoint) = self.endpoints.get_mut(entry.endpoint) {
                     endpoint.guard.given_up(call, cx.random, cx.now);
-                    if !single {
-                        endpoint.health.forgotten(entry.left);
+                    if entry.judged {
+                        endpoint.health.abandoned(entry.left, others, cx.now);
                     }
                 }
             }

@@ -86,8 +86,7 @@ impl Endpoints {
         let among = among.fold(Mask::NONE, |among, (index, _)| among.with(*index));
         let homes = (0u8..).zip(compiled).filter(|(_, compiled)| compiled.home);
         let homes = homes.fold(Mask::NONE, |homes, (index, _)| homes.with(index));
-        let preferred = if wants.ways.preferred == Mask::NONE { homes } else { wants.ways.preferred };
-        let among = among.within(preferred);
+        let among = wants.ways.preferred.best(among).unwrap_or_else(|| among.within(homes));
         let credit = |index: u8, it: &Endpoint| it.credit + Self::weight(compiled, index);
         match self.numbered(among).max_by_key(|(index, it)| (credit(*index, it), std::cmp::Reverse(*index))) {
             Some((index, _)) => Ok(Chosen { index, among }),

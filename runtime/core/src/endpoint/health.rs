@@ -41,6 +41,11 @@ const LONGEST: Duration = Duration::from_secs(300);
 const GAP: Duration = Duration::from_secs(2);
 /// Good ones among them, one after another, that end an ejection.
 const GOOD: u8 = 3;
+/// What a call that was given up weighs in the share of failures, where others would long have answered it: two in a row
+/// are enough.
+const IN_VAIN: f32 = 0.3;
+/// Where nothing is known of how long answers take, a call that was given up sooner says nothing.
+const PATIENT: Duration = Duration::from_millis(500);
 
 /// An endpoint that is left alone until then, and then on trial, until some good answers in a row end it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,8 +68,12 @@ pub(crate) struct Health {
     awaited: u32,
     left: u64,
     ejected: Option<Ejected>,
-    /// Ejections so far, fewer again with time.
+    /// How long calls waited for it in vain since it last answered.
+    in_vain: Duration,
+    /// Ejections so far, one fewer for each [`LONGEST`] without.
     ejections: u8,
+    /// When the last of them was to end.
+    over: Time,
 }
 
 impl Default for Health {
@@ -77,12 +86,16 @@ impl Default for Health {
             awaited: 0,
             left: 0,
             ejected: None,
+            in_vain: Duration::ZERO,
             ejections: 0,
+            over: Time::ZERO,
         }
     }
 }
 
-at_rest!(Health { median, last, failures, declined, ejections } else { awaited: 0, left: 0, ejected: None });
+at_rest!(Health { median, last, failures, declined, in_vain, ejections, over } else {
+    awaited: 0, left: 0, ejected: None
+});
 
 /// Whether an answer that took so long is far slower than those of others.
 pub(crate) fn is_slow(took: Duration, others: Duration) -> bool {
@@ -126,6 +139,7 @@ impl Health {
     pub(crate) fn declined(&mut self, launched: Time, odd: bool, now: Time) {
         self.landed(launched);
         self.last = now;
+        self.in_vain = Duration::ZERO;
         self.failures *= 1.0 - OF_EACH;
         self.declined += (1.0 - self.declined) * OF_EACH;
         match &mut self.ejected {
@@ -147,15 +161,28 @@ impl Health {
         }
     }
 
-    /// An attempt that was launched `at` this time is over without a sample.
-    pub(crate) fn forgotten(&mut self, at: Time) {
-        self.landed(at);
+    /// A call was given up before its answer began: by its deadline, or by its sender. That tells something where it took
+    /// far longer than the `others` do, or, where that is not known, than it did itself.
+    pub(crate) fn abandoned(&mut self, launched: Time, others: Option<Duration>, now: Time) {
+        self.landed(launched);
+        let took = now.since(launched);
+        let usual = others.or_else(|| self.median.get());
+        if usual.map_or(took < PATIENT, |usual| !is_slow(took, usual)) {
+            return;
+        }
+        self.last = now;
+        self.in_vain = self.in_vain.max(took);
+        self.failures += (1.0 - self.failures) * IN_VAIN;
+        if let Some(ejected) = &mut self.ejected {
+            (ejected.good, ejected.bad) = (0, true);
+        }
     }
 
     /// An answer came. `others`: the median of what the others take.
     pub(crate) fn answered(&mut self, launched: Time, took: Duration, others: Option<Duration>, now: Time) {
         self.landed(launched);
         self.last = now;
+        self.in_vain = Duration::ZERO;
         self.failures *= 1.0 - OF_EACH;
         self.declined *= 1.0 - OF_EACH;
         let Some(ejected) = &mut self.ejected else {
@@ -233,7 +260,7 @@ impl Health {
 
     /// Its `latency` as the next call should take it, beside the `best` of all: what nobody saw lately counts for less.
     pub(crate) fn faded(&self, latency: Option<Duration>, best: Duration, now: Time) -> Duration {
-        let more = latency.unwrap_or(best).saturating_sub(best);
+        let more = latency.unwrap_or(best).max(self.in_vain).saturating_sub(best);
         if more.is_zero() && self.failures == 0.0 {
             return best;
         }
@@ -265,10 +292,11 @@ impl Health {
         if !out {
             return false;
         }
-        let calm = nanos(now.since(self.last)) / nanos(LONGEST);
+        let calm = nanos(now.since(self.over)) / nanos(LONGEST);
         self.ejections = self.ejections.saturating_sub(u8::try_from(calm).unwrap_or(u8::MAX)).saturating_add(1);
-        let time = EJECTION.saturating_mul(u32::from(self.ejections)).min(LONGEST);
-        let until = now + time.mul_f64(0.9 + random.f64() / 5.0);
+        let time = EJECTION.saturating_mul(u32::from(self.ejections));
+        let until = now + time.mul_f64(0.9 + random.f64() / 5.0).min(LONGEST);
+        self.over = until;
         self.ejected = Some(Ejected { until, next_copy: now + GAP, good: 0, bad: false });
         true
     }
@@ -277,7 +305,7 @@ impl Health {
     pub(crate) fn lift(&mut self) {
         if self.ejected.take().is_some() {
             // What it was like before is over.
-            (self.median, self.failures, self.declined) = (Quantile::NONE, 0.0, 0.0);
+            (self.median, self.failures, self.declined, self.in_vain) = (Quantile::NONE, 0.0, 0.0, Duration::ZERO);
         }
     }
 
@@ -437,5 +465,62 @@ mod tests {
         assert!(health.is_ejected(START + MS * 5));
         (0..3).for_each(|_| declined(&mut health, false));
         assert!(!health.is_ejected(START + MS * 5));
+    }
+
+    #[test]
+    fn who_gives_up_long_after_others_would_have_answered_tells_that_it_hangs() {
+        for (others, own, took, tells) in [
+            (Some(MS * 100), None, MS * 290, false),
+            (Some(MS * 100), None, MS * 310, true),
+            (Some(MS * 100), Some(MS * 2000), MS * 310, true),
+            (None, Some(MS * 100), MS * 290, false),
+            (None, Some(MS * 100), MS * 310, true),
+            (None, None, MS * 499, false),
+            (None, None, MS * 500, true),
+        ] {
+            let mut health = Health::default();
+            if let Some(own) = own {
+                answered(&mut health, own, START);
+            }
+            health.launched(START);
+            health.abandoned(START, others, START + took);
+            let expected = health.faded(Some(MS * 100), MS * 100, START + took);
+            assert_eq!(expected > MS * 200, tells, "{others:?}, {own:?}, {took:?}: {expected:?}");
+            assert!(!health.is_failing(START + took), "once");
+            health.launched(START);
+            health.abandoned(START, others, START + took);
+            assert_eq!(health.is_failing(START + took), tells, "twice");
+            answered(&mut health, MS * 100, START + took);
+            assert!(!health.is_failing(START + took) && health.faded(None, MS * 100, START + took) < MS * 300);
+        }
+    }
+
+    #[test]
+    fn ejections_grow_and_shrink_again_though_it_is_called_all_the_time() {
+        let (mut random, mut health, mut now) = (fastrand::Rng::with_seed(3), Health::default(), START);
+        let mut eject = |health: &mut Health, now: Time| {
+            (0..7).for_each(|_| {
+                health.launched(now);
+                health.failed(now, true, now);
+            });
+            assert!(health.judge(None, None, true, &mut random, now));
+            let left = health.ejected_until(now).unwrap().since(now);
+            health.lift();
+            (left.as_secs_f64() / EJECTION.as_secs_f64()).round() as u32
+        };
+        for times in [1, 2, 3, 4] {
+            assert_eq!(eject(&mut health, now), times);
+            now = now + EJECTION * (times + 1);
+        }
+        // A quarter of an hour of calls, and some more.
+        for _ in 0..1_000 {
+            answered(&mut health, MS, now);
+            now = now + Duration::from_secs(1);
+        }
+        assert_eq!(eject(&mut health, now), 2, "four, less three times five minutes, and this one");
+        for _ in 0..20 {
+            let last = eject(&mut health, now);
+            assert!(last <= 10, "{last}");
+        }
     }
 }

@@ -14,7 +14,7 @@ mod one;
 mod quantile;
 
 pub(crate) use choice::Chosen;
-pub use mask::{MAX_ENDPOINTS, Mask, Ways};
+pub use mask::{MAX_ENDPOINTS, Mask, Ranks, Ways};
 pub use one::EndpointSettings;
 pub(crate) use one::{Compiled, Endpoint, Held, Wants};
 pub(crate) use quantile::Quantile;

@@ -7,7 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tidegate_core::{
     Effective, Flow, Limit,
-    endpoint::{EndpointSettings, Mask, Ways},
+    endpoint::{EndpointSettings, Mask, Ranks, Ways},
 };
 
 use super::{
@@ -128,16 +128,18 @@ pub(super) fn ways(endpoints: &[Endpoint], policy: &Effective) -> Option<Ways> {
     if endpoints.is_empty() || policy.regions.is_empty() {
         return Some(Ways::ANY);
     }
-    let there = |endpoint: &Endpoint| {
-        endpoint.region.as_deref().is_some_and(|region| policy.regions.iter().any(|wanted| wanted == region))
-    };
-    let wanted = (0u8..).zip(endpoints).filter(|(_, endpoint)| there(endpoint));
-    let wanted = wanted.fold(Mask::NONE, |mask, (index, _)| mask.with(index));
-    match (wanted == Mask::NONE, policy.regions_only) {
-        (true, true) => None,
-        (true, false) => Some(Ways::ANY),
-        (false, true) => Some(Ways { allowed: wanted, preferred: Mask::NONE }),
-        (false, false) => Some(Ways { allowed: Mask::ALL, preferred: wanted }),
+    let (mut wanted, mut preferred) = (Mask::NONE, Ranks::NONE);
+    for (index, endpoint) in (0u8..).zip(endpoints) {
+        let region = |wanted: &String| endpoint.region.as_deref() == Some(wanted);
+        if let Some(rank) = policy.regions.iter().position(region) {
+            wanted = wanted.with(index);
+            preferred = preferred.with(index, u8::try_from(rank).unwrap_or(u8::MAX));
+        }
+    }
+    match policy.regions_only {
+        true if wanted == Mask::NONE => None,
+        true => Some(Ways { allowed: wanted, preferred }),
+        false => Some(Ways { allowed: Mask::ALL, preferred }),
     }
 }
 
@@ -203,8 +205,8 @@ mod tests {
             ways(&endpoints, &Effective { regions, regions_only: only, ..Effective::default() })
         };
         assert_eq!(of(&[], true), Some(Ways::ANY));
-        assert_eq!(of(&["lhr"], false), Some(Ways { allowed: Mask::ALL, preferred: Mask(2) }));
-        assert_eq!(of(&["lhr", "iad", "nrt"], true), Some(Ways { allowed: Mask(3), preferred: Mask::NONE }));
+        assert_eq!(of(&["lhr"], false), Some(Ways { allowed: Mask::ALL, preferred: Ranks::NONE.with(1, 0) }));
+        assert_eq!(of(&["lhr", "iad", "nrt"], true), Some(Ways { allowed: Mask(3), preferred: Ranks::NONE.with(1, 0).with(0, 1) }));
         assert_eq!(of(&["nrt"], false), Some(Ways::ANY));
         assert_eq!(of(&["nrt"], true), None);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use tidegate_core::{
     Effective,
-    endpoint::{Mask, Ways},
+    endpoint::{Ranks, Ways},
     units::Rounded,
 };
 
@@ -128,14 +128,16 @@ impl Call<'_> {
             return None;
         }
         let ways = self.ways(destination).ok()?;
-        let is_preferred = |index: u8, endpoint: &Endpoint| match ways.preferred {
-            Mask::NONE => endpoint.region.as_deref() == Some(&*self.door.settings.region),
-            preferred => preferred.has(index),
+        let is_home = |endpoint: &Endpoint| endpoint.region.as_deref() == Some(&*self.door.settings.region);
+        let rank = |index: u8, endpoint: &Endpoint| match ways.preferred {
+            Ranks::NONE => is_home(endpoint).then_some(0),
+            ranks => ranks.get(index),
         };
         let allowed = || (0u8..).zip(&*destination.endpoints).filter(|(index, _)| ways.allowed.has(*index));
-        let mut preferred = allowed().filter(|(index, endpoint)| is_preferred(*index, endpoint)).peekable();
-        let first = preferred.peek().copied().or_else(|| allowed().next()).map(|(_, endpoint)| endpoint)?;
-        if first.id == way.id || preferred.any(|(_, endpoint)| endpoint.id == way.id) {
+        let ranked = || allowed().map(|(index, endpoint)| (rank(index, endpoint).unwrap_or(u8::MAX), endpoint));
+        let (best, first) = ranked().min_by_key(|(rank, _)| *rank)?;
+        let of_way = ranked().find(|(_, endpoint)| endpoint.id == way.id).map(|(rank, _)| rank);
+        if first.id == way.id || best < u8::MAX && of_way == Some(best) {
             return None;
         }
         let snapshot = self.door.shards.snapshot(self.key)?;
