@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::request;
 use tidegate_core::{
     Effective,
     endpoint::{Mask, Ways},
@@ -41,14 +41,14 @@ pub(super) fn ways(
 /// The partition of a request. An upstream limits by the key, whatever handle stands for it.
 pub(super) fn partition(
     destination: &Destination,
-    headers: &HeaderMap,
+    head: &request::Parts,
     filled: Option<&Filled>,
     kept: &KeptBody,
 ) -> Partition {
-    let Some(filled) = filled else { return destination.partition(headers, kept.as_split()) };
-    let mut headers = headers.clone();
+    let Some(filled) = filled else { return destination.partition(&head.headers, &head.uri, kept.as_split()) };
+    let mut headers = head.headers.clone();
     filled.usual().apply(&mut headers);
-    destination.partition(&headers, kept.as_split())
+    destination.partition(&headers, filled.usual().uri().unwrap_or(&head.uri), kept.as_split())
 }
 
 impl Call<'_> {
