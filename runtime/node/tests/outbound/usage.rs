@@ -132,7 +132,7 @@ async fn openai() -> (Upstream, Arc<Mutex<Vec<String>>>) {
             let body = read_incoming(request.into_body()).await;
             let body = String::from_utf8(body.to_vec()).unwrap();
             assert_eq!(length, body.len().to_string());
-            let asked = body.contains("include_usage");
+            let asked = body.replace(' ', "").contains("\"include_usage\":true");
             seen.lock().push(body);
             let mut pieces =
                 vec!["data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n".to_owned(), "\nda".to_owned()];

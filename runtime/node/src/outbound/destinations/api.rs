@@ -6,7 +6,7 @@ use tidegate_core::{Effective, Repeatable, signal::Finals, split::is_parameter};
 
 use super::{
     compile::{error, read},
-    profiles::{GENERIC, Profile},
+    profiles::Profile,
 };
 use crate::{
     cluster::registry::{ConfigError, DestinationConfig, Place},
@@ -158,6 +158,11 @@ impl Api {
         known && *method == Method::POST && self.profile.understands_question(uri)
     }
 
+    /// Whether answers say how many tokens they used: what is asked for is read.
+    pub(super) fn reads_usage(&self) -> bool {
+        self.profile.reads_usage || matches!(self.asks, Asks::Of(_))
+    }
+
     /// Where a key is put that the gate has: into the first place that carries one.
     pub(super) fn key_template(&self) -> String {
         match self.keys.first() {
@@ -183,12 +188,6 @@ impl Api {
             known || also.is_some_and(|name| is_parameter(pair, name))
         };
         query.split('&').filter(|pair| !pair.is_empty() && !is_key(pair)).collect::<Vec<_>>().join("&")
-    }
-}
-
-impl Default for Api {
-    fn default() -> Self {
-        Self::of(&GENERIC)
     }
 }
 

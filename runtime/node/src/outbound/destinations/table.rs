@@ -166,7 +166,7 @@ impl Destination {
 
     /// Whether answers say how many tokens they used.
     pub(crate) fn reads_usage(&self) -> bool {
-        self.api.profile.reads_usage
+        self.api.reads_usage()
     }
 
     /// Whether a limit counts tokens.

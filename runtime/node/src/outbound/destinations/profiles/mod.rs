@@ -155,6 +155,7 @@ mod tests {
             assert!(profile.split_by.iter().all(|splitter| splitter.parse::<Splitter>().is_ok()), "{}", profile.name);
             assert!(profile.keys.iter().all(|key| key.parse::<Place>().is_ok()), "{}", profile.name);
             assert!(profile.final_codes.iter().all(|code| *code == code.to_lowercase()), "{}", profile.name);
+            assert!(profile.final_codes.iter().all(|code| GENERIC.final_codes.contains(code)), "{}", profile.name);
             if profile.name != GENERIC.name {
                 let dated = profile.checked.len() == "2026-11-26".len() && profile.checked.starts_with("202");
                 let sourced = profile.sources.iter().all(|url| url.starts_with("https://"));

@@ -108,7 +108,7 @@ impl Profile {
              credit that is used up, too, as many services copy them.\n",
         );
         for profile in PROFILES {
-            page.push_str(&format!("\n## {}\n\n{}.\n\n| | |\n|---|---|\n", profile.name, profile.about));
+            page.push_str(&format!("\n## {}\n\nFor {}.\n\n| | |\n|---|---|\n", profile.name, profile.about));
             for (name, text) in profile.lines() {
                 let text: Vec<_> = text.split(", ").map(|part| code(name, part)).collect();
                 page.push_str(&format!("| {name} | {} |\n", text.join(", ")));

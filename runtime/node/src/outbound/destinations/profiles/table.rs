@@ -12,10 +12,26 @@ const LLM_DEADLINE: Option<Duration> = Some(Duration::from_secs(600));
 const LLM_FIRST_BYTE: Option<Duration> = Some(Duration::from_secs(300));
 
 /// That of a destination that names none, on a host that is not known.
-pub(in super::super) static GENERIC: Profile = Profile { final_codes: OUT_OF_CREDIT, ..NOTHING };
+pub(in super::super) static GENERIC: Profile = Profile {
+    // They mean nothing else, whoever says them.
+    final_codes: &[
+        "insufficient_quota",
+        "insufficient_credits",
+        "insufficient_balance",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "billing_error",
+        "enforced_spend_limit_reached",
+        "credit balance is too low",
+        "reached your specified api usage limits",
+    ],
+    ..NOTHING
+};
 
-/// What OpenAI says, and services that copy its API or have words of their own for the same: they mean nothing else,
-/// whoever says them.
+/// What OpenAI says of credit and spend limits, and what services that copy its API do.
 const OUT_OF_CREDIT: &[&str] = &[
     "insufficient_quota",
     "insufficient_credits",
@@ -25,10 +41,6 @@ const OUT_OF_CREDIT: &[&str] = &[
     "project_spend_limit_exceeded",
     "billing_hard_limit_reached",
     "billing_not_active",
-    "billing_error",
-    "enforced_spend_limit_reached",
-    "credit balance is too low",
-    "reached your specified api usage limits",
 ];
 
 const NOTHING: Profile = Profile {
@@ -56,7 +68,6 @@ const NOTHING: Profile = Profile {
 const MODELS: Profile = Profile {
     deadline: LLM_DEADLINE,
     first_byte: LLM_FIRST_BYTE,
-    final_codes: OUT_OF_CREDIT,
     shape: Shape::OpenAi,
     estimates_tokens: true,
     reads_usage: true,
@@ -76,6 +87,7 @@ static OPENAI: Profile = Profile {
     split_by: &["header:authorization", "body:/model"],
     completions: &["/completions", "/responses", "/embeddings", "/moderations"],
     asks_usage: &["/completions"],
+    final_codes: OUT_OF_CREDIT,
     ..MODELS
 };
 
@@ -94,6 +106,7 @@ static AZURE_OPENAI: Profile = Profile {
     split_by: &["header:api-key", "header:authorization", "~path:/openai/deployments/{deployment}|body:/model"],
     completions: &["/completions", "/responses", "/embeddings"],
     asks_usage: &["/chat/completions"],
+    final_codes: OUT_OF_CREDIT,
     asks_since: Some("2024-09-01"),
     ..MODELS
 };
@@ -111,6 +124,12 @@ static ANTHROPIC: Profile = Profile {
     split_by: &["header:x-api-key", "header:authorization", "body:/model"],
     completions: &["/messages", "/complete", "/messages/count_tokens"],
     final_statuses: &[402],
+    final_codes: &[
+        "billing_error",
+        "enforced_spend_limit_reached",
+        "credit balance is too low",
+        "reached your specified api usage limits",
+    ],
     shape: Shape::Anthropic,
     ..MODELS
 };
@@ -129,6 +148,7 @@ static OPENROUTER: Profile = Profile {
     split_by: &["header:authorization", "header:x-api-key", "body:/model"],
     completions: &["/completions", "/responses", "/messages", "/embeddings"],
     final_statuses: &[402],
+    final_codes: OUT_OF_CREDIT,
     ..MODELS
 };
 
