@@ -397,7 +397,7 @@ impl Inner {
                 Err(_) => return Ok(ending.refuse(refuse::deadline_passed(target.label(), policy.deadline, 0))),
             };
         }
-        let partition = aim::partition(&target.destination, &parts, filled.as_deref(), &kept);
+        let partition = aim::partition(&target.destination, (&parts.headers, &parts.uri), filled.as_deref(), &kept);
         self.known.remember(&target, &partition, &self.shards);
         let repeatable = target.destination.repeatable(&parts.method, parts.uri.path());
         let has_key = has_key || policy.idempotency_key.is_some();
