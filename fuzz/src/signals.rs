@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use tidegate_core::{
     Outcome, Signal,
-    signal::{Answer, read, wants_body},
+    signal::{Answer, Finals, read, wants_body},
 };
 
 use crate::bytes::{halves, lines, map};
+
+static FINALS: Finals = Finals::known(&["insufficient_quota", "credit balance is too low"]);
 
 pub(crate) fn run(bytes: &[u8]) {
     let (head, body) = halves(bytes);
@@ -24,7 +26,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let there = map(&headers);
     let _ = wants_body(status, &there);
     for body in [None, Some(body)] {
-        let answer = Answer { status, headers: &there, body };
+        let answer = Answer { status, headers: &there, body, finals: &FINALS };
         let signal = read(&answer, wall, max_pause);
         holds(status, &signal, max_pause);
         // Only the order of one header's own lines means anything, whichever way it is spelled.

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tidegate_core::{
     Outcome,
+    signal::Finals,
     usage::{Framing, Scanner, Usage},
 };
 
 use crate::{bytes::Choices, memory};
 
+const FINALS: Finals = Finals::known(&["insufficient_quota"]);
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 /// What a parsed value takes for each byte of its text at most, and what there is besides.
 const TIMES: usize = 160;
@@ -33,7 +35,7 @@ pub(crate) fn run(bytes: &[u8]) {
     assert_eq!(scan(framing, bound, body.chunks(1)), whole, "its pieces make a difference");
 
     let mut last = 0;
-    let mut scanner = Scanner::new(framing, bound, MAX_PAUSE);
+    let mut scanner = Scanner::new(framing, bound, FINALS, MAX_PAUSE);
     for piece in body.chunks(sizes[0]) {
         scanner.feed(piece);
         let tokens = scanner.usage().map_or(0, |usage| usage.tokens());
@@ -51,7 +53,7 @@ fn scan<'a>(
     bound: usize,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Option<Usage>, Option<Outcome>, bool) {
-    let mut scanner = Scanner::new(framing, bound, MAX_PAUSE);
+    let mut scanner = Scanner::new(framing, bound, FINALS, MAX_PAUSE);
     pieces.into_iter().for_each(|piece| scanner.feed(piece));
     scanner.end();
     let trouble = scanner.take_trouble();

@@ -29,7 +29,8 @@ pub use copy::CopyFor;
 const OTHERS: u8 = 8;
 /// Refusals of its own, the first counted, after which the refusal is its answer.
 const OWNED_AFTER: u8 = 5;
-/// Calls that are looked at for one that may take another endpoint than the first can.
+/// Calls that are looked at for one that may take another endpoint than the first can. No setting: it bounds what an
+/// event costs, and who stands farther back is found by a later one.
 const PASSED: usize = 64;
 /// How long a call that was refused lets others go first, about.
 const FIRST_ASIDE: Duration = Duration::from_millis(250);

@@ -107,6 +107,8 @@ pub(crate) struct Said {
     pub(crate) waiting: bool,
     /// Longest pause that is believed at its word.
     pub(crate) believed: Duration,
+    /// Longest pause of all, chosen by backoff or asked for.
+    pub(crate) longest: Duration,
     /// Whether the call was neither refused nor failed before.
     pub(crate) fresh: bool,
     /// Whether it is about requests under way at once: that says nothing about a pace.
@@ -124,6 +126,8 @@ pub(crate) struct Failed {
     pub(crate) fresh: bool,
     /// Whether another endpoint of the destination lives.
     pub(crate) others_live: bool,
+    /// Longest pause of all.
+    pub(crate) longest: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -12,6 +12,7 @@
 //! - [`signal`] reads what answers say, [`repeat`] decides what happens after an attempt.
 //! - [`manners`] says on which threads a function's work runs.
 //! - [`cache`] says when a stored answer may be used.
+//! - [`split`] finds the names in a request's target that split a destination.
 //! - [`policy`], [`limit`] and [`units`] are the shapes people write.
 //! - [`refusal`] says why something waits or was refused.
 
@@ -35,6 +36,7 @@ pub mod shard;
 pub mod signal;
 mod slots;
 pub mod snapshot;
+pub mod split;
 pub mod time;
 pub mod units;
 pub mod usage;

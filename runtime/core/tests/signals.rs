@@ -10,7 +10,7 @@ use std::{
 };
 use tidegate_core::{
     Signal,
-    signal::{Answer, Counted, Source, read},
+    signal::{Answer, Counted, Finals, Source, read},
 };
 
 const MAX: Duration = Duration::from_secs(600);
@@ -52,7 +52,8 @@ fn signal(status: u16, headers: &[(String, Vec<u8>)], body: &[u8], wall: SystemT
         .iter()
         .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::from_bytes(value).ok()?)))
         .collect();
-    let answer = Answer { status: StatusCode::from_u16(status).unwrap(), headers: &headers, body: Some(body) };
+    let status = StatusCode::from_u16(status).unwrap();
+    let answer = Answer { status, headers: &headers, body: Some(body), finals: Finals::NONE };
     read(&answer, wall, MAX)
 }
 

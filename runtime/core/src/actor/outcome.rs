@@ -187,20 +187,20 @@ impl Actor {
         let now = cx.now;
         let fresh = ticket.is_fresh();
         let waiting = self.busy.is_some();
-        let believed = self.config.believed_pause;
+        let (believed, longest) = (self.config.believed_pause, self.config.max_pause);
         let others_live = self.endpoints.others_live(ticket.endpoint, now);
         let Some(endpoint) = self.endpoints.get_mut(ticket.endpoint) else { return false };
         let guard = &mut endpoint.guard;
         let own = match (outcome.class(), outcome) {
             (Class::Refused, Outcome::Answer { status, signal }) => {
-                let wait = signal.wait.map(|(wait, _)| wait.min(self.config.max_pause));
+                let wait = signal.wait.map(|(wait, _)| wait.min(longest));
                 let own = count_refusal(guard, ticket, wait.is_some(), now);
                 if own {
                     guard.misled(call, ticket.cut, now);
                 } else {
                     let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
                     let concurrency = signal.concurrency;
-                    let said = Said { left, beside, cause, wait, waiting, believed, fresh, concurrency };
+                    let said = Said { left, beside, cause, wait, waiting, believed, longest, fresh, concurrency };
                     guard.refused(call, said, cx.random, now);
                 }
                 ticket.last_cut = guard.cuts();
@@ -211,7 +211,8 @@ impl Actor {
                     // Others go first for a while: if they pass, the refusal is this call's own.
                     let wait = wait.map(|wait| Guard::believed(wait, believed)).unwrap_or_default();
                     let again = ASIDE.saturating_mul(1 << u32::from(ticket.tries.saturating_sub(2)).min(4));
-                    let aside = if fresh { FIRST_ASIDE } else { again }.mul_f64(0.75 + cx.random.f64() / 2.0);
+                    let aside =
+                        if fresh { FIRST_ASIDE } else { again }.min(longest).mul_f64(0.75 + cx.random.f64() / 2.0);
                     ticket.not_before = guard.resumes(false, now).max(now + wait) + aside;
                 }
                 own
@@ -228,7 +229,7 @@ impl Actor {
                         Outcome::Answer { status, .. } => Some(*status),
                         Outcome::Failed(_) => None,
                     };
-                    guard.failed(call, Failed { left, status, fresh, others_live }, cx.random, now);
+                    guard.failed(call, Failed { left, status, fresh, others_live, longest }, cx.random, now);
                 }
                 own
             }
@@ -244,7 +245,7 @@ impl Actor {
         if let (Class::Accepted | Class::Faulty, Outcome::Answer { signal, .. }) = (outcome.class(), outcome)
             && let Some(spent) = signal.spent
         {
-            let spent = SpentQuota { wait: spent.wait.min(self.config.max_pause), ..spent };
+            let spent = SpentQuota { wait: spent.wait.min(longest), ..spent };
             guard.states(spent, believed, cx.random, now);
         }
         own

@@ -1,6 +1,9 @@
 //! Which endpoint a call takes, and which of them are left alone.
 
-use super::{Compiled, Endpoint, Endpoints, Mask, Wants, health::{NEAR, is_slow}};
+use super::{
+    Compiled, Endpoint, Endpoints, Mask, Wants,
+    health::{NEAR, is_slow},
+};
 use crate::{calls::Calls, refusal::Waiting, time::Time};
 use smallvec::SmallVec;
 use std::time::Duration;

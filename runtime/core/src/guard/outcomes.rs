@@ -154,7 +154,7 @@ impl Guard {
 
     /// A refusal of a call.
     pub(crate) fn refused(&mut self, call: Call, said: Said, random: &mut fastrand::Rng, now: Time) {
-        let Said { left, beside: _, cause, wait, waiting, believed, fresh, concurrency } = said;
+        let Said { left, beside: _, cause, wait, waiting, believed, longest, fresh, concurrency } = said;
         self.answered();
         if let Some(stated) = &mut self.stated
             && stated.refused(call, left, wait, random, now)
@@ -218,7 +218,7 @@ impl Guard {
         }
         match wait {
             Some(wait) => self.pause(now + wait, now + wait, cause, now),
-            None => self.back_off(fresh, LONGEST_BACKOFF, cause, random, now),
+            None => self.back_off(fresh, LONGEST_BACKOFF.min(longest), cause, random, now),
         }
         self.doubt(believed, random, now);
     }
@@ -308,7 +308,7 @@ impl Guard {
 
     /// A failure of the destination as a whole.
     pub(crate) fn failed(&mut self, call: Call, failed: Failed, random: &mut fastrand::Rng, now: Time) {
-        let Failed { left, status, fresh, others_live } = failed;
+        let Failed { left, status, fresh, others_live, longest } = failed;
         self.answered();
         self.tried(call, now);
         self.failure_rtt = smoothed(self.failure_rtt, now.since(left));
@@ -323,11 +323,11 @@ impl Guard {
             self.failed_probe = true;
             self.cut(now);
             self.phase = Phase::Open;
-            self.back_off(fresh, LONGEST_DOWN, cause, random, now);
+            self.back_off(fresh, LONGEST_DOWN.min(longest), cause, random, now);
         } else if self.streak >= DOWN_AFTER && (others_live || self.lived(now)) && left >= self.cut_at {
             self.departures = 0;
             self.cut(now);
-            self.back_off(fresh, LONGEST_DOWN, cause, random, now);
+            self.back_off(fresh, LONGEST_DOWN.min(longest), cause, random, now);
         }
     }
 
@@ -464,7 +464,12 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let (mut guard, call) = (Guard::default(), Call { index: 0, generation: 0 });
         let (left, late) = (Time::from_millis(1_000_000), Time::from_millis(1_060_000));
-        guard.failed(call, Failed { left, status: None, fresh: true, others_live: false }, &mut random, late);
+        guard.failed(
+            call,
+            Failed { left, status: None, fresh: true, others_live: false, longest: LONGEST_BACKOFF },
+            &mut random,
+            late,
+        );
         assert_eq!((guard.refusal_rtt.get(), guard.failure_rtt.get()), (Duration::ZERO, SEC * 60));
         let cause = Cause::Refused { status: 429, by: None };
         let said = Said {
@@ -474,6 +479,7 @@ mod tests {
             wait: None,
             waiting: false,
             believed: SEC,
+            longest: LONGEST_BACKOFF,
             fresh: true,
             concurrency: false,
         };
@@ -521,6 +527,7 @@ mod tests {
             wait: Some(SEC),
             waiting: false,
             believed: SEC * 60,
+            longest: LONGEST_BACKOFF,
             fresh: true,
             concurrency: false,
         };
@@ -554,6 +561,7 @@ mod tests {
             wait: None,
             waiting: false,
             believed: SEC,
+            longest: LONGEST_BACKOFF,
             fresh: true,
             concurrency: true,
         };

@@ -1,7 +1,7 @@
 //! The body of a refusal: which quota, how long, whether waiting helps at all. JSON in the shapes of the services named
 //! below; anything else says nothing.
 
-use super::{credit, draft::Draft, quota::Counted, values};
+use super::{credit::Finals, draft::Draft, quota::Counted, values};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ const RETRY_AFTER: &[&str] = &[
 const MOST: usize = 16;
 
 /// Looks into the body of an error.
-pub(crate) fn look(answer: &Value, draft: Option<&Draft>) -> Said {
+pub(crate) fn look(answer: &Value, draft: Option<&Draft>, finals: &Finals) -> Said {
     // Gemini puts an error that ends a stream into a list.
     let answer = answer.get(0).unwrap_or(answer);
     let error = answer.get("error").filter(|error| error.is_object()).unwrap_or(answer);
@@ -83,7 +83,7 @@ pub(crate) fn look(answer: &Value, draft: Option<&Draft>) -> Said {
     let problem = text(answer.get("type"));
 
     let mut said = Said {
-        last_word: credit::is_exhausted(answer),
+        last_word: finals.end(answer),
         concurrency: any(AT_ONCE) || says(AT_ONCE_SENTENCES),
         wait: wait(answer, error).or_else(|| in_words(&message)),
         ..Said::default()

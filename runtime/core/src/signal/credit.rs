@@ -1,49 +1,82 @@
 //! Refusals that no waiting ends: the account is out of credit, or has spent what it may.
 //!
-//! OpenAI says 429 to them as to any other, so the body decides. Services that copy its API copy its words; what is looked
-//! for are codes that mean nothing else, and for APIs without a code the sentences that Anthropic uses.
+//! OpenAI says 429 to them as to any other, so the body decides. Which words mean that is known of each API by whoever
+//! calls it, see [`Finals`].
 
 use serde_json::Value;
+use std::sync::Arc;
 
-/// Values of `code` or `type` of an error.
-const CODES: &[&str] = &[
-    "insufficient_quota",
-    "insufficient_credits",
-    "insufficient_balance",
-    "credit_balance_exhausted",
-    "organization_spend_limit_exceeded",
-    "project_spend_limit_exceeded",
-    "enforced_spend_limit_reached",
-    "billing_hard_limit_reached",
-    "billing_not_active",
-    "billing_error",
-];
+/// Words of an error that no waiting changes: values of its `code` or `type`, and, where they have a space, parts of its
+/// message.
+#[derive(Debug, Clone)]
+pub struct Finals(Words);
 
-/// Parts of an error's message, in lower case.
-const SENTENCES: &[&str] = &["credit balance is too low", "reached your specified api usage limits"];
+#[derive(Debug, Clone)]
+enum Words {
+    Known(&'static [&'static str]),
+    Own(Arc<[Box<str>]>),
+}
 
-/// Whether the body of a refusal says that no waiting helps. Anything that is not understood says nothing.
-pub(super) fn is_exhausted(answer: &Value) -> bool {
-    // Most put an object at `error`, some a code, and some are an error themselves.
-    [answer.get("error"), Some(answer)].into_iter().flatten().any(|error| {
-        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
-        let codes = [
-            error.get("code"),
-            error.get("type"),
-            answer.get("error"),
-            // Where Anthropic says that a spend limit ends all calls of the month.
-            error.pointer("/details/error_code"),
-        ];
-        let codes = codes.map(text);
-        let message = text(error.get("message"));
-        codes.iter().any(|code| CODES.contains(&code.as_str()))
-            || SENTENCES.iter().any(|sentence| message.contains(sentence))
-    })
+impl Finals {
+    /// None at all.
+    pub const NONE: &'static Finals = {
+        static NONE: Finals = Finals::known(&[]);
+        &NONE
+    };
+
+    /// These, in lower case.
+    pub const fn known(words: &'static [&'static str]) -> Self {
+        Self(Words::Known(words))
+    }
+
+    /// These, in any case.
+    pub fn own<'w>(words: impl IntoIterator<Item = &'w str>) -> Self {
+        Self(Words::Own(words.into_iter().map(|word| word.to_lowercase().into()).collect()))
+    }
+
+    fn any(&self, is: impl Fn(&str) -> bool) -> bool {
+        match &self.0 {
+            Words::Known(words) => words.iter().any(|word| is(word)),
+            Words::Own(words) => words.iter().any(|word| is(word)),
+        }
+    }
+
+    /// Whether the body of a refusal says one of them. Anything that is not understood says nothing.
+    pub(super) fn end(&self, answer: &Value) -> bool {
+        // Most put an object at `error`, some a code, and some are an error themselves.
+        [answer.get("error"), Some(answer)].into_iter().flatten().any(|error| {
+            let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_lowercase();
+            let codes = [
+                error.get("code"),
+                error.get("type"),
+                answer.get("error"),
+                // Where Anthropic says that a spend limit ends all calls of the month.
+                error.pointer("/details/error_code"),
+            ];
+            let codes = codes.map(text);
+            let message = text(error.get("message"));
+            self.any(|word| match word.contains(' ') {
+                true => message.contains(word),
+                false => codes.iter().any(|code| code == word),
+            })
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const WORDS: &[&str] = &[
+        "insufficient_quota",
+        "insufficient_credits",
+        "credit_balance_exhausted",
+        "enforced_spend_limit_reached",
+        "billing_hard_limit_reached",
+        "billing_error",
+        "credit balance is too low",
+        "reached your specified api usage limits",
+    ];
 
     #[test]
     fn the_table_of_bodies() {
@@ -90,8 +123,13 @@ mod tests {
             ("too many requests", false),
             ("", false),
         ] {
-            let read = serde_json::from_str(body).is_ok_and(|answer| is_exhausted(&answer));
-            assert_eq!(read, exhausted, "{body}");
+            let own = Finals::own(
+                WORDS.iter().map(|word| word.to_uppercase()).collect::<Vec<_>>().iter().map(String::as_str),
+            );
+            for (finals, expected) in [(&Finals::known(WORDS), exhausted), (&own, exhausted), (Finals::NONE, false)] {
+                let read = serde_json::from_str(body).is_ok_and(|answer| finals.end(&answer));
+                assert_eq!(read, expected, "{body}");
+            }
         }
     }
 }

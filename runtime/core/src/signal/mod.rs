@@ -44,6 +44,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 use std::time::{Duration, SystemTime};
 
+pub use credit::Finals;
 pub use quota::{Counted, Quota, Quotas, Refill};
 
 /// Where a wait was read from, for trails.
@@ -126,12 +127,14 @@ pub struct Answer<'a> {
     pub headers: &'a HeaderMap,
     /// Its body where it was read, see [`wants_body`].
     pub body: Option<&'a [u8]>,
+    /// What in it no waiting changes.
+    pub finals: &'a Finals,
 }
 
 impl<'a> Answer<'a> {
     /// An answer of which only the head counts.
     pub fn head<T>(response: &'a http::Response<T>) -> Self {
-        Self { status: response.status(), headers: response.headers(), body: None }
+        Self { status: response.status(), headers: response.headers(), body: None, finals: Finals::NONE }
     }
 }
 
@@ -199,7 +202,7 @@ pub fn read(answer: &Answer<'_>, wall: SystemTime, max_pause: Duration) -> Signa
     let said = answer
         .body
         .and_then(|body| serde_json::from_slice(body).ok())
-        .map(|body| body::look(&body, draft.as_ref()))
+        .map(|body| body::look(&body, draft.as_ref(), answer.finals))
         .unwrap_or_default();
     let reason = fields.text(Field::LimitedReason).unwrap_or_default();
     signal.last_word = said.last_word;
@@ -250,8 +253,8 @@ const OWN: &[&str] = &[
 ];
 
 /// What an error in the midst of an answer would have been as an answer of its own.
-pub(crate) fn stream_error(answer: &Value, max_pause: Duration) -> Outcome {
-    let said = body::look(answer, None);
+pub(crate) fn stream_error(answer: &Value, finals: &Finals, max_pause: Duration) -> Outcome {
+    let said = body::look(answer, None, finals);
     let error = answer.get("error").unwrap_or(answer);
     let is = |known: &[&str]| {
         let texts = ["code", "type", "status"].map(|name| error.get(name).and_then(Value::as_str).unwrap_or_default());

@@ -2,6 +2,8 @@ use super::*;
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
+static CREDIT: Finals =
+    Finals::known(&["insufficient_quota", "billing_hard_limit_reached", "credit balance is too low"]);
 const MAX: Duration = Duration::from_secs(600);
 /// The wall clock of all tests: 1,795,514,400 s since 1970.
 const NOW: &str = "Tue, 24 Nov 2026 10:00:00 GMT";
@@ -15,7 +17,7 @@ fn map(headers: &[(&str, &str)]) -> HeaderMap {
 
 fn of(status: u16, headers: &[(&str, &str)], body: Option<&str>) -> Signal {
     let (status, headers) = (StatusCode::from_u16(status).unwrap(), map(headers));
-    let answer = Answer { status, headers: &headers, body: body.map(str::as_bytes) };
+    let answer = Answer { status, headers: &headers, body: body.map(str::as_bytes), finals: &CREDIT };
     read(&answer, httpdate::parse_http_date(NOW).unwrap(), MAX)
 }
 
@@ -364,7 +366,7 @@ fn the_table_of_bodies() {
     ] {
         let headers = map(&[("ratelimit-policy", r#""rate";q=9, "slots";q=5;qu="concurrent-requests""#)]);
         let draft = Draft::read(&Fields::of(&headers), &mut Quotas::default());
-        assert_eq!(body::look(&serde_json::from_str(text).unwrap(), draft.as_ref()), said, "{text}");
+        assert_eq!(body::look(&serde_json::from_str(text).unwrap(), draft.as_ref(), &CREDIT), said, "{text}");
     }
 }
 
@@ -424,7 +426,7 @@ proptest! {
     fn no_body_makes_it_panic(bytes: Vec<u8>, near in r#"\{"(error|code|type|availability)": ?[{"\[]{0,3}[a-z_"0-9]{0,30}[}"\]]{0,4}"#) {
         for body in [&bytes[..], near.as_bytes()] {
             let headers = HeaderMap::new();
-            let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers: &headers, body: Some(body) };
+            let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers: &headers, body: Some(body), finals: &CREDIT };
             let signal = read(&answer, SystemTime::UNIX_EPOCH, MAX);
             prop_assert!(signal.wait.is_none_or(|(wait, _)| wait <= MAX && !wait.is_zero()));
         }

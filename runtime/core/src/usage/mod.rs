@@ -13,7 +13,10 @@ mod sse;
 #[cfg(test)]
 mod tests;
 
-use crate::{repeat::Outcome, signal::stream_error};
+use crate::{
+    repeat::Outcome,
+    signal::{Finals, stream_error},
+};
 use json::{Place, Reader};
 use serde_json::Value;
 use std::time::Duration;
@@ -90,6 +93,7 @@ pub struct Scanner {
     usage: Option<Usage>,
     trouble: Option<Outcome>,
     troubled: bool,
+    finals: Finals,
     max_pause: Duration,
 }
 
@@ -117,7 +121,7 @@ impl Event {
     }
 
     /// What it came to, where it is an error. `name`: of the event.
-    fn trouble(self, name: &str, max_pause: Duration) -> Option<Outcome> {
+    fn trouble(self, name: &str, finals: &Finals, max_pause: Duration) -> Option<Outcome> {
         let kind = self.kind.as_ref().and_then(Value::as_str).unwrap_or_default();
         if self.error.is_none() && !self.failed && name != "error" && kind != "error" {
             return None;
@@ -129,13 +133,14 @@ impl Event {
         });
         let mut answer = serde_json::Map::new();
         answer.insert("error".into(), error);
-        Some(stream_error(&Value::Object(answer), max_pause))
+        Some(stream_error(&Value::Object(answer), finals, max_pause))
     }
 }
 
 impl Scanner {
-    /// A scanner that keeps no value longer than `bound` bytes. `max_pause` bounds what an error may ask for.
-    pub fn new(framing: Framing, bound: usize, max_pause: Duration) -> Scanner {
+    /// A scanner that keeps no value longer than `bound` bytes. `finals`: errors that no waiting changes.
+    /// `max_pause` bounds what an error may ask for.
+    pub fn new(framing: Framing, bound: usize, finals: Finals, max_pause: Duration) -> Scanner {
         Scanner {
             events: (framing == Framing::Events).then(sse::Reader::new),
             json: Reader::new(bound),
@@ -143,6 +148,7 @@ impl Scanner {
             usage: None,
             trouble: None,
             troubled: false,
+            finals,
             max_pause,
         }
     }
@@ -182,7 +188,7 @@ impl Scanner {
         let (event, usage) = (&mut self.event, &mut self.usage);
         self.json.end(|place, text| found(event, usage, place, text));
         self.json.reset();
-        let trouble = std::mem::take(&mut self.event).trouble(name, self.max_pause);
+        let trouble = std::mem::take(&mut self.event).trouble(name, &self.finals, self.max_pause);
         if !self.troubled && trouble.is_some() {
             (self.trouble, self.troubled) = (trouble, true);
         }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 const MAX: Duration = Duration::from_secs(600);
 
 fn scan(framing: Framing, pieces: &[&[u8]], bound: usize) -> Scanner {
-    let mut scanner = Scanner::new(framing, bound, MAX);
+    let mut scanner = Scanner::new(framing, bound, Finals::known(&["insufficient_quota"]), MAX);
     pieces.iter().for_each(|piece| scanner.feed(piece));
     scanner.end();
     scanner

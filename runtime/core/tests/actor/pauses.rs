@@ -63,6 +63,25 @@ fn a_refused_probe_pauses_again_and_longer() {
 }
 
 #[test]
+fn the_longest_pause_bounds_those_that_nobody_asked_for_too() {
+    let mut gate = Gate::new(Settings { max_pause: MS * 400, ..Settings::default() });
+    let mut permit = gate.sent();
+    for _ in 0..9 {
+        gate.now += MS;
+        let Verdict::PutBack(ticket) = gate.report(permit, refused(None)) else { panic!() };
+        let (left, _) = gate.shard.snapshot(gate.now, KEY).unwrap().paused.unwrap();
+        assert!(left <= MS * 400, "{left:?}");
+        assert!(matches!(gate.again(SEC * 600, ticket), Submitted::Queued { .. }));
+        permit = loop {
+            if let [Effect::Admit { permit, .. }] = gate.next()[..] {
+                break permit;
+            }
+        };
+        gate.shard.departed(gate.now, permit, &mut gate.fx);
+    }
+}
+
+#[test]
 fn a_pause_is_extended_and_never_shortened_and_only_the_first_refusal_cuts() {
     let mut gate = Gate::new(Settings::default());
     let permits: Vec<Permit> = (0..3).map(|_| gate.sent()).collect();

@@ -20,6 +20,14 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Problem, Self::OpenAi, Self::Anthropic, Self::Google];
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|shape| shape.name() == name)
+    }
+
     /// For people.
     pub fn name(self) -> &'static str {
         match self {

@@ -344,7 +344,7 @@ pub struct OutboundSettings {
     /// Hedges, and copies that try ejected endpoints, percent of the requests of the last ten seconds; they are retries, too
     #[arg(long, env = "TIDEGATE_HEDGE_SHARE", value_name = "PERCENT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub hedge_share: u32,
-    /// Longest pause an upstream's headers can cause
+    /// Longest pause, asked for by an upstream or chosen after refusals and failures
     #[arg(long, env = "TIDEGATE_MAX_PAUSE", value_name = "DURATION", default_value = "10m")]
     pub max_pause: Span,
     /// Longest pause that is believed where only a header speaks for it; a longer one is tried before its end

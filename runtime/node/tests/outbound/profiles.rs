@@ -165,3 +165,59 @@ async fn a_destination_is_split_as_its_profile_says_unless_it_says_what_its_limi
         assert_eq!(state["destinations"][0]["partitions"].as_array().unwrap().len(), partitions, "{own}");
     }
 }
+
+#[tokio::test]
+async fn what_a_destination_calls_final_stands_in_the_place_of_what_its_profile_does() {
+    let credit = r#"{"error": {"code": "insufficient_quota", "message": "x"}}"#;
+    let frozen = r#"{"error": {"code": "frozen", "message": "Your Account is frozen."}}"#;
+    for (status, body, own, denied) in [
+        (429, credit, json!({}), true),
+        (429, credit, json!({"final_codes": []}), false),
+        (429, frozen, json!({}), false),
+        (429, frozen, json!({"final_codes": ["FROZEN"]}), true),
+        (429, frozen, json!({"final_codes": ["account is frozen"]}), true),
+        (402, credit, json!({}), false),
+        (402, credit, json!({"final_statuses": [402]}), true),
+    ] {
+        let upstream = Upstream::start(move |_| async move {
+            let answer = http::Response::builder().status(status).header("content-type", "application/json");
+            answer.body(tidegate::body::full(body)).unwrap()
+        })
+        .await;
+        let gate = Gate::new(&[]);
+        let mut config = json!({"match": upstream.url(""), "profile": "openai"});
+        config.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        gate.configure(&[("llm", config)]);
+        let mut request = post(&upstream.url("/v1/chat/completions"), "{}");
+        request.headers_mut().insert("tidegate-policy", "deadline=1, retries=0".parse().unwrap());
+        let (answer, told) = gate.told(request).await;
+        assert_eq!(answer.unwrap().status(), status);
+        assert_eq!(told.iter().any(|line| line.contains("no waiting helps")), denied, "{own} {body}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_one_model_pauses_no_other_of_the_same_path_and_no_key_of_a_query_is_shown() {
+    let upstream = Upstream::start(|request| {
+        let refused = request.uri().path().contains("pro");
+        std::future::ready(if refused { refusal("60") } else { text(200, "on") })
+    })
+    .await;
+    let gate = Gate::new(&["--believed-pause=10m"]);
+    gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": "gemini", "repeatable": "keyed"}))]);
+    let mut told = Vec::new();
+    for (model, status) in [("gemini-pro", 429), ("gemini%2Dpro", 429), ("flash", 200)] {
+        let path = format!("/v1beta/models/{model}:generateContent?key=AIza-SECRET");
+        let mut request = post(&upstream.url(&path), "{}");
+        request.headers_mut().insert("tidegate-policy", "deadline=5".parse().unwrap());
+        let (answer, lines) = gate.told(request).await;
+        assert_eq!(answer.unwrap().status(), status, "{model}");
+        told.extend(lines);
+    }
+    let state = gate.state();
+    let partitions = state["destinations"][0]["partitions"].as_array().unwrap();
+    let labels: Vec<_> = partitions.iter().map(|partition| partition["partition"].as_str().unwrap()).collect();
+    assert_eq!(labels.len(), 2, "{labels:?}");
+    assert!(labels.iter().any(|label| label.ends_with("model=gemini-pro")), "{labels:?}");
+    assert!(!format!("{told:?} {state}").contains("SECRET"));
+}

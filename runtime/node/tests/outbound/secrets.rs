@@ -431,6 +431,14 @@ async fn a_program_is_given_the_destinations_secret_in_the_place_of_its_own_keys
     world.destination("bound", json!({"match": own, "secret": "KEY", "inject": "?key={}"}));
     world.gate.send(world.get("/v1?a=1&key=of-the-caller&keys=2", &keys)).await.unwrap();
     assert_eq!(world.arrived.last().0, "/v1?a=1&keys=2&key=sk-live-0123456789%2Fabc%2Bdef");
+    // Nor do keys go where only the destination knows that they stand.
+    let keys_in = json!(["header:x-mine", "query:token"]);
+    world.destination("bound", json!({"match": own, "secret": "KEY", "keys": keys_in}));
+    let mine = [keys[0], ("x-mine", "of-the-caller")];
+    world.gate.send(world.get("/v1?a=1&%74oken=of-the-caller&key=x", &mine)).await.unwrap();
+    let (target, seen, _) = world.arrived.last();
+    assert_eq!((seen["x-mine"].to_str().unwrap(), target.as_str()), (VALUE, "/v1?a=1&key=x"));
+    assert!(!format!("{seen:?}").contains("of-the-caller"), "{seen:?}");
     // Other destinations of the same caller are given nothing, and its own keys stay its own.
     let (other, seen) = upstream().await;
     world.gate.send(request(&other.url("/"), &keys)).await.unwrap();

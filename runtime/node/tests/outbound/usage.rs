@@ -132,7 +132,7 @@ async fn openai() -> (Upstream, Arc<Mutex<Vec<String>>>) {
             let body = read_incoming(request.into_body()).await;
             let body = String::from_utf8(body.to_vec()).unwrap();
             assert_eq!(length, body.len().to_string());
-            let asked = body.contains("include_usage");
+            let asked = body.replace(' ', "").contains("\"include_usage\":true");
             seen.lock().push(body);
             let mut pieces =
                 vec!["data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n".to_owned(), "\nda".to_owned()];
@@ -151,7 +151,7 @@ async fn openai() -> (Upstream, Arc<Mutex<Vec<String>>>) {
 const STREAMED: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\ndata: [DONE]\n\n";
 
 #[tokio::test]
-async fn a_stream_is_asked_for_its_usage_where_a_limit_needs_it_and_its_sender_sees_nothing_of_that() {
+async fn a_stream_is_asked_for_its_usage_and_its_sender_sees_nothing_of_that() {
     let (upstream, seen) = openai().await;
     let gate = gate(&upstream, "openai", 1000);
     let (trail, call) =
@@ -170,14 +170,21 @@ async fn a_stream_is_asked_for_its_usage_where_a_limit_needs_it_and_its_sender_s
 }
 
 #[tokio::test]
-async fn requests_stay_as_they_are_where_no_limit_needs_it_or_the_destination_says_so() {
+async fn streams_are_asked_wherever_the_service_understands_it_unless_the_destination_says_otherwise() {
+    let chat = "/v1/chat/completions";
     let limits = json!([{"unit": "tokens", "quota": 1000, "per": "1h"}]);
     for (config, path, asks) in [
-        (json!({"profile": "openai"}), "/v1/chat/completions", false),
-        (json!({"profile": "openai", "ask_usage": true}), "/v1/chat/completions", true),
-        (json!({"profile": "openai", "limits": limits, "ask_usage": false}), "/v1/chat/completions", false),
+        (json!({"profile": "openai"}), chat, true),
+        (json!({"profile": "openai", "ask_usage": false}), chat, false),
+        (json!({"profile": "openai", "limits": limits, "ask_usage": false}), chat, false),
         (json!({"profile": "openai", "limits": limits}), "/v1/responses", false),
         (json!({"profile": "anthropic", "limits": limits}), "/v1/messages", false),
+        (json!({"profile": "openrouter"}), "/api/v1/chat/completions", false),
+        (json!({}), chat, false),
+        (json!({"ask_usage": ["/ask"]}), "/ask", true),
+        (json!({"profile": "azure-openai"}), "/openai/deployments/d/chat/completions?api-version=2024-10-21", true),
+        (json!({"profile": "azure-openai"}), "/openai/deployments/d/chat/completions?api-version=2024-06-01", false),
+        (json!({"profile": "azure-openai"}), "/openai/v1/chat/completions", true),
     ] {
         let (upstream, seen) = openai().await;
         let gate = Gate::new(&[]);
@@ -187,6 +194,74 @@ async fn requests_stay_as_they_are_where_no_limit_needs_it_or_the_destination_sa
         let body = r#"{"stream": true}"#;
         assert_eq!(read(gate.send(post(&upstream.url(path), body)).await.unwrap()).await, STREAMED);
         assert_eq!(seen.lock()[0].contains("include_usage"), asks, "{config} {path}");
+        assert_eq!(gate.observe.metrics.render().contains("tidegate_tokens_total{destination=\"llm\"} 7"), asks);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_the_gates_to_change_passes_as_it_is() {
+    let large = format!(r#"{{"stream": true, "x": "{}"}}"#, "x".repeat(2_000));
+    for (header, body) in [
+        (None, r#"{"stream": false}"#),
+        (None, r#"{"stream": true, "stream_options": {"include_usage": false}}"#),
+        (None, r#"{"stream": true, "stream_options": {"include_obfuscation": false}}"#),
+        (None, r#"{"stream": true, "data_sources": []}"#),
+        (None, r#"{"stream": true"#),
+        (None, large.as_str()),
+        (Some(("content-encoding", "gzip")), r#"{"stream": true}"#),
+        (Some(("content-digest", "sha-256=:x:")), r#"{"stream": true}"#),
+        (Some(("authorization", "AWS4-HMAC-SHA256 Credential=x")), r#"{"stream": true}"#),
+    ] {
+        let (upstream, seen) = openai().await;
+        let gate = Gate::new(&["--replay-body=1KiB"]);
+        gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": "openai"}))]);
+        let mut request = post(&upstream.url("/v1/chat/completions"), body);
+        request.headers_mut().insert("accept-encoding", "gzip".parse().unwrap());
+        if let Some((name, value)) = header {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let (answer, told) = gate.told(request).await;
+        assert_eq!(read(answer.unwrap()).await, STREAMED, "{body:.80}");
+        assert_eq!(seen.lock()[0], body);
+        assert!(!told.iter().any(|line| line.contains("is asked for")), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_comes_byte_by_byte_loses_the_chunk_that_nobody_asked_for_and_nothing_else() {
+    let stock = concat!(
+        "data: {\"id\":\"\",\"choices\":[],\"prompt_filter_results\":[{\"prompt_index\":0}]}\n\n",
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n",
+    );
+    let usage = "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4,\"total_tokens\":7}}\n\n";
+    let done = "data: [DONE]\n\n";
+    for end in ["\n", "\r\n"] {
+        let written = |text: String| text.replace('\n', end);
+        let whole = written(format!("{stock}{usage}{done}"));
+        let packed = Arc::new(Mutex::new(Vec::new()));
+        let (sent, codings) = (whole.clone(), Arc::clone(&packed));
+        let upstream = Upstream::start(move |request| {
+            let coding = request.headers().get("accept-encoding").cloned();
+            codings.lock().push(coding.map(|coding| coding.to_str().unwrap().to_owned()));
+            std::future::ready(stream(sent.chars().map(String::from).collect()))
+        })
+        .await;
+        let gate = gate(&upstream, "openai", 1000);
+        let ask = |body: &str| {
+            let mut request = post(&upstream.url("/v1/chat/completions"), body);
+            request.headers_mut().insert("accept-encoding", "gzip".parse().unwrap());
+            gate.send(request)
+        };
+        // Were 600 counted for each, the second would not leave within the hour.
+        for _ in 0..2 {
+            let answer = read(ask(r#"{"stream": true, "max_tokens": 600}"#).await.unwrap()).await;
+            assert_eq!(answer, written(format!("{stock}{done}")));
+        }
+        let own = ask(r#"{"stream": true, "stream_options": {"include_usage": true}}"#);
+        assert_eq!(read(own.await.unwrap()).await, whole, "who asks gets it");
+        let asked = |coding: &str| Some(coding.to_owned());
+        assert_eq!(*packed.lock(), [asked("identity"), asked("identity"), asked("gzip")]);
+        assert!(gate.observe.metrics.render().contains("tidegate_tokens_total{destination=\"llm\"} 21"));
     }
 }
 

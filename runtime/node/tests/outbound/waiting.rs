@@ -23,7 +23,9 @@ async fn gate() -> (Gate, Upstream) {
     .await;
     let gate = Gate::new(&["--stream-comment", "50ms"]);
     let limits = json!([{"unit": "requests", "quota": 1, "per": "400ms"}]);
-    gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": "openai", "limits": limits}))]);
+    // Not asked for its usage, or it would come unpacked in any case.
+    let config = json!({"match": upstream.url(""), "profile": "openai", "limits": limits, "ask_usage": false});
+    gate.configure(&[("llm", config)]);
     (gate, upstream)
 }
 

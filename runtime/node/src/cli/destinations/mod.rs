@@ -73,7 +73,7 @@ struct Put {
     /// Calls in flight at once
     #[arg(long, value_name = "COUNT")]
     max_concurrency: Option<u32>,
-    /// What has limits of its own: header:NAME, body:/json/pointer. Repeatable
+    /// What has limits of its own: header:NAME, query:NAME, path:/with/{name}, body:/json/pointer. Repeatable
     #[arg(long, value_name = "KEY", value_delimiter = ',')]
     split_by: Vec<String>,
     /// One of several equal ways to it: URL, then ,name=N ,region=R ,weight=W ,strip=/v1

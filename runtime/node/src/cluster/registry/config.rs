@@ -111,7 +111,7 @@ pub struct DestinationConfig {
     /// Name of a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// What splits it into partitions: `header:NAME`, `body:/json/pointer`.
+    /// What splits it into partitions: `header:NAME`, `query:NAME`, `path:/with/{name}`, `body:/json/pointer`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub split_by: Vec<String>,
     /// Limits; a call must pass all of them.
@@ -126,10 +126,25 @@ pub struct DestinationConfig {
     /// `never`, `keyed` or `always`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeatable: Option<String>,
-    /// Whether streamed completions are asked for their usage; absent: where the profile knows how, and a limit in tokens
-    /// needs it.
+    /// Ends of the paths whose POSTs are completions: they may be repeated, and their errors have the API's shape.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ask_usage: Option<bool>,
+    pub completions: Option<Vec<String>>,
+    /// Statuses of errors that no waiting changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_statuses: Option<Vec<Value>>,
+    /// Codes and types of errors that no waiting changes; with a space, parts of their messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_codes: Option<Vec<String>>,
+    /// The shape of errors to completions: `problem`, `openai`, `anthropic`, `google`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<String>,
+    /// Where requests carry the key: `header:NAME`, `query:NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<String>>,
+    /// Whether streams are asked for their usage, or the ends of the paths of those that are; absent: where the profile
+    /// knows how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask_usage: Option<Value>,
     /// Secret that is put into requests through `/to`, in the place of the caller's own key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,

@@ -39,6 +39,11 @@ const DESTINATION_KEYS: &[&str] = &[
     "max_concurrency",
     "endpoints",
     "repeatable",
+    "completions",
+    "final_statuses",
+    "final_codes",
+    "errors",
+    "keys",
     "ask_usage",
     "secret",
     "inject",
@@ -342,7 +347,8 @@ mod tests {
         let function: FunctionConfig = serde_json::from_value(function).unwrap();
         assert!(function.unknown.is_empty(), "{function:?}");
         let destination = json!({"match": "", "profile": null, "split_by": [], "limits": [], "max_concurrency": null,
-            "endpoints": [], "repeatable": null, "ask_usage": null, "secret": null, "inject": null, "policy": {}, "cache": null});
+            "endpoints": [], "repeatable": null, "completions": [], "final_statuses": [], "final_codes": [],
+            "errors": null, "keys": [], "ask_usage": null, "secret": null, "inject": null, "policy": {}, "cache": null});
         assert!(DESTINATION_KEYS.iter().all(|key| destination.get(key).is_some()));
         let destination: DestinationConfig = serde_json::from_value(destination).unwrap();
         assert!(destination.unknown.is_empty(), "{destination:?}");

@@ -30,12 +30,8 @@ impl CompiledCache {
 
     /// That of a destination.
     pub(super) fn of(self, destination: u128, split_by: &[Splitter]) -> Caching {
-        let header = |splitter: &Splitter| match splitter {
-            Splitter::Header(name) => Some(name.clone()),
-            // No request that has an answer stored has a body.
-            Splitter::Body(_) => None,
-        };
-        let splits: Box<[_]> = split_by.iter().filter_map(header).collect();
+        // Path and query are the answer's own anyway, and no request that has one stored has a body.
+        let splits: Box<[_]> = split_by.iter().flat_map(Splitter::headers).cloned().collect();
         let Self { stale, ignored } = self;
         Caching { scope: Scope::of(destination, &splits, &ignored), stale, ignored, splits }
     }

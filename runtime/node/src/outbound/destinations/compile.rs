@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tidegate_core::{Config, Limit, Policy, Repeatable, Settings, Time, budget::Budget, limit::Unit, shard::Brake};
+use tidegate_core::{Config, Limit, Policy, Settings, Time, budget::Budget, limit::Unit, shard::Brake};
 
 use super::{
+    api::Api,
     caching::CompiledCache,
     endpoints::{self, Endpoint},
     partition::{self, Splitter},
@@ -28,7 +29,7 @@ pub(crate) struct Injection {
     pub(crate) template: Template,
 }
 
-/// Splitters of one destination at most.
+/// Splitters of one destination at most. No setting: no API limits by as many.
 const SPLITTERS: usize = 4;
 
 /// A destination's configuration, checked.
@@ -37,18 +38,14 @@ pub struct CompiledDestination {
     pub(super) pattern: HostPattern,
     pub(super) split_by: Vec<Splitter>,
     pub(super) limits: Arc<Config>,
-    /// Nothing: as the profile says.
-    pub(super) repeatable: Option<Repeatable>,
     pub(super) policy: Policy,
-    pub(super) profile: &'static Profile,
+    pub(super) api: Api,
     pub(super) endpoints: Arc<[Endpoint]>,
     pub(super) injection: Option<Injection>,
     /// All that its calls may be led to.
     pub(super) stands: Arc<str>,
     /// The quota of the narrowest limit in tokens: no estimate is more, so that none keeps a call out for ever.
     pub(super) token_quota: Option<u64>,
-    /// Whether streamed completions are asked for their usage.
-    pub(super) asks_usage: bool,
     pub(super) cache: Option<CompiledCache>,
 }
 
@@ -59,7 +56,7 @@ impl CompiledDestination {
     }
 }
 
-fn error(key: impl Into<String>, why: impl ToString) -> ConfigError {
+pub(super) fn error(key: impl Into<String>, why: impl ToString) -> ConfigError {
     ConfigError { key: key.into(), why: why.to_string() }
 }
 
@@ -74,8 +71,8 @@ pub(super) fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, Co
 /// The first key that is wrong or unknown, with what would be right.
 pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Result<CompiledDestination, ConfigError> {
     if let Some(key) = config.unknown.keys().next() {
-        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, ask_usage, secret, inject, \
-                     policy, cache";
+        let known = "match, profile, split_by, limits, max_concurrency, endpoints, repeatable, completions, \
+                     final_statuses, final_codes, errors, keys, ask_usage, secret, inject, policy, cache";
         return Err(error(key, format!("is no key of a destination; there are {known}")));
     }
     if let Some(key) = config.cache.as_ref().and_then(|cache| cache.unknown.keys().next()) {
@@ -89,7 +86,7 @@ pub fn compile(config: &DestinationConfig, settings: &OutboundSettings) -> Resul
 
 /// A limit in tokens means something only where somebody counts them.
 fn tokens_are_counted(compiled: &CompiledDestination, limits: &[Value]) -> Result<(), ConfigError> {
-    if compiled.token_quota.is_some() && !compiled.profile.estimates_tokens && compiled.policy.tokens.is_none() {
+    if compiled.token_quota.is_some() && !compiled.api.profile.estimates_tokens && compiled.policy.tokens.is_none() {
         let of_tokens = |limit: &Value| limit.get("unit").and_then(Value::as_str) == Some(Unit::Tokens.name());
         let index = limits.iter().position(of_tokens).unwrap_or_default();
         let why = "nothing counts the tokens of these calls, so the limit would hold nothing back: limit requests, choose \
@@ -128,7 +125,8 @@ pub(super) fn compile_known(
     if split_by.is_empty() && config.limits.is_empty() && config.max_concurrency.is_none() {
         split_by = partition::of_profile(profile);
     }
-    let template = config.inject.clone().unwrap_or_else(|| profile.key_template());
+    let api = Api::compile(config, profile)?;
+    let template = config.inject.clone().unwrap_or_else(|| api.key_template());
     let own_secrets = config.endpoints.iter().any(|endpoint| endpoint.get("secret").is_some());
     let injection = injection(config.secret.as_deref(), config.inject.as_deref(), &template, own_secrets)?;
     let other = steering.limits.as_ref();
@@ -140,31 +138,12 @@ pub(super) fn compile_known(
     let brake = brake(steering);
     let limits = Settings { limits, max_concurrency, endpoints: ways, brake, ..node_settings(settings) };
     let limits = Config::new(&limits).map_err(|wrong| error(wrong.key, wrong.problem))?;
-    let repeatable = config.repeatable.as_ref().map(|text| read("repeatable", Value::String(text.clone())));
-    let repeatable = repeatable.transpose()?;
     let policy: Policy = read("policy", Value::Object(config.policy.clone()))?;
     policy.validate().map_err(|why| error(format!("policy.{}", why.member), why.problem))?;
-    if config.ask_usage == Some(true) && profile.streamed.is_empty() {
-        return Err(error("ask_usage", format!("the profile `{}` does not know how to ask", profile.name)));
-    }
-    let asks_usage = config.ask_usage.unwrap_or(token_quota.is_some()) && !profile.streamed.is_empty();
     let cache = config.cache.as_ref().map(CompiledCache::new).transpose()?.flatten();
     let limits = Arc::new(limits);
     let stands = stands_for(config);
-    Ok(CompiledDestination {
-        pattern,
-        split_by,
-        limits,
-        repeatable,
-        policy,
-        profile,
-        endpoints,
-        injection,
-        stands,
-        token_quota,
-        asks_usage,
-        cache,
-    })
+    Ok(CompiledDestination { pattern, split_by, limits, policy, api, endpoints, injection, stands, token_quota, cache })
 }
 
 /// Checks limits that are to hold for a time in the place of the configured ones.
@@ -278,9 +257,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!(compiled.split_by.len(), 2);
-        assert_eq!((compiled.profile.name, compiled.token_quota), ("openai", Some(90_000)));
+        assert_eq!((compiled.api.profile.name, compiled.token_quota), ("openai", Some(90_000)));
         let always = check(r#"{"match": "https://a", "repeatable": "always"}"#).unwrap();
-        assert_eq!(always.repeatable, Some(Repeatable::Always));
+        assert_eq!(always.api.repeatable(&http::Method::POST, "/"), tidegate_core::Repeatable::Always);
         assert!(check(r#"{"match": "https://*.example.com"}"#).is_ok());
     }
 
@@ -291,6 +270,7 @@ mod tests {
             (r#""secret": "K", "profile": "openai""#, "authorization: Bearer {}"),
             (r#""secret": "K", "profile": "anthropic""#, "x-api-key: {}"),
             (r#""secret": "K", "profile": "anthropic", "inject": "?key={}""#, "?key={}"),
+            (r#""secret": "K", "profile": "anthropic", "keys": ["query:key"]"#, "?key={}"),
         ] {
             let compiled = check(&format!(r#"{{"match": "https://a", {config}}}"#)).unwrap();
             let injection = compiled.injection.unwrap();
@@ -342,7 +322,8 @@ mod tests {
             (r#"{"match": "https://a", "split_by": ["cookie"]}"#, "split_by[0]"),
             (r#"{"match": "https://a", "split_by": ["header:a b"]}"#, "split_by[0]"),
             (r#"{"match": "https://a", "split_by": ["body:model"]}"#, "split_by[0]"),
-            (r#"{"match": "https://a", "repeatable": "sometimes"}"#, "`repeatable`"),
+            (r#"{"match": "https://a", "split_by": ["path:/a/b"]}"#, "split_by[0]"),
+            (r#"{"match": "https://a", "errors": "xml"}"#, "`errors`"),
             (r#"{"match": "https://a", "secret": "A KEY"}"#, "`secret`"),
             (r#"{"match": "https://a", "secret": "KEY", "inject": "Bearer {}"}"#, "`inject`"),
             (r#"{"match": "https://a", "inject": "x-api-key: {}"}"#, "`inject`"),

@@ -3,6 +3,7 @@
 //! A configured destination stands for an origin or a pattern; where none does, the origin itself is one. What splits a
 //! destination into partitions is what its upstream limits by: a credential, a model.
 
+mod api;
 mod caching;
 mod compile;
 mod endpoints;
@@ -13,6 +14,7 @@ mod table;
 mod tokens;
 mod view;
 
+pub(crate) use api::Api;
 pub(crate) use compile::Injection;
 pub(crate) use compile::check_override;
 pub use compile::{CompiledDestination, compile, stands_for};

@@ -9,14 +9,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, request};
-use tidegate_core::{Config, Effective, Policy, Repeatable, endpoint::Ways};
+use http::{HeaderMap, Method, Uri, request};
+use tidegate_core::{Config, Effective, Policy, Repeatable, endpoint::Ways, signal::Finals};
 
 use super::{
     CompiledDestination, Endpoint, Injection, Partition,
+    api::Api,
     compile::{compile_known, node_settings},
     endpoints, hash_key,
-    partition::{self, SplitBody},
+    partition::{self, Split, SplitBody},
     profiles::Profile,
     tokens,
 };
@@ -38,9 +39,9 @@ pub(crate) struct Destination {
     /// What it stands for: the pattern, or the origin.
     pub(crate) matches: Arc<str>,
     pub(crate) limits: Arc<Config>,
-    repeatable: Option<Repeatable>,
     pub(crate) policy: Policy,
-    profile: &'static Profile,
+    /// What is known of the API behind it.
+    pub(crate) api: Api,
     /// Several equal ways to it; none: the origin itself.
     pub(crate) endpoints: Arc<[Endpoint]>,
     /// What programs' requests are given, if anything.
@@ -50,7 +51,6 @@ pub(crate) struct Destination {
     /// Where tokens of calls are estimated: the most that one is taken to cost.
     token_quota: Option<u64>,
     counts_tokens: bool,
-    asks_usage: bool,
     split_by: Vec<partition::Splitter>,
     key: u128,
     counts: OnceLock<Arc<DestinationCounts>>,
@@ -78,15 +78,13 @@ impl Destination {
             tenant: tenant.clone(),
             matches,
             limits: compiled.limits,
-            repeatable: compiled.repeatable,
             policy: compiled.policy,
-            profile: compiled.profile,
             endpoints: compiled.endpoints,
             counts_tokens: compiled.token_quota.is_some(),
-            asks_usage: compiled.asks_usage,
             injection: compiled.injection,
             stands: compiled.stands,
-            token_quota: compiled.token_quota.filter(|_| compiled.profile.estimates_tokens),
+            token_quota: compiled.token_quota.filter(|_| compiled.api.profile.estimates_tokens),
+            api: compiled.api,
             split_by: compiled.split_by,
             counts: OnceLock::new(),
             answers: before.map(|before| Arc::clone(&before.answers)).unwrap_or_default(),
@@ -103,15 +101,13 @@ impl Destination {
             tenant: tenant.clone(),
             matches,
             limits,
-            repeatable: None,
             policy: Policy::default(),
-            profile,
+            api: Api::of(profile),
             endpoints: Arc::default(),
             injection: None,
             stands: Arc::default(),
             token_quota: None,
             counts_tokens: false,
-            asks_usage: false,
             split_by: partition::of_profile(profile),
             caching: None,
             counts: OnceLock::new(),
@@ -132,7 +128,7 @@ impl Destination {
 
     /// Lays its profile and its policy over what stands below them.
     pub(crate) fn apply(&self, policy: &mut Effective) {
-        self.profile.apply(policy);
+        self.api.apply(policy);
         policy.apply(&self.policy);
     }
 
@@ -143,27 +139,34 @@ impl Destination {
 
     /// Which requests may be sent twice.
     pub(crate) fn repeatable(&self, method: &Method, path: &str) -> Repeatable {
-        self.repeatable.unwrap_or_else(|| self.profile.repeatable(method, path))
+        self.api.repeatable(method, path)
     }
 
-    /// Whether the body decides about the partition, or about the cost.
-    pub(crate) fn needs_body(&self) -> bool {
-        partition::needs_body(&self.split_by) || self.token_quota.is_some() || self.asks_usage
+    /// Whether the body of such a request decides about the partition or about the cost, or may be given a question.
+    pub(crate) fn needs_body(&self, head: &request::Parts) -> bool {
+        self.token_quota.is_some()
+            || partition::needs_body(&self.split_by, &head.headers, &head.uri)
+            || self.api.asks(&head.method, &head.uri)
     }
 
     /// The shape of errors of the gate's own to such a request.
     pub(crate) fn shape(&self, method: &Method, path: &str) -> Shape {
-        self.profile.shape(method, path)
+        self.api.shape(method, path)
     }
 
     /// Whether no waiting changes an answer of this status.
     pub(crate) fn is_final(&self, status: u16) -> bool {
-        self.profile.is_final(status)
+        self.api.is_final(status)
+    }
+
+    /// What in the body of an error no waiting changes.
+    pub(crate) fn finals(&self) -> &Finals {
+        self.api.finals()
     }
 
     /// Whether answers say how many tokens they used.
     pub(crate) fn reads_usage(&self) -> bool {
-        self.profile.reads_usage
+        self.api.reads_usage()
     }
 
     /// Whether a limit counts tokens.
@@ -173,8 +176,7 @@ impl Destination {
 
     /// The body with the question for the usage of its stream, where that is to be asked and the sender does not.
     pub(crate) fn ask_usage(&self, head: &request::Parts, body: &[u8]) -> Option<Bytes> {
-        let asks = self.asks_usage && self.profile.streams(&head.method, head.uri.path());
-        if asks { tokens::with_usage(&head.headers, body) } else { None }
+        if self.api.asks(&head.method, &head.uri) { tokens::with_usage(&head.headers, body) } else { None }
     }
 
     /// What a call that does not say it costs in tokens, as far as a limit asks for it.
@@ -186,13 +188,13 @@ impl Destination {
     }
 
     /// The partition of a request. `body`: nothing where there is none, an error where it is too large to be kept.
-    pub(crate) fn partition(&self, headers: &HeaderMap, body: Result<Option<&[u8]>, ()>) -> Partition {
+    pub(crate) fn partition(&self, headers: &HeaderMap, uri: &Uri, body: Result<Option<&[u8]>, ()>) -> Partition {
         let body = match body {
             Ok(None) => SplitBody::Empty,
             Ok(Some(bytes)) => SplitBody::Whole(bytes),
             Err(()) => SplitBody::Large,
         };
-        partition::partition(self.key, &self.split_by, headers, body)
+        partition::partition(self.key, &self.split_by, Split { headers, uri, body })
     }
 
     /// What is counted of its calls.

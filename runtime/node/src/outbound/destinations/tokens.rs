@@ -1,7 +1,8 @@
 //! What a call costs in tokens, estimated from its body before it leaves.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
 /// Characters that are a token, about, in the tokenisers of today.
@@ -19,23 +20,43 @@ pub(super) fn estimate(body: &[u8]) -> u64 {
     asked.max(u64::try_from(said).unwrap_or(u64::MAX))
 }
 
-/// Headers that vouch for the bytes of a body: it is left alone.
-const SEALS: [HeaderName; 5] = [
+/// Headers that vouch for the bytes of a body, or say that they are packed: it is left alone.
+const SEALS: [HeaderName; 7] = [
+    header::CONTENT_ENCODING,
     HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("digest"),
     HeaderName::from_static("signature"),
     HeaderName::from_static("x-amz-content-sha256"),
 ];
 
+/// What the body of a completion says about being streamed. `Some` also of a null: its sender said something.
+#[derive(Deserialize)]
+struct Streamed {
+    #[serde(default, deserialize_with = "said")]
+    stream: Option<Value>,
+    #[serde(default, deserialize_with = "said")]
+    stream_options: Option<IgnoredAny>,
+    /// Azure's answers about one's own data refuse the question.
+    #[serde(default, deserialize_with = "said")]
+    data_sources: Option<IgnoredAny>,
+}
+
+fn said<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
+}
+
 /// The body of a streamed completion that does not say whether it wants its usage, saying that it does. All else of it
 /// stays byte for byte.
 pub(super) fn with_usage(headers: &HeaderMap, body: &[u8]) -> Option<Bytes> {
-    let request: serde_json::Map<String, Value> = serde_json::from_slice(body).ok()?;
-    if request.get("stream") != Some(&Value::Bool(true))
-        || request.contains_key("stream_options")
-        || SEALS.iter().any(|seal| headers.contains_key(seal))
-    {
+    // A signature of AWS covers the body, too.
+    let signed = headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS4-"));
+    if signed || SEALS.iter().any(|seal| headers.contains_key(seal)) {
+        return None;
+    }
+    let request: Streamed = serde_json::from_slice(body).ok()?;
+    if request.stream != Some(Value::Bool(true)) || request.stream_options.is_some() || request.data_sources.is_some() {
         return None;
     }
     let end = body.iter().rposition(|byte| *byte == b'}')?;
@@ -91,15 +112,22 @@ mod tests {
             "{}",
             r#"{"stream": true, "stream_options": null}"#,
             r#"{"stream": true, "stream_options": {"include_usage": false}}"#,
+            r#"{"stream": true, "data_sources": []}"#,
+            r#"{"stream": true, "stream": true}"#,
             r#"[{"stream": true}]"#,
             r#"{"stream": true"#,
             "",
         ] {
             assert_eq!(asked(left), None, "{left}");
         }
-        let mut sealed = HeaderMap::new();
-        sealed.insert("content-digest", "sha-256=:x:".parse().unwrap());
-        assert_eq!(with_usage(&sealed, body.as_bytes()), None);
+        for (name, value) in [
+            ("content-digest", "sha-256=:x:"),
+            ("content-encoding", "gzip"),
+            ("authorization", "AWS4-HMAC-SHA256 Credential=x"),
+        ] {
+            let sealed = [(name.parse().unwrap(), value.parse().unwrap())].into_iter().collect();
+            assert_eq!(with_usage(&sealed, body.as_bytes()), None, "{name}");
+        }
     }
 
     proptest! {

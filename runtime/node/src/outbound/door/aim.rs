@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use tidegate_core::{
     Effective,
     endpoint::{Ranks, Ways},
@@ -41,14 +41,14 @@ pub(super) fn ways(
 /// The partition of a request. An upstream limits by the key, whatever handle stands for it.
 pub(super) fn partition(
     destination: &Destination,
-    headers: &HeaderMap,
+    (headers, uri): (&HeaderMap, &Uri),
     filled: Option<&Filled>,
     kept: &KeptBody,
 ) -> Partition {
-    let Some(filled) = filled else { return destination.partition(headers, kept.as_split()) };
+    let Some(filled) = filled else { return destination.partition(headers, uri, kept.as_split()) };
     let mut headers = headers.clone();
     filled.usual().apply(&mut headers);
-    destination.partition(&headers, kept.as_split())
+    destination.partition(&headers, filled.usual().uri().unwrap_or(uri), kept.as_split())
 }
 
 impl Call<'_> {
@@ -92,7 +92,8 @@ impl Call<'_> {
             let now = self.aim();
             let made = AsMade { method: &self.head.method, headers: &self.head.headers, uri: &self.head.uri };
             let filled = fill(&door.secrets.load(), self.sender, &now.destination, &now.origin, made)?;
-            let partition = partition(&now.destination, &self.head.headers, filled.as_deref(), &self.kept);
+            let partition =
+                partition(&now.destination, (&self.head.headers, &self.head.uri), filled.as_deref(), &self.kept);
             if partition.key != self.key {
                 door.known.remember(now, &partition, &door.shards);
                 self.tokens = self.policy.tokens.unwrap_or_else(|| now.destination.tokens(self.kept.as_split()));

@@ -401,7 +401,12 @@ impl Call<'_> {
         self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
         self.counts().answered(first_byte);
         let body = self.refusal_body(response).await;
-        let answer = signal::Answer { status: response.status(), headers: response.headers(), body: body.as_deref() };
+        let answer = signal::Answer {
+            status: response.status(),
+            headers: response.headers(),
+            body: body.as_deref(),
+            finals: self.target.destination.finals(),
+        };
         reading(&self.target.destination, &answer, self.door.settings.max_pause.get())
     }
 
@@ -484,6 +489,7 @@ impl Call<'_> {
             counts: destination.counts(&self.door.observe.metrics),
             trail: self.ending.trail(),
             call: self.ending.number,
+            finals: destination.finals(),
             charged: destination.counts_tokens().then_some(self.tokens),
             asked: self.asked_usage,
         });

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
-use http::{Method, Response, Uri, uri::PathAndQuery};
+use http::{HeaderValue, Method, Response, Uri, header, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tidegate_core::Effective;
 
@@ -389,7 +389,7 @@ impl Inner {
                 Err(error) => return Err(ending.fail(error)),
             };
         }
-        if target.destination.needs_body() {
+        if target.destination.needs_body(&parts) {
             let settled = tokio::time::timeout(policy.deadline, kept.settle(pump)).await;
             (kept, pump) = match settled {
                 Ok(Ok(settled)) => settled,
@@ -397,7 +397,7 @@ impl Inner {
                 Err(_) => return Ok(ending.refuse(refuse::deadline_passed(target.label(), policy.deadline, 0))),
             };
         }
-        let partition = aim::partition(&target.destination, &parts.headers, filled.as_deref(), &kept);
+        let partition = aim::partition(&target.destination, (&parts.headers, &parts.uri), filled.as_deref(), &kept);
         self.known.remember(&target, &partition, &self.shards);
         let repeatable = target.destination.repeatable(&parts.method, parts.uri.path());
         let has_key = has_key || policy.idempotency_key.is_some();
@@ -409,6 +409,8 @@ impl Inner {
         let tokens = policy.tokens.unwrap_or_else(|| target.destination.tokens(kept.as_split()));
         let asked_usage = asked_usage.map(|(body, what)| {
             kept.replace(body);
+            // The chunk that comes of it can be taken out only where it can be read.
+            parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             ending.note(|call| Note::Decided { call, what: what.into() });
         });
         let call = calls::Call {

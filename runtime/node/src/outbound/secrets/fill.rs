@@ -197,7 +197,7 @@ impl<'a> Filling<'a> {
         let differs = endpoints().any(|endpoint| endpoint.injection.is_some());
         let usual = match &destination.injection {
             _ if differs && endpoints().all(|endpoint| endpoint.injection.is_some()) => {
-                Ok(Laid::without_credentials(made.headers))
+                Ok(Laid::without_credentials(&destination.api, made))
             }
             Some(injection) => self.injected(injection, made),
             None if differs => Ok(Laid::default()),
@@ -212,15 +212,16 @@ impl<'a> Filling<'a> {
             None => closed(endpoint),
         });
         let own = own.collect();
-        let usual = usual.unwrap_or_else(|_| Laid::without_credentials(made.headers));
+        let usual = usual.unwrap_or_else(|_| Laid::without_credentials(&destination.api, made));
         Ok(Some(Arc::new(Filled::new(self.table, usual, self.written).with(own))))
     }
 
     /// A request with a secret in it, and none of its sender's own keys: two would be one too many.
     fn injected(&mut self, injection: &Injection, made: AsMade<'_>) -> Result<Laid, Withheld> {
-        let (AsMade { headers, uri, .. }, Injection { secret, template }) = (made, injection);
+        let (AsMade { uri, .. }, Injection { secret, template }) = (made, injection);
         let Permitted { value, .. } = self.permitted(None, secret)?;
-        let mut laid = Laid::without_credentials(headers);
+        let api = &self.destination.api;
+        let mut laid = Laid::without_credentials(api, made);
         self.written.wrote(secret, value.reveal().as_bytes());
         match template {
             Template::Header { name, before, after } => {
@@ -230,11 +231,8 @@ impl<'a> Filling<'a> {
             }
             Template::Query { name } => {
                 let encoded = Zeroizing::new(utf8_percent_encode(value.reveal(), IN_QUERY).to_string());
-                let is_own = |pair: &&str| pair.split('=').next() != Some(name);
-                let others = uri.query().into_iter().flat_map(|query| query.split('&')).filter(is_own);
-                let mut whole = Zeroizing::new(String::new());
-                for pair in others {
-                    whole.push_str(pair);
+                let mut whole = Zeroizing::new(api.without_keys(uri.query().unwrap_or_default(), Some(name)));
+                if !whole.is_empty() {
                     whole.push('&');
                 }
                 for part in [name, "=", &encoded] {
@@ -290,9 +288,10 @@ fn basic(name: &HeaderName, value: &HeaderValue) -> Option<Vec<u8>> {
     STANDARD.decode(encoded.trim_ascii()).ok()
 }
 
-fn with_query(uri: &Uri, query: &str) -> Option<Uri> {
+pub(super) fn with_query(uri: &Uri, query: &str) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
-    let path = Zeroizing::new(format!("{}?{query}", uri.path()));
+    let mark = if query.is_empty() { "" } else { "?" };
+    let path = Zeroizing::new(format!("{}{mark}{query}", uri.path()));
     parts.path_and_query = Some(PathAndQuery::try_from(path.as_str()).ok()?);
     Uri::from_parts(parts).ok()
 }

@@ -4,9 +4,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use tidegate_core::endpoint::{Mask, Ways};
 use zeroize::Zeroizing;
 
-use super::{table::SecretTable, withheld::Withheld};
+use super::{
+    fill::{AsMade, with_query},
+    table::SecretTable,
+    withheld::Withheld,
+};
 use crate::{
-    cluster::registry::CREDENTIALS, ids::SecretName, outbound::destinations::Endpoint, problem::Problem,
+    cluster::registry::CREDENTIALS,
+    ids::SecretName,
+    outbound::destinations::{Api, Endpoint},
+    problem::Problem,
     secrets::position,
 };
 
@@ -50,12 +57,15 @@ impl Written {
 
 impl Laid {
     /// No key that whoever sends brought along.
-    pub(super) fn without_credentials(headers: &HeaderMap) -> Self {
+    pub(super) fn without_credentials(api: &Api, made: AsMade<'_>) -> Self {
+        let AsMade { headers, uri, .. } = made;
         let mut laid = Self::default();
-        CREDENTIALS
-            .iter()
-            .filter(|name| headers.contains_key(*name))
-            .for_each(|name| laid.set(name.clone(), Vec::new()));
+        let own = CREDENTIALS.iter().chain(api.key_headers()).filter(|name| headers.contains_key(*name));
+        own.for_each(|name| laid.set(name.clone(), Vec::new()));
+        if let Some(query) = uri.query() {
+            let others = api.without_keys(query, None);
+            laid.uri = (others != query).then(|| with_query(uri, &others)).flatten();
+        }
         laid
     }
 

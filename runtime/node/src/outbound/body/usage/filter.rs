@@ -4,6 +4,7 @@
 //! events can do anything with a part of one.
 
 use bytes::{Bytes, BytesMut};
+use memchr::{memchr2_iter, memmem};
 use serde_json::Value;
 
 /// The filter of one stream.
@@ -53,7 +54,8 @@ impl Filter {
         let tail = self.held.len().saturating_sub(3);
         let held = self.held.get(tail..).unwrap_or_default();
         let at = |index: usize| held.get(index).or_else(|| data.get(index.checked_sub(held.len())?)).copied();
-        (0..held.len() + data.len()).find_map(|index| {
+        let ends = memchr2_iter(b'\n', b'\r', data).map(|index| held.len() + index);
+        (0..held.len()).chain(ends).find_map(|index| {
             let end = match (at(index), at(index + 1), at(index + 2), at(index + 3)) {
                 (Some(b'\n'), Some(b'\n'), ..) | (Some(b'\r'), Some(b'\r'), ..) => index + 2,
                 (Some(b'\r'), Some(b'\n'), Some(b'\r'), Some(b'\n')) => index + 4,
@@ -64,8 +66,20 @@ impl Filter {
     }
 }
 
+/// Whether an event can be one without choices. Most are told so without being parsed: each token is one.
+fn has_no_choices(event: &[u8]) -> bool {
+    const CHOICES: &[u8] = b"\"choices\"";
+    memmem::find_iter(event, CHOICES).any(|at| {
+        let rest = event.get(at + CHOICES.len()..).unwrap_or_default();
+        rest.iter().filter(|byte| !byte.is_ascii_whitespace()).take(3).eq(b":[]")
+    })
+}
+
 /// Whether an event is the chunk with the usage and no choices.
 fn is_usage(event: &[u8]) -> bool {
+    if !has_no_choices(event) {
+        return false;
+    }
     let Ok(text) = std::str::from_utf8(event) else { return false };
     let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
     let [line] = lines[..] else { return false };
@@ -110,6 +124,38 @@ mod tests {
         }
     }
 
+    /// A stream as OpenAI and Azure write it: a chunk about the prompt first, the usage last.
+    const STOCK: &str = concat!(
+        r#"data: {"id":"","object":"","created":0,"model":"","choices":[],"prompt_filter_results":[{"prompt_index":0}]}"#,
+        "\n\n",
+        r#"data: {"id":"c-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"usage":null}"#,
+        "\n\n",
+        r#"data: {"id":"c-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"é \"choices\":[]"},"logprobs":null,"finish_reason":null}],"usage":null}"#,
+        "\n\n",
+        r#"data: {"id":"c-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}"#,
+        "\n\n",
+    );
+    const STOCK_USAGE: &str = concat!(
+        r#"data: {"id":"c-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7,"completion_tokens_details":{"reasoning_tokens":0}}}"#,
+        "\n\n",
+    );
+
+    #[test]
+    fn where_a_stock_stream_is_cut_makes_no_difference() {
+        for end in ["\n", "\r\n", "\r"] {
+            let written = |text: &str| text.replace('\n', end);
+            let whole = written(&format!("{STOCK}{STOCK_USAGE}data: [DONE]\n\n"));
+            let left = written(&format!("{STOCK}data: [DONE]\n\n"));
+            for at in 0..=whole.len() {
+                let mut filter = Filter::new(16 << 10);
+                let (one, other) = whole.as_bytes().split_at(at);
+                let mut out = filter.pass(Bytes::copy_from_slice(one), false).to_vec();
+                out.extend(filter.pass(Bytes::copy_from_slice(other), true));
+                assert_eq!(String::from_utf8(out).unwrap(), left, "cut at {at}, lines end with {end:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_chunk_that_says_more_stays() {
         for event in [
@@ -118,6 +164,8 @@ mod tests {
             "data: {\"choices\":[],\"usage\":{},\"error\":{\"code\":429}}\n\n",
             "event: x\ndata: {\"choices\":[],\"usage\":{}}\n\n",
             "data: {\"usage\":{}}\n\n",
+            "data: {\"choices\":[],\"prompt_filter_results\":[{\"prompt_index\":0}]}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"choices\\\":[]\"}}],\"usage\":{}}\n\n",
             "data: {\"choices\":[],\"usage\":{}}",
         ] {
             assert_eq!(filtered(event, 1_000, 1 << 10), event);

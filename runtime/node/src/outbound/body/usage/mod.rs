@@ -17,6 +17,7 @@ use http_body::Frame;
 use tidegate_core::{
     Outcome,
     repeat::Class,
+    signal::Finals,
     units::Rounded,
     usage::{Framing, Scanner},
 };
@@ -44,6 +45,8 @@ pub(crate) struct Watched<'a> {
     pub(crate) trail: &'a Trail,
     /// Number of the call in its trail.
     pub(crate) call: u32,
+    /// Errors that no waiting changes.
+    pub(crate) finals: &'a Finals,
     /// What the call was charged in tokens, where a limit counts them.
     pub(crate) charged: Option<u32>,
     /// The gate asked for the usage of a stream, and its sender did not.
@@ -65,7 +68,7 @@ impl Watch {
     pub(crate) fn of(status: StatusCode, headers: &mut HeaderMap, watched: Watched<'_>) -> Option<Box<Self>> {
         let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())?;
         let framing = Framing::of(media).filter(|_| status.is_success())?;
-        let Watched { settings, counts, trail, call, charged, asked } = watched;
+        let Watched { settings, counts, trail, call, finals, charged, asked } = watched;
         let buffer = usize::try_from(settings.usage_buffer.get()).unwrap_or(usize::MAX);
         let coding: Vec<_> = headers
             .get_all(header::CONTENT_ENCODING)
@@ -74,7 +77,8 @@ impl Watch {
             .map(|coding| coding.trim().to_ascii_lowercase())
             .filter(|coding| !coding.is_empty() && coding != "identity")
             .collect();
-        let sink = Sink { scanner: Scanner::new(framing, buffer, settings.max_pause.get()), room: AT_LEAST };
+        let scanner = Scanner::new(framing, buffer, finals.clone(), settings.max_pause.get());
+        let sink = Sink { scanner, room: AT_LEAST };
         let reader = Reader::new(&coding.join(", "), sink);
         let mut watch =
             Self { reader: None, filter: None, counts: Arc::clone(counts), trail: trail.clone(), call, charged };

@@ -6,8 +6,8 @@ mod table;
 
 use std::time::Duration;
 
-use http::Method;
-use tidegate_core::{Effective, Repeatable};
+use http::Uri;
+use tidegate_core::{Effective, Repeatable, split::parameter};
 
 use crate::{
     outbound::{Origin, Scheme},
@@ -16,6 +16,10 @@ use crate::{
 
 pub(super) use table::GENERIC;
 use table::PROFILES;
+
+/// Where requests name the version of a dated API, and the part of a path whose versions have no dates any more (Azure).
+const API_VERSION: &str = "api-version";
+const UNDATED: &str = "/openai/v1/";
 
 /// What is known of an API.
 #[derive(Debug, PartialEq)]
@@ -30,7 +34,7 @@ pub struct Profile {
     pub sources: &'static [&'static str],
     /// Hosts that have it without being told to: one, or `*.` and a domain.
     pub hosts: &'static [&'static str],
-    /// Headers that carry the key.
+    /// Where requests carry the key: headers, parameters of the query.
     pub keys: &'static [&'static str],
     /// What splits a destination into partitions that says neither how nor what its limits are.
     pub split_by: &'static [&'static str],
@@ -39,19 +43,23 @@ pub struct Profile {
     /// Time of one attempt to the head of the answer.
     first_byte: Option<Duration>,
     /// Which requests may be sent twice, but for those that follow.
-    repeatable: Repeatable,
+    pub(super) repeatable: Repeatable,
     /// Ends of the paths whose POSTs may be sent twice: a repetition costs money, and nothing else.
-    completions: &'static [&'static str],
+    pub(super) completions: &'static [&'static str],
     /// Statuses that no waiting changes.
-    final_statuses: &'static [u16],
+    pub(super) final_statuses: &'static [u16],
+    /// Codes and types of errors that no waiting changes; with a space, parts of their messages.
+    pub(super) final_codes: &'static [&'static str],
     /// The shape of errors to completions.
-    shape: Shape,
+    pub(super) shape: Shape,
     /// Whether what a call costs in tokens is estimated from its body.
     pub(super) estimates_tokens: bool,
     /// Whether answers say how many tokens they used.
     pub(super) reads_usage: bool,
     /// Ends of the paths whose streams say so only where they are asked with `stream_options`.
-    pub(super) streamed: &'static [&'static str],
+    pub(super) asks_usage: &'static [&'static str],
+    /// The first version of a dated API that knows the question.
+    pub(super) asks_since: Option<&'static str>,
 }
 
 impl Profile {
@@ -82,37 +90,16 @@ impl Profile {
         PROFILES.into_iter().find(|profile| profile.hosts.iter().any(is)).unwrap_or(&GENERIC)
     }
 
-    /// Where a key is put that the gate has: in the first of the headers that carry one.
-    pub(super) fn key_template(&self) -> String {
-        match self.keys.first() {
-            None | Some(&"authorization") => "authorization: Bearer {}".to_owned(),
-            Some(header) => format!("{header}: {{}}"),
-        }
-    }
-
-    /// Which requests may be sent twice where the destination does not say.
-    pub(super) fn repeatable(&self, method: &Method, path: &str) -> Repeatable {
-        if self.is_completion(method, path) { Repeatable::Always } else { self.repeatable }
-    }
-
-    fn is_completion(&self, method: &Method, path: &str) -> bool {
-        let path = path.strip_suffix('/').unwrap_or(path);
-        *method == Method::POST && self.completions.iter().any(|end| path.ends_with(end))
-    }
-
-    /// The shape in which those who send such a request understand errors.
-    pub(super) fn shape(&self, method: &Method, path: &str) -> Shape {
-        if self.is_completion(method, path) { self.shape } else { Shape::Problem }
-    }
-
-    /// Whether no waiting changes an answer of this status.
-    pub(super) fn is_final(&self, status: u16) -> bool {
-        self.final_statuses.contains(&status)
-    }
-
-    /// Whether the streams of such requests are asked for their usage.
-    pub(super) fn streams(&self, method: &Method, path: &str) -> bool {
-        *method == Method::POST && self.streamed.iter().any(|end| path.ends_with(end))
+    /// Whether a request's version of the API knows the question for the usage of a stream.
+    pub(super) fn understands_question(&self, uri: &Uri) -> bool {
+        let Some(since) = self.asks_since else { return true };
+        let version = parameter(uri.query().unwrap_or_default(), API_VERSION);
+        let dated = version.as_deref().and_then(|version| version.get(..since.len()));
+        let is_date = |text: &[u8]| {
+            let mut pairs = text.iter().zip(since.bytes());
+            pairs.all(|(byte, known)| if known == b'-' { *byte == b'-' } else { byte.is_ascii_digit() })
+        };
+        uri.path().contains(UNDATED) || dated.is_some_and(|date| is_date(date) && date >= since.as_bytes())
     }
 
     /// Lays it over the node's defaults, where those are not more patient anyway.
@@ -125,46 +112,7 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbound::destinations::partition::Splitter;
-
-    #[test]
-    fn completions_may_be_repeated_and_nothing_else_that_is_not_idempotent() {
-        for (profile, method, path, expected) in [
-            ("openai", "POST", "/v1/chat/completions", Repeatable::Always),
-            ("openai", "POST", "/openai/v1/responses/", Repeatable::Always),
-            ("openai", "POST", "/v1/completions", Repeatable::Always),
-            ("openai", "POST", "/v1/embeddings", Repeatable::Always),
-            ("openai", "POST", "/v1/files", Repeatable::Keyed),
-            ("openai", "POST", "/v1/responses/resp_1/cancel", Repeatable::Keyed),
-            ("openai", "DELETE", "/v1/chat/completions", Repeatable::Keyed),
-            ("openai", "POST", "/v1/messages", Repeatable::Keyed),
-            ("azure-openai", "POST", "/openai/deployments/d/chat/completions", Repeatable::Always),
-            ("anthropic", "POST", "/v1/messages", Repeatable::Always),
-            ("anthropic", "POST", "/v1/messages/batches", Repeatable::Keyed),
-            ("openrouter", "POST", "/api/v1/chat/completions", Repeatable::Always),
-            ("gemini", "POST", "/v1beta/models/g:streamGenerateContent", Repeatable::Always),
-            ("gemini", "POST", "/v1beta/cachedContents", Repeatable::Keyed),
-            ("stripe", "POST", "/v1/payment_intents", Repeatable::Keyed),
-            ("github", "POST", "/repos/a/b/issues", Repeatable::Never),
-            ("generic", "POST", "/v1/chat/completions", Repeatable::Keyed),
-        ] {
-            let profile = Profile::named(profile).unwrap();
-            assert_eq!(profile.repeatable(&method.parse().unwrap(), path), expected, "{method} {path}");
-        }
-    }
-
-    #[test]
-    fn keys_of_the_gate_go_where_the_service_takes_them() {
-        for (profile, template) in [
-            ("generic", "authorization: Bearer {}"),
-            ("openai", "authorization: Bearer {}"),
-            ("azure-openai", "api-key: {}"),
-            ("anthropic", "x-api-key: {}"),
-            ("gemini", "x-goog-api-key: {}"),
-        ] {
-            assert_eq!(Profile::named(profile).unwrap().key_template(), template);
-        }
-    }
+    use crate::{cluster::registry::Place, outbound::destinations::partition::Splitter};
 
     #[test]
     fn a_profile_makes_nothing_less_patient() {
@@ -205,7 +153,9 @@ mod tests {
         for profile in Profile::all() {
             assert_eq!(Profile::named(profile.name), Some(*profile));
             assert!(profile.split_by.iter().all(|splitter| splitter.parse::<Splitter>().is_ok()), "{}", profile.name);
-            assert!(profile.keys.iter().all(|key| *key == key.to_ascii_lowercase()));
+            assert!(profile.keys.iter().all(|key| key.parse::<Place>().is_ok()), "{}", profile.name);
+            assert!(profile.final_codes.iter().all(|code| *code == code.to_lowercase()), "{}", profile.name);
+            assert!(profile.final_codes.iter().all(|code| GENERIC.final_codes.contains(code)), "{}", profile.name);
             if profile.name != GENERIC.name {
                 let dated = profile.checked.len() == "2026-11-26".len() && profile.checked.starts_with("202");
                 let sourced = profile.sources.iter().all(|url| url.starts_with("https://"));
