@@ -371,7 +371,7 @@ pub struct OutboundSettings {
     /// Idle upstream connections kept on this node
     #[arg(long, env = "TIDEGATE_MAX_IDLE_CONNECTIONS", value_name = "COUNT", default_value_t = 4_096)]
     pub max_idle_connections: usize,
-    /// Memory of stored answers of destinations with `cache`, a quarter of it for those on their way. 0: none are stored
+    /// Memory of stored answers of destinations with `cache`, a quarter of it for those on their way and those that slow clients read. 0: none are stored
     #[arg(long, env = "TIDEGATE_CACHE_MEMORY", value_name = "SIZE", default_value = "64MiB")]
     pub cache_memory: Size,
     /// Largest body of an answer that is stored
