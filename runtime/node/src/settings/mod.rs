@@ -106,12 +106,15 @@ pub struct NodeSettings {
     /// Time that open requests have to finish after that; those without an answer then get 503
     #[arg(long, env = "TIDEGATE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s")]
     pub drain_timeout: Span,
-    /// Form of the node's own log on stderr
-    #[arg(long, env = "TIDEGATE_LOG_FORMAT", value_name = "FORMAT", default_value = "human", value_enum)]
-    pub log_format: LogFormat,
+    /// Form of the node's own log on stderr, human or json. None: human on a terminal, json elsewhere
+    #[arg(long, env = "TIDEGATE_LOG_FORMAT", value_name = "FORMAT", value_enum, hide_possible_values = true)]
+    pub log_format: Option<LogFormat>,
     /// What the node logs, as tracing directives, such as info or tidegate=debug
     #[arg(long, env = "TIDEGATE_LOG", value_name = "DIRECTIVES", default_value = "info,foyer=warn")]
     pub log: String,
+    /// Memory of lines of the log that wait to be written; further ones are lost and counted
+    #[arg(long, env = "TIDEGATE_LOG_QUEUE_BYTES", value_name = "SIZE", default_value = "4MiB")]
+    pub log_queue_bytes: Size,
 }
 
 /// What clients may send.
@@ -403,11 +406,14 @@ pub struct ObserveSettings {
         long,
         env = "TIDEGATE_CALL_LOG",
         value_name = "WHICH",
-        default_value = "off",
+        default_value = "all",
         value_enum,
         hide_possible_values = true
     )]
     pub call_log: CallLog,
+    /// Of them each second: so many of calls that failed, and so many of others. How many were cut is told each second
+    #[arg(long, env = "TIDEGATE_CALL_LOG_RATE", value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub call_log_rate: u32,
     /// Collector that gets traces by OTLP over HTTP, as JSON, such as http://127.0.0.1:4318. None: what OTEL_EXPORTER_OTLP_ENDPOINT says, if anything
     #[arg(long, env = "TIDEGATE_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,

@@ -51,6 +51,9 @@ async fn a_race_sends_a_copy_to_each_endpoint_and_the_first_head_wins() {
     ] {
         assert!(has(&told, line), "{line}: {told:?}");
     }
+    let lost: Vec<_> = told.iter().filter(|line| line.ends_with("another was answered first")).collect();
+    assert_eq!(lost.len(), 2, "those that lost are told with the time that they took: {told:?}");
+    assert!(has(&told, "is a copy (race)") && has(&told, " to three"), "{told:?}");
     until("nothing is in flight", || gate.state()["destinations"][0]["partitions"][0]["in_flight"] == 0).await;
 }
 

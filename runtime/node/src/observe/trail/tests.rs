@@ -1,7 +1,10 @@
 //! What is kept, how much of it, and what it says.
 
 use super::*;
-use crate::observe::{heap, note::Came};
+use crate::observe::{
+    heap,
+    note::{Came, CopyKind, Stop},
+};
 
 fn store_of(bytes: u64) -> TrailStore {
     TrailStore::new(bytes, NotableBounds::default())
@@ -61,6 +64,8 @@ fn a_trail_is_read_as_it_was_written() {
         Note::Admitted { call: u32::MAX, waited: Duration::MAX, why: Some("why".into()) },
         Note::Answered { call: 1, attempt: 2, status: 200, first_byte: Duration::from_nanos(1) },
         Note::Failed { call: 1, attempt: 2, why: "x".repeat(500) },
+        Note::Copy { call: 1, attempt: 3, of: 2, kind: CopyKind::Race, to: Some("two".into()) },
+        Note::Stopped { call: 1, attempt: 3, lasted: Duration::from_secs(1), why: Stop::Lost },
         Note::Broke("off".into()),
         Note::Decided { call: 1, what: "put back".into() },
         Note::Under { call: 1, span: u64::MAX },

@@ -188,6 +188,9 @@ impl Call<'_> {
                 Err(problem) => return End::Refused(problem),
             };
             let (attempted, admission, attempt) = self.tries(admission, way).await;
+            if self.aim().has_ways() {
+                self.ending.endpoint = self.aim().way(admission.endpoint()).and_then(|way| way.name.clone());
+            }
             match self.after(attempted, attempt, admission, spent).await {
                 Next::End(end) => return end,
                 Next::Again(again) => {
@@ -210,6 +213,7 @@ impl Call<'_> {
         let mut attempting = Attempting::new(self, &way);
         let attempted = attempting.run(&admission).await;
         let (deadline, uploaded, number) = (attempting.deadline, attempting.uploaded, attempting.number);
+        drop(attempting);
         (self.deadline, self.uploaded) = (deadline, uploaded);
         (attempted, admission, number)
     }
