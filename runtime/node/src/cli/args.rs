@@ -18,7 +18,8 @@ use super::{
     running::DEV_DATA,
     secrets::SecretsArgs,
     serve::ServeArgs,
-    steering::{AuditArgs, BrakeArgs, LimitArgs, NamedArgs},
+    steering::{AuditArgs, BrakeArgs, LimitArgs},
+    target::Named,
     tokens::TokensArgs,
     top::TopArgs,
     trails::TrailsArgs,
@@ -83,9 +84,9 @@ pub(super) enum Command {
     /// Take no further calls for a destination; what waits leaves
     Drain(BrakeArgs),
     /// Let a destination go that is paused, by whomever, or draining
-    Resume(NamedArgs),
+    Resume(Named),
     /// Refuse all calls that wait for a destination
-    Flush(NamedArgs),
+    Flush(Named),
     /// Give a destination other limits for a time
     #[command(after_help = "Example: tidegate limit openai --limit 5/1s --for 30m --reason \"they asked us to\"")]
     Limit(LimitArgs),

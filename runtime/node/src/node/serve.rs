@@ -10,7 +10,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     keep_pages_small,
-    start::{Node, NodeOptions, RunningNode, StartError},
+    running::RunningNode,
+    start::{Node, NodeOptions, StartError},
 };
 use crate::{
     observe::{LogEnd, LogQueue},
