@@ -1,10 +1,10 @@
 //! From settings to a node that listens.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{Router, response::IntoResponse};
 use http::{HeaderValue, Request, Response};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -20,13 +20,9 @@ use super::{
     secret_keys,
 };
 use crate::{
-    cluster::registry::{
-        Bounds, Ceilings, Command, FunctionConfig, Registry, RegistryError, VersionRecord, now_ms, parse_function,
-        validate_name,
-    },
-    control::{Control, Modules as _, Spooled, router, unbound},
+    cluster::registry::{Bounds, Ceilings, Registry, RegistryError},
+    control::{Control, router},
     guest::{GuestHost, InvokeError},
-    ids::{FunctionName, SecretName, TenantId},
     ingress::{
         Closing, GuestOpener, Ingress, Lingering, Senders,
         listener::{self, Handler, Peer, bind, serve},
@@ -35,7 +31,6 @@ use crate::{
     observe::{Endpoint, EndpointError, Exporter, Observe},
     outbound::{Cache, Door, DoorParts},
     problem::Problem,
-    secrets::HandleSeed,
     settings::{LogFormat, OutboundSettings, Settings, names},
 };
 

@@ -6,7 +6,10 @@ use zeroize::Zeroizing;
 
 use super::{table::SecretTable, withheld::Withheld};
 use crate::{
-    cluster::registry::CREDENTIALS, ids::SecretName, outbound::destinations::Endpoint, problem::Problem,
+    cluster::registry::CREDENTIALS,
+    ids::SecretName,
+    outbound::destinations::Endpoint,
+    problem::Problem,
     secrets::{SecretValue, position},
 };
 
