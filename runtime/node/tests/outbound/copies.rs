@@ -99,3 +99,24 @@ async fn a_call_that_goes_elsewhere_for_being_faster_there_says_so() {
     assert_eq!(read(answer.unwrap()).await, "two");
     assert!(told.iter().any(|line| line.contains("to endpoint two: ") && line.contains(" against ")), "{told:?}");
 }
+
+#[tokio::test]
+async fn an_attempt_that_ends_with_its_call_is_told_with_the_reason() {
+    let slow = after(20_000, 200, "").await;
+    let gate = Gate::new(&[]);
+    let (trail, call) = gate.call(get(&slow.url("/")));
+    let sending = tokio::spawn(gate.door.send(call));
+    until("it is at the upstream", || slow.requests() == 1).await;
+    sending.abort();
+    assert!(sending.await.unwrap_err().is_cancelled());
+    let told = gate.sentences(&trail);
+    assert!(
+        told.iter().any(|line| line.contains("attempt 1 ended") && line.contains("its sender went away")),
+        "{told:?}"
+    );
+    let mut call = get(&slow.url("/"));
+    call.headers_mut().insert("tidegate-policy", "deadline=0.1".parse().unwrap());
+    let (answer, told) = gate.told(call).await;
+    assert_eq!(answer.unwrap().status(), 504);
+    assert!(has(&told, "the deadline of the call passed"), "{told:?}");
+}
