@@ -25,6 +25,7 @@ const fn length(tag: u8) -> u8 {
 }
 
 /// Where the words of a group are behind its first byte, and how long all of them are, by the byte of its lengths.
+#[expect(clippy::indexing_slicing, reason = "within a constant, where one too far does not compile")]
 const PLACES: [([u8; GROUP], u8); 256] = {
     let mut places = [([0; GROUP], 0); 256];
     let mut lengths = 0;

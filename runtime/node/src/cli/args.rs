@@ -18,7 +18,8 @@ use super::{
     running::DEV_DATA,
     secrets::SecretsArgs,
     serve::ServeArgs,
-    steering::{AuditArgs, BrakeArgs, LimitArgs, NamedArgs},
+    steering::{AuditArgs, BrakeArgs, LimitArgs},
+    target::Named,
     tokens::TokensArgs,
     top::TopArgs,
     trails::TrailsArgs,
@@ -83,9 +84,9 @@ pub(super) enum Command {
     /// Take no further calls for a destination; what waits leaves
     Drain(BrakeArgs),
     /// Let a destination go that is paused, by whomever, or draining
-    Resume(NamedArgs),
+    Resume(Named),
     /// Refuse all calls that wait for a destination
-    Flush(NamedArgs),
+    Flush(Named),
     /// Give a destination other limits for a time
     #[command(after_help = "Example: tidegate limit openai --limit 5/1s --for 30m --reason \"they asked us to\"")]
     Limit(LimitArgs),
@@ -132,10 +133,6 @@ const SHOWN_IN_DEV: [&str; 4] = ["listen", "control_listen", "data", "log"];
 /// The command line as clap knows it.
 pub(super) fn command() -> clap::Command {
     Cli::command()
-        .mut_subcommand("serve", |serve| {
-            // With its values described one by one the whole page would be spread out over blank lines.
-            serve.mut_arg("log_format", |arg| arg.hide_possible_values(true).help(LOG_FORMAT))
-        })
         .mut_subcommand("dev", |dev| {
             let dev = dev.mut_arg("data", |arg| arg.default_value(DEV_DATA));
             local(dev, &SHOWN_IN_DEV).mut_arg("log", |arg| arg.default_value("warn"))
@@ -149,14 +146,14 @@ pub(super) fn command() -> clap::Command {
         })
 }
 
-const LOG_FORMAT: &str = "Form of the node's own log on stderr: human or json";
-
 /// Defaults of a node that serves one person on this machine; of the settings only those named are shown.
 fn local(mut command: clap::Command, shown: &[&str]) -> clap::Command {
     command = command
         // A flag of clap's: its default is told from its action.
         .mut_arg("allow_any_host", |arg| arg.action(ArgAction::Set).default_value("true"))
-        .mut_arg("drain_timeout", |arg| arg.default_value("2s"));
+        .mut_arg("drain_timeout", |arg| arg.default_value("2s"))
+        // It shows its calls itself.
+        .mut_arg("call_log", |arg| arg.default_value("off"));
     let settings = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
     for setting in settings.get_arguments().map(|setting| setting.get_id().as_str()) {
         let is_shown = shown.contains(&setting);

@@ -8,7 +8,7 @@ use super::{
     api::{Api, segment},
     failure::{Exit, Failure},
     output::{Cell, Out, ago, bytes, now_ms, paint},
-    target::ClientArgs,
+    target::{ClientArgs, ClientOnly, Named},
 };
 
 /// Arguments of `tidegate functions`.
@@ -30,20 +30,6 @@ enum Action {
     Rollback(Rollback),
     /// Remove a function and its versions
     Rm(Named),
-}
-
-#[derive(Args, Debug)]
-struct ClientOnly {
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-#[derive(Args, Debug)]
-struct Named {
-    /// The function
-    name: String,
-    #[command(flatten)]
-    client: ClientArgs,
 }
 
 #[derive(Args, Debug)]

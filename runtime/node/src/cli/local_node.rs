@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     node::{Node, NodeOptions, RootFunction, RunningNode, StartError, log_to_stderr},
-    observe::FeedReader,
+    observe::{FeedReader, LogEnd},
     settings::{NodeSettings, Settings},
 };
 
@@ -27,6 +27,7 @@ pub(super) struct LocalNode {
     running: Running,
     // Other commands find the node as long as this is held.
     _announced: Option<File>,
+    _log: LogEnd,
 }
 
 impl LocalNode {
@@ -34,7 +35,7 @@ impl LocalNode {
     pub(super) async fn start(mut settings: Settings, root: Option<RootFunction>) -> Result<Self, Failure> {
         allow_loopback(&mut settings.outbound.egress_allow);
         let data = settings.node.data.clone();
-        log_to_stderr(&settings.node).map_err(failed)?;
+        let log = log_to_stderr(&settings.node).map_err(failed)?;
         let options = NodeOptions { open: true, root, ..NodeOptions::default() };
         let node = Node::start(settings, options).await.map_err(failed)?;
         let running = Running {
@@ -44,7 +45,7 @@ impl LocalNode {
         };
         // Without the file only the convenience is lost.
         let announced = running.announce(&data).ok();
-        Ok(Self { node, running, _announced: announced })
+        Ok(Self { node, running, _announced: announced, _log: log })
     }
 
     /// Its data listener.

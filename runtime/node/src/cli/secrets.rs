@@ -11,7 +11,7 @@ use super::{
     http as client,
     output::{Cell, Out, ago, note, now_ms, paint},
     prompt,
-    target::ClientArgs,
+    target::{ClientArgs, ClientOnly, Named},
 };
 use crate::{body, cluster::registry::Place};
 
@@ -40,20 +40,6 @@ destinations, in the place of the handle. Functions, destinations and places are
     Unbind(Bind),
     /// Remove a secret: calls that need it are refused from then on
     Rm(Named),
-}
-
-#[derive(Args, Debug)]
-struct ClientOnly {
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-#[derive(Args, Debug)]
-struct Named {
-    /// The secret
-    name: String,
-    #[command(flatten)]
-    client: ClientArgs,
 }
 
 #[derive(Args, Debug)]

@@ -48,7 +48,7 @@ pub(super) fn run(args: ServeArgs, out: Out) -> Result<ExitCode, Failure> {
     let mut settings = *args.settings;
     let mut options = NodeOptions::default();
     if out.is_json() {
-        settings.node.log_format = LogFormat::Json;
+        settings.node.log_format = Some(LogFormat::Json);
         options.listening = LogFormat::Json;
     }
     node::serve(settings, options).map_err(|error| {

@@ -11,7 +11,7 @@ use super::{
     destinations::limits,
     failure::{Exit, Failure},
     output::{Cell, Out, ago, now_ms, paint},
-    target::ClientArgs,
+    target::{ClientArgs, Named},
 };
 
 /// Arguments of `tidegate pause` and `drain`.
@@ -25,15 +25,6 @@ pub(super) struct BrakeArgs {
     /// Why, for the audit trail and whoever looks
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-/// Arguments of `tidegate resume` and `flush`.
-#[derive(Args, Debug)]
-pub(super) struct NamedArgs {
-    /// The destination
-    destination: String,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -74,41 +65,37 @@ pub(super) struct AuditArgs {
 
 /// Runs `pause`.
 pub(super) async fn pause(args: BrakeArgs, out: Out) -> Result<Exit, Failure> {
-    let until =
-        args.time.map_or_else(|| format!("until `tidegate resume {}`", args.destination), |time| format!("for {time}"));
-    brake(&args, out, "paused", &format!("paused {until}: calls wait, as long as their deadlines let them")).await
+    brake(&args, out, "paused", "calls wait, as long as their deadlines let them").await
 }
 
 /// Runs `drain`.
 pub(super) async fn drain(args: BrakeArgs, out: Out) -> Result<Exit, Failure> {
-    let until =
-        args.time.map_or_else(|| format!("until `tidegate resume {}`", args.destination), |time| format!("for {time}"));
-    brake(&args, out, "draining", &format!("draining {until}: what waits leaves, further calls are refused")).await
+    brake(&args, out, "draining", "what waits leaves, further calls are refused").await
 }
 
 async fn brake(args: &BrakeArgs, out: Out, state: &str, told: &str) -> Result<Exit, Failure> {
     let name = &args.destination;
+    let until = args.time.map_or_else(|| format!("until `tidegate resume {name}`"), |time| format!("for {time}"));
     let mut body = Map::new();
     body.insert("state".into(), json!(state));
-    body.extend(args.time.map(|time| ("for".to_owned(), json!(time))));
-    body.extend(args.reason.as_ref().map(|reason| ("reason".to_owned(), json!(reason))));
+    body.extend(held(args.time, args.reason.as_deref()));
     let api = Api::new(&args.client, out)?;
     let doing = format!("setting the brake of `{name}`");
     let answer = api.json(Method::PUT, &path(name, "brake"), Some(&Value::Object(body)), &doing).await?;
-    say(&api, &answer, &format!("{name}: {told}"))
+    say(&api, &answer, &format!("{name}: {state} {until}: {told}"))
 }
 
 /// Runs `resume`.
-pub(super) async fn resume(args: NamedArgs, out: Out) -> Result<Exit, Failure> {
-    let (api, name) = (Api::new(&args.client, out)?, &args.destination);
+pub(super) async fn resume(args: Named, out: Out) -> Result<Exit, Failure> {
+    let (api, name) = (Api::new(&args.client, out)?, &args.name);
     let doing = format!("resuming `{name}`");
     let answer = api.json(Method::DELETE, &path(name, "brake"), None, &doing).await?;
     say(&api, &answer, &format!("{name}: resumed; pauses that its upstream asked for have ended, too"))
 }
 
 /// Runs `flush`.
-pub(super) async fn flush(args: NamedArgs, out: Out) -> Result<Exit, Failure> {
-    let (api, name) = (Api::new(&args.client, out)?, &args.destination);
+pub(super) async fn flush(args: Named, out: Out) -> Result<Exit, Failure> {
+    let (api, name) = (Api::new(&args.client, out)?, &args.name);
     let doing = format!("flushing `{name}`");
     let answer = api.json(Method::POST, &path(name, "flush"), None, &doing).await?;
     let flushed = answer.get("flushed").and_then(Value::as_u64).unwrap_or_default();
@@ -131,8 +118,7 @@ pub(super) async fn limit(args: LimitArgs, out: Out) -> Result<Exit, Failure> {
     let mut body = Map::new();
     body.extend((!args.limits.is_empty()).then(|| ("limits".to_owned(), json!(args.limits))));
     body.extend(args.max_concurrency.map(|max| ("max_concurrency".to_owned(), json!(max))));
-    body.extend(args.time.map(|time| ("for".to_owned(), json!(time))));
-    body.extend(args.reason.as_ref().map(|reason| ("reason".to_owned(), json!(reason))));
+    body.extend(held(args.time, args.reason.as_deref()));
     let doing = format!("limiting `{name}`");
     let answer = api.json(Method::PUT, &path, Some(&Value::Object(body)), &doing).await?;
     let mut holds: Vec<_> = args.limits.iter().map(limits::show).collect();
@@ -176,6 +162,12 @@ fn who(record: &Value) -> String {
     let text = |key: &str| record.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let by = text("by").unwrap_or("-");
     text("label").map_or_else(|| by.to_owned(), |label| format!("{label} ({by})"))
+}
+
+/// For how long, and why, as far as that is said.
+fn held(time: Option<Span>, reason: Option<&str>) -> impl Iterator<Item = (String, Value)> {
+    let said = [("for", time.map(|time| json!(time))), ("reason", reason.map(|reason| json!(reason)))];
+    said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)))
 }
 
 fn path(name: &str, what: &str) -> String {

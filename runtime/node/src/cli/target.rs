@@ -38,6 +38,22 @@ pub(super) struct ClientArgs {
     pub(super) verbose: bool,
 }
 
+/// Arguments of a command that needs nothing but a server.
+#[derive(Args, Debug)]
+pub(super) struct ClientOnly {
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+/// Arguments of a command about one thing.
+#[derive(Args, Debug)]
+pub(super) struct Named {
+    /// Its name
+    pub(super) name: String,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
 /// A server and what to show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {

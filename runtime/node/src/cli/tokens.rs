@@ -8,7 +8,7 @@ use super::{
     api::{Api, segment},
     failure::{Exit, Failure},
     output::{Cell, Out, ago, note, now_ms, paint},
-    target::ClientArgs,
+    target::{ClientArgs, ClientOnly},
 };
 use crate::cluster::registry::Scope;
 
@@ -29,12 +29,6 @@ enum Action {
     Create(Create),
     /// Revoke a token
     Revoke(Revoke),
-}
-
-#[derive(Args, Debug)]
-struct ClientOnly {
-    #[command(flatten)]
-    client: ClientArgs,
 }
 
 #[derive(Args, Debug)]

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Json, body::Body, extract::State};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tidegate_core::units::{Rounded, Span};
 
@@ -58,14 +58,10 @@ pub(super) async fn brake(
     Named(name): Named,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    caller.require(Scope::Deploy)?;
-    let found = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
-    let value = body::required_json(body, &control.settings.control).await?;
-    let new: NewBrake = serde_json::from_value(value).map_err(|error| {
-        bad_request(format!(
-            "{error}; a brake is made of `state` (paused or draining), and `for` and `reason` if wanted"
-        ))
-    })?;
+    let found = target(&control, &caller, &name)?;
+    let new: NewBrake =
+        read(&control, body, "a brake is made of `state` (paused or draining), and `for` and `reason` if wanted")
+            .await?;
     let by = signed(&caller, new.reason)?;
     let until_ms = new.time.map(|time| until(time, by.since_ms)).transpose()?;
     let (action, past) = match new.state {
@@ -87,8 +83,7 @@ pub(super) async fn resume(
     caller: Caller,
     Named(name): Named,
 ) -> Result<Json<Value>, Problem> {
-    caller.require(Scope::Deploy)?;
-    let found = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
+    let found = target(&control, &caller, &name)?;
     let was = found.steering.at(now_ms()).brake;
     let detail = match &was {
         None => "the pauses of its upstream".to_owned(),
@@ -115,8 +110,7 @@ pub(super) async fn flush(
     caller: Caller,
     Named(name): Named,
 ) -> Result<Json<Value>, Problem> {
-    caller.require(Scope::Deploy)?;
-    find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
+    target(&control, &caller, &name)?;
     // Nothing is done that is not written down.
     control.note(&caller, Deed::plain("flush"), format!("destinations/{name}")).await?;
     let flushed = control.gate.flush(caller.tenant(), &name);
@@ -130,14 +124,9 @@ pub(super) async fn limit(
     Named(name): Named,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
-    caller.require(Scope::Deploy)?;
-    let found = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
-    let value = body::required_json(body, &control.settings.control).await?;
-    let new: NewOverride = serde_json::from_value(value).map_err(|error| {
-        bad_request(format!(
-            "{error}; an override is made of `limits` or `max_concurrency`, `for`, and `reason` if wanted"
-        ))
-    })?;
+    let found = target(&control, &caller, &name)?;
+    let made = "an override is made of `limits` or `max_concurrency`, `for`, and `reason` if wanted";
+    let new: NewOverride = read(&control, body, made).await?;
     if new.limits.is_none() && new.max_concurrency.is_none() {
         return Err(bad_request("an override says what holds instead: give it `limits` or `max_concurrency`"));
     }
@@ -163,10 +152,21 @@ pub(super) async fn unlimit(
     caller: Caller,
     Named(name): Named,
 ) -> Result<Json<Value>, Problem> {
-    caller.require(Scope::Deploy)?;
-    let found = find(&control, &caller, &name).ok_or_else(|| not_found(&name))?;
+    let found = target(&control, &caller, &name)?;
     let deed = Deed { action: "end-override", detail: String::new() };
     steered(&control, &caller, found, Steer::Override(None), deed).await
+}
+
+/// The destination that an operator names, who may steer it.
+fn target(control: &Control, caller: &Caller, name: &str) -> Result<Arc<DestinationRecord>, Problem> {
+    caller.require(Scope::Deploy)?;
+    find(control, caller, name).ok_or_else(|| not_found(name))
+}
+
+/// What an operator says. `made`: what it is made of, for who says something else.
+async fn read<T: DeserializeOwned>(control: &Control, body: Body, made: &str) -> Result<T, Problem> {
+    let value = body::required_json(body, &control.settings.control).await?;
+    serde_json::from_value(value).map_err(|error| bad_request(format!("{error}; {made}")))
 }
 
 async fn steered(

@@ -29,6 +29,8 @@ const NOTED: Duration = Duration::from_secs(30);
 const COLLECTED: Duration = Duration::from_secs(600);
 /// How often it is looked whether what operators do for a time has ended, at least: wall clocks jump.
 const LOOKED: Duration = Duration::from_secs(60);
+/// How often it is told how many calls had no line in the log.
+const TOLD: Duration = Duration::from_secs(1);
 /// When it is tried again after a deploy was under way.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -77,6 +79,7 @@ impl Keeper {
             until(stop, Box::pin(Arc::clone(&this).open_awaited())),
             until(stop, Box::pin(Arc::clone(&this).warm(readiness))),
             until(stop, Box::pin(Arc::clone(&this).collect())),
+            until(stop, Box::pin(Arc::clone(&this).tell_cut())),
             tokio::spawn(this.note(stop.clone())),
         ]
     }
@@ -118,6 +121,13 @@ impl Keeping {
             if changed.is_err() {
                 return;
             }
+        }
+    }
+
+    async fn tell_cut(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TOLD).await;
+            self.on.observe.call_log.tell_cut();
         }
     }
 

@@ -1,7 +1,7 @@
 //! `tidegate serve`: a node until a signal.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -10,9 +10,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     keep_pages_small,
-    start::{Node, NodeOptions, RunningNode, StartError},
+    running::RunningNode,
+    start::{Node, NodeOptions, StartError},
 };
-use crate::settings::{LogFormat, NodeSettings, Settings};
+use crate::{
+    observe::{LogEnd, LogQueue},
+    settings::{LogFormat, NodeSettings, Settings},
+};
 
 /// Exit code after a second signal, as shells count them: 128 and SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -26,7 +30,7 @@ const THREADS: usize = 2;
 /// # Errors
 /// Why it did not start.
 pub fn serve(settings: Settings, options: NodeOptions) -> Result<ExitCode, StartError> {
-    log_to_stderr(&settings.node)?;
+    let _log = log_to_stderr(&settings.node)?;
     keep_pages_small();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -107,21 +111,28 @@ fn announce(node: &RunningNode, form: LogFormat) -> io::Result<()> {
     out.flush()
 }
 
-/// The node's own log, on stderr. Somebody who set one up already keeps it.
+/// The node's own log, on stderr, until the process ends: what it gives is dropped last. Nobody waits for it. Somebody who
+/// set one up already keeps it.
 ///
 /// # Errors
-/// When the setting `log` holds no directives.
-pub fn log_to_stderr(settings: &NodeSettings) -> Result<(), StartError> {
+/// When the setting `log` holds no directives, or the system gives no thread.
+pub fn log_to_stderr(settings: &NodeSettings) -> Result<LogEnd, StartError> {
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|error| StartError::Setting { setting: "log", why: error.to_string() })?;
     // Escapes are for a terminal; in a file they only hide the words.
     let colours = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    let (queue, end) = LogQueue::start(settings.log_queue_bytes.get(), io::stderr())?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || queue.clone()).with_ansi(colours);
     // A line that can't be written is lost. Told on stderr, it would be a panic there.
     let log = log.log_internal_errors(false);
-    let _ = match settings.log_format {
+    let format = settings.log_format.unwrap_or(match io::stderr().is_terminal() {
+        true => LogFormat::Human,
+        // Whoever collects it reads fields.
+        false => LogFormat::Json,
+    });
+    let _ = match format {
         LogFormat::Human => log.try_init(),
         LogFormat::Json => log.json().try_init(),
     };
-    Ok(())
+    Ok(end)
 }

@@ -1,10 +1,10 @@
 //! From settings to a node that listens.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{Router, response::IntoResponse};
 use http::{HeaderValue, Request, Response};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -15,16 +15,14 @@ use super::{
     metrics::Scrapes,
     parts::{Intake, Openings},
     ready::Readiness,
+    root::deploy_root,
+    running::RunningNode,
     secret_keys,
 };
 use crate::{
-    cluster::registry::{
-        Bounds, Ceilings, Command, FunctionConfig, Registry, RegistryError, VersionRecord, now_ms, parse_function,
-        validate_name,
-    },
-    control::{Control, Modules as _, Spooled, router, unbound},
+    cluster::registry::{Bounds, Ceilings, Registry, RegistryError},
+    control::{Control, router},
     guest::{GuestHost, InvokeError},
-    ids::{FunctionName, SecretName, TenantId},
     ingress::{
         Closing, GuestOpener, Ingress, Lingering, Senders,
         listener::{self, Handler, Peer, bind, serve},
@@ -33,7 +31,6 @@ use crate::{
     observe::{Endpoint, EndpointError, Exporter, Observe},
     outbound::{Cache, Door, DoorParts},
     problem::Problem,
-    secrets::HandleSeed,
     settings::{LogFormat, OutboundSettings, Settings, names},
 };
 
@@ -95,36 +92,6 @@ pub enum StartError {
         /// What is wrong with it.
         why: String,
     },
-}
-
-/// A node that listens. Dropping it ends it at once; [`RunningNode::shutdown`] lets open requests finish.
-pub struct RunningNode {
-    /// Address of the data listener.
-    pub data_addr: SocketAddr,
-    /// Address of the control listener.
-    pub control_addr: SocketAddr,
-    /// Address of `/metrics`, where it is served.
-    pub metrics_addr: Option<SocketAddr>,
-    /// The first token, where it is known.
-    pub admin_token: Option<String>,
-    /// What people can see.
-    pub observe: Arc<Observe>,
-    /// File of a token that was made now.
-    pub(super) token_file: Option<PathBuf>,
-    readiness: Arc<Readiness>,
-    grace: Duration,
-    drain: Duration,
-    stop: CancellationToken,
-    closing: Arc<Closing>,
-    listeners: Vec<JoinHandle<()>>,
-    /// Cancelled by the first of them that ends.
-    listener_ended: CancellationToken,
-    // Outlive the listeners: a change under way is answered once it serves, and a keeper makes it serve.
-    stop_keepers: CancellationToken,
-    keepers: Vec<JoinHandle<()>>,
-    cache: Option<Arc<Cache>>,
-    // Goes last: its runtime runs the listeners.
-    _guests: Arc<GuestHost>,
 }
 
 /// A node.
@@ -293,78 +260,6 @@ impl Node {
     }
 }
 
-impl RunningNode {
-    /// Whether the functions used lately are open.
-    pub fn is_ready(&self) -> bool {
-        self.readiness.is_ready()
-    }
-
-    /// Until a listener ends. Before a shutdown that is a fault: the node answers nobody there any more.
-    pub async fn listener_ended(&self) {
-        self.listener_ended.cancelled().await;
-    }
-
-    /// Says that it is not ready for the drain grace, then stops accepting and lets open requests finish within the
-    /// drain timeout. What has no answer then is told so, and what is left ends. Says whether all finished.
-    pub async fn shutdown(mut self) -> bool {
-        self.readiness.draining();
-        tokio::time::sleep(self.grace).await;
-        self.stop.cancel();
-        let deadline = tokio::time::Instant::now() + self.drain;
-        let all = ended(&mut self.listeners, deadline).await;
-        if !all {
-            self.closing.over();
-            let told = ended(&mut self.listeners, deadline + TELLING).await;
-            if !told {
-                end(&mut self.listeners).await;
-            }
-        }
-        self.stop_keepers.cancel();
-        let kept = ended(&mut self.keepers, tokio::time::Instant::now() + KEEPERS).await;
-        if !kept {
-            end(&mut self.keepers).await;
-        }
-        if let Some(cache) = &self.cache {
-            cache.close().await;
-        }
-        all && kept
-    }
-}
-
-/// Time in which those whose requests are not waited for any more are told so.
-const TELLING: Duration = Duration::from_millis(500);
-/// Time that keepers have to write down what they know, once the listeners have ended.
-const KEEPERS: Duration = Duration::from_secs(2);
-
-/// Waits for tasks until the deadline. Says whether all ended; those that did are taken out.
-async fn ended(tasks: &mut Vec<JoinHandle<()>>, deadline: tokio::time::Instant) -> bool {
-    while let Some(task) = tasks.last_mut() {
-        if tokio::time::timeout_at(deadline, task).await.is_err() {
-            return false;
-        }
-        tasks.pop();
-    }
-    true
-}
-
-/// Ends tasks.
-async fn end(tasks: &mut Vec<JoinHandle<()>>) {
-    for task in tasks.drain(..) {
-        task.abort();
-        let _ = task.await;
-    }
-}
-
-impl Drop for RunningNode {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        self.stop_keepers.cancel();
-        for task in self.listeners.iter().chain(&self.keepers) {
-            task.abort();
-        }
-    }
-}
-
 /// The control API as a handler of a listener.
 #[derive(Clone)]
 struct Api(Router, Arc<Closing>);
@@ -439,59 +334,6 @@ fn observers(settings: &Settings) -> Result<(Arc<Observe>, Option<Exporter>), St
             (observe, Some(exporter))
         }
     })
-}
-
-/// Deploys the function that owns every path (dev).
-async fn deploy_root(
-    root: &RootFunction,
-    registry: &Registry,
-    data: &DataDir,
-    intake: &Intake,
-    ceilings: &Ceilings,
-    settings: &Settings,
-) -> Result<FunctionName, StartError> {
-    let of_module = |why: String| StartError::Root { name: root.module.display().to_string(), why };
-    let of_function = |why: String| StartError::Root { name: format!("function `{}`", root.name), why };
-    validate_name(&root.name).map_err(|error| of_function(error.to_string()))?;
-    let config: FunctionConfig =
-        parse_function(root.config.clone(), ceilings).map_err(|error| of_function(error.to_string()))?;
-    let handles = (!config.secrets.is_empty()).then(HandleSeed::mint);
-    for name in &config.secrets {
-        let key = (TenantId::default_tenant(), SecretName::from(name.as_str()));
-        let secret = registry.state().secrets.get(&key).cloned();
-        if !secret.as_ref().is_some_and(|secret| secret.binding.functions.contains(root.name.as_str())) {
-            // Set while the function is there: its handle means something from then on.
-            tracing::warn!("{}", unbound(name, &root.name, secret.is_some()));
-        }
-    }
-    // A copy: the file may be built anew while it is read.
-    let copy = data.temporary()?.into_temp_path();
-    std::fs::copy(&root.module, &copy).map_err(|error| of_module(error.to_string()))?;
-    let tenant = TenantId::default_tenant();
-    let admitted = intake.admit(&tenant, Spooled { path: copy }, &config.limits).await;
-    let admitted = admitted.map_err(|problem: Problem| of_module(problem.detail.clone()))?;
-    let name = FunctionName::from(root.name.as_str());
-    let version = VersionRecord {
-        number: 0,
-        digest: admitted.digest,
-        size: admitted.size,
-        world: admitted.world,
-        reuse_safe: admitted.reuse_safe,
-        config: Arc::new(config),
-        created_ms: now_ms(),
-        message: Some(root.module.display().to_string()),
-        handles,
-    };
-    let command = Command::AddVersion {
-        tenant,
-        name: name.clone(),
-        version,
-        activate: true,
-        if_revision: None,
-        keep: settings.guest.keep_versions,
-    };
-    registry.write(command).await?;
-    Ok(name)
 }
 
 #[cfg(test)]

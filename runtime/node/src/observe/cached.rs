@@ -54,6 +54,10 @@ pub struct CacheMetrics {
     pub stored_bytes: Counter,
     /// Memory of what is stored.
     pub memory_bytes: Gauge<u64, AtomicU64>,
+    /// Memory of all bodies: stored, on their way into the cache, or read yet by slow clients.
+    pub held_bytes: Gauge<u64, AtomicU64>,
+    /// Answers that were not stored, or not read from the files, as there was no memory for them.
+    pub unstored: Counter,
     /// What failed in the files of stored answers.
     pub errors: Counter,
 }
@@ -62,6 +66,10 @@ impl CacheMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("cache_stored_bytes", "Bytes of bodies that were stored", self.stored_bytes.clone());
         registry.register("cache_memory_bytes", "Memory of stored answers", self.memory_bytes.clone());
+        let help = "Memory of bodies that are stored, on their way into the cache, or read yet by slow clients";
+        registry.register("cache_held_bytes", help, self.held_bytes.clone());
+        let help = "Answers not stored, or not read from the files, for want of memory (setting cache_memory)";
+        registry.register("cache_unstored", help, self.unstored.clone());
         registry.register("cache_errors", "Failures of the files of stored answers", self.errors.clone());
     }
 }

@@ -15,6 +15,7 @@ use super::{
     cached::CacheMetrics,
     destinations::{ByDestination, DestinationCounts},
     invocations::{ByFunction, Invocations},
+    log_queue::LOST,
     otlp::ExportCounts,
 };
 
@@ -45,6 +46,8 @@ pub struct Metrics {
     pub connections_open: Gauge,
     /// Stored answers.
     pub cache: CacheMetrics,
+    /// Calls that have no line in the log, as there were too many a second.
+    pub(super) call_lines_cut: Counter,
     export: Arc<ExportCounts>,
 }
 
@@ -65,6 +68,7 @@ impl Metrics {
             connections_opened: Counter::default(),
             connections_open: Gauge::default(),
             cache: CacheMetrics::default(),
+            call_lines_cut: Counter::default(),
             export,
         };
         let registry = &mut metrics.registry;
@@ -82,6 +86,10 @@ impl Metrics {
         registry.register("connections_opened", "Outbound connections opened", metrics.connections_opened.clone());
         registry.register("connections_open", "Outbound connections open", metrics.connections_open.clone());
         metrics.cache.register(registry);
+        let help = "Calls without a line in the log: there were more a second than call_log_rate";
+        registry.register("call_lines_cut", help, metrics.call_lines_cut.clone());
+        let help = "Lines of the log that were lost: more waited to be written than log_queue_bytes";
+        registry.register("log_lines_lost", help, LOST.clone());
         // Most series are there from the start, at zero: rates of what comes later begin with the first.
         metrics.destinations.of(OTHER);
         metrics

@@ -10,6 +10,7 @@ mod feed;
 #[cfg(test)]
 mod heap;
 mod invocations;
+mod log_queue;
 mod logs;
 mod metrics;
 mod note;
@@ -20,19 +21,20 @@ mod trail;
 use std::sync::Arc;
 
 pub use cached::{CacheMetrics, Cached, CachedCounts};
-pub use call_log::{CallLog, LoggedCall};
+pub use call_log::{CallLines, CallLog, LoggedCall};
 pub use destinations::{DestinationCounts, Ended, QueuedCall};
 pub use feed::{CallLine, Feed, FeedEvent, FeedEvents, FeedItem, FeedReader, NoEvent, TraceIdText};
 pub use invocations::{Invocations, InvocationsSum, Outcome};
+pub use log_queue::{LogEnd, LogQueue};
 pub use logs::{LogFilter, LogLine, LogStore, LogStream};
 pub use metrics::{Metrics, OTHER};
 pub(crate) use note::cut;
-pub use note::{Came, Note};
+pub use note::{Came, CopyKind, Note, Stop};
 pub use otlp::{Endpoint, EndpointError, Exporter};
 pub(crate) use trail::tags_of;
 pub use trail::{
-    CallSpan, Cursor, Ending, Marks, NotableBounds, Order, StatusFilter, Step, StepKind, Subject, TAG, Timeline, Trail,
-    TrailQuery, TrailRecord, TrailStore, TrailSummary, Waits, verdict,
+    AttemptCame, CallSpan, Cursor, Ending, Marks, NotableBounds, Order, StatusFilter, Step, StepKind, Subject, TAG,
+    Timeline, Trail, TrailQuery, TrailRecord, TrailStore, TrailSummary, Waits, verdict,
 };
 
 use crate::{ids::TraceId, settings::ObserveSettings};
@@ -48,7 +50,7 @@ pub struct Observe {
     /// Counters and histograms for Prometheus.
     pub metrics: Metrics,
     /// Which outbound calls have a line in the node's log.
-    pub call_log: CallLog,
+    pub call_log: CallLines,
     /// Of traces that begin here, those up to this many of 2^64 are sampled.
     sampled: u64,
 }
@@ -81,6 +83,7 @@ impl Observe {
     }
 
     fn bare(settings: &ObserveSettings) -> Self {
+        let metrics = Metrics::new();
         Self {
             trails: TrailStore::new(
                 settings.trail_bytes.get(),
@@ -92,8 +95,8 @@ impl Observe {
             ),
             logs: LogStore::new(settings.log_bytes.get()),
             feed: Feed::new(settings.feed_lines, settings.feed_bytes.get()),
-            metrics: Metrics::new(),
-            call_log: settings.call_log,
+            call_log: CallLines::new(settings.call_log, settings.call_log_rate, metrics.call_lines_cut.clone()),
+            metrics,
             sampled: u64::MAX,
         }
     }

@@ -85,6 +85,30 @@ pub enum Note {
         /// What went wrong.
         why: String,
     },
+    /// An attempt is a copy of another one.
+    Copy {
+        /// Number of the call.
+        call: u32,
+        /// Number of the attempt, from 1.
+        attempt: u32,
+        /// Of which one it is a copy; 0 where that has not left.
+        of: u32,
+        /// What it is for.
+        kind: CopyKind,
+        /// The endpoint that it goes to, where the destination has any.
+        to: Option<String>,
+    },
+    /// An attempt ended before it was answered, and did not fail.
+    Stopped {
+        /// Number of the call.
+        call: u32,
+        /// Number of the attempt, from 1.
+        attempt: u32,
+        /// Since it left.
+        lasted: Duration,
+        /// Why.
+        why: Stop,
+    },
     /// The answer broke off.
     Broke(String),
     /// A decision about the call: put back, retried, refused, given up, denied.
@@ -107,6 +131,64 @@ pub enum Note {
         /// Attempts, those included that could not connect.
         attempts: u32,
     },
+}
+
+/// What a copy of an attempt is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CopyKind {
+    /// The first was late.
+    Hedge,
+    /// The first answer counts.
+    Race,
+    /// An endpoint that was ejected is tried.
+    Trial,
+}
+
+impl CopyKind {
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hedge => "hedge",
+            Self::Race => "race",
+            Self::Trial => "trial",
+        }
+    }
+}
+
+/// Why an attempt ended without an answer, and is no failure of its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stop {
+    /// Another one of the same call was answered first.
+    Lost,
+    /// Whoever sent the call went away.
+    GivenUp,
+    /// The call's deadline passed.
+    Deadline,
+    /// The sender's own bound or its body ended it.
+    Sender,
+}
+
+impl Stop {
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::GivenUp => "cancelled",
+            Self::Deadline => "deadline",
+            Self::Sender => "sender",
+        }
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lost => "another was answered first",
+            Self::GivenUp => "its sender went away",
+            Self::Deadline => "the deadline of the call passed",
+            Self::Sender => "its sender's own bound or body ended it",
+        })
+    }
 }
 
 /// What a call came to.
@@ -169,6 +251,16 @@ impl fmt::Display for Note {
                 write!(f, "call {call}: attempt {attempt} answered {status} in {first_byte:.1?}")
             }
             Self::Failed { call, attempt, why } => write!(f, "call {call}: attempt {attempt} failed, {why}"),
+            Self::Copy { call, attempt, of, kind, to } => {
+                write!(f, "call {call}: attempt {attempt} is a copy ({})", kind.name())?;
+                if *of > 0 {
+                    write!(f, " of attempt {of}")?;
+                }
+                to.as_ref().map_or(Ok(()), |to| write!(f, " to {to}"))
+            }
+            Self::Stopped { call, attempt, lasted, why } => {
+                write!(f, "call {call}: attempt {attempt} ended after {lasted:.1?}, {why}")
+            }
             Self::Broke(why) => write!(f, "the answer broke off: {why}"),
             Self::Decided { call, what } => write!(f, "call {call}: {what}"),
             Self::Over { call, came, took, waited, attempts } => {
@@ -189,7 +281,12 @@ impl Note {
             Self::Call { what, .. } | Self::Decided { what, .. } => Some(what),
             Self::Queued { why, .. } | Self::Failed { why, .. } => Some(why),
             Self::Admitted { why, .. } => why.as_ref(),
-            Self::Instance { .. } | Self::Under { .. } | Self::Answered { .. } | Self::Over { .. } => None,
+            Self::Copy { to, .. } => to.as_ref(),
+            Self::Instance { .. }
+            | Self::Under { .. }
+            | Self::Answered { .. }
+            | Self::Stopped { .. }
+            | Self::Over { .. } => None,
         }
     }
 
@@ -199,7 +296,12 @@ impl Note {
             Self::Call { what, .. } | Self::Decided { what, .. } => Some(what),
             Self::Queued { why, .. } | Self::Failed { why, .. } => Some(why),
             Self::Admitted { why, .. } => why.as_mut(),
-            Self::Instance { .. } | Self::Under { .. } | Self::Answered { .. } | Self::Over { .. } => None,
+            Self::Copy { to, .. } => to.as_mut(),
+            Self::Instance { .. }
+            | Self::Under { .. }
+            | Self::Answered { .. }
+            | Self::Stopped { .. }
+            | Self::Over { .. } => None,
         }
     }
 
@@ -224,6 +326,8 @@ impl Note {
             | Self::Under { call, .. }
             | Self::Answered { call, .. }
             | Self::Failed { call, .. }
+            | Self::Copy { call, .. }
+            | Self::Stopped { call, .. }
             | Self::Decided { call, .. }
             | Self::Over { call, .. } => Some(*call),
         }

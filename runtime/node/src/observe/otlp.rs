@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use crate::{
         ids::TraceId,
-        observe::{Came, Ending, Note, Observe, Subject, Trail},
+        observe::{Came, CopyKind, Ending, Note, Observe, Stop, Subject, Trail},
         settings::ObserveSettings,
     };
 
@@ -294,7 +294,9 @@ mod tests {
         trail.note(Note::Admitted { call, waited: Duration::from_millis(2), why: None });
         trail.note(Note::Answered { call, attempt: 1, status: 500, first_byte: Duration::from_millis(1) });
         trail.note(Note::Decided { call, what: "tried again".into() });
+        trail.note(Note::Copy { call, attempt: 3, of: 2, kind: CopyKind::Hedge, to: Some("two".into()) });
         trail.note(Note::Answered { call, attempt: 2, status: 200, first_byte: Duration::from_millis(1) });
+        trail.note(Note::Stopped { call, attempt: 3, lasted: Duration::from_micros(1), why: Stop::Lost });
         trail.note(Note::Over {
             call,
             came: Came::Answer(200),
@@ -325,6 +327,7 @@ mod tests {
             ("call openai", call, trace.span),
             ("attempt 1", trace.below(1, 1), call),
             ("attempt 2", trace.below(1, 2), call),
+            ("attempt 3", trace.below(1, 3), call),
         ];
         assert_eq!(spans.len(), wanted.len(), "what is not sampled stays here: {spans:#?}");
         for (span, (name, id, parent)) in spans.iter().zip(wanted) {
@@ -336,6 +339,20 @@ mod tests {
         let events: Vec<_> = spans[1]["events"].as_array().unwrap().iter().map(|event| &event["name"]).collect();
         assert_eq!(events, ["waited", "tried again"]);
         assert_eq!((&spans[2]["status"]["code"], spans[3]["status"].get("code")), (&2.into(), None));
+        // The copy that lost is no error, says what became of it, and leads to the one that it doubled.
+        let copy = &spans[4];
+        let said = |key: &str| {
+            let all = copy["attributes"].as_array().unwrap();
+            all.iter().find(|said| said["key"] == key).map(|said| said["value"]["stringValue"].clone())
+        };
+        assert_eq!(copy["status"].get("code"), None);
+        let is = ["tidegate.copy", "tidegate.outcome", "tidegate.endpoint"].map(|key| said(key).unwrap());
+        assert_eq!(is, ["hedge", "lost", "two"]);
+        assert_eq!(
+            copy["links"],
+            serde_json::json!([{"traceId": trace.trace.to_string(), "spanId": hex(trace.below(1, 2))}])
+        );
+        assert_eq!(spans[3].get("links"), None);
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ pub(super) use store::read as read_exported;
 pub use store::{TrailRecord, TrailStore, TrailSummary};
 pub use tags::TAG;
 pub(crate) use tags::of_headers as tags_of;
-pub use timeline::{CallSpan, Step, StepKind, Timeline};
+pub use timeline::{AttemptCame, CallSpan, Step, StepKind, Timeline};
 pub use verdict::verdict;
 
 use super::note::Note;
@@ -186,6 +186,12 @@ impl Trail {
                 open.tags.push(tag.into());
             }
         }
+    }
+
+    /// Its tags, with commas between; nothing where it has none.
+    pub(crate) fn tags(&self) -> Option<String> {
+        let open = self.0.open.lock();
+        (!open.tags.is_empty()).then(|| open.tags.join(","))
     }
 
     /// The head of the answer leaves. Says where the time went until now.

@@ -12,6 +12,9 @@ const LONGEST: usize = 8 << 10;
 pub struct SecretValue(Zeroizing<String>);
 
 impl SecretValue {
+    /// Shortest value that is looked for in answers, bytes: of shorter ones an answer would be full by chance.
+    pub const MASKED_FROM: usize = 8;
+
     /// Takes a value in.
     ///
     /// # Errors
@@ -28,6 +31,21 @@ impl SecretValue {
             _ => return Ok(Self(text)),
         };
         Err(why.to_owned())
+    }
+
+    /// Takes one from a person: long enough to be masked wherever an upstream repeats it.
+    ///
+    /// # Errors
+    /// What is wrong with it, without the value.
+    pub fn set(text: String) -> Result<Self, String> {
+        let value = Self::new(text)?;
+        if value.0.len() < Self::MASKED_FROM {
+            let shortest = Self::MASKED_FROM;
+            return Err(format!(
+                "is shorter than {shortest} bytes: it could not be masked where an upstream repeats it"
+            ));
+        }
+        Ok(value)
     }
 
     /// The value. Whoever asks sees to it that it is shown to nobody but the upstream.
@@ -57,5 +75,7 @@ mod tests {
             let why = SecretValue::new(wrong.to_owned()).unwrap_err();
             assert!(wrong.trim().is_empty() || !why.contains(wrong.trim()), "{why}");
         }
+        assert!(SecretValue::set("sk-1234".into()).unwrap_err().contains("shorter than 8 bytes"));
+        assert!(SecretValue::set("sk-12345".into()).is_ok());
     }
 }

@@ -45,7 +45,7 @@ macro_rules! values {
 
 fn values(settings: &Settings) -> Vec<(&'static str, String)> {
     values! { settings:
-        node { drain_grace, drain_timeout }
+        node { drain_grace, drain_timeout, log_queue_bytes }
         ingress {
             max_request_body, max_connections, header_timeout, idle_timeout, write_timeout, max_header_bytes,
             max_http2_streams, read_on_bytes, read_on_time,
@@ -67,7 +67,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
             queue_calls, queue_bytes, retry_share, retry_rate, hedge_share, max_pause, believed_pause, stream_comment, refusal_body, refusal_wait, usage_buffer, max_actors, connection_idle, max_idle_connections,
             cache_memory, cache_object, cache_disk,
         }
-        observe { trail_bytes, trail_notable_bytes, trail_slowest, trail_failures, otlp_queue_bytes, log_bytes, feed_lines, feed_bytes }
+        observe { trail_bytes, trail_notable_bytes, trail_slowest, trail_failures, call_log_rate, otlp_queue_bytes, log_bytes, feed_lines, feed_bytes }
     }
 }
 

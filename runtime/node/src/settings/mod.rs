@@ -9,6 +9,7 @@ mod file;
 mod machine;
 pub mod names;
 mod nearest;
+mod observe;
 mod reference;
 mod sources;
 mod values;
@@ -19,15 +20,16 @@ use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
 use tidegate_core::units::{Size, Span};
 
-use crate::{body::ReadOn, observe::CallLog};
+use crate::body::ReadOn;
 
 pub use bounds::{Bound, bounds};
 pub use file::{FileError, parse_with_file};
 pub(crate) use nearest::nearest;
+pub use observe::ObserveSettings;
 pub use reference::reference_page;
 pub use sources::{Source, Sources};
 pub use values::{KeyText, without_empty_variables};
-use values::{address, count, percent};
+use values::{address, count};
 
 /// Everything `tidegate serve` can be told.
 #[derive(Args, Clone, Debug)]
@@ -106,12 +108,15 @@ pub struct NodeSettings {
     /// Time that open requests have to finish after that; those without an answer then get 503
     #[arg(long, env = "TIDEGATE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s")]
     pub drain_timeout: Span,
-    /// Form of the node's own log on stderr
-    #[arg(long, env = "TIDEGATE_LOG_FORMAT", value_name = "FORMAT", default_value = "human", value_enum)]
-    pub log_format: LogFormat,
+    /// Form of the node's own log on stderr, human or json. None: human on a terminal, json elsewhere
+    #[arg(long, env = "TIDEGATE_LOG_FORMAT", value_name = "FORMAT", value_enum, hide_possible_values = true)]
+    pub log_format: Option<LogFormat>,
     /// What the node logs, as tracing directives, such as info or tidegate=debug
     #[arg(long, env = "TIDEGATE_LOG", value_name = "DIRECTIVES", default_value = "info,foyer=warn")]
     pub log: String,
+    /// Memory of lines of the log that wait to be written; further ones are lost and counted
+    #[arg(long, env = "TIDEGATE_LOG_QUEUE_BYTES", value_name = "SIZE", default_value = "4MiB")]
+    pub log_queue_bytes: Size,
 }
 
 /// What clients may send.
@@ -371,7 +376,7 @@ pub struct OutboundSettings {
     /// Idle upstream connections kept on this node
     #[arg(long, env = "TIDEGATE_MAX_IDLE_CONNECTIONS", value_name = "COUNT", default_value_t = 4_096)]
     pub max_idle_connections: usize,
-    /// Memory of stored answers of destinations with `cache`, a quarter of it for those on their way. 0: none are stored
+    /// Memory of stored answers of destinations with `cache`, a quarter of it for those on their way and those that slow clients read. 0: none are stored
     #[arg(long, env = "TIDEGATE_CACHE_MEMORY", value_name = "SIZE", default_value = "64MiB")]
     pub cache_memory: Size,
     /// Largest body of an answer that is stored
@@ -380,55 +385,6 @@ pub struct OutboundSettings {
     /// Size of the files in DATA/cache, from which stored answers are there again after a restart; 16MiB at least. 0: memory only
     #[arg(long, env = "TIDEGATE_CACHE_DISK", value_name = "SIZE", default_value = "0B")]
     pub cache_disk: Size,
-}
-
-/// What is kept for people to look at.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Observing")]
-pub struct ObserveSettings {
-    /// Memory for finished trails
-    #[arg(long, env = "TIDEGATE_TRAIL_BYTES", value_name = "SIZE", default_value = "64MiB")]
-    pub trail_bytes: Size,
-    /// Memory for failed and slow trails beside that, so that ordinary ones don't push them out. The oldest hour goes first
-    #[arg(long, env = "TIDEGATE_TRAIL_NOTABLE_BYTES", value_name = "SIZE", default_value = "16MiB")]
-    pub trail_notable_bytes: Size,
-    /// Slowest trails of each hour and function, or destination of a program, that are kept there. Spread over 16 parts by trace id
-    #[arg(long, env = "TIDEGATE_TRAIL_SLOWEST", value_name = "COUNT", default_value_t = 64, value_parser = count(0..=100_000))]
-    pub trail_slowest: usize,
-    /// Failed and refused trails of each hour and function, or destination of a program, that are kept there: the last ones. Spread likewise
-    #[arg(long, env = "TIDEGATE_TRAIL_FAILURES", value_name = "COUNT", default_value_t = 256, value_parser = count(0..=100_000))]
-    pub trail_failures: usize,
-    /// Outbound calls that have a line in the node's log, with what they came to and how long they took and waited: off, failures or all. Failures are warnings, all others information (`log`)
-    #[arg(
-        long,
-        env = "TIDEGATE_CALL_LOG",
-        value_name = "WHICH",
-        default_value = "off",
-        value_enum,
-        hide_possible_values = true
-    )]
-    pub call_log: CallLog,
-    /// Collector that gets traces by OTLP over HTTP, as JSON, such as http://127.0.0.1:4318. None: what OTEL_EXPORTER_OTLP_ENDPOINT says, if anything
-    #[arg(long, env = "TIDEGATE_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp_endpoint: Option<String>,
-    /// Headers for it, NAME=VALUE,NAME=VALUE with values percent-encoded. None: what OTEL_EXPORTER_OTLP_HEADERS says
-    #[arg(long, env = "TIDEGATE_OTLP_HEADERS", value_name = "HEADERS", hide_env_values = true)]
-    pub otlp_headers: Option<String>,
-    /// Percent of the traces that begin at this node which are sampled. Of others their caller has decided
-    #[arg(long, env = "TIDEGATE_OTLP_SAMPLE", value_name = "PERCENT", default_value_t = 100.0, value_parser = percent)]
-    pub otlp_sample: f64,
-    /// Memory of trails that wait for the collector; further ones are dropped and counted
-    #[arg(long, env = "TIDEGATE_OTLP_QUEUE_BYTES", value_name = "SIZE", default_value = "8MiB")]
-    pub otlp_queue_bytes: Size,
-    /// Memory for guest logs. Where it is full, the function that keeps most loses its oldest lines
-    #[arg(long, env = "TIDEGATE_LOG_BYTES", value_name = "SIZE", default_value = "16MiB")]
-    pub log_bytes: Size,
-    /// Events a slow reader of logs may lag behind before it misses some
-    #[arg(long, env = "TIDEGATE_FEED_LINES", value_name = "COUNT", default_value_t = 4_096, value_parser = count(1..=1_000_000))]
-    pub feed_lines: usize,
-    /// Memory of those events
-    #[arg(long, env = "TIDEGATE_FEED_BYTES", value_name = "SIZE", default_value = "16MiB")]
-    pub feed_bytes: Size,
 }
 
 impl IngressSettings {

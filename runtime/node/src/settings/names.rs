@@ -35,6 +35,7 @@ names! {
     OPEN_TIMEOUT = "open_timeout";
     KEEP_VERSIONS = "keep_versions";
     DRAIN_TIMEOUT = "drain_timeout";
+    LOG_QUEUE_BYTES = "log_queue_bytes";
     MAX_INSTANCES = "max_instances";
     GUEST_INSTANCES = "guest_instances";
     GUEST_CORE_INSTANCES = "guest_core_instances";
@@ -83,6 +84,7 @@ names! {
     CACHE_MEMORY = "cache_memory";
     CACHE_OBJECT = "cache_object";
     CACHE_DISK = "cache_disk";
+    CALL_LOG_RATE = "call_log_rate";
     TRAIL_BYTES = "trail_bytes";
     OTLP_ENDPOINT = "otlp_endpoint";
     OTLP_HEADERS = "otlp_headers";

@@ -51,6 +51,9 @@ async fn a_race_sends_a_copy_to_each_endpoint_and_the_first_head_wins() {
     ] {
         assert!(has(&told, line), "{line}: {told:?}");
     }
+    let lost: Vec<_> = told.iter().filter(|line| line.ends_with("another was answered first")).collect();
+    assert_eq!(lost.len(), 2, "those that lost are told with the time that they took: {told:?}");
+    assert!(has(&told, "is a copy (race)") && has(&told, " to three"), "{told:?}");
     until("nothing is in flight", || gate.state()["destinations"][0]["partitions"][0]["in_flight"] == 0).await;
 }
 
@@ -95,4 +98,25 @@ async fn a_call_that_goes_elsewhere_for_being_faster_there_says_so() {
     let (answer, told) = gate.told(to_one("mode=failover")).await;
     assert_eq!(read(answer.unwrap()).await, "two");
     assert!(told.iter().any(|line| line.contains("to endpoint two: ") && line.contains(" against ")), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_attempt_that_ends_with_its_call_is_told_with_the_reason() {
+    let slow = after(20_000, 200, "").await;
+    let gate = Gate::new(&[]);
+    let (trail, call) = gate.call(get(&slow.url("/")));
+    let sending = tokio::spawn(gate.door.send(call));
+    until("it is at the upstream", || slow.requests() == 1).await;
+    sending.abort();
+    assert!(sending.await.unwrap_err().is_cancelled());
+    let told = gate.sentences(&trail);
+    assert!(
+        told.iter().any(|line| line.contains("attempt 1 ended") && line.contains("its sender went away")),
+        "{told:?}"
+    );
+    let mut call = get(&slow.url("/"));
+    call.headers_mut().insert("tidegate-policy", "deadline=0.1".parse().unwrap());
+    let (answer, told) = gate.told(call).await;
+    assert_eq!(answer.unwrap().status(), 504);
+    assert!(has(&told, "the deadline of the call passed"), "{told:?}");
 }

@@ -15,7 +15,7 @@ use super::{
     failure::{Exit, Failure},
     manifest::read_object,
     output::{Cell, Out, note, paint},
-    target::ClientArgs,
+    target::{ClientArgs, ClientOnly, Named},
 };
 use crate::outbound::Profile;
 
@@ -41,20 +41,6 @@ enum Action {
     Rm(Named),
     /// Forget stored answers of a destination, all or those to one URL
     Purge(cache::Purge),
-}
-
-#[derive(Args, Debug)]
-struct ClientOnly {
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-#[derive(Args, Debug)]
-struct Named {
-    /// The destination
-    name: String,
-    #[command(flatten)]
-    client: ClientArgs,
 }
 
 #[derive(Args, Debug)]

@@ -223,7 +223,7 @@ pub fn parse_secret(value: Value) -> Result<SecretInput, ConfigError> {
     }
     let value = match object.remove("value") {
         None => None,
-        Some(Value::String(text)) => Some(SecretValue::new(text).or_else(|why| wrong("value", why))?),
+        Some(Value::String(text)) => Some(SecretValue::set(text).or_else(|why| wrong("value", why))?),
         Some(_) => return wrong("value", "must be a text"),
     };
     let names = |key: &str, list: Option<Vec<String>>| {
@@ -359,10 +359,11 @@ mod tests {
 
     #[test]
     fn what_a_person_writes_is_read_and_no_error_shows_what_could_be_the_value() {
-        let input = parse_secret(json!({"value": "sk-1", "functions": ["agent"], "destinations": ["openai", "openai"],
+        let input =
+            parse_secret(json!({"value": "sk-12345", "functions": ["agent"], "destinations": ["openai", "openai"],
             "in": ["header:X-Key", "query:key", "header:x-key"]}))
-        .unwrap();
-        assert_eq!(input.value.unwrap().reveal(), "sk-1");
+            .unwrap();
+        assert_eq!(input.value.unwrap().reveal(), "sk-12345");
         assert_eq!(input.destinations.unwrap().len(), 1);
         let places: Vec<_> = input.places.unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(places, ["header:x-key", "query:key"]);
@@ -379,6 +380,7 @@ mod tests {
             (json!({"value": ["SECRET"]}), "value"),
             (json!({"value": {"x": "SECRET"}}), "value"),
             (json!({"value": "SECRET\n"}), "value"),
+            (json!({"value": "SECRET"}), "value"),
             (json!({"functions": "SECRET"}), "functions"),
             (json!({"destinations": {"a": 1}}), "destinations"),
             (json!({"destinations": 1}), "destinations"),

@@ -69,6 +69,7 @@ async fn what_is_wrong_with_a_secret_is_said_without_its_value() {
         ("PUT /v1/secrets/A", set(r#", "in": ["cookie"]"#), "header:NAME or query:NAME"),
         ("PUT /v1/secrets/A", format!(r#"{{"valeu": "{VALUE}"}}"#), "is spelt differently"),
         ("PUT /v1/secrets/A", format!(r#"{{"value": "{VALUE}\n"}}"#), "one line of printable ASCII"),
+        ("PUT /v1/secrets/A", r#"{"value": "sk-live"}"#.to_owned(), "shorter than 8 bytes"),
         ("PUT /v1/secrets/A", format!(r#"["{VALUE}"]"#), "is no JSON object"),
         ("PUT /v1/secrets/A", VALUE.to_owned(), "not JSON"),
     ] {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     ids::TraceContext,
     observe::{
-        Came, Ending, Note, TrailRecord,
+        AttemptCame, Came, Ending, Note, Stop, TrailRecord,
         trail::{CallSpan, Timeline, verdict},
     },
 };
@@ -50,26 +50,56 @@ fn spans(trace: TraceContext, record: &TrailRecord) -> Vec<Value> {
         spans.push(of_call(trace, (id, under.unwrap_or(trace.span)), *number, call, record));
         for attempt in &call.attempts {
             let mut attributes = vec![text("server.address", host(&call.destination))];
-            let mut status = json!({});
+            let (mut status, mut doubled) = (json!({}), None);
+            if let Some((kind, of)) = attempt.copy {
+                attributes.push(text("tidegate.copy", kind.name()));
+                doubled = (of > 0).then(|| trace.below(*number, of));
+            }
+            if let Some(endpoint) = &attempt.endpoint {
+                attributes.push(text("tidegate.endpoint", endpoint));
+            }
+            attributes.push(text("tidegate.outcome", outcome(&attempt.came)));
             match &attempt.came {
-                Ok(code) => {
+                AttemptCame::Answer(code) => {
                     attributes.push(number_of("http.response.status_code", u64::from(*code)));
                     if *code >= 400 {
                         status = json!({"code": ERROR});
                     }
                 }
-                Err(why) => {
+                AttemptCame::Failed(why) => {
                     attributes.push(text("error.type", "transport"));
                     status = json!({"code": ERROR, "message": why});
                 }
+                AttemptCame::Stopped(why @ Stop::Deadline) => {
+                    attributes.push(text("error.type", "timeout"));
+                    status = json!({"code": ERROR, "message": why.to_string()});
+                }
+                // It says nothing of the upstream.
+                AttemptCame::Stopped(_) => {}
             }
             let name = format!("attempt {}", attempt.number);
             let (from, to) = (began + attempt.from, began + attempt.to);
             let ids = (trace.below(*number, attempt.number), Some(id));
-            spans.push(span(trace, ids, (&name, CLIENT), (from, to), attributes, Vec::new(), status));
+            let mut span = span(trace, ids, (&name, CLIENT), (from, to), attributes, Vec::new(), status);
+            if let (Some(span), Some(doubled)) = (span.as_object_mut(), doubled) {
+                // A copy is no child of the attempt that it doubles, but leads to it.
+                let link = json!({"traceId": trace.trace.to_string(), "spanId": format!("{doubled:016x}")});
+                span.insert("links".into(), json!([link]));
+            }
+            spans.push(span);
         }
     }
     spans
+}
+
+/// What an attempt came to, in a word.
+fn outcome(came: &AttemptCame) -> &'static str {
+    match came {
+        AttemptCame::Answer(429) => "refused",
+        AttemptCame::Answer(_) => "answered",
+        AttemptCame::Failed(_) => "failed",
+        AttemptCame::Stopped(why) => why.name(),
+    }
 }
 
 /// The span of the invocation, or of the request to `/to`.

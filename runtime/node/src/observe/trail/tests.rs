@@ -1,7 +1,10 @@
 //! What is kept, how much of it, and what it says.
 
 use super::*;
-use crate::observe::{heap, note::Came};
+use crate::observe::{
+    heap,
+    note::{Came, CopyKind, Stop},
+};
 
 fn store_of(bytes: u64) -> TrailStore {
     TrailStore::new(bytes, NotableBounds::default())
@@ -61,6 +64,8 @@ fn a_trail_is_read_as_it_was_written() {
         Note::Admitted { call: u32::MAX, waited: Duration::MAX, why: Some("why".into()) },
         Note::Answered { call: 1, attempt: 2, status: 200, first_byte: Duration::from_nanos(1) },
         Note::Failed { call: 1, attempt: 2, why: "x".repeat(500) },
+        Note::Copy { call: 1, attempt: 3, of: 2, kind: CopyKind::Race, to: Some("two".into()) },
+        Note::Stopped { call: 1, attempt: 3, lasted: Duration::from_secs(1), why: Stop::Lost },
         Note::Broke("off".into()),
         Note::Decided { call: 1, what: "put back".into() },
         Note::Under { call: 1, span: u64::MAX },
@@ -234,6 +239,8 @@ proptest::proptest! {
         trails in proptest::collection::vec(proptest::collection::vec(0_usize..700, 0..40), 1..80),
         bound in 1_u64 << 12..1 << 20,
     ) {
+        // What a thread takes once is no trail's.
+        ended(&store_of(1 << 12), CALL, Duration::ZERO, vec![call_to("a", true)], Ending::Status(200));
         let before = heap::held();
         let store = TrailStore::new(bound / 2, NotableBounds { bytes: bound / 2, slowest: 64, failures: 64 });
         for (number, texts) in trails.iter().enumerate() {

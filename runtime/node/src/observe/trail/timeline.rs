@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::observe::note::{Came, Note};
+use crate::observe::note::{Came, CopyKind, Note, Stop};
 
 /// What a note says, as a span that ends where the note was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,7 @@ pub struct CallSpan {
     pub attempts: Vec<AttemptSpan>,
     /// The last decision about it.
     pub decided: Option<String>,
+    copies: Vec<(u32, CopyKind, u32, Option<String>)>,
     asked: Option<(Duration, String)>,
     left: Duration,
 }
@@ -88,8 +89,34 @@ pub struct AttemptSpan {
     pub from: Duration,
     /// The same.
     pub to: Duration,
-    /// Status, or what went wrong.
-    pub came: Result<u16, String>,
+    /// What it came to.
+    pub came: AttemptCame,
+    /// What it is for and which attempt it doubles (0 where that had not left), where it is a copy.
+    pub copy: Option<(CopyKind, u32)>,
+    /// The endpoint that it went to, where it is a copy to another.
+    pub endpoint: Option<String>,
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptCame {
+    /// An answer with this status.
+    Answer(u16),
+    /// It failed.
+    Failed(String),
+    /// It was ended, by no fault of its upstream.
+    Stopped(Stop),
+}
+
+impl CallSpan {
+    fn attempted(&mut self, number: u32, (from, to): (Duration, Duration), came: AttemptCame) {
+        let known = self.copies.iter().find(|(attempt, ..)| *attempt == number);
+        let (copy, endpoint) = match known {
+            Some((_, kind, of, endpoint)) => (Some((*kind, *of)), endpoint.clone()),
+            None => (None, None),
+        };
+        self.attempts.push(AttemptSpan { number, from, to, came, copy, endpoint });
+    }
 }
 
 /// A trail as spans.
@@ -153,12 +180,21 @@ impl Timeline {
             }
             Note::Answered { attempt, status, first_byte, .. } => {
                 let from = at.saturating_sub(*first_byte);
-                call.attempts.push(AttemptSpan { number: *attempt, from, to: at, came: Ok(*status) });
+                call.attempted(*attempt, (from, at), AttemptCame::Answer(*status));
                 ended(from, StepKind::Attempt(*attempt, Some(*status)))
             }
             Note::Failed { attempt, why, .. } => {
                 let from = call.left;
-                call.attempts.push(AttemptSpan { number: *attempt, from, to: at, came: Err(why.clone()) });
+                call.attempted(*attempt, (from, at), AttemptCame::Failed(why.clone()));
+                ended(from, StepKind::Attempt(*attempt, None))
+            }
+            Note::Copy { attempt, of, kind, to, .. } => {
+                call.copies.push((*attempt, *kind, *of, to.clone()));
+                ended(at, StepKind::Decision)
+            }
+            Note::Stopped { attempt, lasted, why, .. } => {
+                let from = at.saturating_sub(*lasted);
+                call.attempted(*attempt, (from, at), AttemptCame::Stopped(*why));
                 ended(from, StepKind::Attempt(*attempt, None))
             }
             Note::Over { came, took, .. } => {
@@ -225,8 +261,8 @@ mod tests {
             call.waits.iter().map(|(from, to, why)| (from.as_millis(), to.as_millis(), &**why)).collect();
         assert_eq!(waits, [(5, 25, "for 10/s"), (40, 70, "paused, at the end for its turn"), (90, 99, "for 10/s")]);
         assert_eq!(
-            call.attempts.iter().map(|attempt| attempt.came.clone().ok()).collect::<Vec<_>>(),
-            [Some(429), None]
+            call.attempts.iter().map(|attempt| attempt.came.clone()).collect::<Vec<_>>(),
+            [AttemptCame::Answer(429), AttemptCame::Failed("it broke".into())]
         );
         assert_eq!((call.from, call.to, call.came), (millis(5), millis(99), Some(Came::GivenUp)));
     }

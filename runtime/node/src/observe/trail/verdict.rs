@@ -6,7 +6,7 @@ use tidegate_core::units::Rounded;
 
 use super::{
     Ending, TrailRecord,
-    timeline::{CallSpan, Timeline, union},
+    timeline::{AttemptCame, CallSpan, Timeline, union},
 };
 use crate::observe::note::Came;
 
@@ -36,7 +36,10 @@ pub fn verdict(record: &TrailRecord) -> String {
         let who = if destinations(&calls) > 1 { "the upstreams" } else { "the upstream itself" };
         parts.push(format!("{who} took {}", Rounded(upstream)));
     }
-    let vain = attempts.iter().filter(|attempt| !matches!(attempt.came, Ok(..400))).count();
+    let vain = attempts
+        .iter()
+        .filter(|attempt| matches!(attempt.came, AttemptCame::Answer(400..) | AttemptCame::Failed(_)))
+        .count();
     if vain > 0 && attempts.len() > 1 {
         parts.push(format!("{vain} of {} attempts were refused or failed", attempts.len()));
     }

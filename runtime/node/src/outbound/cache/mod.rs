@@ -10,13 +10,15 @@
 //! number. A mark that is pushed out or lost takes its answers with it; nothing makes them appear again. A destination is forgotten likewise, by the number of times it was (`purges`).
 //!
 //! **Nobody waits for the cache.** A body is stored while it goes to its client (`fill`); memory is bounded (`cache_memory`,
-//! of which answers on their way have a quarter), so is one object (`cache_object`), so are the files (`cache_disk`); a
+//! of which a quarter is for answers on their way and those that slow clients read yet: `memory`), so is one object
+//! (`cache_object`), so are the files (`cache_disk`); a
 //! disk that fails makes misses, is counted, and told once. Equal requests wait for one of them (`flight`), each for as
 //! long as its own deadline lets it.
 
 mod fill;
 mod flight;
 mod key;
+mod memory;
 mod purges;
 mod rules;
 mod store;
@@ -32,11 +34,13 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use parking_lot::Mutex;
 use tidegate_core::cache::{self as core, Answer, Demand};
 
-pub(crate) use fill::{Kept, tee};
+pub(crate) use fill::{Kept, Unkept, tee};
 use flight::Flights;
-pub(crate) use flight::{Landed, Lead, Place};
+pub(crate) use flight::{Follower, Landed, Lead, Place};
 pub(crate) use key::Scope;
 use key::{Key, Variant};
+use memory::Memory;
+pub(crate) use memory::StoredBody;
 use purges::Purges;
 use store::Store;
 pub(crate) use stored::Stored;
@@ -69,8 +73,8 @@ pub struct Cache {
     flights: Arc<Flights>,
     /// Held while a mark is read and written again, never across an await.
     marking: Mutex<()>,
-    /// Bytes of answers on their way.
-    filling: Arc<fill::Memory>,
+    /// Of all bodies: stored, on their way, or read yet.
+    memory: Arc<Memory>,
     /// Largest body that is stored, bytes (setting `cache_object`).
     object: u64,
     metrics: CacheMetrics,
@@ -113,15 +117,14 @@ impl Cache {
             return None;
         }
         let directory = directory.filter(|_| settings.cache_disk.get() > 0);
-        let filling = memory / 4;
-        let store = Store::open(memory - filling, settings.cache_disk.get(), directory, metrics.clone()).await?;
+        let store = Store::open(memory - memory / 4, settings.cache_disk.get(), directory, metrics.clone()).await?;
         let purges = Purges::open(directory.filter(|_| store.has_disk()));
         Some(Arc::new(Self {
             store,
             purges,
             flights: Arc::default(),
             marking: Mutex::default(),
-            filling: fill::Memory::new(filling),
+            memory: Memory::new(memory, metrics.held_bytes.clone()),
             object: settings.cache_object.get(),
             metrics,
         }))
@@ -157,15 +160,24 @@ impl Cache {
 
     async fn answer(&self, variant: &Variant) -> Option<Arc<Stored>> {
         match self.store.get(&variant.0).await {
-            Some(Slot::Answer(stored)) => Some(stored),
+            Some(Slot::Answer(stored)) => self.held(stored),
             _ => None,
         }
+    }
+
+    /// What a file gave has room, or it is not there.
+    fn held(&self, stored: Arc<Stored>) -> Option<Arc<Stored>> {
+        if stored.body.hold(&self.memory) {
+            return Some(stored);
+        }
+        self.metrics.unstored.inc();
+        None
     }
 
     /// What came into memory since somebody looked for it.
     pub(crate) fn again(&self, found: &Found) -> Option<Arc<Stored>> {
         match self.store.peek(&found.variant.0) {
-            Some(Slot::Answer(stored)) => Some(stored),
+            Some(Slot::Answer(stored)) => self.held(stored),
             _ => None,
         }
     }
@@ -261,8 +273,19 @@ impl Cache {
     }
 
     /// What an answer on its way is stored with.
-    pub(crate) fn filling(&self) -> (&Arc<fill::Memory>, u64) {
-        (&self.filling, self.object)
+    pub(crate) fn filling(&self) -> (&Arc<Memory>, u64) {
+        (&self.memory, self.object)
+    }
+
+    /// An answer could not be stored.
+    pub(crate) fn unkept(&self, found: &Found, why: Unkept) {
+        match why {
+            Unkept::TooLarge => self.passes(found),
+            // There may be some the next time.
+            Unkept::NoMemory => {
+                self.metrics.unstored.inc();
+            }
+        }
     }
 
     /// Forgets what a request that was not safe may have changed (RFC 9111 section 4.4): its own resource, and those of the

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use tidegate_core::cache::Answer;
 
-use super::key;
+use super::{StoredBody, key};
 
 /// Form of what stands in files; another one is not read.
 const FORM: u8 = 1;
@@ -58,12 +58,12 @@ impl Mark {
 }
 
 /// A stored answer.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) status: StatusCode,
     /// Without those of one connection, and without `Age`.
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) body: StoredBody,
     /// When it came.
     pub(crate) came: SystemTime,
     /// How it may be used.
@@ -132,7 +132,7 @@ impl Code for Slot {
                 headers: stored.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
                 came: millis(stored.came),
                 answer: stored.answer,
-                body: &stored.body,
+                body: stored.body.bytes(),
             },
         };
         let bytes = postcard::to_allocvec(&written).map_err(wrong)?;
@@ -157,7 +157,7 @@ impl Code for Slot {
                 Self::Answer(Arc::new(Stored {
                     status: StatusCode::from_u16(status).map_err(wrong)?,
                     headers: map,
-                    body: Bytes::copy_from_slice(body),
+                    body: StoredBody::new(Bytes::copy_from_slice(body)),
                     came: SystemTime::UNIX_EPOCH + Duration::from_millis(came.min(u64::from(u32::MAX) * 1000)),
                     answer,
                 }))
@@ -196,7 +196,7 @@ mod tests {
         let stored = Stored {
             status: StatusCode::NOT_FOUND,
             headers,
-            body: "body".into(),
+            body: StoredBody::new("body".into()),
             came: SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
             answer: Answer { lifetime: Duration::from_secs(5), ..Answer::default() },
         };

@@ -3,6 +3,7 @@
 use std::{
     error::Error as _,
     io,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     ids::TRACEPARENT,
-    observe::{DestinationCounts, Note},
+    observe::{CopyKind, DestinationCounts, Note, Stop},
     outbound::{
         TransportError,
         body::OutBody,
@@ -110,20 +111,80 @@ pub(super) struct Attempting<'c, 'a> {
     pub(super) uploaded: bool,
     /// Its number among the attempts of the call, once it is one.
     pub(super) number: u32,
+    /// Since when it is under way, until it is told what it came to.
+    began: Option<Instant>,
+    beside: Option<Beside<'c>>,
+}
+
+/// What an attempt with copies knows of them.
+#[derive(Clone, Copy)]
+pub(super) struct Beside<'c> {
+    pub(super) own: &'c Shown,
+    /// What it is a copy for, and of which.
+    pub(super) copy: Option<(CopyKind, &'c Shown)>,
+}
+
+/// What attempts of one call beside each other show.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// Its number, once it left.
+    number: AtomicU32,
+    /// Another was answered first.
+    lost: AtomicBool,
+}
+
+impl Shown {
+    /// Another was answered first.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
 }
 
 impl<'c, 'a> Attempting<'c, 'a> {
     pub(super) fn new(call: &'c Call<'a>, way: &'c Way) -> Self {
-        Self { call, way, deadline: call.deadline, uploaded: call.uploaded, number: 0 }
+        let (deadline, uploaded) = (call.deadline, call.uploaded);
+        Self { call, way, deadline, uploaded, number: 0, began: None, beside: None }
+    }
+
+    /// The same beside others.
+    pub(super) fn beside(self, beside: Beside<'c>) -> Self {
+        let mut this = self;
+        this.beside = Some(beside);
+        this
+    }
+
+    /// It left: shows its number to the others, and tells of which it is a copy.
+    fn left_node(&self) {
+        let Some(beside) = self.beside else { return };
+        beside.own.number.store(self.number, Ordering::Relaxed);
+        if let Some((kind, first)) = beside.copy {
+            let (attempt, of) = (self.number, first.number.load(Ordering::Relaxed));
+            let to = self.way.name.as_deref().map(str::to_owned);
+            self.call.ending.note(|call| Note::Copy { call, attempt, of, kind, to });
+        }
+    }
+
+    /// It ends without an answer, and without a failure of its upstream.
+    fn stopped(&mut self, why: Stop) {
+        if let Some(began) = self.began.take() {
+            let (attempt, lasted) = (self.number, began.elapsed());
+            self.call.ending.note(|call| Note::Stopped { call, attempt, lasted, why });
+        }
     }
 
     /// Runs it, and notes and counts what it came to.
     pub(super) async fn run(&mut self, admission: &Admission) -> Attempted {
         let (call, attempted) = (self.call, self.exchanged(admission).await);
-        if let Attempted::Failed(_, error) = &attempted {
-            let attempt = self.number;
-            call.ending.note(|call| Note::Failed { call, attempt, why: error.to_string() });
+        match &attempted {
+            Attempted::Failed(_, error) => {
+                let attempt = self.number;
+                call.ending.note(|call| Note::Failed { call, attempt, why: error.to_string() });
+            }
+            Attempted::DeadlinePassed => self.stopped(Stop::Deadline),
+            Attempted::Own(_) => self.stopped(Stop::Sender),
+            Attempted::Answer(..) | Attempted::Denied(_) | Attempted::PutBack(_) => {}
         }
+        self.began = None;
         if let Some(outcome) = attempted.outcome() {
             count(call.counts(), &outcome);
         }
@@ -155,6 +216,7 @@ impl<'c, 'a> Attempting<'c, 'a> {
                 }
                 self.number = call.departed();
                 call.tell_own_secrets(self.way);
+                self.left_node();
                 gone = true;
             }
             let Some(body) = call.kept.attempt() else {
@@ -169,6 +231,7 @@ impl<'c, 'a> Attempting<'c, 'a> {
                 return Attempted::Own(TransportError::BadRequest { why });
             };
             let began = Instant::now();
+            self.began.get_or_insert(began);
             let mut bound = None;
             let head = |streamed: bool| {
                 // Once: repeated for as long as that takes, it would have no end.
@@ -184,6 +247,8 @@ impl<'c, 'a> Attempting<'c, 'a> {
                         if let Some(filled) = &call.head.filled {
                             filled.mask(response.headers_mut());
                         }
+                        // That tells what it came to.
+                        self.began = None;
                         let outcome = call.read(&mut response, self.number, began.elapsed()).await;
                         return Attempted::Answer(response, outcome);
                     };
@@ -287,6 +352,13 @@ impl<'c, 'a> Attempting<'c, 'a> {
         } else {
             TransportError::Closed { host, why }
         }
+    }
+}
+
+impl Drop for Attempting<'_, '_> {
+    fn drop(&mut self) {
+        let has_lost = self.beside.is_some_and(|beside| beside.own.lost.load(Ordering::Relaxed));
+        self.stopped(if has_lost { Stop::Lost } else { Stop::GivenUp });
     }
 }
 

@@ -25,14 +25,14 @@ use crate::{
     ids::TraceContext,
     observe::{DestinationCounts, FeedEvent, Note},
     outbound::{
-        CallTimeouts, Sender, TransportError, WaitClock, WaitGuard,
+        CallTimeouts, Sender, TransportError, WaitClock,
         body::{Idle, KeptBody, Pump, Unread, Watch, Watched, discard, plain, wrap},
         destinations::{Requested, lead_back},
         headers,
         pool::{Peeked, Streaming},
         refuse,
         secrets::Filled,
-        shards::{self, Admission, Admitted, Asked, Unadmitted, Wait},
+        shards::{self, Admission, Asked, Unadmitted},
     },
     problem::Problem,
     settings::names,
@@ -188,6 +188,9 @@ impl Call<'_> {
                 Err(problem) => return End::Refused(problem),
             };
             let (attempted, admission, attempt) = self.tries(admission, way).await;
+            if self.aim().has_ways() {
+                self.ending.endpoint = self.aim().way(admission.endpoint()).and_then(|way| way.name.clone());
+            }
             match self.after(attempted, attempt, admission, spent).await {
                 Next::End(end) => return end,
                 Next::Again(again) => {
@@ -210,25 +213,34 @@ impl Call<'_> {
         let mut attempting = Attempting::new(self, &way);
         let attempted = attempting.run(&admission).await;
         let (deadline, uploaded, number) = (attempting.deadline, attempting.uploaded, attempting.number);
+        drop(attempting);
         (self.deadline, self.uploaded) = (deadline, uploaded);
         (attempted, admission, number)
     }
 
-    /// Waits for the admission. Who wants a stream and waits long is answered meanwhile.
-    async fn waited(&mut self, mut wait: Wait, mut clock: Option<WaitGuard>) -> Result<Admitted, Unadmitted> {
-        if let Some(every) = self.early.as_ref().map(|early| early.every) {
-            match tokio::time::timeout(every.saturating_sub(self.ending.waited), &mut wait).await {
-                Ok(admitted) => return admitted,
-                Err(_) => {
-                    if self.begin() {
-                        // From here on nothing of its sender stands still for it.
-                        drop(clock.take());
-                        self.wait_clock = None;
-                    }
+    /// Waits at the gate, for a turn or for what another call brings. Who wants a stream and waits long is answered
+    /// meanwhile.
+    pub(super) async fn waits<W: Future + Unpin>(&mut self, mut wait: W) -> W::Output {
+        let began = tokio::time::Instant::now();
+        let mut clock = self.wait_clock.as_ref().map(|clock| clock.wait());
+        let came = match self.early.as_ref().map(|early| early.every) {
+            None => None,
+            Some(every) => {
+                let came = tokio::time::timeout(every.saturating_sub(self.ending.waited), &mut wait).await.ok();
+                if came.is_none() && self.begin() {
+                    // From here on nothing of its sender stands still for it.
+                    drop(clock.take());
+                    self.wait_clock = None;
                 }
+                came
             }
-        }
-        wait.await
+        };
+        let came = match came {
+            Some(came) => came,
+            None => wait.await,
+        };
+        self.ending.waited += began.elapsed();
+        came
     }
 
     /// Begins the answer, if it is to be a stream.
@@ -286,12 +298,9 @@ impl Call<'_> {
                 continue;
             }
             self.ending.note(|call| Note::Queued { call, why: why.to_string() });
-            let began = tokio::time::Instant::now();
-            let clock = self.wait_clock.as_ref().map(|clock| clock.wait());
             let queued = self.target.destination.counts(&self.door.observe.metrics).queued();
-            let admitted = self.waited(wait, clock).await;
+            let admitted = self.waits(wait).await;
             drop(queued);
-            self.ending.waited += began.elapsed();
             match admitted {
                 Ok(admitted) => {
                     let changed = (!admitted.why.is_like(&why)).then(|| admitted.why.to_string());

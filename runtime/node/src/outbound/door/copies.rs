@@ -16,12 +16,12 @@ use tidegate_core::{
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Attempted, Attempting, count, reading, request},
+    attempt::{Attempted, Attempting, Beside, Shown, count, reading, request},
     calls::Call,
     target::Way,
 };
 use crate::{
-    observe::Note,
+    observe::{CopyKind, Note},
     outbound::{
         pool::{Exchanged, Upload},
         shards::Admission,
@@ -41,11 +41,13 @@ struct Flight {
     way: Arc<Way>,
     /// Its place: the first, then its copies.
     place: u8,
+    shown: Shown,
 }
 
 impl Flight {
-    async fn fly(&self, call: &Call<'_>) -> (Attempted, u32, u8) {
-        let mut attempting = Attempting::new(call, &self.way);
+    async fn fly(&self, call: &Call<'_>, copy: Option<(CopyKind, &Shown)>) -> (Attempted, u32, u8) {
+        let beside = Beside { own: &self.shown, copy };
+        let mut attempting = Attempting::new(call, &self.way).beside(beside);
         let attempted = attempting.run(&self.admission).await;
         (attempted, attempting.number, self.place)
     }
@@ -109,24 +111,27 @@ impl Copies {
             Mode::Race => (CopyFor::Race, Some(Duration::ZERO)),
             Mode::Hedge => (CopyFor::Hedge, self.after.or_else(|| admission.late_after())),
         };
-        let first = Flight { admission, way, place: 0 };
+        let first = Flight { admission, way, place: 0, shown: Shown::default() };
         let Some(delay) = delay else {
-            let (attempted, number, _) = first.fly(call).await;
+            let (attempted, number, _) = first.fly(call, None).await;
             return (attempted, first.admission, number);
         };
         let mut copies = Vec::new();
         let mut over = Mask::NONE;
         let (attempted, number, winner) = {
             let mut flying = FuturesUnordered::new();
-            flying.push(first.fly(call));
+            flying.push(first.fly(call, None));
             match tokio::time::timeout(delay, flying.select_next_some()).await {
                 Ok(came) => came,
                 Err(_) => {
                     copies = self.copy(call, &first.admission, why, delay);
-                    copies.iter().for_each(|copy: &Flight| flying.push(copy.fly(call)));
+                    let kind = if why == CopyFor::Race { CopyKind::Race } else { CopyKind::Hedge };
+                    copies.iter().for_each(|copy: &Flight| flying.push(copy.fly(call, Some((kind, &first.shown)))));
                     loop {
                         let (attempted, number, place) = flying.select_next_some().await;
                         if flying.is_empty() || is_answer(&attempted) {
+                            let all = std::iter::once(&first).chain(&copies);
+                            all.filter(|flight| flight.place != place).for_each(|flight| flight.shown.lose());
                             break (attempted, number, place);
                         }
                         over = over.with(place);
@@ -165,7 +170,7 @@ impl Copies {
                     _ => format!("no answer within {}: hedged to {where_to}", Rounded(delay)),
                 }
             });
-            copies.push(Flight { admission, way, place });
+            copies.push(Flight { admission, way, place, shown: Shown::default() });
         }
         copies
     }
@@ -223,6 +228,8 @@ fn trial(call: &Call<'_>, admission: &Admission) {
             return lease.give_back();
         }
         let Some(request) = request(&head, &way, &lease, body, traceparent) else { return };
+        let to = way.name.as_deref().map(str::to_owned);
+        trail.note(Note::Copy { call, attempt, of: 0, kind: CopyKind::Trial, to });
         counts.attempt();
         let began = Instant::now();
         let upload = Upload { idle, whole: None };

@@ -36,6 +36,8 @@ pub(super) struct Ending<'a> {
     attempts: AtomicU32,
     /// Time spent in queues and pauses.
     pub(super) waited: Duration,
+    /// The endpoint of the last attempt, where the destination has any.
+    pub(super) endpoint: Option<Arc<str>>,
 }
 
 impl<'a> Ending<'a> {
@@ -59,6 +61,7 @@ impl<'a> Ending<'a> {
             over: false,
             attempts: AtomicU32::new(0),
             waited: Duration::ZERO,
+            endpoint: None,
         }
     }
 
@@ -110,13 +113,17 @@ impl<'a> Ending<'a> {
 
     /// Writes the line of the node's log.
     #[cold]
-    fn log(&self, came: Came, took: Duration, remark: &str) {
+    fn log(&self, came: Came, took: Duration, remark: Option<&str>) {
         let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         let function = match &self.sender.kind {
-            SenderKind::Function { name, .. } => name.as_str(),
-            SenderKind::Program { .. } => "",
+            SenderKind::Function { name, .. } => Some(name.as_str()),
+            SenderKind::Program { .. } => None,
         };
+        let tags = self.trail.tags();
         let line = LoggedCall {
+            tenant: self.sender.tenant.as_str(),
+            endpoint: self.endpoint.as_deref(),
+            tags: tags.as_deref(),
             destination: self.target.label(),
             method: self.method.as_str(),
             path: &said::path(&self.uri),
@@ -139,8 +146,8 @@ impl<'a> Ending<'a> {
         self.trail.note_at(now.into_std(), Note::Over { call, came, took, waited, attempts });
         let observe = &self.door.observe;
         self.target.destination.counts(&observe.metrics).call(ended, waited);
-        if observe.call_log.wants(came) {
-            self.log(came, took, remark().as_deref().unwrap_or_default());
+        if observe.call_log.takes(came, now.into_std()) {
+            self.log(came, took, remark().as_deref());
         }
         observe.feed.send(|| {
             let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -14,11 +14,9 @@ use crate::{
     ids::SecretName,
     outbound::destinations::{Api, Endpoint},
     problem::Problem,
-    secrets::position,
+    secrets::{SecretValue, position},
 };
 
-/// Shortest value that is looked for in answers, bytes: of shorter ones an answer would be full by chance.
-const MASKED_FROM: usize = 8;
 /// What stands for a query that only an endpoint is given, where answers are told apart. Never sent.
 const OWN_QUERY: HeaderName = HeaderName::from_static("tidegate-own-query");
 
@@ -49,7 +47,7 @@ pub(super) struct Written(Vec<(Zeroizing<Vec<u8>>, String)>);
 impl Written {
     pub(super) fn wrote(&mut self, secret: &SecretName, written: &[u8]) {
         let known = self.0.iter().any(|(known, _)| known.as_slice() == written);
-        if written.len() >= MASKED_FROM && !known {
+        if written.len() >= SecretValue::MASKED_FROM && !known {
             self.0.push((Zeroizing::new(written.to_vec()), format!("[secret {secret}]")));
         }
     }

@@ -28,7 +28,7 @@ use tidegate_core::{
 pub(crate) use clock::now;
 use timer::Timer;
 use wait::Waiter;
-pub(crate) use wait::{Admitted, Unadmitted, Wait};
+pub(crate) use wait::{Unadmitted, Wait};
 
 /// All shards of a node.
 pub(crate) struct Shards {

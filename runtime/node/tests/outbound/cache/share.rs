@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -197,4 +198,112 @@ async fn a_slow_client_of_the_leader_keeps_nobody_waiting() {
     }
     assert_eq!(read(slow).await.len(), 500_006);
     assert_eq!(upstream.requests(), 1);
+}
+
+/// Events, when they are let.
+async fn streams() -> (Held, Gate) {
+    let held =
+        held(&[("cache-control", "max-age=60"), ("content-type", "text/event-stream"), ("vary", "accept-encoding")]);
+    let held = held.await;
+    let gate = gate(&["--stream-comment", "20ms"]).await;
+    gate.configure(&[("mock", json!({"match": held.upstream.url(""), "cache": {"enabled": true}}))]);
+    (held, gate)
+}
+
+fn wants_stream(url: &str, policy: &str) -> Request<Body> {
+    let headers = [("accept", "text/event-stream"), ("accept-encoding", "gzip"), ("tidegate-policy", policy)];
+    request(Method::GET, url, &headers)
+}
+
+const COMMENT: &str = ": tidegate: waiting\n\n";
+
+#[tokio::test]
+async fn who_waits_behind_an_equal_call_for_a_stream_gets_comments_until_it_comes() {
+    let (held, gate) = streams().await;
+    let gate = Arc::new(gate);
+    let url = held.upstream.url("/");
+    let first = many(&gate, &url, 1, &[("accept-encoding", "identity")]);
+    until("the first is at the upstream", || held.upstream.requests() == 1).await;
+    let (trail, call) = gate.call(wants_stream(&url, "retries=0"));
+    let waits = gate.door.send(call).await.unwrap();
+    assert_eq!(
+        (waits.status().as_u16(), &waits.headers()["content-type"]),
+        (200, &"text/event-stream".parse().unwrap())
+    );
+    let mut waits = waits.into_body();
+    assert_eq!(waits.frame().await.unwrap().unwrap().into_data().unwrap(), COMMENT);
+    held.let_go.add_permits(10);
+    assert_eq!(first.into_iter().next().unwrap().await.unwrap().text, "text");
+    let text = read(Response::new(waits)).await;
+    assert_eq!(text.replace(COMMENT, ""), "text");
+    let told = gate.sentences(&trail);
+    for line in ["queued, behind an equal call that is under way", "a comment every 20ms (setting stream_comment)"] {
+        assert!(told.iter().any(|told| told.contains(line)), "{line}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_of_who_waits_behind_an_equal_call_is_its_own_when_its_stream_has_begun() {
+    let (held, gate) = streams().await;
+    let gate = Arc::new(gate);
+    let url = held.upstream.url("/");
+    let first = many(&gate, &url, 1, &[("accept-encoding", "gzip")]);
+    until("the first is at the upstream", || held.upstream.requests() == 1).await;
+    let text = read(gate.send(wants_stream(&url, "deadline=0.1")).await.unwrap()).await;
+    let (comments, event) = text.split_once("event: error\ndata: ").unwrap();
+    assert!(comments.replace(COMMENT, "").is_empty() && event.contains("deadline-passed"), "{text}");
+    held.let_go.add_permits(1);
+    assert_eq!(first.into_iter().next().unwrap().await.unwrap().text, "text");
+    assert_eq!(held.upstream.requests(), 1);
+}
+
+#[tokio::test]
+async fn who_waits_with_a_begun_stream_takes_over_from_a_leader_that_leaves_and_may_leave_itself() {
+    let (held, gate) = streams().await;
+    let gate = Arc::new(gate);
+    let url = held.upstream.url("/");
+    let first = many(&gate, &url, 1, &[("accept-encoding", "gzip")]);
+    until("the first is at the upstream", || held.upstream.requests() == 1).await;
+    let leaves = gate.send(wants_stream(&url, "retries=0")).await.unwrap();
+    let stays = gate.send(wants_stream(&url, "retries=0")).await.unwrap();
+    drop(leaves);
+    first[0].abort();
+    until("the one that stays asks", || held.upstream.requests() == 2).await;
+    held.let_go.add_permits(10);
+    assert_eq!(read(stays).await.replace(COMMENT, ""), "text");
+    assert_eq!(held.upstream.requests(), 2);
+}
+
+#[tokio::test]
+async fn slow_readers_hold_no_more_than_the_memory_and_what_does_not_fit_is_passed_on_unstored() {
+    const MEMORY: u64 = 1 << 20;
+    const OBJECT: usize = 100 << 10;
+    let upstream = Upstream::start(|_| async { answer(200, FRESH, &"x".repeat(OBJECT)) }).await;
+    let metrics = CacheMetrics::default();
+    let flags = ["--cache-memory", "1MiB"];
+    let cache = Cache::open(&settings(&flags), None, metrics.clone()).await;
+    let gate = Arc::new(Gate::with(&flags, DoorParts { cache, ..DoorParts::default() }));
+    gate.configure(&[("mock", json!({"match": upstream.url(""), "cache": {"enabled": true}}))]);
+    let mut slow = Vec::new();
+    for number in 0..30 {
+        let url = upstream.url(&format!("/{number}"));
+        let slow_one = gate.send(request(Method::GET, &url, &[])).await.unwrap();
+        // Those who ask for the same share it, or get it themselves.
+        let other = fetch_get(&gate, &url, &[]).await;
+        assert_eq!(other.text.len(), OBJECT);
+        slow.push(slow_one);
+        assert!(metrics.held_bytes.get() <= MEMORY, "{}", metrics.held_bytes.get());
+    }
+    let said = |answer: &Response<Body>| answer.headers()["cache-status"].to_str().unwrap().to_owned();
+    let unstored = slow.iter().filter(|answer| said(answer).ends_with("fwd=miss; detail=no-memory")).count();
+    assert!((20..30).contains(&unstored), "{unstored}");
+    assert!(metrics.unstored.get() >= unstored as u64);
+    for answer in slow {
+        assert_eq!(read(answer).await.len(), OBJECT);
+    }
+    // What is stored yet is all that is held.
+    until("nobody reads", || metrics.held_bytes.get() <= MEMORY * 3 / 4).await;
+    let url = upstream.url("/again");
+    assert!(fetch_get(&gate, &url, &[]).await.cache.ends_with("stored"));
+    assert!(fetch_get(&gate, &url, &[]).await.cache.starts_with("hit"));
 }

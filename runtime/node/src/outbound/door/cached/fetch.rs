@@ -16,12 +16,13 @@ use crate::{
     outbound::{
         TransportError,
         body::discard,
-        cache::{Cache, Found, Kept, Landed, Lead, Stored, tee},
+        cache::{Cache, Found, Kept, Landed, Lead, Stored, StoredBody, Unkept, tee},
         door::calls::{Call, End},
         headers,
         pool::Streaming,
         shards::Admission,
     },
+    settings::names,
 };
 
 impl Call<'_> {
@@ -139,9 +140,19 @@ impl Call<'_> {
             stored: Stored { status: parts.status, headers, body: Default::default(), came, answer },
         };
         let (memory, object) = around.cache.filling();
-        let mut response = Response::from_parts(parts, tee(body, memory, object, filling));
+        let (body, unkept) = tee(body, memory, object, filling);
+        let mut response = Response::from_parts(parts, body);
         self.count(around, Cached::Miss);
-        say(response.headers_mut(), &format!("{}; stored", why.text()));
+        let stored = match unkept {
+            None => "stored",
+            Some(Unkept::TooLarge) => "detail=too-large",
+            Some(Unkept::NoMemory) => {
+                let setting = names::CACHE_MEMORY;
+                self.note(format!("not stored: other answers take all of the memory (setting {setting})"));
+                "detail=no-memory"
+            }
+        };
+        say(response.headers_mut(), &format!("{}; {stored}", why.text()));
         response
     }
 
@@ -220,7 +231,7 @@ struct Filling {
 }
 
 impl Kept for Filling {
-    fn whole(self, body: bytes::Bytes) {
+    fn whole(self, body: StoredBody) {
         let stored = Arc::new(Stored { body, ..self.stored });
         let of = Cache::variant_of(&self.found, &self.asked, &stored);
         self.cache.put(&self.found, &self.asked, &stored);
@@ -229,8 +240,8 @@ impl Kept for Filling {
         }
     }
 
-    fn too_large(self) {
-        self.cache.passes(&self.found);
+    fn unkept(self, why: Unkept) {
+        self.cache.unkept(&self.found, why);
         if let Some(lead) = self.lead {
             lead.land(Landed::Open);
         }

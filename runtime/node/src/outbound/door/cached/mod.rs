@@ -4,7 +4,7 @@
 mod fetch;
 mod serve;
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use http::{HeaderMap, Method, Response, Uri, header};
 use http_body_util::BodyExt;
@@ -29,7 +29,7 @@ use crate::{
     outbound::{
         Sender, TransportError,
         body::{KeptBody, Pump},
-        cache::{Cache, Caching, Found, Landed, Lead, Place, Request, Stored},
+        cache::{Cache, Caching, Follower, Found, Landed, Lead, Place, Request, Stored},
         refuse, shards,
     },
 };
@@ -68,6 +68,12 @@ impl Asking {
             uri = filled.usual().uri().unwrap_or(uri);
         }
         Self { made, headers, uri: uri.clone(), demand }
+    }
+
+    /// Whether an answer can be given as it is: one whose sender has the head of a stream by now takes no coding.
+    fn takes(&self, stored: &Stored) -> bool {
+        let plain = self.headers.get(header::ACCEPT_ENCODING).is_some_and(|coding| coding == "identity");
+        !plain || !stored.headers.contains_key(header::CONTENT_ENCODING)
     }
 }
 
@@ -129,7 +135,7 @@ impl Call<'_> {
                 let end = self.ended(pump).await;
                 self.forwarded(around, end, why).await
             }
-            None => self.look(around, &asking).await,
+            None => self.look(around, asking).await,
         }
     }
 
@@ -144,10 +150,12 @@ impl Call<'_> {
     }
 
     /// Answers from what is there, from what somebody else fetches, or by fetching it.
-    async fn look(&mut self, around: Around<'_>, asking: &Asking) -> Result<Response<Body>, TransportError> {
+    async fn look(&mut self, around: Around<'_>, mut asked: Asking) -> Result<Response<Body>, TransportError> {
         let mut after = None;
         for _ in 0..ROUNDS {
+            let asking = &asked;
             let Some(mut found) = around.cache.find(&self.request_of(around, asking)).await else { break };
+            found.stored = found.stored.filter(|stored| asking.takes(stored));
             if let Some(answer) = self.at_once(around, asking, &found) {
                 return Ok(answer);
             }
@@ -168,16 +176,21 @@ impl Call<'_> {
             let landed = match around.cache.join(&found) {
                 Place::Lead(lead) => Err(lead),
                 Place::Follow(follower) => {
-                    match tokio::time::timeout(self.deadline.since(shards::now()), follower.wait()).await {
-                        Ok(landed) => landed,
-                        Err(_) => return self.waited_in_vain(around, asking, &found).await,
+                    let landed = self.follow(follower).await;
+                    // It may have begun its answer meanwhile, and take no coding any more.
+                    asked = Asking::of(&self.head, asked.demand);
+                    match landed {
+                        Some(landed) => landed,
+                        None => return self.waited_in_vain(around, &asked, &found).await,
                     }
                 }
             };
+            let asking = &asked;
             match landed {
                 Err(lead) => {
                     // Whoever led before may have landed since we looked.
-                    found.stored = around.cache.again(&found).or(found.stored);
+                    let again = around.cache.again(&found).or(found.stored);
+                    found.stored = again.filter(|stored| asking.takes(stored));
                     if let Some(answer) = self.at_once(around, asking, &found) {
                         // Whoever waits behind this looks likewise.
                         drop(lead);
@@ -187,13 +200,15 @@ impl Call<'_> {
                 }
                 Ok(Landed::Open) => return self.fetch(around, asking, found, why, None).await,
                 Ok(Landed::Stored { stored, of }) => {
-                    if Cache::fits(&found, &stored, &of, &asking.headers) {
+                    if Cache::fits(&found, &stored, &of, &asking.headers) && asking.takes(&stored) {
                         return Ok(self.shared(around, asking, &stored, why));
                     }
                     after = Some(found);
                 }
                 Ok(Landed::StandIn(stored)) => {
-                    if rules::may_stand_in(&stored.answer, stored.age(Cache::now()), &asking.demand) {
+                    if asking.takes(&stored)
+                        && rules::may_stand_in(&stored.answer, stored.age(Cache::now()), &asking.demand)
+                    {
                         return Ok(self.stale(around, asking, &stored, "stale-if-error", None));
                     }
                     return self.fetch(around, asking, found, why, None).await;
@@ -201,12 +216,22 @@ impl Call<'_> {
             }
         }
         match after {
-            Some(found) => self.fetch(around, asking, found, Forward::Miss, None).await,
+            Some(found) => self.fetch(around, &asked, found, Forward::Miss, None).await,
             None => {
                 let end = self.ended(None).await;
                 self.told(end).await
             }
         }
+    }
+
+    /// Waits for what an equal call brings, as others wait for their turn; nothing where its own deadline is over.
+    async fn follow(&mut self, follower: Follower) -> Option<Result<Landed, Lead>> {
+        self.ending.note(|call| Note::Queued { call, why: "behind an equal call that is under way".into() });
+        let (left, before) = (self.deadline.since(shards::now()), self.ending.waited);
+        let landed = self.waits(pin!(tokio::time::timeout(left, follower.wait()))).await.ok()?;
+        let waited = self.ending.waited.saturating_sub(before);
+        self.ending.note(|call| Note::Admitted { call, waited, why: None });
+        Some(landed)
     }
 
     /// Somebody asked for all, and it took longer than this call has.

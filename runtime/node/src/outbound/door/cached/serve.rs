@@ -73,7 +73,7 @@ impl Call<'_> {
         } else if self.head.method == Method::HEAD {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
         } else if !stored.body.is_empty() {
-            *response.body_mut() = body::full(stored.body.clone());
+            *response.body_mut() = body::full(stored.body.read());
         }
         say(&mut headers, status);
         *response.headers_mut() = headers;
