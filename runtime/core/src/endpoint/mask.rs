@@ -99,7 +99,8 @@ impl Ranks {
 
     /// The best of those, where any has a rank.
     pub(super) fn best(self, among: Mask) -> Option<Mask> {
-        let ranked = || (0..MAX_ENDPOINTS as u8).filter(|index| among.has(*index)).filter_map(|it| Some((self.get(it)?, it)));
+        let ranked =
+            || (0..MAX_ENDPOINTS as u8).filter(|index| among.has(*index)).filter_map(|it| Some((self.get(it)?, it)));
         let (best, _) = ranked().min()?;
         Some(ranked().filter(|(rank, _)| *rank == best).fold(Mask::NONE, |mask, (_, index)| mask.with(index)))
     }
@@ -134,7 +135,9 @@ mod tests {
     fn the_best_of_those_that_are_there_is_preferred() {
         let ranks = Ranks::NONE.with(2, 0).with(0, 1).with(3, 1).with(15, 40);
         assert_eq!([0, 1, 2, 3, 15].map(|it| ranks.get(it)), [Some(1), None, Some(0), Some(1), Some(14)]);
-        for (among, best) in [(Mask::ALL, Some(4)), (Mask(0b1011), Some(0b1001)), (Mask(1 << 15), Some(1 << 15)), (Mask(2), None)] {
+        for (among, best) in
+            [(Mask::ALL, Some(4)), (Mask(0b1011), Some(0b1001)), (Mask(1 << 15), Some(1 << 15)), (Mask(2), None)]
+        {
             assert_eq!(ranks.best(among), best.map(Mask), "{among:?}");
         }
         assert_eq!(ranks.with(2, 3).get(2), Some(3));

@@ -206,7 +206,10 @@ mod tests {
         };
         assert_eq!(of(&[], true), Some(Ways::ANY));
         assert_eq!(of(&["lhr"], false), Some(Ways { allowed: Mask::ALL, preferred: Ranks::NONE.with(1, 0) }));
-        assert_eq!(of(&["lhr", "iad", "nrt"], true), Some(Ways { allowed: Mask(3), preferred: Ranks::NONE.with(1, 0).with(0, 1) }));
+        assert_eq!(
+            of(&["lhr", "iad", "nrt"], true),
+            Some(Ways { allowed: Mask(3), preferred: Ranks::NONE.with(1, 0).with(0, 1) })
+        );
         assert_eq!(of(&["nrt"], false), Some(Ways::ANY));
         assert_eq!(of(&["nrt"], true), None);
     }
