@@ -510,12 +510,12 @@ mod tests {
         };
         for times in [1, 2, 3, 4] {
             assert_eq!(eject(&mut health, now), times);
-            now = now + EJECTION * (times + 1);
+            now += EJECTION * (times + 1);
         }
         // A quarter of an hour of calls, and some more.
         for _ in 0..1_000 {
             answered(&mut health, MS, now);
-            now = now + Duration::from_secs(1);
+            now += Duration::from_secs(1);
         }
         assert_eq!(eject(&mut health, now), 2, "four, less three times five minutes, and this one");
         for _ in 0..20 {
