@@ -103,7 +103,8 @@ impl Rig {
 
     fn answer(&mut self, permit: Permit, status: u16) {
         let outcome = Outcome::Answer { status, signal: Signal::default() };
-        let attempt = Attempt { policy: &self.policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+        let attempt =
+            Attempt { policy: &self.policy, repeatable: true, costs: false, replayable: true, keyed: false, spent: 0 };
         self.shard.report(self.now, permit, &outcome, &attempt, &mut self.fx);
         self.shard.release(self.now, permit, &mut self.fx);
     }

@@ -77,7 +77,8 @@ impl Rig {
         };
         self.shard.departed(self.now, permit, &mut self.fx);
         let outcome = Outcome::Answer { status: 200, signal: Signal::default() };
-        let attempt = Attempt { policy: &self.policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+        let attempt =
+            Attempt { policy: &self.policy, repeatable: true, costs: false, replayable: true, keyed: false, spent: 0 };
         self.shard.report(self.now, permit, &outcome, &attempt, &mut self.fx);
         self.shard.release(self.now, permit, &mut self.fx);
         true

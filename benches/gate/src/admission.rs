@@ -136,8 +136,14 @@ impl Host {
             Submitted::Admitted(permit) => {
                 shard.departed(self.now(), permit, fx);
                 let outcome = Outcome::Answer { status: 200, signal: Signal::default() };
-                let attempt =
-                    Attempt { policy: &self.policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+                let attempt = Attempt {
+                    policy: &self.policy,
+                    repeatable: true,
+                    costs: false,
+                    replayable: true,
+                    keyed: false,
+                    spent: 0,
+                };
                 shard.report(self.now(), permit, &outcome, &attempt, fx);
                 shard.release(self.now(), permit, fx);
                 Some((began, ended))

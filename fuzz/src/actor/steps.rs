@@ -178,6 +178,7 @@ impl World {
             repeatable: how & 1 == 0,
             costs: how & 2 != 0,
             replayable: how & 4 == 0,
+            keyed: how & 32 != 0,
             spent: u32::from(how >> 3 & 3),
         };
         let max_pause = self.settings(key).1.max_pause;

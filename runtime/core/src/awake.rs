@@ -109,8 +109,14 @@ mod tests {
                 Event::Answer(which, status) => {
                     let outcome = Outcome::Answer { status, signal: Signal::default() };
                     let policy = Effective::default();
-                    let attempt =
-                        Attempt { policy: &policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+                    let attempt = Attempt {
+                        policy: &policy,
+                        repeatable: true,
+                        costs: false,
+                        replayable: true,
+                        keyed: false,
+                        spent: 0,
+                    };
                     match permit(which) {
                         Some(permit) => format!("{:?}", self.shard.report(now, permit, &outcome, &attempt, fx)),
                         None => String::new(),

@@ -114,6 +114,9 @@ pub struct Ticket {
     pub(crate) last_cut: u32,
     /// It has left before: its next departure is no first attempt.
     pub(crate) again: bool,
+    /// An attempt of it may have been processed, and how often it was told that this one is under way still.
+    pub(crate) in_doubt: bool,
+    pub(crate) under_way: u8,
     /// Where it failed before, and where last.
     pub(crate) tried: Mask,
     pub(crate) endpoint: u8,
@@ -128,7 +131,8 @@ impl Ticket {
     /// What it is worth at another partition: its place, its delay, and that it left before. What was refused or failed here says
     /// nothing of what is asked there.
     pub fn elsewhere(self) -> Ticket {
-        Ticket { not_before: self.not_before, again: self.again, ..Ticket::fresh(self.place, self.since) }
+        let Ticket { not_before, again, in_doubt, under_way, .. } = self;
+        Ticket { not_before, again, in_doubt, under_way, ..Ticket::fresh(self.place, self.since) }
     }
 
     pub(crate) fn fresh(place: Place, since: Time) -> Ticket {
@@ -144,6 +148,8 @@ impl Ticket {
             cut: 0,
             last_cut: 0,
             again: false,
+            in_doubt: false,
+            under_way: 0,
             tried: Mask::NONE,
             endpoint: 0,
         }

@@ -34,6 +34,13 @@ impl Repeatable {
         }
     }
 
+    /// Whether a copy of a request may leave while it flies. Not where the second is answered by what the first does: a key
+    /// that is in use, a resource that is deleted already, a version that has passed. Where a repetition does no more than
+    /// cost, there is no such thing.
+    pub fn copies(self, method: &Method) -> bool {
+        self == Repeatable::Always || method.is_safe()
+    }
+
     /// Whether a repetition that is allowed costs something.
     pub fn costs(self, method: &Method, has_key: bool) -> bool {
         self == Repeatable::Always && !Repeatable::Keyed.allows(method, has_key)
@@ -110,6 +117,24 @@ impl Outcome {
         matches!(self, Outcome::Answer { status, .. } if *status < bound)
     }
 
+    /// Whether the request may have been processed, for all that is known by this.
+    pub(crate) fn leaves_doubt(&self) -> bool {
+        match (self.class(), self) {
+            (_, Outcome::Failed(failure)) => matches!(failure, Failure::Broken | Failure::TimedOut),
+            (Class::Refused, _) => !self.is_status(429) && !self.is_status(403),
+            (class, _) => matches!(class, Class::Down | Class::Faulty),
+        }
+    }
+
+    /// Whether nothing better is to be expected of another attempt of the call that flies. What says that there is nothing
+    /// to do may say so because of the other, unless the request is `safe` (RFC 9110 section 9.2.1).
+    pub fn settles(&self, safe: bool) -> bool {
+        match self {
+            Outcome::Answer { status: 404 | 409 | 410 | 412, .. } if !safe => false,
+            _ => self.class() == Class::Accepted,
+        }
+    }
+
     /// The class of this outcome.
     pub fn class(&self) -> Class {
         match self {
@@ -139,6 +164,8 @@ pub struct Attempt<'a> {
     pub costs: bool,
     /// Whether its whole body is still at hand (or it has none). A request whose body was streamed once is not.
     pub replayable: bool,
+    /// Whether it carries an `Idempotency-Key` that the destination is not known to ignore.
+    pub keyed: bool,
     /// Attempts this call has spent before this one; a call put back has spent none.
     pub spent: u32,
 }
@@ -154,6 +181,10 @@ pub struct Facts {
     pub elsewhere: bool,
     /// This call is refused again and again while others pass: the refusal is its own.
     pub owns_refusal: bool,
+    /// An attempt of this call before this one, or beside it, may have been processed.
+    pub in_doubt: bool,
+    /// How often the call was told that such an attempt is under way still.
+    pub under_way: u8,
     /// When the destination lets the next call leave, as far as pauses go.
     pub resumes: Time,
     /// The call's deadline.
@@ -173,6 +204,8 @@ pub enum Reason {
     UpstreamSaysNo,
     /// Refused again and again while others of its destination passed.
     OwnRefusal,
+    /// An attempt of it before is under way still, by a 409 to its key, and was for too long.
+    UnderWay,
     /// It may have been processed and must not be repeated (setting `repeatable`).
     NotRepeatable,
     /// The body was streamed and is gone (setting: bytes kept for replay).
@@ -203,6 +236,7 @@ impl fmt::Display for Reason {
             Reason::Hopeless => f.write_str("no repetition changes it"),
             Reason::UpstreamSaysNo => f.write_str("x-should-retry: false"),
             Reason::OwnRefusal => f.write_str("refused again while others passed"),
+            Reason::UnderWay => f.write_str("an attempt of it before is still under way there, says its key"),
             Reason::NotRepeatable => f.write_str("may have been processed and must not be repeated (repeatable)"),
             Reason::NotReplayable => f.write_str("its body was streamed and is gone"),
             Reason::NotListed => f.write_str("not listed in retry_on"),
@@ -223,6 +257,8 @@ pub enum Decision {
     Return(Reason),
     /// Back to its place in the queue; costs no attempt.
     PutBack,
+    /// The same, and not before this long from now: an attempt of it before is under way still.
+    Later(Duration),
     /// Another attempt not before this long from now; costs one.
     Retry(Duration),
 }
@@ -231,6 +267,11 @@ pub enum Decision {
 pub const BACKOFF_BASE: Duration = Duration::from_millis(50);
 /// Longest delay of the backoff.
 pub const BACKOFF_CAP: Duration = Duration::from_secs(5);
+
+/// First delay, about, of a call whose attempt before is under way still; doubles up to [`BACKOFF_CAP`].
+const UNDER_WAY: Duration = Duration::from_millis(250);
+/// After so many of them, about a quarter of a minute in all, the answer is passed on.
+const UNDER_WAY_MOST: u8 = 8;
 
 /// Full jitter: a random part of `base * 2^n`, at most `cap`.
 pub fn full_jitter(base: Duration, cap: Duration, n: u32, random: &mut fastrand::Rng) -> Duration {
@@ -259,7 +300,21 @@ pub fn after(
             Ok(())
         }
     };
+    // That a key is in use is no word on the request, but on its attempt before (draft-ietf-httpapi-idempotency-key-header).
+    let under_way = attempt.keyed && facts.in_doubt && outcome.is_status(409) && should_retry != Some(false);
     match class {
+        Class::Accepted if under_way && attempt.replayable => {
+            if facts.under_way >= UNDER_WAY_MOST {
+                return Decision::Return(Reason::UnderWay);
+            }
+            let most = UNDER_WAY.saturating_mul(1 << u32::from(facts.under_way)).min(BACKOFF_CAP);
+            let delay = most.mul_f64(0.5 + random.f64() / 2.0);
+            return match again((now + delay).max(facts.resumes)) {
+                Err(late) => late,
+                Ok(()) if !budget() => Decision::Return(Reason::BudgetSpent),
+                Ok(()) => Decision::Later(delay),
+            };
+        }
         Class::Denied => return Decision::Return(Reason::LastWord),
         _ if *outcome == Outcome::Failed(Failure::Hopeless) => return Decision::Return(Reason::Hopeless),
         // No such status is listed unless a policy lists it.
@@ -301,199 +356,4 @@ pub fn after(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        policy::{On, RetryOn},
-        signal::Source,
-    };
-
-    const NOW: Time = Time::from_millis(1_000_000);
-
-    fn answer(status: u16) -> Outcome {
-        Outcome::Answer { status, signal: Signal::default() }
-    }
-
-    fn with(status: u16, signal: Signal) -> Outcome {
-        Outcome::Answer { status, signal }
-    }
-
-    struct Case {
-        outcome: Outcome,
-        repeatable: bool,
-        costs: bool,
-        replayable: bool,
-        spent: u32,
-        departed: bool,
-        down: bool,
-        owns: bool,
-        deadline_ms: u64,
-        budget: bool,
-        retry_on: RetryOn,
-    }
-
-    fn case(outcome: Outcome) -> Case {
-        Case {
-            outcome,
-            repeatable: true,
-            costs: false,
-            replayable: true,
-            spent: 0,
-            departed: true,
-            down: false,
-            owns: false,
-            deadline_ms: 60_000,
-            budget: true,
-            retry_on: RetryOn::default(),
-        }
-    }
-
-    fn decide(case: &Case) -> Decision {
-        let policy = Effective { retry_on: case.retry_on.clone(), ..Effective::default() };
-        let attempt = Attempt {
-            policy: &policy,
-            repeatable: case.repeatable,
-            costs: case.costs,
-            replayable: case.replayable,
-            spent: case.spent,
-        };
-        let facts = Facts {
-            departed: case.departed,
-            down: case.down,
-            elsewhere: false,
-            owns_refusal: case.owns,
-            resumes: NOW + Duration::from_secs(2),
-            deadline: NOW + Duration::from_millis(case.deadline_ms),
-        };
-        let mut random = fastrand::Rng::with_seed(7);
-        match after(&case.outcome, &attempt, &facts, || case.budget, &mut random, NOW) {
-            Decision::Retry(_) => Decision::Retry(Duration::ZERO),
-            other => other,
-        }
-    }
-
-    #[test]
-    fn the_table_of_decisions() {
-        let retry = Decision::Retry(Duration::ZERO);
-        let back = Decision::Return;
-        let wait = Signal { wait: Some((Duration::from_secs(2), Source::RetryAfter)), ..Signal::default() };
-        let no = Signal { should_retry: Some(false), ..Signal::default() };
-        let yes = Signal { should_retry: Some(true), ..Signal::default() };
-        let last = Signal { last_word: true, ..Signal::default() };
-        let failed = Outcome::Failed;
-        let on = RetryOn::of;
-        let table = [
-            ("200", case(answer(200)), back(Reason::Final)),
-            ("404", case(answer(404)), back(Reason::Final)),
-            ("400 that asks for a retry", case(with(400, yes)), retry),
-            ("429", case(answer(429)), Decision::PutBack),
-            ("429 of a POST", Case { repeatable: false, ..case(answer(429)) }, Decision::PutBack),
-            ("429, body gone", Case { replayable: false, ..case(answer(429)) }, back(Reason::NotReplayable)),
-            ("429 after the last attempt", Case { spent: 9, ..case(answer(429)) }, Decision::PutBack),
-            ("429, no", case(with(429, no)), back(Reason::UpstreamSaysNo)),
-            ("429, out of credit", case(with(429, last)), back(Reason::LastWord)),
-            ("429, its own", Case { owns: true, ..case(answer(429)) }, back(Reason::OwnRefusal)),
-            (
-                "429, pause beyond the deadline",
-                Case { deadline_ms: 1_500, ..case(answer(429)) },
-                back(Reason::NoTime { could_start_in: Duration::from_secs(2) }),
-            ),
-            ("503 with a wait", Case { spent: 9, ..case(with(503, wait)) }, Decision::PutBack),
-            ("503 with a wait, of what costs", Case { costs: true, ..case(with(503, wait)) }, Decision::PutBack),
-            ("503 with a wait, POST", Case { repeatable: false, ..case(with(503, wait)) }, back(Reason::NotRepeatable)),
-            ("429 with a wait, POST", Case { repeatable: false, ..case(with(429, wait)) }, Decision::PutBack),
-            ("503", case(answer(503)), retry),
-            ("503 of a POST", Case { repeatable: false, ..case(answer(503)) }, back(Reason::NotRepeatable)),
-            ("500", case(answer(500)), retry),
-            ("501", case(answer(501)), back(Reason::NotListed)),
-            ("501 of a POST", Case { repeatable: false, ..case(answer(501)) }, back(Reason::NotListed)),
-            ("505", case(answer(505)), back(Reason::NotListed)),
-            ("520", case(answer(520)), retry),
-            ("520 of a POST", Case { repeatable: false, ..case(answer(520)) }, back(Reason::NotRepeatable)),
-            ("524 while down", Case { down: true, spent: 9, ..case(answer(524)) }, Decision::PutBack),
-            ("530", case(answer(530)), retry),
-            ("409, listed", Case { retry_on: on(&[On::Status(409)]), ..case(answer(409)) }, retry),
-            (
-                "409 of a POST, listed",
-                Case { retry_on: on(&[On::Status(409)]), repeatable: false, ..case(answer(409)) },
-                back(Reason::NotRepeatable),
-            ),
-            (
-                "409, listed, no",
-                Case { retry_on: on(&[On::Status(409)]), ..case(with(409, no)) },
-                back(Reason::UpstreamSaysNo),
-            ),
-            ("404, 4xx listed", Case { retry_on: on(&[On::Class(4)]), ..case(answer(404)) }, retry),
-            ("200, 4xx listed", Case { retry_on: on(&[On::Class(4)]), ..case(answer(200)) }, back(Reason::Final)),
-            ("501, 5xx listed", Case { retry_on: on(&[On::Class(5)]), ..case(answer(501)) }, retry),
-            (
-                "503, 500 listed",
-                Case { retry_on: on(&[On::Status(500)]), ..case(answer(503)) },
-                back(Reason::NotListed),
-            ),
-            ("408", case(answer(408)), retry),
-            ("504 while down", Case { down: true, spent: 9, ..case(answer(504)) }, Decision::PutBack),
-            ("504 that costs, while down", Case { down: true, costs: true, ..case(answer(504)) }, retry),
-            (
-                "504 that costs, while down, spent",
-                Case { down: true, costs: true, spent: 3, ..case(answer(504)) },
-                back(Reason::AttemptsSpent { retries: 3 }),
-            ),
-            (
-                "no connection, of what costs, while down",
-                Case { down: true, costs: true, departed: false, spent: 9, ..case(failed(Failure::Connect)) },
-                Decision::PutBack,
-            ),
-            (
-                "504, POST, while down",
-                Case { down: true, repeatable: false, ..case(answer(504)) },
-                back(Reason::NotRepeatable),
-            ),
-            ("500, spent", Case { spent: 3, ..case(answer(500)) }, back(Reason::AttemptsSpent { retries: 3 })),
-            ("500, no budget", Case { budget: false, ..case(answer(500)) }, back(Reason::BudgetSpent)),
-            ("500, no", case(with(500, no)), back(Reason::UpstreamSaysNo)),
-            (
-                "connect, POST, nothing left",
-                Case { departed: false, repeatable: false, replayable: false, ..case(failed(Failure::Connect)) },
-                retry,
-            ),
-            ("hopeless", Case { departed: false, ..case(failed(Failure::Hopeless)) }, back(Reason::Hopeless)),
-            ("broken, POST", Case { repeatable: false, ..case(failed(Failure::Broken)) }, back(Reason::NotRepeatable)),
-            ("unprocessed, POST", Case { repeatable: false, ..case(failed(Failure::Unprocessed)) }, retry),
-            (
-                "unprocessed, body gone",
-                Case { replayable: false, ..case(failed(Failure::Unprocessed)) },
-                back(Reason::NotReplayable),
-            ),
-            ("timed out", case(failed(Failure::TimedOut)), retry),
-        ];
-        for (name, case, expected) in table {
-            assert_eq!(decide(&case), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_rule_of_a_destination_decides_about_posts() {
-        for (rule, post, keyed, put) in [
-            (Repeatable::Never, false, false, true),
-            (Repeatable::Keyed, false, true, true),
-            (Repeatable::Always, true, true, true),
-        ] {
-            assert_eq!(rule.allows(&Method::POST, false), post, "{rule:?}");
-            assert_eq!(rule.allows(&Method::POST, true), keyed, "{rule:?}");
-            assert_eq!(rule.allows(&Method::PUT, false), put, "{rule:?}");
-            assert!(rule.allows(&Method::GET, false));
-        }
-    }
-
-    #[test]
-    fn the_backoff_grows_and_is_capped() {
-        let mut random = fastrand::Rng::with_seed(1);
-        for (n, most) in [(0, 50), (1, 100), (3, 400), (7, 5_000), (200, 5_000)] {
-            for _ in 0..50 {
-                let delay = full_jitter(BACKOFF_BASE, BACKOFF_CAP, n, &mut random);
-                assert!(delay <= Duration::from_millis(most), "{n}: {delay:?}");
-            }
-        }
-    }
-}
+mod tests;

@@ -184,7 +184,7 @@ fn a_call_whose_only_region_pauses_for_longer_than_it_has_is_refused_at_once() {
     let signal = Signal { wait: Some((SEC * 300, Source::RetryAfter)), ..Signal::default() };
     let refused = Outcome::Answer { status: 429, signal };
     let policy = Effective::default();
-    let attempt = Attempt { policy: &policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+    let attempt = Attempt { policy: &policy, repeatable: true, costs: false, replayable: true, keyed: false, spent: 0 };
     it.shard.report(it.now, flying[0], &refused, &attempt, &mut it.fx);
     let [Effect::Refuse { call, refusal }] = it.fx.drain().collect::<Vec<_>>()[..] else { panic!() };
     assert_eq!((call, refusal.kind(), refusal.retry_after()), (waiting, "deadline-unreachable", Some(SEC * 300)));

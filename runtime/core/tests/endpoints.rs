@@ -194,6 +194,7 @@ impl World {
             repeatable: true,
             costs: false,
             replayable: true,
+            keyed: false,
             spent: self.calls[call].spent,
         };
         let verdict = self.shard.report(self.now, permit, &outcome, &attempt, &mut self.fx);
@@ -366,8 +367,14 @@ fn one_that_hangs_is_noticed_by_who_calls_one_by_one_and_gives_up() {
         let settings = endpoints(2, |index| EndpointSettings { home: index == 0, ..weighing(1) });
         let config = Arc::new(Config::new(&settings).unwrap());
         let (mut shard, mut fx, mut now) = (Shard::new(7), Effects::default(), START);
-        let attempt =
-            Attempt { policy: &Effective::default(), repeatable: true, costs: false, replayable: true, spent: 0 };
+        let attempt = Attempt {
+            policy: &Effective::default(),
+            repeatable: true,
+            costs: false,
+            replayable: true,
+            keyed: false,
+            spent: 0,
+        };
         let mut call = |hangs: bool, ways: Ways| {
             let new = NewCall { ways, ..NewCall::by(now + SEC) };
             let Submitted::Admitted(permit) = shard.submit(now, KEY, &config, new, &mut fx) else { panic!() };

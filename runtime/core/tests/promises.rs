@@ -77,7 +77,8 @@ impl Gate {
 
     fn ends(&mut self, permit: Permit, outcome: &Outcome) {
         let policy = Effective::default();
-        let attempt = Attempt { policy: &policy, repeatable: false, costs: false, replayable: false, spent: 0 };
+        let attempt =
+            Attempt { policy: &policy, repeatable: false, costs: false, replayable: false, keyed: false, spent: 0 };
         self.shard.report(self.now, permit, outcome, &attempt, &mut self.fx);
         self.heed();
     }

@@ -223,8 +223,14 @@ impl Model {
                     return;
                 }
                 let policy = Effective::default();
-                let attempt =
-                    Attempt { policy: &policy, repeatable, costs: false, replayable, spent: u32::from(what) % 4 };
+                let attempt = Attempt {
+                    policy: &policy,
+                    repeatable,
+                    costs: false,
+                    replayable,
+                    keyed: false,
+                    spent: u32::from(what) % 4,
+                };
                 let verdict = self.shard.report(self.now, flying.permit, &outcome, &attempt, &mut self.fx);
                 if flying.reported {
                     assert!(matches!(verdict, Verdict::Return(_)));
@@ -357,8 +363,14 @@ impl Model {
                 }
                 if !flying.reported {
                     let policy = Effective::default();
-                    let attempt =
-                        Attempt { policy: &policy, repeatable: true, costs: false, replayable: true, spent: 0 };
+                    let attempt = Attempt {
+                        policy: &policy,
+                        repeatable: true,
+                        costs: false,
+                        replayable: true,
+                        keyed: false,
+                        spent: 0,
+                    };
                     let fine = Outcome::Answer { status: 200, signal: Signal::default() };
                     self.shard.report(self.now, flying.permit, &fine, &attempt, &mut self.fx);
                     if !flying.departed {

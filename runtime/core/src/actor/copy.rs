@@ -37,7 +37,8 @@ impl Actor {
         let entry = cx.calls.get(call).filter(|entry| matches!(entry.phase, Phase::Admitted | Phase::Departed))?;
         let mut entry =
             Entry { phase: Phase::Waiting, charge: Charge::default(), slot: Slot::default(), ..entry.clone() };
-        (entry.held, entry.beside, entry.ticket.again) = (Held::default(), None, true);
+        (entry.held, entry.beside) = (Held::default(), None);
+        (entry.ticket.again, entry.ticket.in_doubt) = (true, true);
         entry.judged = false;
         entry.since = (why != CopyFor::Trial).then_some(entry.since.unwrap_or(entry.left));
         let mut wants: Wants = entry.wants();
@@ -82,8 +83,11 @@ impl Actor {
         if !affordable {
             return None;
         }
-        if let Some(original) = cx.calls.get_mut(call).filter(|_| why == CopyFor::Race) {
-            original.copied = copied.with(chosen.index);
+        if let Some(original) = cx.calls.get_mut(call) {
+            original.ticket.in_doubt = true;
+            if why == CopyFor::Race {
+                original.copied = copied.with(chosen.index);
+            }
         }
         let copy = cx.calls.insert(entry);
         Some(self.launch(copy, chosen, false, cx))

@@ -147,6 +147,7 @@ impl Actor {
         if elsewhere {
             ticket.not_before = Time::ZERO;
         }
+        ticket.in_doubt |= departed && outcome.leaves_doubt();
         let down = self.endpoints.get(endpoint).is_some_and(|endpoint| endpoint.guard.is_down());
         let facts = Facts {
             departed,
@@ -154,6 +155,8 @@ impl Actor {
             down: down && !own && !elsewhere,
             elsewhere,
             owns_refusal: ticket.refusals >= OWNED_AFTER,
+            in_doubt: ticket.in_doubt,
+            under_way: ticket.under_way,
             resumes: self.endpoints.resumes(ways, ticket.is_fresh(), now).max(ticket.not_before),
             deadline,
         };
@@ -161,6 +164,10 @@ impl Actor {
         let verdict = match after(outcome, attempt, &facts, || spent.retry(budget, now), cx.random, now) {
             Decision::Return(reason) => Verdict::Return(reason),
             Decision::PutBack => Verdict::PutBack(ticket),
+            Decision::Later(delay) => {
+                let under_way = ticket.under_way.saturating_add(1);
+                Verdict::PutBack(Ticket { not_before: now + delay, under_way, ..ticket })
+            }
             Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, ..ticket }),
         };
         if self.resumes_at(endpoint, now) > resumed {

@@ -22,7 +22,7 @@ pub(crate) struct Gate {
 
 /// The first attempt of a call that may be repeated at no cost.
 pub(crate) fn first_attempt(policy: &Effective) -> Attempt<'_> {
-    Attempt { policy, repeatable: true, costs: false, replayable: true, spent: 0 }
+    Attempt { policy, repeatable: true, costs: false, replayable: true, keyed: false, spent: 0 }
 }
 
 impl Gate {

@@ -6,7 +6,7 @@ use tidegate_core::{
     shard::{CopyFor, Departure},
 };
 
-use crate::gate::{Gate, KEY, MS, SEC, fine, refused};
+use crate::gate::{Gate, KEY, MS, SEC, fine, first_attempt, refused};
 
 #[test]
 fn a_call_put_back_is_counted_as_one_request_by_the_budget() {
@@ -64,7 +64,14 @@ fn a_destination_that_never_answered_fails_after_its_attempts_and_one_that_lived
         let mut permit = gate.admitted();
         let last = (0..).find_map(|spent| {
             // Nothing left the node: not even a POST is in danger.
-            let attempt = Attempt { policy: &gate.policy, repeatable: false, costs: false, replayable: true, spent };
+            let attempt = Attempt {
+                policy: &gate.policy,
+                repeatable: false,
+                costs: false,
+                replayable: true,
+                keyed: false,
+                spent,
+            };
             let outcome = Outcome::Failed(Failure::Connect);
             let verdict = gate.shard.report(gate.now, permit, &outcome, &attempt, &mut gate.fx);
             gate.shard.release(gate.now, permit, &mut gate.fx);
@@ -78,6 +85,32 @@ fn a_destination_that_never_answered_fails_after_its_attempts_and_one_that_lived
             (false, Some(Verdict::Return(Reason::AttemptsSpent { retries: 3 }))) => {}
             (true, Some(Verdict::PutBack(_))) => assert!(gate.shard.snapshot(gate.now, KEY).unwrap().paused.is_some()),
             (lived, other) => panic!("lived: {lived}, {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_call_waits_for_its_own_attempt_before_where_its_key_is_in_use() {
+    let conflict = Outcome::Answer { status: 409, signal: Signal::default() };
+    for (first, doubt) in [(Outcome::Failed(Failure::TimedOut), true), (refused(Some(SEC)), false)] {
+        let mut gate = Gate::new(Settings::default());
+        let policy = gate.policy.clone();
+        let keyed = Attempt { keyed: true, ..first_attempt(&policy) };
+        let (mut outcome, mut permit, mut told) = (first, gate.sent(), 0);
+        let last = loop {
+            let verdict = gate.shard.report(gate.now, permit, &outcome, &keyed, &mut gate.fx);
+            gate.shard.release(gate.now, permit, &mut gate.fx);
+            let (Verdict::PutBack(ticket) | Verdict::Retry(ticket)) = verdict else { break verdict };
+            told += u32::from(outcome == conflict && ticket.not_before() > gate.now);
+            gate.again(SEC * 60, ticket);
+            let [Effect::Admit { permit: next, .. }] = gate.next()[..] else { panic!() };
+            assert_eq!(gate.shard.departed(gate.now, next, &mut gate.fx), Departure::Go);
+            (outcome, permit) = (conflict, next);
+        };
+        match doubt {
+            true => assert_eq!((last, told), (Verdict::Return(Reason::UnderWay), 8)),
+            // A 429 did nothing: the key is in use by somebody else.
+            false => assert_eq!((last, told), (Verdict::Return(Reason::Final), 0)),
         }
     }
 }

@@ -522,6 +522,7 @@ impl World {
                     repeatable: self.repeatable,
                     costs: false,
                     replayable: true,
+                    keyed: false,
                     spent,
                 };
                 let verdict = self.shard.report(self.now, permit, &outcome, &attempt, &mut self.fx);

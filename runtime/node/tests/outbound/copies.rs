@@ -1,6 +1,12 @@
 //! What becomes of the attempts of a call that is copied: each is counted and told, whichever counts.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use http::Request;
 use serde_json::{Value, json};
@@ -119,4 +125,68 @@ async fn an_attempt_that_ends_with_its_call_is_told_with_the_reason() {
     let (answer, told) = gate.told(call).await;
     assert_eq!(answer.unwrap().status(), 504);
     assert!(has(&told, "the deadline of the call passed"), "{told:?}");
+}
+
+/// An upstream that does what it is asked for once, in this time and whether or not somebody waits for it, and says
+/// meanwhile that the key is in use.
+async fn once(millis: u64) -> Upstream {
+    let state = Arc::new(AtomicUsize::new(0));
+    Upstream::start(move |_| {
+        let state = Arc::clone(&state);
+        async move {
+            match state.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst) {
+                Err(1) => return text(409, "this key is in use"),
+                Err(_) => return text(200, "done before"),
+                Ok(_) => {}
+            }
+            let work = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                state.store(2, Ordering::SeqCst);
+            });
+            work.await.unwrap();
+            text(200, "done")
+        }
+    })
+    .await
+}
+
+fn keyed(method: http::Method, url: &str, policy: &str) -> Request<body::Body> {
+    let request = Request::builder().method(method).uri(url).header("tidegate-policy", policy);
+    request.header("idempotency-key", "\"7\"").body(body::full("one")).unwrap()
+}
+
+#[tokio::test]
+async fn what_the_first_may_spoil_is_not_copied() {
+    for mode in ["mode=hedge, hedge_after=0.01", "mode=race"] {
+        for method in [http::Method::POST, http::Method::DELETE, http::Method::PUT] {
+            let upstream = once(200).await;
+            let gate = Gate::new(&[]);
+            let (answer, told) = gate.told(keyed(method, &upstream.url("/"), mode)).await;
+            assert_eq!(read(answer.unwrap()).await, "done", "{told:?}");
+            assert_eq!(upstream.requests(), 1);
+            assert!(has(&told, "not copied, in spite of the mode of its policy"), "{told:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_retry_waits_for_the_attempt_before_it_where_its_key_is_in_use() {
+    let upstream = once(1_200).await;
+    let gate = Gate::new(&[]);
+    let policy = "attempt_timeout=0.3, retries=1";
+    let (answer, told) = gate.told(keyed(http::Method::POST, &upstream.url("/"), policy)).await;
+    assert_eq!(read(answer.unwrap()).await, "done before", "{told:?}");
+    assert!(has(&told, "an attempt of it before is under way still"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_copy_that_finds_nothing_left_to_do_does_not_win() {
+    let (one, two) = (after(300, 200, "deleted").await, after(0, 404, "no such thing").await);
+    let gate = Gate::new(&[]);
+    let endpoints = json!([at(&one, "one"), at(&two, "two")]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": endpoints, "repeatable": "always"}))]);
+    for (method, answer) in [(http::Method::DELETE, "deleted"), (http::Method::GET, "no such thing")] {
+        let came = gate.send(keyed(method, API, "regions=one, mode=race")).await.unwrap();
+        assert_eq!(read(came).await, answer);
+    }
 }

@@ -50,6 +50,10 @@ pub(super) struct Call<'a> {
     pub(super) asked: u128,
     pub(super) policy: Arc<Effective>,
     pub(super) repeatable: bool,
+    /// Whether copies of it may fly beside it.
+    pub(super) copies: bool,
+    /// Whether it has an `Idempotency-Key` that is not known to be ignored.
+    pub(super) keyed: bool,
     /// Its body left while it came, and has left whole.
     pub(super) uploaded: bool,
     /// Whether a repetition costs something.
@@ -367,6 +371,7 @@ impl Call<'_> {
             repeatable: self.repeatable,
             costs: self.costs,
             replayable: self.kept.is_replayable(),
+            keyed: self.keyed,
             spent,
         };
         let verdict = admission.report(&outcome, &facts);
@@ -383,7 +388,7 @@ impl Call<'_> {
                     Err(error) => End::Failed(error),
                 });
             }
-            Verdict::PutBack(ticket) => (ticket, false, self.put_back()),
+            Verdict::PutBack(ticket) => (ticket, false, self.put_back(&ticket, &outcome)),
             Verdict::Retry(ticket) => {
                 self.counts().retry();
                 (ticket, true, self.tried_again(&ticket, &outcome, spent))
@@ -420,7 +425,11 @@ impl Call<'_> {
     }
 
     /// Why a call goes back to its queue.
-    fn put_back(&self) -> String {
+    fn put_back(&self, ticket: &Ticket, outcome: &Outcome) -> String {
+        if outcome.class() == Class::Accepted {
+            let delay = Rounded(ticket.not_before().since(shards::now()));
+            return format!("put back for {delay}: an attempt of it before is under way still, says the 409 to its key");
+        }
         match self.door.shards.pause(self.key) {
             Some((left, cause)) => {
                 format!("put back at no cost: {} is paused for {} {cause}", self.target.label(), Rounded(left))

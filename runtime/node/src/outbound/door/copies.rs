@@ -75,18 +75,28 @@ fn came(outcome: Option<&Outcome>) -> String {
     }
 }
 
-/// Whether nothing better is to be expected of another.
-fn is_answer(attempted: &Attempted) -> bool {
-    attempted.outcome().is_some_and(|outcome| matches!(outcome.class(), Class::Accepted | Class::Denied))
-}
-
 impl Call<'_> {
-    /// Whether there may be copies of an attempt of this call: where it may be sent twice, and its body is there for both.
+    /// Whether there may be copies of an attempt of this call: where the first can't spoil the second's answer, and its body
+    /// is there for both.
     pub(super) fn copies(&self) -> Option<Copies> {
         let mode = self.policy.mode;
-        let wanted = mode != Mode::Failover || self.aim().has_ways();
-        (wanted && self.repeatable && self.kept.as_split().is_ok())
-            .then_some(Copies { mode, after: self.policy.hedge_after })
+        if mode == Mode::Failover && !self.aim().has_ways() {
+            return None;
+        }
+        let why = match (self.copies, self.kept.as_split()) {
+            (true, Ok(_)) => return Some(Copies { mode, after: self.policy.hedge_after }),
+            (true, Err(())) => "its body is not kept for two",
+            (false, _) => "a copy might be answered by what the first does",
+        };
+        if mode != Mode::Failover {
+            self.tell(|| format!("not copied, in spite of the mode of its policy: {why}"));
+        }
+        None
+    }
+
+    /// Whether nothing better is to be expected of another attempt.
+    fn is_settled(&self, attempted: &Attempted) -> bool {
+        attempted.outcome().is_some_and(|outcome| outcome.settles(self.head.method.is_safe()))
     }
 
     /// The right to send a copy, and the way that it is for. None once the configuration or a secret changed: what the call
@@ -129,7 +139,7 @@ impl Copies {
                     copies.iter().for_each(|copy: &Flight| flying.push(copy.fly(call, Some((kind, &first.shown)))));
                     loop {
                         let (attempted, number, place) = flying.select_next_some().await;
-                        if flying.is_empty() || is_answer(&attempted) {
+                        if flying.is_empty() || call.is_settled(&attempted) {
                             let all = std::iter::once(&first).chain(&copies);
                             all.filter(|flight| flight.place != place).for_each(|flight| flight.shown.lose());
                             break (attempted, number, place);

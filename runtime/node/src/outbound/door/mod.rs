@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Response, Uri, header, uri::PathAndQuery};
 use parking_lot::Mutex;
-use tidegate_core::Effective;
+use tidegate_core::{Effective, Repeatable};
 
 pub use self::gauges::DestinationGauges;
 use self::{
@@ -402,6 +402,7 @@ impl Inner {
         let repeatable = target.destination.repeatable(&parts.method, parts.uri.path());
         let has_key = has_key || policy.idempotency_key.is_some();
         let costs = repeatable.costs(&parts.method, has_key);
+        let (copies, keyed) = (repeatable.copies(&parts.method), has_key && repeatable != Repeatable::Never);
         let repeatable = repeatable.allows(&parts.method, has_key);
         let asked_usage = kept.as_split().ok().flatten().and_then(|body| {
             target.destination.ask_usage(&parts, body).map(|body| (body, "the usage of its stream is asked for"))
@@ -421,6 +422,8 @@ impl Inner {
             asked: partition.key,
             policy,
             repeatable,
+            copies,
+            keyed,
             costs,
             uploaded: false,
             tokens,
