@@ -177,7 +177,8 @@ pub struct Facts {
     pub departed: bool,
     /// The destination lived before and does not now: waiting for it is better than failing.
     pub down: bool,
-    /// Another endpoint of the destination takes calls, and may take this one.
+    /// Another endpoint of the destination takes calls, and may take this one; where this one says that no waiting helps:
+    /// another may serve it in time.
     pub elsewhere: bool,
     /// This call is refused again and again while others pass: the refusal is its own.
     pub owns_refusal: bool,
@@ -314,6 +315,10 @@ pub fn after(
                 Ok(()) if !budget() => Decision::Return(Reason::BudgetSpent),
                 Ok(()) => Decision::Later(delay),
             };
+        }
+        // What is true of one endpoint, an account without credit, is not of another; and nothing was done there.
+        Class::Denied if facts.elsewhere && (attempt.replayable || !facts.departed) => {
+            return again(facts.resumes).err().unwrap_or(Decision::PutBack);
         }
         Class::Denied => return Decision::Return(Reason::LastWord),
         _ if *outcome == Outcome::Failed(Failure::Hopeless) => return Decision::Return(Reason::Hopeless),

@@ -462,6 +462,56 @@ fn a_refusal_of_one_endpoint_costs_nothing_and_sends_the_call_to_another() {
     assert!(world.sent[0].len() <= 12, "{}: a probe after each pause", world.sent[0].len());
 }
 
+/// Out of credit between these times since the start.
+fn broke_between(from: Duration, to: Duration) -> Serves {
+    let signal = Signal { last_word: true, ..Signal::default() };
+    Box::new(move |now, _| match (START + from..START + to).contains(&now) {
+        true => (MS, Outcome::Answer { status: 429, signal }),
+        false => (MS * 40, fine()),
+    })
+}
+
+#[test]
+fn one_that_is_out_of_credit_is_left_to_copies_until_it_serves_again() {
+    let settings = endpoints(2, |index| EndpointSettings { home: index == 0, ..weighing(1) });
+    let (from, to) = (SEC * 10, SEC * 70);
+    let mut world = World::new(9, &settings, vec![broke_between(from, to), about(MS * 40)]);
+    world.calls(50.0, SEC * 140);
+    world.run();
+    assert!(world.calls.iter().all(|call| call.status == 200 && call.spent == 0));
+    assert!(world.percentile(100, from, to) < MS * 150, "nobody waits");
+    // One copy in two seconds, and those that leave before the first denial is known.
+    let asked = world.sent_between(0, from, to);
+    assert!((20..=45).contains(&asked), "{asked}");
+    let after = world.sent_between(0, to + SEC * 3, SEC * 140);
+    assert!(after > 3_000, "{after}");
+}
+
+#[test]
+fn where_all_are_out_of_credit_the_answer_is_passed_on_at_once() {
+    let settings = endpoints(3, |_| weighing(1));
+    let broke = || broke_between(Duration::ZERO, SEC * 60);
+    let mut world = World::new(10, &settings, vec![broke(), broke(), broke()]);
+    world.calls(20.0, SEC * 25);
+    world.run();
+    assert!(world.calls.iter().all(|call| call.status == 429));
+    assert!(world.percentile(100, Duration::ZERO, SEC * 25) < MS * 10);
+    assert!(world.extra() < 0.1, "{}", world.extra());
+}
+
+#[test]
+fn who_is_denied_by_one_endpoint_waits_for_the_pause_of_another() {
+    let settings = endpoints(2, |index| EndpointSettings { home: index == 0, ..weighing(1) });
+    let refuses: Serves = Box::new(|now, _| match now < START + SEC * 2 {
+        true => (MS, status(429, Some(SEC * 2))),
+        false => (MS * 40, fine()),
+    });
+    let mut world = World::new(11, &settings, vec![broke_between(Duration::ZERO, SEC * 60), refuses]);
+    world.calls(1.0, SEC * 10);
+    world.run();
+    assert!(world.calls.iter().all(|call| call.status == 200 && call.spent == 0));
+}
+
 #[test]
 fn a_failure_goes_elsewhere_at_once() {
     let settings = endpoints(2, |_| weighing(1));

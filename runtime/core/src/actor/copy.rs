@@ -68,7 +68,8 @@ impl Actor {
             CopyFor::Trial => self.endpoints.overdue(&self.config.endpoints, &wants, cx.calls, now)?,
             CopyFor::Hedge | CopyFor::Race => {
                 let chosen = self.endpoints.choose(&self.config.endpoints, &wants, cx.calls, cx.random, now).ok()?;
-                if !self.endpoints.is_single() && chosen.index == entry.endpoint {
+                let others = self.endpoints.others_may_serve(wants.ways, entry.endpoint, now);
+                if !self.endpoints.is_single() && (chosen.index == entry.endpoint || !others) {
                     return None;
                 }
                 chosen

@@ -103,9 +103,15 @@ impl Actor {
                         endpoint.health.answered(entry.left, took, others, cx.now);
                     }
                     Some(outcome) => {
-                        endpoint.health.failed(entry.left, outcome.class() != Class::Refused, cx.now);
+                        let failed = !matches!(outcome.class(), Class::Refused | Class::Denied);
+                        endpoint.health.failed(entry.left, failed, cx.now);
                     }
                     None => endpoint.health.cut_short(entry.left, took, cx.now),
+                }
+                match outcome.map(Outcome::class) {
+                    Some(Class::Denied) => endpoint.denial.denied(cx.random, cx.now),
+                    _ if entry.succeeded => endpoint.denial.served(entry.left),
+                    _ => {}
                 }
             }
         }
@@ -143,7 +149,10 @@ impl Actor {
         if reroutes {
             ticket.tried = ticket.tried.with(endpoint);
         }
-        let elsewhere = reroutes && self.endpoints.elsewhere(ways, ticket.tried, endpoint, now);
+        let elsewhere = match class {
+            Class::Denied => self.endpoints.others_may_serve(ways, endpoint, now),
+            _ => reroutes && self.endpoints.elsewhere(ways, ticket.tried, endpoint, now),
+        };
         if elsewhere {
             ticket.not_before = Time::ZERO;
         }

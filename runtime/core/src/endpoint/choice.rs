@@ -41,7 +41,7 @@ impl Endpoints {
         }
         let latencies = self.latencies(now);
         self.judge(&latencies, random, now);
-        let allowed = self.all().and(wants.ways.allowed);
+        let allowed = self.open(wants.ways, now);
         let best = self.numbered(allowed).zip(&latencies).filter(|((_, it), _)| !it.health.is_ejected(now));
         let best = best.filter_map(|(_, latency)| *latency).min().unwrap_or_default();
         let mut free: SmallVec<[(u8, Duration); 4]> = SmallVec::new();
@@ -128,7 +128,7 @@ impl Endpoints {
         let allowed = self.all().and(wants.ways.allowed);
         for (index, endpoint) in (0u8..).zip(&mut self.0).filter(|(index, _)| allowed.has(*index)) {
             if endpoint.hold(compiled.get(usize::from(index)), wants, calls, now).is_none()
-                && endpoint.health.wants_copy(now)
+                && (endpoint.health.wants_copy(now) || endpoint.denial.wants_copy(now))
             {
                 return Some(Chosen { index, among: Mask::NONE });
             }

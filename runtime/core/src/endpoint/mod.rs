@@ -5,9 +5,11 @@
 //! would have to wait there. Of endpoints that are about as fast the preferred ones share the calls by weight.
 //!
 //! One that is far slower than the others, or fails where another does not, is ejected for a while. Meanwhile copies of calls try it, from the budget of
-//! hedges, and a few good answers bring it back at once.
+//! hedges, and a few good answers bring it back at once. One that says that no waiting helps gets no calls while another may
+//! serve them.
 
 mod choice;
+mod denial;
 mod health;
 mod mask;
 mod one;
@@ -85,7 +87,7 @@ impl Endpoints {
 
     /// Whether their state at rest tells all. Limits of their own are not written.
     pub(crate) fn rest(&self) -> bool {
-        self.0.iter().all(|it| it.own.is_none() && it.guard.rests() && it.health.rests())
+        self.0.iter().all(|it| it.own.is_none() && it.guard.rests() && it.health.rests() && it.denial.rests())
     }
 
     pub(crate) fn get(&self, index: u8) -> Option<&Endpoint> {
@@ -108,6 +110,23 @@ impl Endpoints {
         Mask(u16::MAX >> (MAX_ENDPOINTS - self.0.len().clamp(1, MAX_ENDPOINTS)))
     }
 
+    /// Those of the ways of a call that may serve it: none that says that no waiting helps, unless all of them do.
+    fn open(&self, ways: Ways, now: Time) -> Mask {
+        let allowed = self.all().and(ways.allowed);
+        if self.is_single() {
+            return allowed;
+        }
+        let denied = self.numbered(allowed).filter(|(_, it)| it.denial.until(now).is_some());
+        let denied = denied.fold(Mask::NONE, |denied, (index, _)| denied.with(index));
+        allowed.within(Mask(!denied.0))
+    }
+
+    /// Whether another than `index` that a call may take does not say that no waiting helps.
+    pub(crate) fn others_may_serve(&self, ways: Ways, index: u8, now: Time) -> bool {
+        let others = self.all().and(ways.allowed).without(index);
+        self.numbered(others).any(|(_, it)| it.denial.until(now).is_none())
+    }
+
     /// What is left of the ways of a call that is at `index`, where something is.
     pub(crate) fn ways_beside(&self, ways: Ways, index: u8) -> Option<Ways> {
         let allowed = self.all().and(ways.allowed).without(index);
@@ -123,6 +142,7 @@ impl Endpoints {
         for endpoint in &mut self.0 {
             endpoint.guard.lift(now);
             endpoint.health.lift();
+            endpoint.denial.lift();
         }
     }
 
@@ -133,7 +153,7 @@ impl Endpoints {
 
     /// Whether another than `index` that was not tried would take a call at once, as far as pauses go.
     pub(crate) fn elsewhere(&self, ways: Ways, tried: Mask, index: u8, now: Time) -> bool {
-        let others = self.all().and(ways.allowed).without(index);
+        let others = self.open(ways, now).without(index);
         self.numbered(Mask(others.0 & !tried.0)).any(|(_, it)| it.guard.resumes(true, now) <= now)
     }
 
@@ -152,8 +172,7 @@ impl Endpoints {
 
     /// When a call may leave as far as pauses of those go that it may take.
     pub(crate) fn resumes(&self, ways: Ways, fresh: bool, now: Time) -> Time {
-        let allowed = self.all().and(ways.allowed);
-        self.numbered(allowed).map(|(_, it)| it.guard.resumes(fresh, now)).min().unwrap_or(now)
+        self.numbered(self.open(ways, now)).map(|(_, it)| it.guard.resumes(fresh, now)).min().unwrap_or(now)
     }
 
     /// The same of one that may take none but that which takes longest.
@@ -164,7 +183,7 @@ impl Endpoints {
     /// The end of the pause of all of those that a call may take, where all are paused.
     pub(crate) fn paused_until(&self, ways: Ways, fresh: bool, now: Time) -> Option<(Time, Cause)> {
         let mut first: Option<(Time, Cause)> = None;
-        for (_, endpoint) in self.numbered(self.all().and(ways.allowed)) {
+        for (_, endpoint) in self.numbered(self.open(ways, now)) {
             let (until, cause) = endpoint.guard.paused_until(fresh, now)?;
             if first.is_none_or(|(other, _)| until < other) {
                 first = Some((until, cause));
@@ -217,7 +236,7 @@ impl Endpoints {
             failures: it.health.failures(),
             unanswered: it.guard.unanswered(),
             paused: it.guard.paused_until(true, now).map(|(until, cause)| (until.since(now), cause)),
-            ejected: it.health.ejected_until(now).map(|until| until.since(now)),
+            ejected: it.health.ejected_until(now).max(it.denial.until(now)).map(|until| until.since(now)),
             learned_rate: it.guard.learned(),
             learned_slots: it.guard.slots(),
         };

@@ -1,6 +1,6 @@
 //! One endpoint: what is configured for it, and what it holds of that.
 
-use super::{Mask, Ways, health::Health};
+use super::{Mask, Ways, denial::Denial, health::Health};
 use crate::{
     calls::{Call, Calls},
     guard::Guard,
@@ -69,16 +69,17 @@ pub(crate) struct Held {
 pub(crate) struct Endpoint {
     pub(crate) guard: Guard,
     pub(crate) health: Health,
+    pub(crate) denial: Denial,
     pub(super) own: Option<Box<Own>>,
     /// Smooth weighted round robin: grows by the weight with each choice, and falls by all weights when chosen.
     pub(super) credit: i32,
 }
 
-at_rest!(Endpoint { guard, health, credit } else { own: None });
+at_rest!(Endpoint { guard, health, credit } else { own: None, denial: Denial::default() });
 
 impl Endpoint {
     pub(super) fn new(compiled: Option<&Compiled>, known: bool) -> Endpoint {
-        let mut endpoint = Endpoint { guard: Guard::default(), health: Health::default(), own: None, credit: 0 };
+        let mut endpoint = Endpoint::default();
         endpoint.follow(None, compiled, known, Time::ZERO);
         endpoint
     }

@@ -28,6 +28,7 @@ struct Case {
     departed: bool,
     down: bool,
     owns: bool,
+    elsewhere: bool,
     deadline_ms: u64,
     budget: bool,
     retry_on: RetryOn,
@@ -46,6 +47,7 @@ fn case(outcome: Outcome) -> Case {
         departed: true,
         down: false,
         owns: false,
+        elsewhere: false,
         deadline_ms: 60_000,
         budget: true,
         retry_on: RetryOn::default(),
@@ -65,7 +67,7 @@ fn decide(case: &Case) -> Decision {
     let facts = Facts {
         departed: case.departed,
         down: case.down,
-        elsewhere: false,
+        elsewhere: case.elsewhere,
         owns_refusal: case.owns,
         in_doubt: case.in_doubt,
         under_way: case.under_way,
@@ -100,6 +102,22 @@ fn the_table_of_decisions() {
         ("429 after the last attempt", Case { spent: 9, ..case(answer(429)) }, Decision::PutBack),
         ("429, no", case(with(429, no)), back(Reason::UpstreamSaysNo)),
         ("429, out of credit", case(with(429, last)), back(Reason::LastWord)),
+        ("429, out of credit here", Case { elsewhere: true, spent: 9, ..case(with(429, last)) }, Decision::PutBack),
+        (
+            "429 of a POST, out of credit here",
+            Case { elsewhere: true, repeatable: false, ..case(with(429, last)) },
+            Decision::PutBack,
+        ),
+        (
+            "429, out of credit here, body gone",
+            Case { elsewhere: true, replayable: false, ..case(with(429, last)) },
+            back(Reason::LastWord),
+        ),
+        (
+            "429, out of credit here, no time for another",
+            Case { elsewhere: true, deadline_ms: 1_500, ..case(with(429, last)) },
+            back(Reason::NoTime { could_start_in: Duration::from_secs(2) }),
+        ),
         ("429, its own", Case { owns: true, ..case(answer(429)) }, back(Reason::OwnRefusal)),
         (
             "429, pause beyond the deadline",

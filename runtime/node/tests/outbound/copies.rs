@@ -190,3 +190,69 @@ async fn a_copy_that_finds_nothing_left_to_do_does_not_win() {
         assert_eq!(read(came).await, answer);
     }
 }
+
+/// A refusal for want of credit.
+fn broke() -> http::Response<body::Body> {
+    text(429, r#"{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}"#)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_out_of_credit_sends_its_calls_to_another_and_is_tried_by_copies_of_safe_requests() {
+    let asked = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let one = Upstream::start({
+        let asked = Arc::clone(&asked);
+        move |request| {
+            asked.lock().push(request.method().clone());
+            async { broke() }
+        }
+    })
+    .await;
+    let two = after(0, 200, "two").await;
+    let gate = Gate::new(&[]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": [at(&one, "one"), at(&two, "two")]}))]);
+    let order = || keyed(http::Method::POST, API, "regions=one, retries=0");
+    let (answer, told) = gate.told(order()).await;
+    assert_eq!(read(answer.unwrap()).await, "two", "{told:?}");
+    assert!(has(&told, "put back at no cost: no waiting helps there"), "{told:?}");
+    let (answer, told) = gate.told(order()).await;
+    assert_eq!(read(answer.unwrap()).await, "two");
+    assert!(has(&told, "to endpoint two: one is left alone for"), "{told:?}");
+    assert_eq!(one.requests(), 1);
+    // In two seconds it is time to try it: with a request that nothing is changed by.
+    let begun = std::time::Instant::now();
+    loop {
+        gate.send(keyed(http::Method::DELETE, API, "regions=one")).await.unwrap();
+        let (_, told) = gate.told(to_one("mode=failover")).await;
+        if has(&told, "a copy tries endpoint one") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "never tried: {told:?}");
+    }
+    until("it is tried", || one.requests() == 2).await;
+    assert_eq!(*asked.lock(), [http::Method::POST, http::Method::GET]);
+}
+
+#[tokio::test]
+async fn where_all_endpoints_are_out_of_credit_the_first_answer_is_passed_on() {
+    let upstream = || Upstream::start(|_| async { broke() });
+    let (one, two) = (upstream().await, upstream().await);
+    let gate = Gate::new(&[]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": [at(&one, "one"), at(&two, "two")]}))]);
+    for _ in 0..3 {
+        let answer = gate.send(to_one("mode=failover")).await.unwrap();
+        assert_eq!(answer.status(), 429);
+        assert!(read(answer).await.contains("insufficient_quota"));
+    }
+    // Both were asked by the first call, and one by each of the others.
+    assert_eq!(one.requests() + two.requests(), 4);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_out_of_credit_does_not_win() {
+    let one = after(300, 200, "one").await;
+    let two = Upstream::start(|_| async { broke() }).await;
+    let gate = Gate::new(&[]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": [at(&one, "one"), at(&two, "two")]}))]);
+    let answer = gate.send(to_one("mode=race")).await.unwrap();
+    assert_eq!((read(answer).await.as_str(), two.requests()), ("one", 1));
+}

@@ -426,6 +426,9 @@ impl Call<'_> {
 
     /// Why a call goes back to its queue.
     fn put_back(&self, ticket: &Ticket, outcome: &Outcome) -> String {
+        if outcome.class() == Class::Denied {
+            return "put back at no cost: no waiting helps there, says its answer, and another endpoint may serve it".into();
+        }
         if outcome.class() == Class::Accepted {
             let delay = Rounded(ticket.not_before().since(shards::now()));
             return format!("put back for {delay}: an attempt of it before is under way still, says the 409 to its key");
