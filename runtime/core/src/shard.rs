@@ -20,7 +20,7 @@ use crate::{
     queue::Bounds,
     refusal::{Cause, Refusal, Waiting},
     repeat::{Attempt, Outcome, Reason},
-    snapshot::Snapshot,
+    snapshot::{self, Snapshot},
     time::Time,
 };
 use hashbrown::HashTable;
@@ -557,6 +557,18 @@ impl Shard {
         let index = self.find(key)?;
         let actor = self.actors.get(index as usize)?;
         Some(actor.snapshot(self.asleep.seen(index).as_ref(), &self.calls, now))
+    }
+
+    /// How its endpoints do, where several are configured: a part of [`Shard::snapshot`].
+    pub fn endpoint_state(&self, now: Time, key: u128) -> Option<Vec<snapshot::Endpoint>> {
+        let index = self.find(key)?;
+        let actor = self.actors.get(index as usize)?;
+        Some(actor.endpoint_state(self.asleep.seen(index).as_ref(), now))
+    }
+
+    /// How many calls wait at a partition: a part of [`Shard::snapshot`], too.
+    pub fn queued(&self, key: u128) -> usize {
+        self.find(key).and_then(|index| self.actors.get(index as usize)).map_or(0, Actor::queued)
     }
 
     /// What is left of a partition's pause, and why it pauses: a part of [`Shard::snapshot`] that costs little.

@@ -8,7 +8,7 @@ use crate::{
     pace::Units,
     queue::Queue,
     refusal::Cause,
-    snapshot::Snapshot,
+    snapshot::{Endpoint, Snapshot},
     time::Time,
 };
 use std::time::Duration;
@@ -18,6 +18,14 @@ impl Actor {
     pub(crate) fn pause(&self, asleep: Option<&Endpoints>, now: Time) -> Option<(Duration, Cause)> {
         let endpoints = asleep.unwrap_or(&self.endpoints);
         endpoints.paused_until(Ways::ANY, true, now).map(|(until, cause)| (until.since(now), cause))
+    }
+
+    pub(crate) fn endpoint_state(&self, asleep: Option<&Endpoints>, now: Time) -> Vec<Endpoint> {
+        asleep.unwrap_or(&self.endpoints).snapshot(&self.config.endpoints, now)
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.busy.as_ref().map_or(0, |busy| busy.queue.len())
     }
 
     pub(crate) fn snapshot(&self, asleep: Option<&Endpoints>, calls: &Calls, now: Time) -> Snapshot {

@@ -12,7 +12,7 @@ use tidegate::{
 };
 use tokio::task::JoinHandle;
 
-use crate::support::{Gate, Upstream, read, text, until};
+use crate::support::{Gate, Upstream, channel_body, read, text, until};
 
 /// An upstream whose answers take so long.
 async fn upstream(after: Duration) -> Upstream {
@@ -138,4 +138,35 @@ async fn a_call_that_is_tried_again_asks_where_its_origin_belongs_by_then() {
         assert_eq!(call.await.unwrap(), "down");
     }
     assert_eq!(upstream.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_destination_that_is_removed_is_in_no_list_and_no_gauge_whoever_still_calls_it() {
+    let upstream = upstream(Duration::ZERO).await;
+    let gate = Arc::new(Gate::new(&[]));
+    let gauges = || gate.observe.metrics.render_with(|all| all.register_collector(Box::new(gate.door.gauges())));
+    let paused = r#"tidegate_destination_paused{destination="held"} 1"#;
+    let split = json!({"match": upstream.url(""), "split_by": ["body:/model"]});
+    show(&gate, &[("held", split.clone())], false);
+    // Its partition is known when its body has come.
+    let (body, request) = channel_body();
+    let late = tokio::spawn({
+        let (gate, url) = (Arc::clone(&gate), upstream.url("/"));
+        async move { gate.send(http::Request::post(url).body(request).unwrap()).await.unwrap().status() }
+    });
+    // The second is taken only once the first was read.
+    for part in ["{\"model\":", " "] {
+        body.send(part.into()).await.unwrap();
+    }
+    show(&gate, &[("held", split)], true);
+    let held = calls(&gate, &upstream.url("/"), 2);
+    until("they wait", || waiting(&gate, "held") == 2).await;
+    assert!(gauges().contains(paused), "{}", gauges());
+    show(&gate, &[], false);
+    answered(held).await;
+    body.send("\"m\"}".into()).await.unwrap();
+    drop(body);
+    assert_eq!(late.await.unwrap(), 200);
+    assert!(!gauges().contains("\"held\""), "{}", gauges());
+    assert!(!gate.state().to_string().contains("\"held\""), "{}", gate.state());
 }

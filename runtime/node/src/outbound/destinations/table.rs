@@ -58,8 +58,8 @@ pub(crate) struct Destination {
     answers: Arc<CachedCounts>,
     /// How its answers are stored, where they are.
     pub(crate) caching: Option<Caching>,
-    /// Its configuration was deleted: calls that are still under way make it no series anew.
-    gone: AtomicBool,
+    /// Its configuration was deleted, over changes of it: calls that are still under way make it no series anew.
+    gone: Arc<AtomicBool>,
 }
 
 impl Destination {
@@ -88,7 +88,7 @@ impl Destination {
             split_by: compiled.split_by,
             counts: OnceLock::new(),
             answers: before.map(|before| Arc::clone(&before.answers)).unwrap_or_default(),
-            gone: AtomicBool::new(false),
+            gone: before.map(|before| Arc::clone(&before.gone)).unwrap_or_default(),
         }
     }
 
@@ -112,8 +112,13 @@ impl Destination {
             caching: None,
             counts: OnceLock::new(),
             answers: Arc::default(),
-            gone: AtomicBool::new(false),
+            gone: Arc::default(),
         }
+    }
+
+    /// Whether its configuration was deleted.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// How it is shown: its name, or what it stands for.
@@ -292,15 +297,22 @@ impl Table {
         (next, changed)
     }
 
-    /// Forgets the series of destinations that are not in the table which follows this one, of whatever tenant.
-    pub(crate) fn forget_gone(&self, next: &Self, metrics: &Metrics) {
-        let left: HashSet<_> = next.all().filter_map(|destination| destination.name.as_ref()).collect();
-        for destination in self.all() {
-            if let Some(name) = destination.name.as_ref().filter(|name| !left.contains(name)) {
-                destination.gone.store(true, Ordering::Relaxed);
-                metrics.forget_destination(name.as_str());
-            }
+    /// The destinations that are not in the table which follows this one. Their series are forgotten, where no tenant has one
+    /// of the same name.
+    pub(crate) fn forget_gone(&self, next: &Self, metrics: &Metrics) -> Vec<Arc<Destination>> {
+        let names: HashSet<_> = next.all().filter_map(|destination| destination.name.as_ref()).collect();
+        let left: HashSet<_> = next.all().map(|destination| (&destination.tenant, &destination.name)).collect();
+        let gone = self.all().filter(|it| !left.contains(&(&it.tenant, &it.name))).cloned();
+        let gone: Vec<_> = gone.inspect(|it| it.gone.store(true, Ordering::Relaxed)).collect();
+        for name in gone.iter().filter_map(|it| it.name.as_ref()).filter(|name| !names.contains(name)) {
+            metrics.forget_destination(name.as_str());
         }
+        gone
+    }
+
+    /// What destinations without configuration follow.
+    pub(crate) fn default_limits(&self) -> &Arc<Config> {
+        &self.default
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Destination>> {

@@ -141,8 +141,8 @@ impl Call<'_> {
         if first.id == way.id || best < u8::MAX && of_way == Some(best) {
             return None;
         }
-        let snapshot = self.door.shards.snapshot(self.key)?;
-        let of = |id| snapshot.endpoints.iter().find(|endpoint| endpoint.id == id);
+        let state = self.door.shards.endpoint_state(self.key)?;
+        let of = |id| state.iter().find(|endpoint| endpoint.id == id);
         let (chosen, other, name) = (of(way.id)?, of(first.id)?, &first.name);
         if let Some((left, cause)) = other.paused {
             return Some(format!("{name} is paused for {} {cause}", Rounded(left)));

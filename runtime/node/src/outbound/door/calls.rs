@@ -482,13 +482,12 @@ impl Call<'_> {
     pub(super) fn tell_refusal(&self, outcome: &Outcome) {
         let Outcome::Answer { status, .. } = *outcome else { return };
         self.door.observe.feed.send(|| {
-            let snapshot = self.door.shards.snapshot(self.key);
-            let paused = snapshot.as_ref().and_then(|snapshot| snapshot.paused).map(|(left, _)| left);
+            let shards = &self.door.shards;
             FeedEvent::Refused {
                 status,
                 host: Arc::clone(&self.target.host),
-                paused: paused.unwrap_or_default(),
-                waiting: snapshot.map_or(0, |snapshot| u32::try_from(snapshot.queued).unwrap_or(u32::MAX)),
+                paused: shards.pause(self.key).map(|(left, _)| left).unwrap_or_default(),
+                waiting: u32::try_from(shards.queued(self.key)).unwrap_or(u32::MAX),
             }
         });
     }

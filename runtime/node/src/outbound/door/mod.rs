@@ -175,11 +175,16 @@ impl Door {
         let (next, changed) = table.next(state, &self.0.settings);
         let next = Arc::new(next);
         self.0.table.store(Arc::clone(&next));
-        table.forget_gone(&next, &self.0.observe.metrics);
+        let gone = table.forget_gone(&next, &self.0.observe.metrics);
         for (old, new) in changed {
             self.0.shards.reconfigure(&old, &new);
         }
         self.0.send_on(&next);
+        // Those that waited are gone by now: no brake and no limit of theirs says anything any more.
+        for destination in gone {
+            self.0.known.forget(&destination);
+            self.0.shards.reconfigure(&destination.limits, next.default_limits());
+        }
     }
 
     /// What outbound calls of this node follow where nothing else is said.

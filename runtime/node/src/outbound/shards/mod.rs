@@ -163,6 +163,16 @@ impl Shards {
         self.shards.get(self.shard_of(key))?.lock().core.snapshot(now(), key)
     }
 
+    /// How the endpoints of a partition do.
+    pub(crate) fn endpoint_state(&self, key: u128) -> Option<Vec<tidegate_core::snapshot::Endpoint>> {
+        self.shards.get(self.shard_of(key))?.lock().core.endpoint_state(now(), key)
+    }
+
+    /// How many calls wait at a partition.
+    pub(crate) fn queued(&self, key: u128) -> usize {
+        self.shards.get(self.shard_of(key)).map_or(0, |shard| shard.lock().core.queued(key))
+    }
+
     /// What is left of a partition's pause, and why it pauses.
     pub(crate) fn pause(&self, key: u128) -> Option<(Duration, Cause)> {
         self.shards.get(self.shard_of(key))?.lock().core.pause(now(), key)
