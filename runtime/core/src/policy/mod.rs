@@ -138,9 +138,6 @@ impl Policy {
                 return Err(PolicyError::new("regions", format!("{bad:?} is not the name of a region, like \"iad\"")));
             }
         }
-        if self.regions_only == Some(true) && self.regions.is_none() {
-            return Err(PolicyError::new("regions_only", "needs `regions`"));
-        }
         if let Some(key) = &self.idempotency_key
             && (key.is_empty() || key.len() > Self::MAX_KEY || !key.bytes().all(|b| (0x20..0x7f).contains(&b)))
         {
@@ -229,6 +226,17 @@ impl Effective {
         policy
     }
 
+    /// Checks what only all layers together tell.
+    ///
+    /// # Errors
+    /// The member that lacks another.
+    pub fn validate(&self) -> Result<(), PolicyError> {
+        if self.regions_only && self.regions.is_empty() {
+            return Err(PolicyError::new("regions_only", "needs `regions`, which nobody states"));
+        }
+        Ok(())
+    }
+
     /// Lays one more layer on top.
     pub fn apply(&mut self, layer: &Policy) {
         fn set<T>(value: &mut T, stated: Option<T>) {
@@ -271,6 +279,16 @@ mod tests {
     }
 
     #[test]
+    fn what_one_layer_lacks_another_may_state() {
+        let only = header::parse("regions_only").unwrap();
+        let regions: Policy = serde_json::from_str(r#"{"regions": ["lhr"]}"#).unwrap();
+        assert!(Effective::of([&regions, &only]).validate().is_ok());
+        assert!(Effective::of([&regions]).validate().is_ok());
+        let error = Effective::of([&only]).validate().unwrap_err();
+        assert!(error.to_string().contains("regions_only: needs `regions`"), "{error}");
+    }
+
+    #[test]
     fn json_and_toml_errors_say_which_member() {
         let json = |text: &str| match serde_json::from_str::<Policy>(text) {
             Ok(policy) => policy.validate().unwrap_err().to_string(),
@@ -285,7 +303,6 @@ mod tests {
             (r#"{"retry_on": ["sometimes"]}"#, "sometimes"),
             (r#"{"retry_on": [99]}"#, "99"),
             (r#"{"regions": ["IAD"]}"#, "IAD"),
-            (r#"{"regions_only": true}"#, "needs `regions`"),
             (r#"{"priority": 101}"#, "priority"),
             (r#"{"idempotency_key": ""}"#, "idempotency_key"),
         ] {

@@ -1,7 +1,7 @@
 //! How the gate says no, and how a failure to reach anybody is told to those who need an answer.
 
 use http::{HeaderName, StatusCode};
-use tidegate_core::{Refusal, Waiting, units::Span};
+use tidegate_core::{Refusal, Waiting, policy::PolicyError, units::Span};
 
 use super::{Origin, TransportError, headers};
 use crate::{problem::Problem, settings::names};
@@ -66,6 +66,18 @@ pub(super) fn no_region(destination: &str, regions: &[String]) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "no-region", NO_REGION, detail)
         .member("destination", destination)
         .final_answer()
+}
+
+/// Its policy insists on regions, and no layer of it says which.
+pub(super) fn regions_missing(destination: &str, why: &PolicyError) -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "no-region",
+        "No regions to insist on",
+        format!("{destination}: policy.{why}"),
+    )
+    .member("destination", destination)
+    .final_answer()
 }
 
 /// A failure that the upstream answered itself.

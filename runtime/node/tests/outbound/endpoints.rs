@@ -93,6 +93,14 @@ async fn regions_of_a_policy_are_preferred_or_insisted_on() {
             assert_eq!(read(answer).await, "lhr /", "{policy}");
         }
     }
+    // Neither does the request state everything that it means, nor does it have to.
+    let answer = gate.send(with_policy(API, "regions_only")).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    let detail = read(answer).await;
+    assert!(detail.contains("policy.regions_only: needs `regions`, which nobody states"), "{detail}");
+    let endpoints = json!([at(&iad, "iad"), at(&lhr, "lhr")]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": endpoints, "policy": {"regions": ["lhr"]}}))]);
+    assert_eq!(read(gate.send(with_policy(API, "regions_only")).await.unwrap()).await, "lhr /");
     let answer = gate.send(with_policy(API, "regions=nrt, regions_only")).await.unwrap();
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     let detail = read(answer).await;

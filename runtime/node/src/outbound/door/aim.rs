@@ -33,6 +33,7 @@ pub(super) fn ways(
     policy: &Effective,
     filled: Option<&Filled>,
 ) -> Result<Ways, Box<Problem>> {
+    policy.validate().map_err(|why| Box::new(refuse::regions_missing(destination.label(), &why)))?;
     let within = destination.ways(policy);
     let within = within.ok_or_else(|| Box::new(refuse::no_region(destination.label(), &policy.regions)))?;
     filled.map_or(Ok(within), |filled| filled.open(within, &destination.endpoints))
