@@ -1,6 +1,7 @@
 //! What becomes of the attempts of a call that is copied: each is counted and told, whichever counts.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -8,9 +9,13 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use http::Request;
 use serde_json::{Value, json};
-use tidegate::body;
+use tidegate::{
+    body,
+    outbound::{DoorParts, Resolve},
+};
 
 use crate::support::{Gate, Upstream, get, read, refusal, text, until};
 
@@ -255,4 +260,48 @@ async fn a_copy_that_is_out_of_credit_does_not_win() {
     gate.configure(&[("api", json!({"match": API, "endpoints": [at(&one, "one"), at(&two, "two")]}))]);
     let answer = gate.send(to_one("mode=race")).await.unwrap();
     assert_eq!((read(answer).await.as_str(), two.requests()), ("one", 1));
+}
+
+/// Looks everything up here, and some names slowly.
+struct Slowly(Vec<(&'static str, Duration)>);
+
+impl Resolve for Slowly {
+    fn resolve(&self, host: Arc<str>) -> BoxFuture<'static, std::io::Result<Vec<IpAddr>>> {
+        let takes = self.0.iter().find(|(name, _)| **name == *host).map(|(_, takes)| *takes);
+        Box::pin(async move {
+            tokio::time::sleep(takes.unwrap_or_default()).await;
+            Ok(vec![IpAddr::from([127, 0, 0, 1])])
+        })
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_late_by_the_time_since_its_request_left() {
+    let resolver =
+        Slowly(vec![("cold.example", Duration::from_millis(400)), ("dead.example", Duration::from_secs(20))]);
+    let gate = Gate::with(&[], DoorParts { resolver: Arc::new(resolver), ..DoorParts::default() });
+    let (warm, cold) = (after(60, 200, "warm").await, after(0, 200, "cold").await);
+    let named = |name: &str, upstream: &Upstream| {
+        let url = format!("http://{name}.example:{}", upstream.address.port());
+        json!({"url": url, "name": name, "region": name})
+    };
+    let endpoints = json!([named("warm", &warm), named("cold", &cold), named("dead", &cold)]);
+    gate.configure(&[("api", json!({"match": API, "endpoints": endpoints, "max_concurrency": 100}))]);
+    let to = |region: &str| {
+        let policy = format!("regions={region}, mode=hedge");
+        Request::get(API).header("tidegate-policy", policy).body(body::empty()).unwrap()
+    };
+    // What answers take is known after fifty.
+    futures::future::join_all((0..60).map(|_| gate.send(to_only_warm()))).await;
+    let (answer, told) = gate.told(to("cold")).await;
+    assert_eq!(read(answer.unwrap()).await, "cold", "{told:?}");
+    assert!(!has(&told, "hedged"), "{told:?}");
+    // What does not even connect is hedged all the same.
+    let (answer, told) = gate.told(to("dead")).await;
+    assert_ne!(read(answer.unwrap()).await, "");
+    assert!(has(&told, "no answer within 1 s: hedged to"), "{told:?}");
+}
+
+fn to_only_warm() -> Request<body::Body> {
+    Request::get(API).header("tidegate-policy", "regions=warm, regions_only").body(body::empty()).unwrap()
 }

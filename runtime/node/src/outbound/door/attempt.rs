@@ -9,7 +9,7 @@ use std::{
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use tidegate_core::{Outcome, Ticket, Time, repeat::Failure, shard::Departure, signal};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     calls::{Call, Head},
@@ -129,11 +129,18 @@ pub(super) struct Beside<'c> {
 pub(super) struct Shown {
     /// Its number, once it left.
     number: AtomicU32,
+    /// Says so.
+    left: Notify,
     /// Another was answered first.
     lost: AtomicBool,
 }
 
 impl Shown {
+    /// It left, or has left before.
+    pub(super) async fn left(&self) {
+        self.left.notified().await;
+    }
+
     /// Another was answered first.
     pub(super) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
@@ -157,6 +164,7 @@ impl<'c, 'a> Attempting<'c, 'a> {
     fn left_node(&self) {
         let Some(beside) = self.beside else { return };
         beside.own.number.store(self.number, Ordering::Relaxed);
+        beside.own.left.notify_one();
         if let Some((kind, first)) = beside.copy {
             let (attempt, of) = (self.number, first.number.load(Ordering::Relaxed));
             let to = self.way.name.as_deref().map(str::to_owned);

@@ -28,11 +28,38 @@ use crate::{
     },
 };
 
+/// A connection is late that takes longer.
+const CONNECTS: Duration = Duration::from_secs(1);
+
 /// How a call is copied.
 pub(super) struct Copies {
     mode: Mode,
     /// What its policy says; nothing: when an answer is late.
     after: Option<Duration>,
+}
+
+/// When an attempt is copied.
+#[derive(Clone, Copy)]
+enum When {
+    /// So long after it began.
+    Begun(Duration),
+    /// So long after it left, as that is what answers take. The first call of a cold connection is no later than others.
+    Left(Duration),
+}
+
+impl When {
+    /// Waits until then. Returns how long an answer was waited for.
+    async fn passed(self, flight: &Flight) -> Duration {
+        let delay = match self {
+            Self::Begun(delay) => delay,
+            Self::Left(delay) => match tokio::time::timeout(delay.max(CONNECTS), flight.shown.left()).await {
+                Ok(()) => delay,
+                Err(_) => return delay.max(CONNECTS),
+            },
+        };
+        tokio::time::sleep(delay).await;
+        delay
+    }
 }
 
 /// An attempt beside others of its call.
@@ -45,6 +72,10 @@ struct Flight {
 }
 
 impl Flight {
+    fn new(admission: Admission, way: Arc<Way>, place: u8) -> Self {
+        Self { admission, way, place, shown: Shown::default() }
+    }
+
     async fn fly(&self, call: &Call<'_>, copy: Option<(CopyKind, &Shown)>) -> (Attempted, u32, u8) {
         let beside = Beside { own: &self.shown, copy };
         let mut attempting = Attempting::new(call, &self.way).beside(beside);
@@ -116,13 +147,16 @@ impl Copies {
     /// Runs an attempt with its copies. Returns the one that counts.
     pub(super) async fn run(self, call: &Call<'_>, admission: Admission, way: Arc<Way>) -> (Attempted, Admission, u32) {
         trial(call, &admission);
-        let (why, delay) = match self.mode {
+        let (why, when) = match self.mode {
             Mode::Failover => (CopyFor::Hedge, None),
-            Mode::Race => (CopyFor::Race, Some(Duration::ZERO)),
-            Mode::Hedge => (CopyFor::Hedge, self.after.or_else(|| admission.late_after())),
+            Mode::Race => (CopyFor::Race, Some(When::Begun(Duration::ZERO))),
+            Mode::Hedge => {
+                let said = self.after.map(When::Begun);
+                (CopyFor::Hedge, said.or_else(|| admission.late_after().map(When::Left)))
+            }
         };
-        let first = Flight { admission, way, place: 0, shown: Shown::default() };
-        let Some(delay) = delay else {
+        let first = Flight::new(admission, way, 0);
+        let Some(when) = when else {
             let (attempted, number, _) = first.fly(call, None).await;
             return (attempted, first.admission, number);
         };
@@ -131,9 +165,14 @@ impl Copies {
         let (attempted, number, winner) = {
             let mut flying = FuturesUnordered::new();
             flying.push(first.fly(call, None));
-            match tokio::time::timeout(delay, flying.select_next_some()).await {
-                Ok(came) => came,
-                Err(_) => {
+            let late = tokio::select! {
+                biased;
+                came = flying.select_next_some() => Err(came),
+                waited = when.passed(&first) => Ok(waited),
+            };
+            match late {
+                Err(came) => came,
+                Ok(delay) => {
                     copies = self.copy(call, &first.admission, why, delay);
                     let kind = if why == CopyFor::Race { CopyKind::Race } else { CopyKind::Hedge };
                     copies.iter().for_each(|copy: &Flight| flying.push(copy.fly(call, Some((kind, &first.shown)))));
@@ -180,7 +219,7 @@ impl Copies {
                     _ => format!("no answer within {}: hedged to {where_to}", Rounded(delay)),
                 }
             });
-            copies.push(Flight { admission, way, place, shown: Shown::default() });
+            copies.push(Flight::new(admission, way, place));
         }
         copies
     }
