@@ -1,7 +1,7 @@
 //! The live state of a destination partition, for people: `GET /v1/destinations`.
 
 use crate::{limit::Limit, refusal::Cause, shard::Brake};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// Outcomes so far, by class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,6 +22,30 @@ pub struct Counts {
     pub turned_away: u64,
 }
 
+/// Why an endpoint is left alone. Prints as the end of a sentence: "left alone for 30 s, being slow".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ejected {
+    /// Its answers take far longer than those of the others.
+    Slow,
+    /// Most of its attempts fail, and another serves.
+    Failing,
+    /// It answers with little but client errors, and another serves.
+    Declining,
+    /// It says that no waiting helps.
+    Denying,
+}
+
+impl fmt::Display for Ejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ejected::Slow => "being slow",
+            Ejected::Failing => "failing most calls",
+            Ejected::Declining => "answering little but client errors",
+            Ejected::Denying => "saying that no waiting helps",
+        })
+    }
+}
+
 /// One endpoint of a partition as it is now.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Endpoint {
@@ -35,8 +59,8 @@ pub struct Endpoint {
     pub unanswered: u32,
     /// What is left of a pause, and why.
     pub paused: Option<(Duration, Cause)>,
-    /// How much longer it is left alone for being slow.
-    pub ejected: Option<Duration>,
+    /// How much longer it is left alone, and why.
+    pub ejected: Option<(Duration, Ejected)>,
     /// Requests per second learned from refusals.
     pub learned_rate: Option<f64>,
     /// Requests at once that it was found to take, by what it refuses or by answers that get slower.

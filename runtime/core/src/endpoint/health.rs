@@ -7,6 +7,7 @@
 use super::quantile::Quantile;
 use crate::{
     rest::at_rest,
+    snapshot::Ejected,
     time::{Time, nanos},
 };
 use std::time::Duration;
@@ -49,7 +50,8 @@ const PATIENT: Duration = Duration::from_millis(500);
 
 /// An endpoint that is left alone until then, and then on trial, until some good answers in a row end it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Ejected {
+struct Alone {
+    why: Ejected,
     until: Time,
     next_copy: Time,
     good: u8,
@@ -67,7 +69,7 @@ pub(crate) struct Health {
     /// Attempts whose answers are awaited, and the sum of when they left.
     awaited: u32,
     left: u64,
-    ejected: Option<Ejected>,
+    ejected: Option<Alone>,
     /// How long calls waited for it in vain since it last answered.
     in_vain: Duration,
     /// Ejections so far, one fewer for each [`LONGEST`] without.
@@ -297,7 +299,12 @@ impl Health {
         let time = EJECTION.saturating_mul(u32::from(self.ejections));
         let until = now + time.mul_f64(0.9 + random.f64() / 5.0).min(LONGEST);
         self.over = until;
-        self.ejected = Some(Ejected { until, next_copy: now + GAP, good: 0, bad: false });
+        let why = match failing {
+            true if self.failures > FAILING => Ejected::Failing,
+            true => Ejected::Declining,
+            false => Ejected::Slow,
+        };
+        self.ejected = Some(Alone { why, until, next_copy: now + GAP, good: 0, bad: false });
         true
     }
 
@@ -319,9 +326,9 @@ impl Health {
         self.failures
     }
 
-    /// Until when it is left alone at most.
-    pub(crate) fn ejected_until(&self, now: Time) -> Option<Time> {
-        self.ejected.map(|ejected| ejected.until).filter(|until| now < *until)
+    /// Until when it is left alone at most, and why.
+    pub(crate) fn ejected_until(&self, now: Time) -> Option<(Time, Ejected)> {
+        self.ejected.map(|alone| (alone.until, alone.why)).filter(|(until, _)| now < *until)
     }
 
     /// Whether it may be called: not while it is left alone, and on trial by one at a time.
@@ -393,6 +400,25 @@ mod tests {
         health.launched(later);
         assert!(!health.judge(health.latency(later + MS * 305), Some(MS * 100), false, &mut random, later + MS * 305));
         assert!(health.judge(health.latency(later + MS * 306), Some(MS * 100), false, &mut random, later + MS * 306));
+    }
+
+    #[test]
+    fn it_is_known_what_ejects_it() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let table: [(Ejected, fn(&mut Health)); 3] = [
+            (Ejected::Slow, |health| health.answered(START, MS * 1000, Some(MS * 100), START)),
+            (Ejected::Failing, |health| health.failed(START, true, START)),
+            (Ejected::Declining, |health| health.declined(START, true, START)),
+        ];
+        for (why, each) in table {
+            let mut health = Health::default();
+            for _ in 0..30 {
+                health.launched(START);
+                each(&mut health);
+            }
+            assert!(health.judge(health.latency(START), Some(MS * 100), true, &mut random, START), "{why}");
+            assert_eq!(health.ejected_until(START).map(|(_, why)| why), Some(why));
+        }
     }
 
     #[test]
@@ -504,7 +530,7 @@ mod tests {
                 health.failed(now, true, now);
             });
             assert!(health.judge(None, None, true, &mut random, now));
-            let left = health.ejected_until(now).unwrap().since(now);
+            let left = health.ejected_until(now).unwrap().0.since(now);
             health.lift();
             (left.as_secs_f64() / EJECTION.as_secs_f64()).round() as u32
         };

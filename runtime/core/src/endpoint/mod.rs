@@ -236,7 +236,7 @@ impl Endpoints {
             failures: it.health.failures(),
             unanswered: it.guard.unanswered(),
             paused: it.guard.paused_until(true, now).map(|(until, cause)| (until.since(now), cause)),
-            ejected: it.health.ejected_until(now).max(it.denial.until(now)).map(|until| until.since(now)),
+            ejected: it.ejected(now).map(|(until, why)| (until.since(now), why)),
             learned_rate: it.guard.learned(),
             learned_slots: it.guard.slots(),
         };

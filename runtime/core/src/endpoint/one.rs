@@ -9,6 +9,7 @@ use crate::{
     refusal::Waiting,
     rest::at_rest,
     slots::{Slot, Slots},
+    snapshot::Ejected,
     time::Time,
 };
 use std::num::{NonZeroU16, NonZeroU32};
@@ -99,6 +100,12 @@ impl Endpoint {
             }
             _ => {}
         }
+    }
+
+    /// Until when its calls go elsewhere at most, and why.
+    pub(super) fn ejected(&self, now: Time) -> Option<(Time, Ejected)> {
+        let denying = self.denial.until(now).map(|until| (until, Ejected::Denying));
+        denying.or_else(|| self.health.ejected_until(now))
     }
 
     /// What holds a call here.

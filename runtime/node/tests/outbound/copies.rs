@@ -221,7 +221,9 @@ async fn an_endpoint_that_is_out_of_credit_sends_its_calls_to_another_and_is_tri
     assert!(has(&told, "put back at no cost: no waiting helps there"), "{told:?}");
     let (answer, told) = gate.told(order()).await;
     assert_eq!(read(answer.unwrap()).await, "two");
-    assert!(has(&told, "to endpoint two: one is left alone for"), "{told:?}");
+    assert!(has(&told, "saying that no waiting helps"), "{told:?}");
+    let endpoints = gate.state()["destinations"][0]["partitions"][0]["endpoints"].clone();
+    assert_eq!(endpoints[0]["ejected"], "saying that no waiting helps", "{endpoints}");
     assert_eq!(one.requests(), 1);
     // In two seconds it is time to try it: with a request that nothing is changed by.
     let begun = std::time::Instant::now();

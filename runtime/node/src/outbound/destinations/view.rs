@@ -81,9 +81,12 @@ pub struct EndpointState {
     /// A pause, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<String>,
-    /// How much longer it is left alone for being slow, milliseconds.
+    /// How much longer it is left alone, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_ms: Option<f64>,
+    /// Why it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected: Option<String>,
     /// Calls per second learned from refusals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learned_per_second: Option<f64>,
@@ -227,7 +230,8 @@ impl PartitionState {
                     failures: (f64::from(it.failures) * 100.0).round() / 100.0,
                     unanswered: it.unanswered,
                     paused: it.paused.map(|(left, cause)| format!("for {} {cause}", Rounded(left))),
-                    ejected_ms: it.ejected.map(millis),
+                    ejected_ms: it.ejected.map(|(left, _)| millis(left)),
+                    ejected: it.ejected.map(|(_, why)| why.to_string()),
                     learned_per_second: it.learned_rate.map(|rate| (rate * 100.0).round() / 100.0),
                     learned_at_once: it.learned_slots,
                 })

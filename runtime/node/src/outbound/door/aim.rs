@@ -148,8 +148,8 @@ impl Call<'_> {
         if let Some((left, cause)) = other.paused {
             return Some(format!("{name} is paused for {} {cause}", Rounded(left)));
         }
-        if let Some(left) = other.ejected {
-            return Some(format!("{name} is left alone for {}, being slow", Rounded(left)));
+        if let Some((left, why)) = other.ejected {
+            return Some(format!("{name} is left alone for {}, {why}", Rounded(left)));
         }
         match (chosen.latency, other.latency) {
             (Some(chosen), Some(other)) if other > chosen * SLOWER => {
