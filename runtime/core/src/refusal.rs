@@ -236,19 +236,18 @@ impl Refusal {
         }
     }
 
-    /// The value of that limit, as text.
-    pub fn value(&self) -> String {
-        match self {
+    /// The value of that limit, as text; nothing for the deadline, of which only the host knows how long it was.
+    pub fn value(&self) -> Option<String> {
+        Some(match self {
             Refusal::QueueFull { limit, .. } => limit.to_string(),
             Refusal::QueueBytes { limit, .. } => Size(*limit).to_string(),
-            Refusal::DeadlineUnreachable { left, .. } => Rounded(*left).to_string(),
-            Refusal::DeadlinePassed { waited, .. } => Rounded(*waited).to_string(),
+            Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => return None,
             Refusal::CostTooLarge { quota, unit, .. } => format!("{quota} {unit}"),
             Refusal::NoRegion => "0".into(),
             Refusal::Draining { .. } => "drain".into(),
             Refusal::Flushed { .. } => "flush".into(),
             Refusal::TooManyDestinations { limit } => limit.to_string(),
-        }
+        })
     }
 
     /// Whether it was its deadline that ended the call. One that had failed before is better answered with that failure.
@@ -289,5 +288,8 @@ mod tests {
             "could start in 1m 30s at the earliest (paused for 1m 30s by Retry-After of a 429), its deadline is in 500 ms"
         );
         assert_eq!((refusal.kind(), refusal.limit()), ("deadline-unreachable", "deadline of the call"));
+        // What is left of it is not its value.
+        assert_eq!(refusal.value(), None);
+        assert_eq!(Refusal::QueueFull { limit: 7, retry_after: None }.value().as_deref(), Some("7"));
     }
 }

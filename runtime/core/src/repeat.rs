@@ -241,6 +241,8 @@ impl fmt::Display for Reason {
             Reason::NotRepeatable => f.write_str("may have been processed and must not be repeated (repeatable)"),
             Reason::NotReplayable => f.write_str("its body was streamed and is gone"),
             Reason::NotListed => f.write_str("not listed in retry_on"),
+            Reason::AttemptsSpent { retries: 0 } => f.write_str("its policy has no retries"),
+            Reason::AttemptsSpent { retries: 1 } => f.write_str("its one retry is spent"),
             Reason::AttemptsSpent { retries } => write!(f, "all {retries} retries are spent"),
             Reason::BudgetSpent => f.write_str("the destination's retry budget is spent"),
             Reason::NoTime { could_start_in } => {

@@ -122,7 +122,7 @@ impl Model {
                 assert!(self.waiting.insert(call, id).is_none());
             }
             Submitted::Refused(refusal) => {
-                assert!(!refusal.to_string().is_empty() && !refusal.value().is_empty());
+                assert!(!refusal.to_string().is_empty() && refusal.value().is_none_or(|value| !value.is_empty()));
                 self.end(id);
             }
         }

@@ -297,3 +297,12 @@ fn an_answer_that_another_attempt_may_have_caused_settles_nothing() {
         assert_eq!(outcome.settles(safe), settles, "{outcome:?}, safe: {safe}");
     }
 }
+
+#[test]
+fn reasons_print_as_people_say_them() {
+    for (retries, said) in
+        [(0, "its policy has no retries"), (1, "its one retry is spent"), (3, "all 3 retries are spent")]
+    {
+        assert_eq!(Reason::AttemptsSpent { retries }.to_string(), said);
+    }
+}

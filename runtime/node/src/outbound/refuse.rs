@@ -1,5 +1,7 @@
 //! How the gate says no, and how a failure to reach anybody is told to those who need an answer.
 
+use std::time::Duration;
+
 use http::{HeaderName, StatusCode};
 use tidegate_core::{Refusal, Waiting, policy::PolicyError, units::Span};
 
@@ -8,8 +10,8 @@ use crate::{problem::Problem, settings::names};
 
 const NO_REGION: &str = "No endpoint in these regions";
 
-/// The answer for a call that the actor refused.
-pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
+/// The answer for a call that the actor refused. `deadline`: how long it might have taken.
+pub(super) fn refused(refusal: &Refusal, destination: &str, deadline: Duration) -> Problem {
     let (status, title) = match refusal {
         Refusal::QueueFull { .. } | Refusal::QueueBytes { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "The destination's queue is full")
@@ -32,7 +34,7 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
         Refusal::Draining { .. } | Refusal::Flushed { .. } => "an operator's brake",
     };
     let mut problem = Problem::new(status, refusal.kind(), title, format!("{destination}: {refusal}"))
-        .bound(refusal.limit(), refusal.value(), setting)
+        .bound(refusal.limit(), value(refusal, deadline), setting)
         .proxy_error(match refusal {
             Refusal::DeadlinePassed { .. } => "http_response_timeout",
             _ => "connection_limit_reached",
@@ -54,9 +56,14 @@ pub(super) fn refused(refusal: &Refusal, destination: &str) -> Problem {
 
 /// The answer for a call that failed with `last`, was to be sent again, and could not be before its deadline: its
 /// failure, and what it waited for. A 429 would be taken for something that another try mends.
-pub(super) fn failed(mut last: Problem, refusal: &Refusal) -> Problem {
+pub(super) fn failed(mut last: Problem, refusal: &Refusal, deadline: Duration) -> Problem {
     last.detail = format!("{}; not sent again: {refusal}", last.detail);
-    last.bound(refusal.limit(), refusal.value(), "policy.deadline").final_answer()
+    last.bound(refusal.limit(), value(refusal, deadline), "policy.deadline").final_answer()
+}
+
+/// The value of the limit that bit.
+fn value(refusal: &Refusal, deadline: Duration) -> String {
+    refusal.value().unwrap_or_else(|| Span(deadline).to_string())
 }
 
 /// Its policy insists on regions in which the destination has no endpoint.
@@ -89,8 +96,13 @@ pub(super) fn failing(destination: &str, status: u16) -> Problem {
 }
 
 /// The answer for a call whose deadline passed while an attempt was under way.
-pub(super) fn deadline_passed(destination: &str, deadline: std::time::Duration, attempts: u32) -> Problem {
-    let detail = format!("{destination}: no answer within the deadline of {}, attempt {attempts}", Span(deadline));
+pub(super) fn deadline_passed(destination: &str, deadline: Duration, attempts: u32) -> Problem {
+    let span = Span(deadline);
+    let detail = match attempts {
+        0 => format!("{destination}: the deadline of {span} passed before an attempt began"),
+        1 => format!("{destination}: no answer within the deadline of {span}, in one attempt"),
+        _ => format!("{destination}: no answer within the deadline of {span}, in {attempts} attempts"),
+    };
     Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline-passed", "The deadline passed", detail)
         .bound("deadline of the call", Span(deadline), "policy.deadline")
         .proxy_error("http_response_timeout")

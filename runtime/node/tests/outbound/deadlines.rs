@@ -30,6 +30,10 @@ async fn a_deadline_that_cannot_be_met_is_answered_at_once() {
     assert_eq!(problem["setting"], "policy.deadline");
     assert!(problem["trail"].is_string());
     assert_eq!(upstream.requests(), 1);
+    // The value is that of the deadline, and not what is left of it.
+    let request = Request::get(upstream.url("/")).header("tidegate-policy", "deadline=2").body(body::empty()).unwrap();
+    let problem: serde_json::Value = serde_json::from_str(&read(gate.send(request).await.unwrap()).await).unwrap();
+    assert_eq!((&problem["limit"], &problem["value"]), (&json!("deadline of the call"), &json!("2s")), "{problem}");
 }
 
 #[tokio::test]
@@ -45,6 +49,8 @@ async fn a_deadline_that_passes_during_an_attempt_is_a_504_that_says_so() {
     let answer = gate.send(request).await.unwrap();
     assert!(begin.elapsed() < Duration::from_secs(1));
     assert_eq!(answer.status(), 504);
+    let detail = read(answer).await;
+    assert!(detail.contains(", in one attempt"), "{detail}");
     until("the connection is closed", || upstream.open() == 0).await;
 }
 

@@ -322,8 +322,8 @@ impl Call<'_> {
 
     fn refused(&self, refusal: &Refusal, failed: Option<Problem>) -> Problem {
         match failed {
-            Some(failed) if refusal.is_by_deadline() => refuse::failed(failed, refusal),
-            _ => refuse::refused(refusal, self.aim().label()),
+            Some(failed) if refusal.is_by_deadline() => refuse::failed(failed, refusal, self.policy.deadline),
+            _ => refuse::refused(refusal, self.aim().label(), self.policy.deadline),
         }
     }
 
