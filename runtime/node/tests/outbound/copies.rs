@@ -237,6 +237,10 @@ async fn an_endpoint_that_is_out_of_credit_sends_its_calls_to_another_and_is_tri
     }
     until("it is tried", || one.requests() == 2).await;
     assert_eq!(*asked.lock(), [http::Method::POST, http::Method::GET]);
+    // Its answer is understood: a refusal as any other would pause it.
+    let state = || gate.state()["destinations"][0]["partitions"][0]["endpoints"][0].clone();
+    until("its answer is taken down", || state()["unanswered"] == 0).await;
+    assert!(state()["paused"].is_null(), "{}", state());
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use super::{
     Ending, Inner, Target,
     attempt::{Attempted, Attempting, reading},
     comments::{Early, wants_stream},
+    refusal::Refusals,
     target::Way,
 };
 use crate::{
@@ -26,10 +27,10 @@ use crate::{
     observe::{DestinationCounts, FeedEvent, Note},
     outbound::{
         CallTimeouts, Sender, TransportError, WaitClock,
-        body::{Idle, KeptBody, Pump, Unread, Watch, Watched, discard, plain, wrap},
+        body::{Idle, KeptBody, Pump, Watch, Watched, discard, wrap},
         destinations::{Requested, lead_back},
         headers,
-        pool::{Peeked, Streaming},
+        pool::Streaming,
         refuse,
         secrets::Filled,
         shards::{self, Admission, Asked, Unadmitted},
@@ -414,7 +415,8 @@ impl Call<'_> {
         let status = response.status().as_u16();
         self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
         self.counts().answered(first_byte);
-        let body = self.refusal_body(response).await;
+        let tell = |what| self.ending.note(|call| Note::Decided { call, what });
+        let body = Refusals::new(&self.door.settings).body(response, tell).await;
         let answer = signal::Answer {
             status: response.status(),
             headers: response.headers(),
@@ -427,11 +429,14 @@ impl Call<'_> {
     /// Why a call goes back to its queue.
     fn put_back(&self, ticket: &Ticket, outcome: &Outcome) -> String {
         if outcome.class() == Class::Denied {
-            return "put back at no cost: no waiting helps there, says its answer, and another endpoint may serve it".into();
+            return "put back at no cost: no waiting helps there, says its answer, and another endpoint may serve it"
+                .into();
         }
         if outcome.class() == Class::Accepted {
             let delay = Rounded(ticket.not_before().since(shards::now()));
-            return format!("put back for {delay}: an attempt of it before is under way still, says the 409 to its key");
+            return format!(
+                "put back for {delay}: an attempt of it before is under way still, says the 409 to its key"
+            );
         }
         match self.door.shards.pause(self.key) {
             Some((left, cause)) => {
@@ -451,31 +456,6 @@ impl Call<'_> {
         let delay = ticket.not_before().since(shards::now());
         let (retry, retries) = (spent + 1, self.policy.retries);
         format!("tried again in {}, retry {retry} of {retries} at most: {may}", Rounded(delay))
-    }
-
-    /// The body of a refusal, unpacked, where it may say more than the head. A bound that keeps it unread is told in the
-    /// trail.
-    async fn refusal_body(&self, response: &mut Response<Streaming>) -> Option<Vec<u8>> {
-        if !signal::wants_body(response.status(), response.headers()) {
-            return None;
-        }
-        let settings = &self.door.settings;
-        let (size, wait) = (settings.refusal_body, settings.refusal_wait);
-        let too_large = || format!("larger than {size} (setting {})", names::REFUSAL_BODY);
-        let bound = match response.body_mut().peek(size.get(), wait.get()).await {
-            Peeked::Whole(body) => match plain(response.headers(), body, size.get()) {
-                Ok(body) => return Some(body),
-                Err(Unread::TooLarge) => format!("unpacked, {}", too_large()),
-                Err(other) => other.to_string(),
-            },
-            Peeked::Broken => return None,
-            Peeked::TooLarge => too_large(),
-            Peeked::TooSlow => format!("not here within {wait} (setting {})", names::REFUSAL_WAIT),
-        };
-        let status = response.status().as_u16();
-        let what = format!("what the {status} means beyond its head is not known: its body is {bound}");
-        self.ending.note(|call| Note::Decided { call, what });
-        None
     }
 
     /// Shows a refusal on the feed at once.

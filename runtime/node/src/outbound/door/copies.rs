@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::{
     attempt::{Attempted, Attempting, Beside, Shown, count, reading, request},
     calls::Call,
+    refusal::Refusals,
     target::Way,
 };
 use crate::{
@@ -257,7 +258,7 @@ fn trial(call: &Call<'_>, admission: &Admission) {
     let (head, traceparent) = (call.head.clone(), call.traceparent(attempt));
     let (connect, first_byte) = (call.door.settings.connect_timeout.get(), call.first_byte.time);
     let (idle, max_pause) = (call.idle.time, call.door.settings.max_pause.get());
-    let counts = Arc::clone(call.counts());
+    let (counts, refusals) = (Arc::clone(call.counts()), Refusals::new(&call.door.settings));
     let (destination, trail) = (Arc::clone(&call.target.destination), call.ending.trail().clone());
     let call = call.ending.number;
     // It goes on when the call is over: a slow one would never be seen to its end otherwise.
@@ -283,11 +284,18 @@ fn trial(call: &Call<'_>, admission: &Admission) {
         let began = Instant::now();
         let upload = Upload { idle, whole: None };
         came(match lease.exchange(request, upload, |_| first_byte).await {
-            Ok(Exchanged::Answer(response)) => {
+            Ok(Exchanged::Answer(mut response)) => {
                 let (status, first_byte) = (response.status().as_u16(), began.elapsed());
                 counts.answered(first_byte);
                 trail.note(Note::Answered { call, attempt, status, first_byte });
-                reading(&destination, &signal::Answer::head(&response), max_pause)
+                let body = refusals.body(&mut response, |what| trail.note(Note::Decided { call, what })).await;
+                let answer = signal::Answer {
+                    status: response.status(),
+                    headers: response.headers(),
+                    body: body.as_deref(),
+                    finals: destination.finals(),
+                };
+                reading(&destination, &answer, max_pause)
             }
             Ok(_) => Outcome::Failed(Failure::TimedOut),
             Err(_) => Outcome::Failed(Failure::Broken),

@@ -13,6 +13,7 @@ mod copies;
 mod ending;
 mod gauges;
 mod known;
+mod refusal;
 mod target;
 mod targets;
 
