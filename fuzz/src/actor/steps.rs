@@ -151,6 +151,7 @@ impl World {
             10 => Outcome::Failed([Failure::Connect, Failure::Hopeless][usize::from(wait.is_zero())]),
             11 => Outcome::Failed([Failure::Broken, Failure::TimedOut][usize::from(wait.is_zero())]),
             12 => Outcome::Failed(Failure::Unprocessed),
+            13 => answer(409, none),
             _ => answer(200, none),
         }
     }
@@ -190,7 +191,9 @@ impl World {
         match verdict {
             Verdict::Return(_) => {}
             Verdict::PutBack(ticket) | Verdict::Retry(ticket) => {
-                assert!(!flying.reported && outcome.class() != Class::Accepted, "a good answer was repeated");
+                let key_in_use = attempt.keyed && matches!(outcome, Outcome::Answer { status: 409, .. });
+                let good = outcome.class() == Class::Accepted && !key_in_use;
+                assert!(!flying.reported && !good, "a good answer was repeated");
                 self.heed();
                 // Others may have left for it meanwhile.
                 let at = self.flying.iter().position(|it| it.permit == flying.permit).unwrap();
