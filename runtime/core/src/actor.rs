@@ -49,6 +49,16 @@ struct Busy {
     queue: Queue,
     /// What held the first call when it was looked at last.
     why: Waiting,
+    /// An operator's pause held it, and none left since.
+    braked: bool,
+}
+
+impl Busy {
+    /// This holds the first call.
+    fn held_by(&mut self, why: Waiting) {
+        self.braked |= matches!(why, Waiting::Braked { .. });
+        self.why = why;
+    }
 }
 
 #[derive(Debug)]
@@ -282,7 +292,8 @@ impl Actor {
         }
         let entry = self.entry(index, new, ticket, now);
         let call = cx.calls.insert(entry.clone());
-        let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::new(now), why: held.1 }));
+        let braked = matches!(held.1, Waiting::Braked { .. });
+        let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::new(now), why: held.1, braked }));
         busy.queue.insert(call, &entry, now);
         self.endpoints.waits(busy.queue.len());
         self.wake = self.wake.min(busy.queue.next_event());
@@ -432,13 +443,19 @@ impl Actor {
                 self.turn_away(call, Refusal::DeadlinePassed { waited, why }, cx);
                 continue;
             }
+            if busy.braked && self.config.brake.paused(now).is_none() {
+                busy.braked = false;
+                if busy.queue.len() > 1 {
+                    self.endpoints.start_small(now);
+                }
+            }
             let Some(call) = Self::next(&self.endpoints, &busy.queue) else { break };
             let (call, chosen) = match self.turn(call, cx) {
                 Ok(chosen) => chosen,
                 Err((until, why)) => {
                     held = until;
                     if let Some(busy) = &mut self.busy {
-                        busy.why = why;
+                        busy.held_by(why);
                         if !why.is_steady() {
                             busy.queue.unsteady(now);
                         }

@@ -336,8 +336,13 @@ impl Guard {
     /// What holds the next call, and until when at most. `None`: it may leave. `fresh`: it was neither refused nor
     /// failed before.
     pub(crate) fn hold(&mut self, fresh: bool, now: Time) -> Option<(Time, Waiting)> {
-        if let Some((at, until, by)) = self.stated.as_ref().and_then(|stated| stated.hold(now)) {
-            return Some((at, Waiting::Paused { left: until.since(now), cause: Cause::Stated { by } }));
+        if let Some(stated) = &mut self.stated {
+            if let Some((at, until, by)) = stated.hold(now) {
+                return Some((at, Waiting::Paused { left: until.since(now), cause: Cause::Stated { by } }));
+            }
+            if stated.lets_go(now) {
+                self.starts_small(now);
+            }
         }
         match self.phase {
             Phase::Open => {}
@@ -370,6 +375,14 @@ impl Guard {
             return Some(held);
         }
         self.learned.as_mut()?.hold(now)
+    }
+
+    /// A pause is over of which nothing was learned: what waited for its end goes by and by, beside what flies.
+    pub(crate) fn starts_small(&mut self, now: Time) {
+        let small = self.unanswered.saturating_add(RAMP_WINDOW);
+        if small < self.window {
+            (self.window, self.grown, self.fresh) = (small, now, 0);
+        }
     }
 
     fn doubling(&self) -> Duration {
