@@ -112,7 +112,7 @@ pub struct Ticket {
     /// The cuts at which it was refused first and last.
     pub(crate) cut: u32,
     pub(crate) last_cut: u32,
-    /// It has left before: its next departure is no first attempt.
+    /// It was admitted before: it was counted as a request then.
     pub(crate) again: bool,
     /// Where it failed before, and where last.
     pub(crate) tried: Mask,
@@ -129,6 +129,11 @@ impl Ticket {
     /// nothing of what is asked there.
     pub fn elsewhere(self) -> Ticket {
         Ticket { not_before: self.not_before, again: self.again, ..Ticket::fresh(self.place, self.since) }
+    }
+
+    /// What it is worth once it was admitted.
+    pub(crate) fn put_back(self) -> Ticket {
+        Ticket { not_before: Time::ZERO, again: true, ..self }
     }
 
     pub(crate) fn fresh(place: Place, since: Time) -> Ticket {

@@ -38,12 +38,12 @@ impl Actor {
             return Departure::Go;
         }
         if self.config.brake.paused(cx.now).is_some() {
-            return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
+            return Departure::PutBack(entry.ticket.put_back());
         }
         let single = self.endpoints.is_single();
         let (compiled, endpoint) = (self.config.endpoint(entry.endpoint), self.endpoints.get_mut(entry.endpoint));
         let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.guard.stops(permit.call, cx.now)) else {
-            return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
+            return Departure::PutBack(entry.ticket.put_back());
         };
         self.paces.departed(&self.config.limits, entry.cost, entry.charge, cx.now);
         endpoint.departed(compiled, entry.cost, entry.held, cx.now);
@@ -113,7 +113,7 @@ impl Actor {
             (ticket.endpoint, ticket.others, ticket.passed, ticket.failed) = (endpoint, 0, 0, Time::ZERO);
             (ticket.cut, ticket.last_cut) = (0, 0);
         }
-        (ticket.not_before, ticket.again) = (Time::ZERO, true);
+        let ticket = ticket.put_back();
         Some(Flown { departed, left, since, beside, deadline, ticket, endpoint })
     }
 

@@ -11,11 +11,24 @@ use crate::gate::{Gate, KEY, MS, SEC, fine, refused};
 #[test]
 fn a_call_put_back_is_counted_as_one_request_by_the_budget() {
     let mut gate = Gate::new(Settings::default());
-    let permit = gate.sent();
-    let Verdict::PutBack(ticket) = gate.report(permit, refused(Some(SEC))) else { panic!() };
-    gate.again(SEC * 60, ticket);
-    assert!(matches!(gate.next()[..], [Effect::Admit { .. }]));
-    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().lately, (1, 0));
+    let (permit, connecting) = (gate.sent(), gate.admitted());
+    // One by its refusal, one by the pause that it meets on its way.
+    let Verdict::PutBack(refused) = gate.report(permit, refused(Some(SEC))) else { panic!() };
+    let Departure::PutBack(stopped) = gate.shard.departed(gate.now, connecting, &mut gate.fx) else { panic!() };
+    gate.shard.release(gate.now, connecting, &mut gate.fx);
+    for ticket in [refused, stopped] {
+        gate.again(SEC * 60, ticket);
+    }
+    let mut left = 0;
+    while left < 2 {
+        for effect in gate.next() {
+            let Effect::Admit { permit, .. } = effect else { panic!("{effect:?}") };
+            gate.shard.departed(gate.now, permit, &mut gate.fx);
+            gate.report(permit, fine());
+            left += 1;
+        }
+    }
+    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().lately, (2, 0));
 }
 
 #[test]
