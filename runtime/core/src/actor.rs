@@ -245,12 +245,14 @@ impl Actor {
         }
         let ticket = new.returning.unwrap_or_else(|| Ticket::fresh(Place::new(now, new.priority, arrival), now));
         let fresh = ticket.is_fresh();
+        // One that was sent on and never admitted waits for its turn as others do.
+        let returns = ticket.again;
         // A fresh call may be the probe of a pause that goes on for those which were refused or failed before.
         let probes_at = self.endpoints.probes_at().filter(|_| fresh);
         let first = match &self.busy {
             None => true,
             Some(busy) if probes_at.is_some() => busy.queue.first_fresh().is_none(),
-            Some(busy) => busy.queue.would_be_first(new.flow, ticket.place, new.returning.is_some()),
+            Some(busy) => busy.queue.would_be_first(new.flow, ticket.place, returns),
         };
         let delayed = ticket.not_before > now;
         let mut held = (ticket.not_before, Waiting::Backoff { left: ticket.not_before.since(now) });
@@ -271,7 +273,7 @@ impl Actor {
         }
         // What came before counts; a call that comes back stands near the front, and is never refused by a guess.
         let ahead = match &self.busy {
-            Some(busy) if new.returning.is_none() => busy.queue.ahead_of(new.flow, ticket.place),
+            Some(busy) if !returns => busy.queue.ahead_of(new.flow, ticket.place),
             _ => Units::default(),
         };
         let (could, why) = self.earliest(ahead, new.cost, new.ways, fresh, now);
@@ -280,14 +282,14 @@ impl Actor {
             let left = new.deadline.since(now);
             return Submitted::Refused(Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why });
         }
-        if new.returning.is_none()
+        if !returns
             && let Some(busy) = &mut self.busy
             && let Some(at) = busy.queue.too_late(ahead.requests, new.deadline, now)
         {
             let (could_start_in, left, why) = (at.since(now), new.deadline.since(now), busy.why);
             return Submitted::Refused(Refusal::DeadlineUnreachable { could_start_in, left, why });
         }
-        if let Err(refusal) = self.make_room(&new, ticket.place, could, cx) {
+        if let Err(refusal) = self.make_room(&new, &ticket, could, cx) {
             return Submitted::Refused(refusal);
         }
         let entry = self.entry(index, new, ticket, now);
@@ -334,7 +336,6 @@ impl Actor {
             cost: new.cost,
             flow: new.flow,
             share: self.config.limits.share(new.cost),
-            returned: new.returning.is_some(),
             charge: Charge::default(),
             slot: Slot::default(),
             ways: new.ways,
@@ -350,7 +351,7 @@ impl Actor {
 
     /// Keeps the queue within its bounds. A call that comes back was there before: the newest make room for it. So do
     /// those of a flow that takes up more of the queue for one that takes up less.
-    fn make_room(&mut self, new: &NewCall, place: Place, could: Time, cx: &mut Context<'_>) -> Result<(), Refusal> {
+    fn make_room(&mut self, new: &NewCall, ticket: &Ticket, could: Time, cx: &mut Context<'_>) -> Result<(), Refusal> {
         let bounds = self.config.queue;
         if new.bytes > bounds.bytes.0 {
             let held = self.busy.as_ref().map_or(0, |busy| busy.queue.bytes());
@@ -366,9 +367,10 @@ impl Actor {
             } else {
                 return Ok(());
             };
-            let other = match new.returning {
-                Some(_) => busy.queue.newest().filter(|(last, _)| *last > place).map(|(_, call)| call),
-                None => busy.queue.crowding(new.flow, if room == Room::Calls { 1 } else { new.bytes }, room),
+            let other = if ticket.again {
+                busy.queue.newest().filter(|(last, _)| *last > ticket.place).map(|(_, call)| call)
+            } else {
+                busy.queue.crowding(new.flow, if room == Room::Calls { 1 } else { new.bytes }, room)
             };
             match other {
                 Some(other) => self.turn_away(other, refusal, cx),

@@ -125,8 +125,8 @@ impl Ticket {
         self.tries == 0
     }
 
-    /// What it is worth at another partition: its place, its delay, and that it left before. What was refused or failed here says
-    /// nothing of what is asked there.
+    /// What it is worth at another partition: its place, its delay, and that it was admitted before. What was refused or failed
+    /// here says nothing of what is asked there.
     pub fn elsewhere(self) -> Ticket {
         Ticket { not_before: self.not_before, again: self.again, ..Ticket::fresh(self.place, self.since) }
     }
@@ -216,8 +216,6 @@ pub(crate) struct Entry {
     pub(crate) flow: Flow,
     /// How long it takes the destination up, in nanoseconds.
     pub(crate) share: u64,
-    /// It was admitted before.
-    pub(crate) returned: bool,
     pub(crate) charge: Charge,
     pub(crate) slot: Slot,
     pub(crate) ways: Ways,

@@ -161,7 +161,7 @@ impl Queue {
     }
 
     fn returning(&mut self, entry: &Entry) -> Option<&mut BTreeMap<Place, Call>> {
-        entry.returned.then(|| if entry.ticket.is_fresh() { &mut self.back } else { &mut self.again })
+        entry.ticket.again.then(|| if entry.ticket.is_fresh() { &mut self.back } else { &mut self.again })
     }
 
     fn take_place(&mut self, call: Call, entry: &Entry) {
@@ -219,7 +219,7 @@ impl Queue {
     /// A call leaves.
     pub(crate) fn serve(&mut self, call: Call, entry: &Entry, now: Time) {
         self.drain.leaves(now);
-        if entry.returned {
+        if entry.ticket.again {
             self.remove(call, entry);
         } else {
             self.let_go(call, entry);
@@ -231,7 +231,7 @@ impl Queue {
     /// A call leaves that did not wait, while others do.
     pub(crate) fn serve_unqueued(&mut self, entry: &Entry, now: Time) {
         self.drain.leaves(now);
-        if !entry.returned {
+        if !entry.ticket.again {
             self.fair.serve(&entry.waits());
         }
     }
