@@ -43,7 +43,8 @@ pub struct Limit {
     pub quota: u64,
     /// The window's length; over a minute the window is counted, up to it the departures are paced.
     pub per: Span,
-    /// How many units may leave at once after a quiet time; `max(1, quota/20)` unless stated, at most `quota`.
+    /// How many units may leave at once after a quiet time, at most `quota`. Unless stated it is `max(1, quota/20)`, and the
+    /// whole quota where `per` is over a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
 }
@@ -104,7 +105,7 @@ impl Limit {
         Limit { unit: Unit::Requests, quota, per: Span(per), burst: None }
     }
 
-    /// The burst in force.
+    /// The burst in force of a limit that is paced.
     pub fn burst(&self) -> u64 {
         self.burst.unwrap_or(self.quota / 20).clamp(1, self.quota.max(1))
     }
