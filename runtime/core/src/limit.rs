@@ -84,6 +84,9 @@ pub enum LimitProblem {
         /// The period as given.
         per: Span,
     },
+    /// It is below zero, or no number.
+    #[error("must be a number and at least 0")]
+    Negative,
     /// More limits than one destination may have.
     #[error("{given} are too many, a destination has at most {max}")]
     TooMany {

@@ -156,6 +156,12 @@ impl Config {
         if given > max {
             return Err(LimitError { key: "endpoints".into(), problem: LimitProblem::TooMany { given, max } });
         }
+        let Budget { share, hedges, .. } = settings.retry_budget;
+        for (part, key) in [(share, "share"), (hedges, "hedges")] {
+            if !part.is_finite() || part < 0.0 {
+                return Err(LimitError { key: format!("retry_budget.{key}"), problem: LimitProblem::Negative });
+            }
+        }
         let endpoint = |(index, of): (usize, &EndpointSettings)| {
             let within = |error: LimitError| LimitError { key: format!("endpoints[{index}].{}", error.key), ..error };
             Ok(Compiled {

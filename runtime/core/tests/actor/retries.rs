@@ -2,8 +2,9 @@
 
 use tidegate_core::{
     Attempt, Effect, Outcome, Settings, Signal, Submitted, Verdict, Waiting,
+    budget::Budget,
     repeat::{Failure, Reason},
-    shard::{CopyFor, Departure},
+    shard::{Config, CopyFor, Departure},
 };
 
 use crate::gate::{Gate, KEY, MS, SEC, fine, refused};
@@ -33,10 +34,8 @@ fn a_call_put_back_is_counted_as_one_request_by_the_budget() {
 
 #[test]
 fn a_retry_waits_with_jitter_and_spends_the_budget() {
-    let mut gate = Gate::new(Settings {
-        retry_budget: tidegate_core::budget::Budget { share: 0.0, per_second: 1, hedges: 0.0 },
-        ..Settings::default()
-    });
+    let mut gate =
+        Gate::new(Settings { retry_budget: Budget { share: 0.0, per_second: 1, hedges: 0.0 }, ..Settings::default() });
     let failed = Outcome::Answer { status: 500, signal: Signal::default() };
     let (mut retries, mut returned) = (0, 0);
     for _ in 0..30 {
@@ -97,7 +96,7 @@ fn a_destination_that_never_answered_fails_after_its_attempts_and_one_that_lived
 
 #[test]
 fn what_is_late_does_not_sink_by_the_answers_of_copies() {
-    let retry_budget = tidegate_core::budget::Budget { share: 1.0, per_second: 100, hedges: 1.0 };
+    let retry_budget = Budget { share: 1.0, per_second: 100, hedges: 1.0 };
     let mut gate = Gate::new(Settings { max_concurrency: Some(10), retry_budget, ..Settings::default() });
     let mut late = None;
     // One in ten takes two seconds, and a copy of it as long as the others.
@@ -124,4 +123,22 @@ fn what_is_late_does_not_sink_by_the_answers_of_copies() {
         }
     }
     assert!(late.unwrap() > SEC, "{late:?}");
+}
+
+#[test]
+fn a_budget_is_of_parts_that_are_numbers() {
+    let fine = Budget::default();
+    for (retry_budget, wrong) in [
+        (fine, None),
+        (Budget { share: 0.0, hedges: 0.0, per_second: 0 }, None),
+        (Budget { share: 1e9, hedges: 2.0, ..fine }, None),
+        (Budget { share: f64::NAN, ..fine }, Some("retry_budget.share")),
+        (Budget { share: -0.1, ..fine }, Some("retry_budget.share")),
+        (Budget { share: f64::INFINITY, ..fine }, Some("retry_budget.share")),
+        (Budget { hedges: f64::NAN, ..fine }, Some("retry_budget.hedges")),
+        (Budget { hedges: -1.0, ..fine }, Some("retry_budget.hedges")),
+    ] {
+        let checked = Config::new(&Settings { retry_budget, ..Settings::default() });
+        assert_eq!(checked.err().map(|error| error.key).as_deref(), wrong, "{retry_budget:?}");
+    }
 }
