@@ -62,7 +62,7 @@ impl Window {
         if units > quota {
             return Time::NEVER;
         }
-        let mut over = (self.total + units).saturating_sub(quota);
+        let mut over = self.total.saturating_add(units).saturating_sub(quota);
         if over == 0 {
             return Time::ZERO;
         }
