@@ -10,6 +10,7 @@ mod view;
 use crate::{
     asleep::Asleep,
     budget::Spent,
+    budgets::{Joint, Purse},
     calls::{Call, Calls, Entry, NewCall, Permit, Phase, Place, Ticket},
     endpoint::{Chosen, Endpoints, Held, Mask, Quantile, Wants, Ways},
     limit::Cost,
@@ -73,6 +74,8 @@ pub(crate) struct Actor {
     pub(crate) listed: bool,
     dreams: bool,
     spent: Spent,
+    /// What all partitions of its destination spent, where that is split.
+    pub(crate) joint: Option<Arc<Joint>>,
     counts: Counts,
     /// Microseconds, 0 when nothing was measured.
     latency: u32,
@@ -86,7 +89,7 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    pub(crate) fn new(key: u128, config: Arc<Config>) -> Actor {
+    pub(crate) fn new(key: u128, config: Arc<Config>, joint: Option<Arc<Joint>>) -> Actor {
         Actor {
             key,
             paces: Paces::new(&config.limits),
@@ -96,6 +99,7 @@ impl Actor {
             dreams: false,
             slots: Slots::default(),
             spent: Spent::default(),
+            joint,
             counts: Counts::default(),
             latency: 0,
             late: Quantile::NONE,
@@ -208,7 +212,7 @@ impl Actor {
         entry.left = cx.now;
         entry.charge = self.paces.charge(&self.config.limits, entry.cost, cx.now);
         if !entry.ticket.again {
-            self.spent.request(cx.now);
+            Purse::new(&mut self.spent, self.joint.as_ref()).request(cx.now);
         }
         let limited = self.config.max_concurrency.is_some();
         entry.slot = self.slots.take(call, if limited { entry.deadline } else { Time::NEVER });

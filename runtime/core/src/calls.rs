@@ -180,6 +180,8 @@ pub struct NewCall {
     pub priority: i8,
     /// Which endpoints it may take.
     pub ways: Ways,
+    /// The destination, where the partition is not all of it: its partitions share one retry budget.
+    pub part_of: Option<u64>,
     /// The ticket of its last verdict, when it comes back.
     pub returning: Option<Ticket>,
 }
@@ -188,7 +190,7 @@ impl NewCall {
     /// A first call of one request without a body.
     pub fn by(deadline: Time) -> NewCall {
         let (cost, flow, ways) = (Cost::ONE, Flow::default(), Ways::ANY);
-        NewCall { deadline, bytes: 0, cost, flow, priority: 0, ways, returning: None }
+        NewCall { deadline, bytes: 0, cost, flow, priority: 0, ways, part_of: None, returning: None }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     asleep::Asleep,
     awake::Awake,
     budget::Budget,
+    budgets::Budgets,
     calls::{Call, Calls, NewCall, Permit, Ticket},
     endpoint::{Compiled, EndpointSettings, Endpoints, MAX_ENDPOINTS},
     limit::{Limit, LimitError, LimitProblem, Unit},
@@ -299,6 +300,7 @@ pub struct Shard {
     random: fastrand::Rng,
     arrivals: u64,
     max_destinations: usize,
+    budgets: Budgets,
     /// Where the search for an actor to forget goes on.
     hand: usize,
 }
@@ -321,15 +323,24 @@ impl Shard {
             random: fastrand::Rng::with_seed(seed),
             arrivals: 0,
             max_destinations: max_destinations.max(1),
+            budgets: Budgets::default(),
             hand: 0,
         }
+    }
+
+    /// Empty shards, one for each seed, that keep at most `max_destinations` partitions together. Each may have any part of a
+    /// destination that is split: they share its retry budget.
+    pub fn group(seeds: impl ExactSizeIterator<Item = u64>, max_destinations: usize) -> Vec<Shard> {
+        let (each, budgets) = (max_destinations.div_ceil(seeds.len().max(1)), Budgets::default());
+        let shard = |seed| Shard { budgets: budgets.clone(), ..Shard::with_capacity(seed, each) };
+        seeds.map(shard).collect()
     }
 
     /// A call asks for admission to the destination partition `key`, whose settings are `config`.
     pub fn submit(&mut self, now: Time, key: u128, config: &Arc<Config>, new: NewCall, fx: &mut Effects) -> Submitted {
         let index = match self.find(key) {
             Some(index) => index,
-            None => match self.add(now, key, config, fx) {
+            None => match self.add(now, key, config, new.part_of, fx) {
                 Some(index) => index,
                 None => return Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }),
             },
@@ -351,12 +362,20 @@ impl Shard {
         self.by_key.find(hash(key), is).copied()
     }
 
-    fn add(&mut self, now: Time, key: u128, config: &Arc<Config>, fx: &mut Effects) -> Option<u32> {
+    fn add(
+        &mut self,
+        now: Time,
+        key: u128,
+        config: &Arc<Config>,
+        part_of: Option<u64>,
+        fx: &mut Effects,
+    ) -> Option<u32> {
         if self.actors.len() >= self.max_destinations {
             let key = self.forget(now)?;
             fx.push(Effect::Forgot { key });
         }
-        let index = u32::try_from(self.actors.insert(Actor::new(key, config.clone()))).ok()?;
+        let joint = part_of.map(|destination| self.budgets.of(destination));
+        let index = u32::try_from(self.actors.insert(Actor::new(key, config.clone(), joint))).ok()?;
         let actors = &self.actors;
         let rehash = |index: &u32| actors.get(*index as usize).map_or(0, |actor| hash(actor.key));
         self.by_key.insert_unique(hash(key), index, rehash);
@@ -379,7 +398,8 @@ impl Shard {
             }
         }
         let index = idle?;
-        let actor = self.actors.try_remove(index)?;
+        let mut actor = self.actors.try_remove(index)?;
+        actor.joint.take().into_iter().for_each(|joint| self.budgets.forget(joint));
         u32::try_from(index).into_iter().for_each(|index| self.asleep.forget(index));
         if let Ok(entry) = self.by_key.find_entry(hash(actor.key), |other| *other as usize == index) {
             entry.remove();

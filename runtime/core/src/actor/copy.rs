@@ -2,6 +2,7 @@
 
 use super::{Actor, Context};
 use crate::{
+    budgets::Purse,
     calls::{Call, Entry, Permit, Phase},
     endpoint::{Held, Mask, Wants},
     pace::{Charge, Units},
@@ -72,7 +73,8 @@ impl Actor {
                 chosen
             }
         };
-        if why != CopyFor::Race && !self.spent.hedge(&self.config.retry_budget, now) {
+        let mut purse = Purse::new(&mut self.spent, self.joint.as_ref());
+        if why != CopyFor::Race && !purse.hedge(&self.config.retry_budget, now) {
             return None;
         }
         if let Some(original) = cx.calls.get_mut(call).filter(|_| why == CopyFor::Race) {

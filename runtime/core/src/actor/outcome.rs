@@ -2,6 +2,7 @@
 
 use super::{ASIDE, Actor, Context, FIRST_ASIDE, OTHERS, OWNED_AFTER};
 use crate::{
+    budgets::Purse,
     calls::{Call, Entry, Permit, Phase, Ticket},
     endpoint::Quantile,
     guard::{Beside, Failed, Guard, Said},
@@ -155,8 +156,8 @@ impl Actor {
             resumes: self.endpoints.resumes(ways, ticket.is_fresh(), now).max(ticket.not_before),
             deadline,
         };
-        let (spent, budget) = (&mut self.spent, &self.config.retry_budget);
-        let verdict = match after(outcome, attempt, &facts, || spent.retry(budget, now), cx.random, now) {
+        let (mut purse, budget) = (Purse::new(&mut self.spent, self.joint.as_ref()), &self.config.retry_budget);
+        let verdict = match after(outcome, attempt, &facts, || purse.retry(budget, now), cx.random, now) {
             Decision::Return(reason) => Verdict::Return(reason),
             Decision::PutBack => Verdict::PutBack(ticket),
             Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, ..ticket }),

@@ -2,6 +2,7 @@
 
 use super::Actor;
 use crate::{
+    budgets,
     calls::Calls,
     endpoint::{Endpoints, Ways},
     limit::Cost,
@@ -54,7 +55,7 @@ impl Actor {
             counts: self.counts,
             latency: (self.latency > 0).then(|| Duration::from_micros(u64::from(self.latency))),
             lately: self.spent.clone().lately(now),
-            retries_left: self.spent.clone().left(&self.config.retry_budget, now),
+            retries_left: budgets::left(&self.spent, self.joint.as_ref(), &self.config.retry_budget, now),
         }
     }
 }

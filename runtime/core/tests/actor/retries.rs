@@ -1,13 +1,15 @@
 //! What is tried again, when, and at whose cost.
 
+use std::sync::Arc;
+
 use tidegate_core::{
-    Attempt, Effect, Outcome, Settings, Signal, Submitted, Verdict, Waiting,
+    Attempt, Effect, Effective, Effects, NewCall, Outcome, Settings, Shard, Signal, Submitted, Time, Verdict, Waiting,
     budget::Budget,
     repeat::{Failure, Reason},
     shard::{Config, CopyFor, Departure},
 };
 
-use crate::gate::{Gate, KEY, MS, SEC, fine, refused};
+use crate::gate::{Gate, KEY, MS, SEC, fine, first_attempt, refused};
 
 #[test]
 fn a_call_put_back_is_counted_as_one_request_by_the_budget() {
@@ -140,5 +142,32 @@ fn a_budget_is_of_parts_that_are_numbers() {
     ] {
         let checked = Config::new(&Settings { retry_budget, ..Settings::default() });
         assert_eq!(checked.err().map(|error| error.key).as_deref(), wrong, "{retry_budget:?}");
+    }
+}
+
+#[test]
+fn one_budget_is_of_all_partitions_of_a_destination_wherever_they_are() {
+    let failed = Outcome::Answer { status: 500, signal: Signal::default() };
+    let config = Arc::new(Config::new(&Settings { max_concurrency: Some(1_000), ..Settings::default() }).unwrap());
+    let (policy, now) = (Effective::default(), Time::from_millis(500_000));
+    for (destinations, granted) in [
+        // Each is a destination by itself, and ten a second are ten seconds' floor for each.
+        ([None, None], 500),
+        ([Some(7), Some(7)], 100),
+        ([Some(7), Some(8)], 200),
+    ] {
+        let mut shards = Shard::group([1, 2, 3].into_iter(), 1_000);
+        let mut fx = Effects::default();
+        let mut retries = 0;
+        for key in (0..20).flat_map(|key| [key; 25]) {
+            let new = NewCall { part_of: destinations[(key % 2) as usize], ..NewCall::by(now + SEC) };
+            let shard = &mut shards[(key % 3) as usize];
+            let Submitted::Admitted(permit) = shard.submit(now, key, &config, new, &mut fx) else { panic!() };
+            shard.departed(now, permit, &mut fx);
+            let verdict = shard.report(now, permit, &failed, &first_attempt(&policy), &mut fx);
+            retries += usize::from(matches!(verdict, Verdict::Retry(_)));
+            shard.release(now, permit, &mut fx);
+        }
+        assert_eq!(retries, granted, "{destinations:?}");
     }
 }
