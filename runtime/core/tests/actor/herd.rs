@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidegate_core::{
     Effect, Settings, Time,
-    guard::RAMP_WINDOW,
+    guard::{OPEN_AT, RAMP_WINDOW},
     shard::{Brake, Config},
 };
 
@@ -87,8 +87,10 @@ fn no_herd_leaves_when_a_pause_ends_and_all_have_left_two_seconds_later() {
             gate.now = gate.shard.next_wake().unwrap();
             gate.shard.tick(gate.now, &mut gate.fx);
             left += gate.lets_go();
-            let most = 2 << (gate.now.since(began).as_millis() / 250).min(20);
-            assert!(left <= most || left == HERD && most >= 128, "{pause:?}: {left} after {:?}", gate.now.since(began));
+            // Twice as many every quarter of a second, and all when that is no herd any more.
+            let most = f64::from(RAMP_WINDOW) * (gate.now.since(began).as_secs_f64() * 4.0).exp2();
+            let open = most >= f64::from(OPEN_AT) * 0.9;
+            assert!(open || left as f64 <= most, "{pause:?}: {left} after {:?}", gate.now.since(began));
             assert!(gate.now > before);
         }
         assert!(gate.now.since(began) < SEC * 2, "{pause:?}: {:?}", gate.now.since(began));
