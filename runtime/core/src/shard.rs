@@ -581,7 +581,7 @@ impl Shard {
     pub fn snapshot(&self, now: Time, key: u128) -> Option<Snapshot> {
         let index = self.find(key)?;
         let actor = self.actors.get(index as usize)?;
-        Some(actor.snapshot(self.asleep.seen(index).as_ref(), &self.calls, now))
+        Some(actor.snapshot(self.asleep.seen(index).as_ref(), now))
     }
 
     /// What is left of a partition's pause, and why it pauses: a part of [`Shard::snapshot`] that costs little.

@@ -3,7 +3,6 @@
 use super::Actor;
 use crate::{
     budgets,
-    calls::Calls,
     endpoint::{Endpoints, Ways},
     limit::Cost,
     pace::Units,
@@ -21,15 +20,9 @@ impl Actor {
         endpoints.paused_until(Ways::ANY, true, now).map(|(until, cause)| (until.since(now), cause))
     }
 
-    pub(crate) fn snapshot(&self, asleep: Option<&Endpoints>, calls: &Calls, now: Time) -> Snapshot {
+    pub(crate) fn snapshot(&self, asleep: Option<&Endpoints>, now: Time) -> Snapshot {
         let endpoints = asleep.unwrap_or(&self.endpoints);
         let queue = self.busy.as_ref().map(|busy| &busy.queue);
-        let oldest = queue
-            .into_iter()
-            .flat_map(Queue::all)
-            .filter_map(|call| calls.get(call))
-            .map(|entry| entry.ticket.since)
-            .min();
         let ahead = queue.map_or(Units::default(), Queue::cost);
         Snapshot {
             key: self.key,
@@ -40,7 +33,7 @@ impl Actor {
             window: endpoints.iter().map(|it| it.guard.window()).sum(),
             queued: queue.map_or(0, Queue::len),
             queued_bytes: queue.map_or(0, Queue::bytes),
-            oldest_wait: oldest.map(|since| now.since(since)),
+            oldest_wait: queue.and_then(Queue::oldest).map(|since| now.since(since)),
             next_in: self
                 .earliest_by(endpoints, ahead, Cost::ONE, Ways::ANY, true, now)
                 .0

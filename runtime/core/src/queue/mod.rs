@@ -52,6 +52,8 @@ pub(crate) struct Queue {
     fair: fair::Fair,
     delayed: BTreeSet<(Time, Call)>,
     deadlines: BTreeSet<(Time, Call)>,
+    /// By when they first asked.
+    since: BTreeSet<(Time, Call)>,
     /// Sum of the costs of what waits for its turn, and that of `back` and `again` in it.
     cost: Units,
     front: Units,
@@ -67,6 +69,7 @@ impl Queue {
             fair: fair::Fair::default(),
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            since: BTreeSet::new(),
             cost: Units::default(),
             front: Units::default(),
             bytes: 0,
@@ -95,6 +98,11 @@ impl Queue {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// When the one that waits longest first asked.
+    pub(crate) fn oldest(&self) -> Option<Time> {
+        self.since.first().map(|(since, _)| *since)
     }
 
     /// Cost of everything that waits for its turn.
@@ -182,6 +190,7 @@ impl Queue {
 
     pub(crate) fn insert(&mut self, call: Call, entry: &Entry, now: Time) {
         self.deadlines.insert((entry.deadline, call));
+        self.since.insert((entry.ticket.since, call));
         self.bytes = self.bytes.saturating_add(entry.bytes);
         if entry.ticket.not_before > now {
             self.delayed.insert((entry.ticket.not_before, call));
@@ -192,6 +201,7 @@ impl Queue {
 
     fn let_go(&mut self, call: Call, entry: &Entry) {
         self.deadlines.remove(&(entry.deadline, call));
+        self.since.remove(&(entry.ticket.since, call));
         self.bytes = self.bytes.saturating_sub(entry.bytes);
     }
 
