@@ -1,6 +1,7 @@
 //! The calls that wait at one destination. Those that come back go first, in the order of their places; the others by
-//! flow, see [`fair`]. Those with a delay of their own are beside them, and all are ordered by deadline, too. Every
-//! operation that a call needs is O(log n).
+//! flow, see [`fair`]. Those with a delay of their own are beside them, and all are ordered by deadline, too. What a call
+//! needs to wait, to leave or to go away is O(log n). What stands ahead of one that comes to wait is a look at each flow that
+//! goes before it, and who makes room in a full queue is one at each flow: few have calls waiting at one destination.
 
 mod drain;
 mod fair;
