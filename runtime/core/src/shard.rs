@@ -35,7 +35,7 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(600);
 pub const BELIEVED_PAUSE: Duration = Duration::from_secs(15);
 /// How many destination partitions a shard keeps, unless stated.
 pub const MAX_DESTINATIONS: usize = 1 << 20;
-/// How many actors are looked at to find one to forget.
+/// How many actors are looked at to find one to forget, or more where one must be at rest.
 const FORGET_CHOICE: usize = 64;
 
 /// What an operator does to a destination, until it is taken back or its time is over.
@@ -300,6 +300,8 @@ pub struct Shard {
     random: fastrand::Rng,
     arrivals: u64,
     max_destinations: usize,
+    /// The same of all shards of its group: what people have set.
+    max_together: usize,
     budgets: Budgets,
     /// Where the search for an actor to forget goes on.
     hand: usize,
@@ -323,6 +325,7 @@ impl Shard {
             random: fastrand::Rng::with_seed(seed),
             arrivals: 0,
             max_destinations: max_destinations.max(1),
+            max_together: max_destinations.max(1),
             budgets: Budgets::default(),
             hand: 0,
         }
@@ -332,7 +335,11 @@ impl Shard {
     /// destination that is split: they share its retry budget.
     pub fn group(seeds: impl ExactSizeIterator<Item = u64>, max_destinations: usize) -> Vec<Shard> {
         let (each, budgets) = (max_destinations.div_ceil(seeds.len().max(1)), Budgets::default());
-        let shard = |seed| Shard { budgets: budgets.clone(), ..Shard::with_capacity(seed, each) };
+        let shard = |seed| Shard {
+            max_together: max_destinations.max(1),
+            budgets: budgets.clone(),
+            ..Shard::with_capacity(seed, each)
+        };
         seeds.map(shard).collect()
     }
 
@@ -342,7 +349,7 @@ impl Shard {
             Some(index) => index,
             None => match self.add(now, key, config, new.part_of, fx) {
                 Some(index) => index,
-                None => return Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }),
+                None => return Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_together }),
             },
         };
         self.arrivals += 1;
@@ -351,7 +358,7 @@ impl Shard {
             actor.reconfigure(index, config, cx);
             actor.submit(index, new, arrival, cx)
         })
-        .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }))
+        .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_together }))
     }
 
     fn find(&self, key: u128) -> Option<u32> {
@@ -386,7 +393,12 @@ impl Shard {
     fn forget(&mut self, now: Time) -> Option<u128> {
         let capacity = self.actors.capacity().max(1);
         let mut idle = None;
-        for _ in 0..FORGET_CHOICE {
+        // Each that is busy has a call, so one is at rest where there are fewer calls.
+        let some_rest = self.calls.len() < self.actors.len();
+        for looked in 0..capacity.max(FORGET_CHOICE) {
+            if looked >= FORGET_CHOICE && (idle.is_some() || !some_rest) {
+                break;
+            }
             self.hand = (self.hand + 1) % capacity;
             match self.actors.get(self.hand) {
                 Some(actor) if actor.is_blank(now) => {
