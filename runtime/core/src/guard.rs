@@ -80,7 +80,7 @@ const OPEN: u32 = u32::MAX;
 const DOUBLINGS: u8 = 7;
 
 /// Half of a pause is random: never nothing, never in step with other nodes.
-fn jittered(pause: Duration, random: &mut fastrand::Rng) -> Duration {
+fn up_to_half_less(pause: Duration, random: &mut fastrand::Rng) -> Duration {
     pause.mul_f64(0.5 + random.f64() / 2.0)
 }
 

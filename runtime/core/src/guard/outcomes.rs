@@ -5,7 +5,7 @@
 use super::{
     AT_LEAST, AtOnce, Beside, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED,
     LONGEST_BACKOFF, LONGEST_DOWN, MANY, OPEN, Phase, RAMP_WINDOW, Said, Stated, VAIN, at_once::Effect, doubt::Doubt,
-    jittered,
+    up_to_half_less,
 };
 use crate::{
     calls::Call,
@@ -292,7 +292,7 @@ impl Guard {
     /// reason of its own: those that did not are kept for the shortest such time only.
     fn back_off(&mut self, fresh: bool, cap: Duration, cause: Cause, random: &mut fastrand::Rng, now: Time) {
         let pause = self.backoff(cap, random);
-        let eager = if fresh { pause } else { pause.min(jittered(FIRST_PAUSE, random)) };
+        let eager = if fresh { pause } else { pause.min(up_to_half_less(FIRST_PAUSE, random)) };
         self.pause(now + pause, now + eager, cause, now);
     }
 
@@ -346,7 +346,7 @@ impl Guard {
     fn backoff(&mut self, cap: Duration, random: &mut fastrand::Rng) -> Duration {
         let full = FIRST_PAUSE.saturating_mul(1 << self.exponent.min(DOUBLINGS)).min(cap);
         self.exponent = (self.exponent + 1).min(DOUBLINGS);
-        jittered(full, random)
+        up_to_half_less(full, random)
     }
 
     /// Pauses until `until`, for fresh calls until `eager`; a pause is extended, never shortened by a later word.
