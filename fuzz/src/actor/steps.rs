@@ -86,6 +86,7 @@ impl World {
             flow,
             priority: i8::try_from(choices.below(5)).unwrap() - 2,
             ways,
+            part_of: Some(u64::from(key < 3)),
             returning: None,
         };
         self.callers.push(Caller { key, new, answered: false });

@@ -10,6 +10,7 @@ mod view;
 use crate::{
     asleep::Asleep,
     budget::Spent,
+    budgets::{Joint, Purse},
     calls::{Call, Calls, Entry, NewCall, Permit, Phase, Place, Ticket},
     endpoint::{Chosen, Endpoints, Held, Mask, Quantile, Wants, Ways},
     limit::Cost,
@@ -50,6 +51,16 @@ struct Busy {
     queue: Queue,
     /// What held the first call when it was looked at last.
     why: Waiting,
+    /// An operator's pause held it, and none left since.
+    braked: bool,
+}
+
+impl Busy {
+    /// This holds the first call.
+    fn held_by(&mut self, why: Waiting) {
+        self.braked |= matches!(why, Waiting::Braked { .. });
+        self.why = why;
+    }
 }
 
 #[derive(Debug)]
@@ -64,6 +75,8 @@ pub(crate) struct Actor {
     pub(crate) listed: bool,
     dreams: bool,
     spent: Spent,
+    /// What all partitions of its destination spent, where that is split.
+    pub(crate) joint: Option<Arc<Joint>>,
     counts: Counts,
     /// Microseconds, 0 when nothing was measured.
     latency: u32,
@@ -77,7 +90,7 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    pub(crate) fn new(key: u128, config: Arc<Config>) -> Actor {
+    pub(crate) fn new(key: u128, config: Arc<Config>, joint: Option<Arc<Joint>>) -> Actor {
         Actor {
             key,
             paces: Paces::new(&config.limits),
@@ -87,6 +100,7 @@ impl Actor {
             dreams: false,
             slots: Slots::default(),
             spent: Spent::default(),
+            joint,
             counts: Counts::default(),
             latency: 0,
             late: Quantile::NONE,
@@ -199,7 +213,7 @@ impl Actor {
         entry.left = cx.now;
         entry.charge = self.paces.charge(&self.config.limits, entry.cost, cx.now);
         if !entry.ticket.again {
-            self.spent.request(cx.now);
+            Purse::new(&mut self.spent, self.joint.as_ref()).request(cx.now);
         }
         let limited = self.config.max_concurrency.is_some();
         entry.slot = self.slots.take(call, if limited { entry.deadline } else { Time::NEVER });
@@ -236,12 +250,14 @@ impl Actor {
         }
         let ticket = new.returning.unwrap_or_else(|| Ticket::fresh(Place::new(now, new.priority, arrival), now));
         let fresh = ticket.is_fresh();
+        // One that was sent on and never admitted waits for its turn as others do.
+        let returns = ticket.again;
         // A fresh call may be the probe of a pause that goes on for those which were refused or failed before.
         let probes_at = self.endpoints.probes_at().filter(|_| fresh);
         let first = match &self.busy {
             None => true,
             Some(busy) if probes_at.is_some() => busy.queue.first_fresh().is_none(),
-            Some(busy) => busy.queue.would_be_first(new.flow, ticket.place, new.returning.is_some()),
+            Some(busy) => busy.queue.would_be_first(new.flow, ticket.place, returns),
         };
         let delayed = ticket.not_before > now;
         let mut held = (ticket.not_before, Waiting::Backoff { left: ticket.not_before.since(now) });
@@ -262,7 +278,7 @@ impl Actor {
         }
         // What came before counts; a call that comes back stands near the front, and is never refused by a guess.
         let ahead = match &self.busy {
-            Some(busy) if new.returning.is_none() => busy.queue.ahead_of(new.flow, ticket.place),
+            Some(busy) if !returns => busy.queue.ahead_of(new.flow, ticket.place),
             _ => Units::default(),
         };
         let (could, why) = self.earliest(ahead, new.cost, new.ways, fresh, now);
@@ -271,19 +287,20 @@ impl Actor {
             let left = new.deadline.since(now);
             return Submitted::Refused(Refusal::DeadlineUnreachable { could_start_in: could.since(now), left, why });
         }
-        if new.returning.is_none()
+        if !returns
             && let Some(busy) = &mut self.busy
             && let Some(at) = busy.queue.too_late(ahead.requests, new.deadline, now)
         {
             let (could_start_in, left, why) = (at.since(now), new.deadline.since(now), busy.why);
             return Submitted::Refused(Refusal::DeadlineUnreachable { could_start_in, left, why });
         }
-        if let Err(refusal) = self.make_room(&new, ticket.place, could, cx) {
+        if let Err(refusal) = self.make_room(&new, &ticket, could, cx) {
             return Submitted::Refused(refusal);
         }
         let entry = self.entry(index, new, ticket, now);
         let call = cx.calls.insert(entry.clone());
-        let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::new(now), why: held.1 }));
+        let braked = matches!(held.1, Waiting::Braked { .. });
+        let busy = self.busy.get_or_insert_with(|| Box::new(Busy { queue: Queue::new(now), why: held.1, braked }));
         busy.queue.insert(call, &entry, now);
         self.endpoints.waits(busy.queue.len());
         self.wake = self.wake.min(busy.queue.next_event());
@@ -324,7 +341,6 @@ impl Actor {
             cost: new.cost,
             flow: new.flow,
             share: self.config.limits.share(new.cost),
-            returned: new.returning.is_some(),
             charge: Charge::default(),
             slot: Slot::default(),
             ways: new.ways,
@@ -341,7 +357,7 @@ impl Actor {
 
     /// Keeps the queue within its bounds. A call that comes back was there before: the newest make room for it. So do
     /// those of a flow that takes up more of the queue for one that takes up less.
-    fn make_room(&mut self, new: &NewCall, place: Place, could: Time, cx: &mut Context<'_>) -> Result<(), Refusal> {
+    fn make_room(&mut self, new: &NewCall, ticket: &Ticket, could: Time, cx: &mut Context<'_>) -> Result<(), Refusal> {
         let bounds = self.config.queue;
         if new.bytes > bounds.bytes.0 {
             let held = self.busy.as_ref().map_or(0, |busy| busy.queue.bytes());
@@ -357,9 +373,10 @@ impl Actor {
             } else {
                 return Ok(());
             };
-            let other = match new.returning {
-                Some(_) => busy.queue.newest().filter(|(last, _)| *last > place).map(|(_, call)| call),
-                None => busy.queue.crowding(new.flow, if room == Room::Calls { 1 } else { new.bytes }, room),
+            let other = if ticket.again {
+                busy.queue.newest().filter(|(last, _)| *last > ticket.place).map(|(_, call)| call)
+            } else {
+                busy.queue.crowding(new.flow, if room == Room::Calls { 1 } else { new.bytes }, room)
             };
             match other {
                 Some(other) => self.turn_away(other, refusal, cx),
@@ -434,13 +451,19 @@ impl Actor {
                 self.turn_away(call, Refusal::DeadlinePassed { waited, why }, cx);
                 continue;
             }
+            if busy.braked && self.config.brake.paused(now).is_none() {
+                busy.braked = false;
+                if busy.queue.len() > 1 {
+                    self.endpoints.start_small(now);
+                }
+            }
             let Some(call) = Self::next(&self.endpoints, &busy.queue) else { break };
             let (call, chosen) = match self.turn(call, cx) {
                 Ok(chosen) => chosen,
                 Err((until, why)) => {
                     held = until;
                     if let Some(busy) = &mut self.busy {
-                        busy.why = why;
+                        busy.held_by(why);
                         if !why.is_steady() {
                             busy.queue.unsteady(now);
                         }

@@ -36,8 +36,8 @@ impl Default for Budget {
 /// What was spent lately.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Spent {
-    /// Number of the current bucket.
-    bucket: u64,
+    /// Number of the current bucket, wrapping.
+    bucket: u32,
     requests: [u32; 2],
     retries: [u32; 2],
     hedges: [u32; 2],
@@ -45,7 +45,7 @@ pub struct Spent {
 
 impl Spent {
     fn roll(&mut self, now: Time) {
-        let bucket = now.as_nanos() / nanos(WINDOW);
+        let bucket = (now.as_nanos() / nanos(WINDOW)) as u32;
         if bucket == self.bucket {
             return;
         }
@@ -77,6 +77,12 @@ impl Spent {
         }
         self.retries[1] = self.retries[1].saturating_add(1);
         true
+    }
+
+    /// Another budget granted a retry.
+    pub(crate) fn retried(&mut self, now: Time) {
+        self.roll(now);
+        self.retries[1] = self.retries[1].saturating_add(1);
     }
 
     /// Takes one hedge if the budget has it: within `hedges` of the requests, and as a retry.

@@ -112,7 +112,7 @@ pub struct Ticket {
     /// The cuts at which it was refused first and last.
     pub(crate) cut: u32,
     pub(crate) last_cut: u32,
-    /// It has left before: its next departure is no first attempt.
+    /// It was admitted before: it was counted as a request then.
     pub(crate) again: bool,
     /// An attempt of it may have been processed, and how often it was told that this one is under way still.
     pub(crate) in_doubt: bool,
@@ -128,11 +128,16 @@ impl Ticket {
         self.tries == 0
     }
 
-    /// What it is worth at another partition: its place, its delay, and that it left before. What was refused or failed here says
-    /// nothing of what is asked there.
+    /// What it is worth at another partition: its place, its delay, and that it was admitted before. What was refused or failed
+    /// here says nothing of what is asked there.
     pub fn elsewhere(self) -> Ticket {
         let Ticket { not_before, again, in_doubt, under_way, .. } = self;
         Ticket { not_before, again, in_doubt, under_way, ..Ticket::fresh(self.place, self.since) }
+    }
+
+    /// What it is worth once it was admitted.
+    pub(crate) fn put_back(self) -> Ticket {
+        Ticket { not_before: Time::ZERO, again: true, ..self }
     }
 
     pub(crate) fn fresh(place: Place, since: Time) -> Ticket {
@@ -181,6 +186,8 @@ pub struct NewCall {
     pub priority: i8,
     /// Which endpoints it may take.
     pub ways: Ways,
+    /// The destination, where the partition is not all of it: its partitions share one retry budget.
+    pub part_of: Option<u64>,
     /// The ticket of its last verdict, when it comes back.
     pub returning: Option<Ticket>,
 }
@@ -189,7 +196,7 @@ impl NewCall {
     /// A first call of one request without a body.
     pub fn by(deadline: Time) -> NewCall {
         let (cost, flow, ways) = (Cost::ONE, Flow::default(), Ways::ANY);
-        NewCall { deadline, bytes: 0, cost, flow, priority: 0, ways, returning: None }
+        NewCall { deadline, bytes: 0, cost, flow, priority: 0, ways, part_of: None, returning: None }
     }
 }
 
@@ -217,8 +224,6 @@ pub(crate) struct Entry {
     pub(crate) flow: Flow,
     /// How long it takes the destination up, in nanoseconds.
     pub(crate) share: u64,
-    /// It was admitted before.
-    pub(crate) returned: bool,
     pub(crate) charge: Charge,
     pub(crate) slot: Slot,
     pub(crate) ways: Ways,

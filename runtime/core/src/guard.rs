@@ -80,7 +80,7 @@ const OPEN: u32 = u32::MAX;
 const DOUBLINGS: u8 = 7;
 
 /// Half of a pause is random: never nothing, never in step with other nodes.
-fn jittered(pause: Duration, random: &mut fastrand::Rng) -> Duration {
+fn up_to_half_less(pause: Duration, random: &mut fastrand::Rng) -> Duration {
     pause.mul_f64(0.5 + random.f64() / 2.0)
 }
 
@@ -340,8 +340,13 @@ impl Guard {
     /// What holds the next call, and until when at most. `None`: it may leave. `fresh`: it was neither refused nor
     /// failed before.
     pub(crate) fn hold(&mut self, fresh: bool, now: Time) -> Option<(Time, Waiting)> {
-        if let Some((at, until, by)) = self.stated.as_ref().and_then(|stated| stated.hold(now)) {
-            return Some((at, Waiting::Paused { left: until.since(now), cause: Cause::Stated { by } }));
+        if let Some(stated) = &mut self.stated {
+            if let Some((at, until, by)) = stated.hold(now) {
+                return Some((at, Waiting::Paused { left: until.since(now), cause: Cause::Stated { by } }));
+            }
+            if stated.lets_go(now) {
+                self.starts_small(now);
+            }
         }
         match self.phase {
             Phase::Open => {}
@@ -376,6 +381,14 @@ impl Guard {
         self.learned.as_mut()?.hold(now)
     }
 
+    /// A pause is over of which nothing was learned: what waited for its end goes by and by, beside what flies.
+    pub(crate) fn starts_small(&mut self, now: Time) {
+        let small = self.unanswered.saturating_add(RAMP_WINDOW);
+        if small < self.window {
+            (self.window, self.grown, self.fresh) = (small, now, 0);
+        }
+    }
+
     fn doubling(&self) -> Duration {
         // Before the first refusal its delay is not known: as fast as the fastest answer, unless those take for ever.
         let rtt = if self.cuts == 0 { self.fastest.get().min(DOUBLING) } else { self.refusal_rtt.get() };
@@ -403,7 +416,6 @@ impl Guard {
             self.grown = now;
         }
         self.unanswered += 1;
-        self.departures = self.departures.saturating_add(1);
         self.last_departure = now;
         if let Phase::Paused { until, eager, cause } = self.phase {
             let until = if fresh { eager } else { until };
@@ -428,6 +440,8 @@ impl Guard {
         }
         let others = self.departed;
         self.departed += 1;
+        // Not at its admission: a cut may come between, and what is put back was not accepted.
+        self.departures = self.departures.saturating_add(1);
         if others >= FEW as u32 && !self.configured && self.adaptive.is_none() {
             self.adaptive = Some(Box::new(Adaptive::new(now)));
         }

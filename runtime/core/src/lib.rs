@@ -7,7 +7,7 @@
 //! - [`shard::Shard`] is what a host talks to: many destinations by key, one exact timer, admissions, outcomes.
 //! - `actor` is one partition of a destination: queue, pace, slots, guard, budget.
 //! - [`endpoint`] chooses among several equal ways to a destination.
-//! - [`pace`] keeps configured limits, [`guard`] finds the limits nobody configured, [`budget`] bounds retries.
+//! - [`pace`] keeps configured limits, [`guard`] finds the limits nobody configured, [`budget`] bounds retries, `budgets` for all partitions of a destination.
 //! - [`usage`] reads the tokens that an answer used from its body as it passes, and errors that come in its midst.
 //! - [`signal`] reads what answers say, [`repeat`] decides what happens after an attempt.
 //! - [`manners`] says on which threads a function's work runs.
@@ -20,6 +20,7 @@ mod actor;
 mod asleep;
 mod awake;
 pub mod budget;
+mod budgets;
 pub mod cache;
 pub mod calls;
 pub mod endpoint;

@@ -43,7 +43,8 @@ pub struct Limit {
     pub quota: u64,
     /// The window's length; over a minute the window is counted, up to it the departures are paced.
     pub per: Span,
-    /// How many units may leave at once after a quiet time; `max(1, quota/20)` unless stated, at most `quota`.
+    /// How many units may leave at once after a quiet time, at most `quota`. Unless stated it is `max(1, quota/20)`, and the
+    /// whole quota where `per` is over a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
 }
@@ -83,6 +84,9 @@ pub enum LimitProblem {
         /// The period as given.
         per: Span,
     },
+    /// It is below zero, or no number.
+    #[error("must be a number and at least 0")]
+    Negative,
     /// More limits than one destination may have.
     #[error("{given} are too many, a destination has at most {max}")]
     TooMany {
@@ -104,7 +108,7 @@ impl Limit {
         Limit { unit: Unit::Requests, quota, per: Span(per), burst: None }
     }
 
-    /// The burst in force.
+    /// The burst in force of a limit that is paced.
     pub fn burst(&self) -> u64 {
         self.burst.unwrap_or(self.quota / 20).clamp(1, self.quota.max(1))
     }

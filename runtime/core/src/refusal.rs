@@ -200,8 +200,8 @@ pub enum Refusal {
         /// How long it waited.
         waited: Duration,
     },
-    /// The node keeps the state of as many destinations as it may, and none of them is at rest.
-    #[error("{limit} destinations are busy on this node already")]
+    /// The node keeps the state of as many destinations as it may, and found none of them at rest.
+    #[error("this node keeps {limit} destinations, and found none of them at rest to make room for another")]
     TooManyDestinations {
         /// The bound.
         limit: usize,
@@ -232,7 +232,7 @@ impl Refusal {
             Refusal::CostTooLarge { .. } => "quota of the destination",
             Refusal::NoRegion => "endpoints of the destination in these regions",
             Refusal::Draining { .. } | Refusal::Flushed { .. } => "brake of the destination",
-            Refusal::TooManyDestinations { .. } => "busy destinations of the node",
+            Refusal::TooManyDestinations { .. } => "destinations of the node",
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
     asleep::Asleep,
     awake::Awake,
     budget::Budget,
+    budgets::Budgets,
     calls::{Call, Calls, NewCall, Permit, Ticket},
     endpoint::{Compiled, EndpointSettings, Endpoints, MAX_ENDPOINTS},
     limit::{Limit, LimitError, LimitProblem, Unit},
@@ -34,7 +35,7 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(600);
 pub const BELIEVED_PAUSE: Duration = Duration::from_secs(15);
 /// How many destination partitions a shard keeps, unless stated.
 pub const MAX_DESTINATIONS: usize = 1 << 20;
-/// How many actors are looked at to find one to forget.
+/// How many actors are looked at to find one to forget, or more where one must be at rest.
 const FORGET_CHOICE: usize = 64;
 
 /// What an operator does to a destination, until it is taken back or its time is over.
@@ -155,6 +156,12 @@ impl Config {
         let (given, max) = (settings.endpoints.len(), MAX_ENDPOINTS);
         if given > max {
             return Err(LimitError { key: "endpoints".into(), problem: LimitProblem::TooMany { given, max } });
+        }
+        let Budget { share, hedges, .. } = settings.retry_budget;
+        for (part, key) in [(share, "share"), (hedges, "hedges")] {
+            if !part.is_finite() || part < 0.0 {
+                return Err(LimitError { key: format!("retry_budget.{key}"), problem: LimitProblem::Negative });
+            }
         }
         let endpoint = |(index, of): (usize, &EndpointSettings)| {
             let within = |error: LimitError| LimitError { key: format!("endpoints[{index}].{}", error.key), ..error };
@@ -293,6 +300,9 @@ pub struct Shard {
     random: fastrand::Rng,
     arrivals: u64,
     max_destinations: usize,
+    /// The same of all shards of its group: what people have set.
+    max_together: usize,
+    budgets: Budgets,
     /// Where the search for an actor to forget goes on.
     hand: usize,
 }
@@ -315,17 +325,31 @@ impl Shard {
             random: fastrand::Rng::with_seed(seed),
             arrivals: 0,
             max_destinations: max_destinations.max(1),
+            max_together: max_destinations.max(1),
+            budgets: Budgets::default(),
             hand: 0,
         }
+    }
+
+    /// Empty shards, one for each seed, that keep at most `max_destinations` partitions together. Each may have any part of a
+    /// destination that is split: they share its retry budget.
+    pub fn group(seeds: impl ExactSizeIterator<Item = u64>, max_destinations: usize) -> Vec<Shard> {
+        let (each, budgets) = (max_destinations.div_ceil(seeds.len().max(1)), Budgets::default());
+        let shard = |seed| Shard {
+            max_together: max_destinations.max(1),
+            budgets: budgets.clone(),
+            ..Shard::with_capacity(seed, each)
+        };
+        seeds.map(shard).collect()
     }
 
     /// A call asks for admission to the destination partition `key`, whose settings are `config`.
     pub fn submit(&mut self, now: Time, key: u128, config: &Arc<Config>, new: NewCall, fx: &mut Effects) -> Submitted {
         let index = match self.find(key) {
             Some(index) => index,
-            None => match self.add(now, key, config, fx) {
+            None => match self.add(now, key, config, new.part_of, fx) {
                 Some(index) => index,
-                None => return Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }),
+                None => return Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_together }),
             },
         };
         self.arrivals += 1;
@@ -334,7 +358,7 @@ impl Shard {
             actor.reconfigure(index, config, cx);
             actor.submit(index, new, arrival, cx)
         })
-        .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_destinations }))
+        .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_together }))
     }
 
     fn find(&self, key: u128) -> Option<u32> {
@@ -345,12 +369,20 @@ impl Shard {
         self.by_key.find(hash(key), is).copied()
     }
 
-    fn add(&mut self, now: Time, key: u128, config: &Arc<Config>, fx: &mut Effects) -> Option<u32> {
+    fn add(
+        &mut self,
+        now: Time,
+        key: u128,
+        config: &Arc<Config>,
+        part_of: Option<u64>,
+        fx: &mut Effects,
+    ) -> Option<u32> {
         if self.actors.len() >= self.max_destinations {
             let key = self.forget(now)?;
             fx.push(Effect::Forgot { key });
         }
-        let index = u32::try_from(self.actors.insert(Actor::new(key, config.clone()))).ok()?;
+        let joint = part_of.map(|destination| self.budgets.of(destination));
+        let index = u32::try_from(self.actors.insert(Actor::new(key, config.clone(), joint))).ok()?;
         let actors = &self.actors;
         let rehash = |index: &u32| actors.get(*index as usize).map_or(0, |actor| hash(actor.key));
         self.by_key.insert_unique(hash(key), index, rehash);
@@ -361,7 +393,12 @@ impl Shard {
     fn forget(&mut self, now: Time) -> Option<u128> {
         let capacity = self.actors.capacity().max(1);
         let mut idle = None;
-        for _ in 0..FORGET_CHOICE {
+        // Each that is busy has a call, so one is at rest where there are fewer calls.
+        let some_rest = self.calls.len() < self.actors.len();
+        for looked in 0..capacity.max(FORGET_CHOICE) {
+            if looked >= FORGET_CHOICE && (idle.is_some() || !some_rest) {
+                break;
+            }
             self.hand = (self.hand + 1) % capacity;
             match self.actors.get(self.hand) {
                 Some(actor) if actor.is_blank(now) => {
@@ -373,7 +410,8 @@ impl Shard {
             }
         }
         let index = idle?;
-        let actor = self.actors.try_remove(index)?;
+        let mut actor = self.actors.try_remove(index)?;
+        actor.joint.take().into_iter().for_each(|joint| self.budgets.forget(joint));
         u32::try_from(index).into_iter().for_each(|index| self.asleep.forget(index));
         if let Ok(entry) = self.by_key.find_entry(hash(actor.key), |other| *other as usize == index) {
             entry.remove();
@@ -556,7 +594,7 @@ impl Shard {
     pub fn snapshot(&self, now: Time, key: u128) -> Option<Snapshot> {
         let index = self.find(key)?;
         let actor = self.actors.get(index as usize)?;
-        Some(actor.snapshot(self.asleep.seen(index).as_ref(), &self.calls, now))
+        Some(actor.snapshot(self.asleep.seen(index).as_ref(), now))
     }
 
     /// How its endpoints do, where several are configured: a part of [`Shard::snapshot`].

@@ -364,3 +364,37 @@ proptest! {
         prop_assert_eq!((shard.calls(), shard.next_wake()), (0, None));
     }
 }
+
+#[test]
+fn the_one_destination_at_rest_makes_room_wherever_it_is() {
+    let config = Arc::new(Config::new(&Settings::default()).unwrap());
+    let now = Time::from_millis(1_000_000);
+    for (most, rests) in [(64, 63), (300, 0), (300, 150), (300, 299), (5_000, 4_000)] {
+        let (mut shard, mut fx) = (Shard::with_capacity(1, most), Effects::default());
+        let mut come = |key| match shard.submit(now, key, &config, NewCall::by(now + MS * 1_000), &mut fx) {
+            Submitted::Admitted(permit) if key == rests => shard.release(now, permit, &mut fx),
+            Submitted::Admitted(_) => {}
+            other => panic!("{key} of {most}: {other:?}"),
+        };
+        (0..=most as u128).for_each(&mut come);
+        assert!(matches!(fx.drain().collect::<Vec<_>>()[..], [Effect::Forgot { key }] if key == rests));
+    }
+}
+
+#[test]
+fn shards_of_a_group_name_the_bound_that_people_have_set() {
+    let config = Arc::new(Config::new(&Settings::default()).unwrap());
+    let now = Time::from_millis(1_000_000);
+    for (shards, most) in [(1u32, 4), (2, 4), (3, 4), (4, 1)] {
+        for mut shard in Shard::group((0..shards).map(u64::from), most) {
+            let mut fx = Effects::default();
+            let refusal =
+                (0..10).find_map(|key| match shard.submit(now, key, &config, NewCall::by(now + MS * 1_000), &mut fx) {
+                    Submitted::Refused(refusal) => Some(refusal),
+                    _ => None,
+                });
+            assert_eq!(refusal, Some(Refusal::TooManyDestinations { limit: most }));
+            assert_eq!(shard.destinations(), most.div_ceil(shards as usize));
+        }
+    }
+}

@@ -114,7 +114,8 @@ impl Model {
     fn submit(&mut self, id: usize, returning: Option<Ticket>) {
         let (cost, bytes) = self.costs[id];
         let (flow, priority, ways) = self.flows[id];
-        let new = NewCall { deadline: self.deadlines[id], bytes, cost, flow, priority, ways, returning };
+        let part_of = (self.keys[id] > 0).then_some(1);
+        let new = NewCall { deadline: self.deadlines[id], bytes, cost, flow, priority, ways, part_of, returning };
         match self.shard.submit(self.now, self.keys[id], &self.config, new, &mut self.fx) {
             Submitted::Admitted(permit) => self.admitted(id, permit),
             Submitted::Queued { call, why, .. } => {

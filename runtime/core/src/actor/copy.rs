@@ -2,6 +2,7 @@
 
 use super::{Actor, Context};
 use crate::{
+    budgets::Purse,
     calls::{Call, Entry, Permit, Phase},
     endpoint::{Held, Mask, Wants},
     pace::{Charge, Units},
@@ -75,11 +76,11 @@ impl Actor {
                 chosen
             }
         };
-        let (spent, budget) = (&mut self.spent, &self.config.retry_budget);
+        let (mut purse, budget) = (Purse::new(&mut self.spent, self.joint.as_ref()), &self.config.retry_budget);
         let affordable = match why {
             CopyFor::Race => true,
-            CopyFor::Hedge => spent.hedge(budget, now),
-            CopyFor::Trial => spent.trial(budget, now),
+            CopyFor::Hedge => purse.hedge(budget, now),
+            CopyFor::Trial => purse.trial(budget, now),
         };
         if !affordable {
             return None;

@@ -2,6 +2,7 @@
 
 use super::{ASIDE, Actor, Context, FIRST_ASIDE, OTHERS, OWNED_AFTER};
 use crate::{
+    budgets::Purse,
     calls::{Call, Entry, Permit, Phase, Ticket},
     endpoint::Quantile,
     guard::{Beside, Failed, Guard, Said},
@@ -38,12 +39,12 @@ impl Actor {
             return Departure::Go;
         }
         if self.config.brake.paused(cx.now).is_some() {
-            return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
+            return Departure::PutBack(entry.ticket.put_back());
         }
         entry.judged = !self.endpoints.is_single();
         let (compiled, endpoint) = (self.config.endpoint(entry.endpoint), self.endpoints.get_mut(entry.endpoint));
         let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.guard.stops(permit.call, cx.now)) else {
-            return Departure::PutBack(Ticket { not_before: Time::ZERO, ..entry.ticket });
+            return Departure::PutBack(entry.ticket.put_back());
         };
         self.paces.departed(&self.config.limits, entry.cost, entry.charge, cx.now);
         endpoint.departed(compiled, entry.cost, entry.held, cx.now);
@@ -121,7 +122,7 @@ impl Actor {
             (ticket.endpoint, ticket.others, ticket.passed, ticket.failed) = (endpoint, 0, 0, Time::ZERO);
             (ticket.cut, ticket.last_cut) = (0, 0);
         }
-        (ticket.not_before, ticket.again) = (Time::ZERO, true);
+        let ticket = ticket.put_back();
         Some(Flown { departed, left, since, beside, deadline, ticket, endpoint })
     }
 
@@ -169,8 +170,8 @@ impl Actor {
             resumes: self.endpoints.resumes(ways, ticket.is_fresh(), now).max(ticket.not_before),
             deadline,
         };
-        let (spent, budget) = (&mut self.spent, &self.config.retry_budget);
-        let verdict = match after(outcome, attempt, &facts, || spent.retry(budget, now), cx.random, now) {
+        let (mut purse, budget) = (Purse::new(&mut self.spent, self.joint.as_ref()), &self.config.retry_budget);
+        let verdict = match after(outcome, attempt, &facts, || purse.retry(budget, now), cx.random, now) {
             Decision::Return(reason) => Verdict::Return(reason),
             Decision::PutBack => Verdict::PutBack(ticket),
             Decision::Later(delay) => {

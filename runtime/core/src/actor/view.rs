@@ -2,7 +2,7 @@
 
 use super::Actor;
 use crate::{
-    calls::Calls,
+    budgets,
     endpoint::{Endpoints, Ways},
     limit::Cost,
     pace::Units,
@@ -28,15 +28,9 @@ impl Actor {
         self.busy.as_ref().map_or(0, |busy| busy.queue.len())
     }
 
-    pub(crate) fn snapshot(&self, asleep: Option<&Endpoints>, calls: &Calls, now: Time) -> Snapshot {
+    pub(crate) fn snapshot(&self, asleep: Option<&Endpoints>, now: Time) -> Snapshot {
         let endpoints = asleep.unwrap_or(&self.endpoints);
         let queue = self.busy.as_ref().map(|busy| &busy.queue);
-        let oldest = queue
-            .into_iter()
-            .flat_map(Queue::all)
-            .filter_map(|call| calls.get(call))
-            .map(|entry| entry.ticket.since)
-            .min();
         let ahead = queue.map_or(Units::default(), Queue::cost);
         Snapshot {
             key: self.key,
@@ -47,7 +41,7 @@ impl Actor {
             window: endpoints.iter().map(|it| it.guard.window()).sum(),
             queued: queue.map_or(0, Queue::len),
             queued_bytes: queue.map_or(0, Queue::bytes),
-            oldest_wait: oldest.map(|since| now.since(since)),
+            oldest_wait: queue.and_then(Queue::oldest).map(|since| now.since(since)),
             next_in: self
                 .earliest_by(endpoints, ahead, Cost::ONE, Ways::ANY, true, now)
                 .0
@@ -62,7 +56,7 @@ impl Actor {
             counts: self.counts,
             latency: (self.latency > 0).then(|| Duration::from_micros(u64::from(self.latency))),
             lately: self.spent.clone().lately(now),
-            retries_left: self.spent.clone().left(&self.config.retry_budget, now),
+            retries_left: budgets::left(&self.spent, self.joint.as_ref(), &self.config.retry_budget, now),
         }
     }
 }

@@ -146,6 +146,11 @@ impl Endpoints {
         }
     }
 
+    /// An operator's pause is over: what waited for its end goes by and by.
+    pub(crate) fn start_small(&mut self, now: Time) {
+        self.0.iter_mut().for_each(|it| it.guard.starts_small(now));
+    }
+
     /// Whether another than `index` answered lately.
     pub(crate) fn others_live(&self, index: u8, now: Time) -> bool {
         self.numbered(self.all().without(index)).any(|(_, it)| it.guard.lived(now))

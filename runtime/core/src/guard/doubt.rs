@@ -29,7 +29,7 @@ impl Doubt {
     /// The doubt about a pause that begins at `now` and has `left` to go; none where it is no longer than what is
     /// `believed`.
     pub(super) fn of(left: Duration, believed: Duration, random: &mut fastrand::Rng, now: Time) -> Option<Doubt> {
-        (left > believed).then(|| Doubt { next: now + jittered(FIRST, random), gap: FIRST, confirmed: false })
+        (left > believed).then(|| Doubt { next: now + up_to_half_more(FIRST, random), gap: FIRST, confirmed: false })
     }
 
     /// When the next probe may leave.
@@ -51,7 +51,7 @@ impl Doubt {
     pub(super) fn failed(&mut self, refused: bool, random: &mut fastrand::Rng, now: Time) {
         self.confirmed |= refused;
         self.gap = (self.gap * 2).min(LONGEST);
-        self.next = now + jittered(self.gap, random);
+        self.next = now + up_to_half_more(self.gap, random);
     }
 }
 
@@ -60,7 +60,7 @@ pub(super) fn believed(wait: Duration, believed: Duration) -> Duration {
     if wait > believed { wait.min(FIRST) } else { wait }
 }
 
-fn jittered(gap: Duration, random: &mut fastrand::Rng) -> Duration {
+fn up_to_half_more(gap: Duration, random: &mut fastrand::Rng) -> Duration {
     gap.mul_f64(1.0 + random.f64() / 2.0)
 }
 

@@ -5,7 +5,7 @@
 use super::{
     AT_LEAST, AtOnce, Beside, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED,
     LONGEST_BACKOFF, LONGEST_DOWN, MANY, OPEN, Phase, RAMP_WINDOW, Said, Stated, VAIN, at_once::Effect, doubt::Doubt,
-    jittered,
+    up_to_half_less,
 };
 use crate::{
     calls::Call,
@@ -292,7 +292,7 @@ impl Guard {
     /// reason of its own: those that did not are kept for the shortest such time only.
     fn back_off(&mut self, fresh: bool, cap: Duration, cause: Cause, random: &mut fastrand::Rng, now: Time) {
         let pause = self.backoff(cap, random);
-        let eager = if fresh { pause } else { pause.min(jittered(FIRST_PAUSE, random)) };
+        let eager = if fresh { pause } else { pause.min(up_to_half_less(FIRST_PAUSE, random)) };
         self.pause(now + pause, now + eager, cause, now);
     }
 
@@ -346,7 +346,7 @@ impl Guard {
     fn backoff(&mut self, cap: Duration, random: &mut fastrand::Rng) -> Duration {
         let full = FIRST_PAUSE.saturating_mul(1 << self.exponent.min(DOUBLINGS)).min(cap);
         self.exponent = (self.exponent + 1).min(DOUBLINGS);
-        jittered(full, random)
+        up_to_half_less(full, random)
     }
 
     /// Pauses until `until`, for fresh calls until `eager`; a pause is extended, never shortened by a later word.
@@ -486,6 +486,39 @@ mod tests {
         guard.refused(call, said, &mut random, late + SEC / 20);
         assert_eq!((guard.refusal_rtt.get(), guard.failure_rtt.get()), (SEC / 20, SEC * 60));
         assert_eq!(guard.doubling(), super::super::DOUBLING.max(SEC / 10), "the window is not as slow as a timeout");
+    }
+
+    #[test]
+    fn what_had_not_left_at_a_cut_was_not_accepted() {
+        for connecting in [0, 10, 100] {
+            let mut random = fastrand::Rng::with_seed(7);
+            let (mut guard, now) = (Guard::default(), Time::from_millis(1_000_000));
+            guard.is_known(true, now);
+            let call = |index| Call { index, generation: 0 };
+            for index in 0..20 {
+                guard.launch(call(index), true, true, now);
+                guard.leaves(call(index), now);
+            }
+            (100..100 + connecting).for_each(|index| guard.launch(call(index), true, true, now));
+            let cause = Cause::Refused { status: 429, by: None };
+            let said = Said {
+                left: now,
+                beside: None,
+                cause,
+                wait: Some(SEC),
+                waiting: true,
+                believed: SEC,
+                fresh: true,
+                concurrency: false,
+            };
+            guard.refused(call(0), said, &mut random, now + SEC / 10);
+            for index in 100..100 + connecting {
+                assert!(guard.stops(call(index), now + SEC / 5));
+                guard.forgotten(call(index), now + SEC / 5);
+                guard.ends(false);
+            }
+            assert_eq!((guard.cut_accepted, guard.departures), (19, 0), "{connecting} were connecting");
+        }
     }
 
     #[test]

@@ -33,8 +33,9 @@ pub(super) struct Stated {
     said: Time,
     until: Time,
     source: Source,
-    /// Whether calls wait for that.
+    /// Whether calls have to wait for that, and whether one did.
     holds: bool,
+    held: bool,
     /// When a try leaves, if before the end.
     next: Time,
     doubt: Option<Doubt>,
@@ -53,6 +54,7 @@ impl Stated {
             until: Time::ZERO,
             source,
             holds: false,
+            held: false,
             next: Time::NEVER,
             doubt: None,
             trying: None,
@@ -90,12 +92,19 @@ impl Stated {
     }
 
     /// What holds the next call, and until when at most.
-    pub(super) fn hold(&self, now: Time) -> Option<(Time, Time, Source)> {
+    pub(super) fn hold(&mut self, now: Time) -> Option<(Time, Time, Source)> {
         if !self.holds || now >= self.until {
             return None;
         }
         let next = if self.trying.is_some() { Time::NEVER } else { self.tries_at() };
+        self.held |= now < next;
         (now < next).then_some((next.min(self.until), self.until, self.source))
+    }
+
+    /// Whether calls waited for the end of a pause that is over. Says so once.
+    pub(super) fn lets_go(&mut self, now: Time) -> bool {
+        let over = !self.holds || now >= self.until;
+        over && std::mem::take(&mut self.held)
     }
 
     fn tries_at(&self) -> Time {

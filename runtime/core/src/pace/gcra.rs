@@ -41,6 +41,12 @@ impl Rate {
         let made_up = if interval > 20 * slack { 0 } else { slack };
         Rate { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1)).saturating_add(made_up) }
     }
+
+    /// The rate that lets `quota` leave in each `per` on average, and `burst` at once. Somebody else keeps the quota.
+    pub fn even(quota: u64, per: Duration, burst: u64) -> Rate {
+        let interval = nanos(per).div_ceil(quota.max(1));
+        Rate { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1)) }
+    }
 }
 
 /// The state of one paced limit: one word.

@@ -1,7 +1,7 @@
 //! The pace of a destination: all its limits together. A call leaves when every limit lets it, and is charged to all of
 //! them or to none.
 //!
-//! [`gcra`] paces periods up to a minute, [`window`] counts longer ones. [`Limits`] is the compiled configuration,
+//! [`gcra`] paces periods up to a minute, [`window`] counts longer ones, of which a pace keeps the burst where one is stated. [`Limits`] is the compiled configuration,
 //! shared by every partition of a destination; [`Paces`] is the state of one partition.
 
 pub mod gcra;
@@ -15,11 +15,16 @@ use gcra::{Gcra, Rate};
 use smallvec::SmallVec;
 use window::Window;
 
-/// How one limit is kept.
+/// How one limit is kept, or a part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Paced(Rate),
     Counted,
+}
+
+/// Whether this is the pace of a limit that is counted, too.
+fn keeps_burst((limit, kind): &(Limit, Kind)) -> bool {
+    limit.per.0 > Limit::LONGEST_PACED && *kind != Kind::Counted
 }
 
 /// The limits of a destination, checked and compiled.
@@ -39,19 +44,21 @@ impl Limits {
         let mut compiled = SmallVec::new();
         for (index, limit) in limits.iter().enumerate() {
             limit.validate(index)?;
-            let kind = if limit.per.0 > Limit::LONGEST_PACED {
-                Kind::Counted
+            if limit.per.0 > Limit::LONGEST_PACED {
+                compiled.push((*limit, Kind::Counted));
+                if let Some(burst) = limit.burst {
+                    compiled.push((*limit, Kind::Paced(Rate::even(limit.quota, limit.per.0, burst))));
+                }
             } else {
-                Kind::Paced(Rate::windowed(limit.quota, limit.per.0, limit.burst()))
-            };
-            compiled.push((*limit, kind));
+                compiled.push((*limit, Kind::Paced(Rate::windowed(limit.quota, limit.per.0, limit.burst()))));
+            }
         }
         Ok(Limits(compiled))
     }
 
     /// The limits as configured.
     pub fn iter(&self) -> impl Iterator<Item = &Limit> {
-        self.0.iter().map(|(limit, _)| limit)
+        self.0.iter().filter(|it| !keeps_burst(it)).map(|(limit, _)| limit)
     }
 
     /// Whether nothing is limited.
@@ -347,9 +354,10 @@ impl States {
             for ((limit, kind), heir) in new.0.iter().zip(&mut heirs).filter(|(_, heir)| heir.is_none()) {
                 let inherits = |(was, was_kind): &(Limit, Kind)| {
                     let same = was.per == limit.per;
+                    let alike = keeps_burst(&(*was, *was_kind)) == keeps_burst(&(*limit, *kind));
                     was.unit == limit.unit
                         && match (was_kind, kind) {
-                            (Kind::Paced(_), Kind::Paced(_)) => same || !exactly,
+                            (Kind::Paced(_), Kind::Paced(_)) => same || !exactly && alike,
                             (Kind::Counted, Kind::Counted) => same,
                             _ => false,
                         }
@@ -435,6 +443,36 @@ mod tests {
         assert!(at(&paces, 1) > now, "300 of a burst of 50 are ahead");
         paces.settle(&limits, 300, 0, two, now, now);
         assert_eq!(at(&paces, 1), now);
+    }
+
+    #[test]
+    fn a_burst_of_a_long_period_is_kept_and_so_is_its_quota() {
+        for (quota, per, burst, at_once, then) in [
+            (100, 3600, Some(5), 5, Some(36)),
+            (100, 3600, Some(1), 1, Some(36)),
+            (1000, 86_400, Some(50), 50, Some(87)),
+            // Whoever states none may use it up at once, and who states all of it no more.
+            (100, 3600, None, 100, None),
+            (100, 3600, Some(100), 100, None),
+        ] {
+            let secs = Duration::from_secs;
+            let limit = Limit { unit: Unit::Requests, quota, per: secs(per).into(), burst };
+            let limits = Limits::new(&[limit]).unwrap();
+            assert_eq!(limits.iter().collect::<Vec<_>>(), [&limit], "it is one limit to people");
+            let mut paces = Paces::new(&limits);
+            let mut now = Time::from_millis(200_000_000);
+            let start = now;
+            let mut left = Vec::new();
+            while now.since(start) < secs(per) {
+                paces.charge(&limits, Cost::ONE, now);
+                left.push(now);
+                now = paces.when(&limits, now, Units::default(), Cost::ONE).map_or(now, |(at, _)| at.max(now));
+            }
+            assert_eq!(left.iter().filter(|at| **at == start).count(), at_once, "{limit:?}");
+            let gap = left.get(at_once).map(|at| at.since(start).as_secs_f64().ceil() as u64);
+            assert_eq!(gap, then, "{limit:?}");
+            assert!(left.len() <= quota as usize, "{limit:?}: {}", left.len());
+        }
     }
 
     #[test]

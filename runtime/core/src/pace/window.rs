@@ -14,7 +14,7 @@ const CELLS: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Window {
     /// Units per cell, by cell number modulo the ring; one more than a period's worth, as the oldest counts to its end.
-    ring: [u32; CELLS + 1],
+    ring: [u64; CELLS + 1],
     /// Number of the newest cell the ring holds.
     newest: u64,
     /// Sum of the ring.
@@ -34,7 +34,7 @@ impl Window {
     }
 
     fn count(&self, number: u64) -> u64 {
-        u64::from(self.ring.get(Self::index(number)).copied().unwrap_or(0))
+        self.ring.get(Self::index(number)).copied().unwrap_or(0)
     }
 
     /// Forgets what is older than a period.
@@ -49,7 +49,7 @@ impl Window {
         } else {
             for n in self.newest + 1..=number {
                 if let Some(cell) = self.ring.get_mut(Self::index(n)) {
-                    self.total -= u64::from(*cell);
+                    self.total -= *cell;
                     *cell = 0;
                 }
             }
@@ -62,7 +62,7 @@ impl Window {
         if units > quota {
             return Time::NEVER;
         }
-        let mut over = (self.total + units).saturating_sub(quota);
+        let mut over = self.total.saturating_add(units).saturating_sub(quota);
         if over == 0 {
             return Time::ZERO;
         }
@@ -82,9 +82,8 @@ impl Window {
     pub fn charge(&mut self, units: u64, now: Time) {
         self.advance(now);
         if let Some(cell) = self.ring.get_mut(Self::index(self.newest)) {
-            let before = *cell;
-            *cell = cell.saturating_add(u32::try_from(units).unwrap_or(u32::MAX));
-            self.total += u64::from(*cell - before);
+            *cell = cell.saturating_add(units);
+            self.total = self.total.saturating_add(units);
         }
     }
 
@@ -96,9 +95,9 @@ impl Window {
             return;
         }
         if let Some(cell) = self.ring.get_mut(Self::index(number)) {
-            let taken = (*cell).min(u32::try_from(units).unwrap_or(u32::MAX));
+            let taken = (*cell).min(units);
             *cell -= taken;
-            self.total -= u64::from(taken);
+            self.total -= taken;
         }
     }
 
@@ -127,6 +126,21 @@ mod tests {
         assert_eq!(window.when(5, 6), Time::NEVER);
         window.refund(1, start, start);
         assert!(window.when(5, 1) <= start);
+    }
+
+    #[test]
+    fn a_quota_of_any_size_is_counted_to_its_end() {
+        for quota in [5, 1 << 32, 1 << 33, 10_000_000_000, 1 << 50] {
+            let mut window = Window::new(Duration::from_secs(86_400));
+            let now = Time::from_millis(1_000_000_000);
+            for part in [quota / 2, quota - quota / 2] {
+                assert!(window.when(quota, part) <= now, "{part} of {quota}");
+                window.charge(part, now);
+            }
+            assert!(window.when(quota, 1) > now, "one more than {quota}");
+            window.refund(quota, now, now);
+            assert!(window.when(quota, quota) <= now && window.counted(now) == 0, "{quota}");
+        }
     }
 
     proptest! {

@@ -173,8 +173,10 @@ impl Fair {
             ahead = part.of_units(state.sum.cost);
             start = start.saturating_add(part.of(state.sum.share) / u64::from(flow.weight.get()));
         }
-        for (_, other) in self.flows.iter().filter(|(id, state)| **id != flow.id && !state.calls.is_empty()) {
-            let Some(lead) = start.checked_sub(other.tag) else { continue };
+        // Not those whose turn comes later.
+        let sooner = self.waiting.range(..=(start, u64::MAX)).filter(|(_, id)| *id != flow.id);
+        for other in sooner.filter_map(|(_, id)| self.flows.get(id)) {
+            let lead = start.saturating_sub(other.tag);
             let calls = other.calls.len() as u64;
             // Whole calls: one more than fits may have begun.
             let sent =

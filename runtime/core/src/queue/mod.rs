@@ -1,6 +1,7 @@
 //! The calls that wait at one destination. Those that come back go first, in the order of their places; the others by
-//! flow, see [`fair`]. Those with a delay of their own are beside them, and all are ordered by deadline, too. Every
-//! operation that a call needs is O(log n).
+//! flow, see [`fair`]. Those with a delay of their own are beside them, and all are ordered by deadline, too. What a call
+//! needs to wait, to leave or to go away is O(log n). What stands ahead of one that comes to wait is a look at each flow that
+//! goes before it, and who makes room in a full queue is one at each flow: few have calls waiting at one destination.
 
 mod drain;
 mod fair;
@@ -52,6 +53,8 @@ pub(crate) struct Queue {
     fair: fair::Fair,
     delayed: BTreeSet<(Time, Call)>,
     deadlines: BTreeSet<(Time, Call)>,
+    /// By when they first asked.
+    since: BTreeSet<(Time, Call)>,
     /// Sum of the costs of what waits for its turn, and that of `back` and `again` in it.
     cost: Units,
     front: Units,
@@ -67,6 +70,7 @@ impl Queue {
             fair: fair::Fair::default(),
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            since: BTreeSet::new(),
             cost: Units::default(),
             front: Units::default(),
             bytes: 0,
@@ -95,6 +99,11 @@ impl Queue {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// When the one that waits longest first asked.
+    pub(crate) fn oldest(&self) -> Option<Time> {
+        self.since.first().map(|(since, _)| *since)
     }
 
     /// Cost of everything that waits for its turn.
@@ -161,7 +170,7 @@ impl Queue {
     }
 
     fn returning(&mut self, entry: &Entry) -> Option<&mut BTreeMap<Place, Call>> {
-        entry.returned.then(|| if entry.ticket.is_fresh() { &mut self.back } else { &mut self.again })
+        entry.ticket.again.then(|| if entry.ticket.is_fresh() { &mut self.back } else { &mut self.again })
     }
 
     fn take_place(&mut self, call: Call, entry: &Entry) {
@@ -182,6 +191,7 @@ impl Queue {
 
     pub(crate) fn insert(&mut self, call: Call, entry: &Entry, now: Time) {
         self.deadlines.insert((entry.deadline, call));
+        self.since.insert((entry.ticket.since, call));
         self.bytes = self.bytes.saturating_add(entry.bytes);
         if entry.ticket.not_before > now {
             self.delayed.insert((entry.ticket.not_before, call));
@@ -192,6 +202,7 @@ impl Queue {
 
     fn let_go(&mut self, call: Call, entry: &Entry) {
         self.deadlines.remove(&(entry.deadline, call));
+        self.since.remove(&(entry.ticket.since, call));
         self.bytes = self.bytes.saturating_sub(entry.bytes);
     }
 
@@ -219,7 +230,7 @@ impl Queue {
     /// A call leaves.
     pub(crate) fn serve(&mut self, call: Call, entry: &Entry, now: Time) {
         self.drain.leaves(now);
-        if entry.returned {
+        if entry.ticket.again {
             self.remove(call, entry);
         } else {
             self.let_go(call, entry);
@@ -231,7 +242,7 @@ impl Queue {
     /// A call leaves that did not wait, while others do.
     pub(crate) fn serve_unqueued(&mut self, entry: &Entry, now: Time) {
         self.drain.leaves(now);
-        if !entry.returned {
+        if !entry.ticket.again {
             self.fair.serve(&entry.waits());
         }
     }

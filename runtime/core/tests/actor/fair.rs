@@ -4,10 +4,12 @@ use std::{collections::BTreeMap, num::NonZeroU16};
 
 use proptest::prelude::*;
 use tidegate_core::{
-    Call, Cost, Effect, Flow, Limit, NewCall, Refusal, Settings, Submitted, Unit, shard::QueueBounds, units::Size,
+    Call, Cost, Effect, Flow, Limit, NewCall, Refusal, Settings, Submitted, Unit,
+    shard::{Departure, QueueBounds},
+    units::Size,
 };
 
-use crate::gate::{Gate, KEY, MS, SEC, T};
+use crate::gate::{Gate, KEY, MS, SEC, T, refused};
 
 fn flow(id: u64, weight: u16) -> Flow {
     Flow { id, weight: NonZeroU16::new(weight).unwrap() }
@@ -232,5 +234,63 @@ proptest! {
             let apart = (got[0] - got[1]).abs();
             prop_assert!(apart <= bound + 1e-6, "{apart} of {bound}");
         }
+    }
+}
+
+#[test]
+fn what_was_sent_on_and_never_left_takes_turns_with_those_that_wait_there() {
+    const ELSEWHERE: u128 = KEY + 1;
+    for (admitted, turn) in [(false, 1), (true, 30)] {
+        let mut gate = Gate::one_at_a_time();
+        let (crowd, quiet) = (flow(1, 1), flow(2, 1));
+        // They wait, and have been admitted before or not.
+        let holds = gate.sent();
+        let mut tickets = Vec::new();
+        for _ in 0..30 {
+            let call = gate.waits(crowd);
+            if admitted {
+                gate.shard.release_call(gate.now, call, &mut gate.fx);
+            }
+        }
+        if admitted {
+            let mut other = Gate::new(Settings { max_concurrency: Some(100), ..Settings::default() });
+            let sent = other.sent();
+            let flying: Vec<_> = (0..30).map(|_| other.admitted()).collect();
+            other.report(sent, refused(Some(SEC)));
+            for permit in flying {
+                let Departure::PutBack(ticket) = other.shard.departed(other.now, permit, &mut other.fx) else {
+                    panic!()
+                };
+                tickets.push(ticket.elsewhere());
+            }
+        } else {
+            gate.shard.send_on(gate.now, KEY, &mut gate.fx);
+            for effect in gate.effects() {
+                let Effect::SentOn { ticket, .. } = effect else { panic!("{effect:?}") };
+                tickets.push(ticket);
+            }
+        }
+        gate.shard.release(gate.now, holds, &mut gate.fx);
+        let config = gate.config.clone();
+        let ask = |gate: &mut Gate, flow, returning| {
+            let new = NewCall { flow, returning, ..NewCall::by(gate.now + SEC * 600) };
+            gate.shard.submit(gate.now, ELSEWHERE, &config, new, &mut gate.fx)
+        };
+        gate.now += SEC;
+        let Submitted::Admitted(mut holds) = ask(&mut gate, flow(3, 1), None) else { panic!() };
+        let Submitted::Queued { call: waits, .. } = ask(&mut gate, quiet, None) else { panic!() };
+        for ticket in tickets {
+            assert!(matches!(ask(&mut gate, crowd, Some(ticket)), Submitted::Queued { .. }));
+        }
+        let mut before = 0;
+        loop {
+            gate.shard.release(gate.now, holds, &mut gate.fx);
+            let [Effect::Admit { call, permit, .. }] = gate.effects()[..] else { panic!() };
+            if call == waits {
+                break;
+            }
+            (holds, before) = (permit, before + 1);
+        }
+        assert!(if admitted { before == turn } else { before <= turn }, "admitted {admitted}: behind {before}");
     }
 }

@@ -5,6 +5,7 @@ mod brakes;
 mod doubts;
 mod fair;
 mod gate;
+mod herd;
 mod pauses;
 mod queue;
 mod retries;

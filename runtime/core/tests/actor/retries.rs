@@ -1,9 +1,12 @@
 //! What is tried again, when, and at whose cost.
 
+use std::sync::Arc;
+
 use tidegate_core::{
-    Attempt, Effect, Outcome, Settings, Signal, Submitted, Verdict, Waiting,
+    Attempt, Effect, Effective, Effects, NewCall, Outcome, Settings, Shard, Signal, Submitted, Time, Verdict, Waiting,
+    budget::Budget,
     repeat::{Failure, Reason},
-    shard::{CopyFor, Departure},
+    shard::{Config, CopyFor, Departure},
 };
 
 use crate::gate::{Gate, KEY, MS, SEC, fine, first_attempt, refused};
@@ -11,19 +14,30 @@ use crate::gate::{Gate, KEY, MS, SEC, fine, first_attempt, refused};
 #[test]
 fn a_call_put_back_is_counted_as_one_request_by_the_budget() {
     let mut gate = Gate::new(Settings::default());
-    let permit = gate.sent();
-    let Verdict::PutBack(ticket) = gate.report(permit, refused(Some(SEC))) else { panic!() };
-    gate.again(SEC * 60, ticket);
-    assert!(matches!(gate.next()[..], [Effect::Admit { .. }]));
-    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().lately, (1, 0));
+    let (permit, connecting) = (gate.sent(), gate.admitted());
+    // One by its refusal, one by the pause that it meets on its way.
+    let Verdict::PutBack(refused) = gate.report(permit, refused(Some(SEC))) else { panic!() };
+    let Departure::PutBack(stopped) = gate.shard.departed(gate.now, connecting, &mut gate.fx) else { panic!() };
+    gate.shard.release(gate.now, connecting, &mut gate.fx);
+    for ticket in [refused, stopped] {
+        gate.again(SEC * 60, ticket);
+    }
+    let mut left = 0;
+    while left < 2 {
+        for effect in gate.next() {
+            let Effect::Admit { permit, .. } = effect else { panic!("{effect:?}") };
+            gate.shard.departed(gate.now, permit, &mut gate.fx);
+            gate.report(permit, fine());
+            left += 1;
+        }
+    }
+    assert_eq!(gate.shard.snapshot(gate.now, KEY).unwrap().lately, (2, 0));
 }
 
 #[test]
 fn a_retry_waits_with_jitter_and_spends_the_budget() {
-    let mut gate = Gate::new(Settings {
-        retry_budget: tidegate_core::budget::Budget { share: 0.0, per_second: 1, hedges: 0.0 },
-        ..Settings::default()
-    });
+    let mut gate =
+        Gate::new(Settings { retry_budget: Budget { share: 0.0, per_second: 1, hedges: 0.0 }, ..Settings::default() });
     let failed = Outcome::Answer { status: 500, signal: Signal::default() };
     let (mut retries, mut returned) = (0, 0);
     for _ in 0..30 {
@@ -117,7 +131,7 @@ fn a_call_waits_for_its_own_attempt_before_where_its_key_is_in_use() {
 
 #[test]
 fn what_is_late_does_not_sink_by_the_answers_of_copies() {
-    let retry_budget = tidegate_core::budget::Budget { share: 1.0, per_second: 100, hedges: 1.0 };
+    let retry_budget = Budget { share: 1.0, per_second: 100, hedges: 1.0 };
     let mut gate = Gate::new(Settings { max_concurrency: Some(10), retry_budget, ..Settings::default() });
     let mut late = None;
     // One in ten takes two seconds, and a copy of it as long as the others.
@@ -144,4 +158,49 @@ fn what_is_late_does_not_sink_by_the_answers_of_copies() {
         }
     }
     assert!(late.unwrap() > SEC, "{late:?}");
+}
+
+#[test]
+fn a_budget_is_of_parts_that_are_numbers() {
+    let fine = Budget::default();
+    for (retry_budget, wrong) in [
+        (fine, None),
+        (Budget { share: 0.0, hedges: 0.0, per_second: 0 }, None),
+        (Budget { share: 1e9, hedges: 2.0, ..fine }, None),
+        (Budget { share: f64::NAN, ..fine }, Some("retry_budget.share")),
+        (Budget { share: -0.1, ..fine }, Some("retry_budget.share")),
+        (Budget { share: f64::INFINITY, ..fine }, Some("retry_budget.share")),
+        (Budget { hedges: f64::NAN, ..fine }, Some("retry_budget.hedges")),
+        (Budget { hedges: -1.0, ..fine }, Some("retry_budget.hedges")),
+    ] {
+        let checked = Config::new(&Settings { retry_budget, ..Settings::default() });
+        assert_eq!(checked.err().map(|error| error.key).as_deref(), wrong, "{retry_budget:?}");
+    }
+}
+
+#[test]
+fn one_budget_is_of_all_partitions_of_a_destination_wherever_they_are() {
+    let failed = Outcome::Answer { status: 500, signal: Signal::default() };
+    let config = Arc::new(Config::new(&Settings { max_concurrency: Some(1_000), ..Settings::default() }).unwrap());
+    let (policy, now) = (Effective::default(), Time::from_millis(500_000));
+    for (destinations, granted) in [
+        // Each is a destination by itself, and ten a second are ten seconds' floor for each.
+        ([None, None], 500),
+        ([Some(7), Some(7)], 100),
+        ([Some(7), Some(8)], 200),
+    ] {
+        let mut shards = Shard::group([1, 2, 3].into_iter(), 1_000);
+        let mut fx = Effects::default();
+        let mut retries = 0;
+        for key in (0..20).flat_map(|key| [key; 25]) {
+            let new = NewCall { part_of: destinations[(key % 2) as usize], ..NewCall::by(now + SEC) };
+            let shard = &mut shards[(key % 3) as usize];
+            let Submitted::Admitted(permit) = shard.submit(now, key, &config, new, &mut fx) else { panic!() };
+            shard.departed(now, permit, &mut fx);
+            let verdict = shard.report(now, permit, &failed, &first_attempt(&policy), &mut fx);
+            retries += usize::from(matches!(verdict, Verdict::Retry(_)));
+            shard.release(now, permit, &mut fx);
+        }
+        assert_eq!(retries, granted, "{destinations:?}");
+    }
 }

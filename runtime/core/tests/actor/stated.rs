@@ -10,13 +10,13 @@ use tidegate_core::{
 use crate::gate::{Gate, KEY, MS, SEC, fine, refused};
 
 /// An answer after which nothing is left for this long.
-fn last_one(status: u16, wait: Duration) -> Outcome {
+pub(crate) fn last_one(status: u16, wait: Duration) -> Outcome {
     let spent = SpentQuota { wait, source: Source::XRateLimit, counted: Counted::Requests };
     Outcome::Answer { status, signal: Signal { spent: Some(spent), ..Signal::default() } }
 }
 
 #[test]
-fn after_the_last_of_a_quota_the_next_call_waits_for_its_reset_and_then_all_go_on() {
+fn after_the_last_of_a_quota_the_next_call_waits_for_its_reset_and_none_is_a_probe() {
     for (settings, status) in [
         (Settings::default(), 200),
         (Settings::default(), 404),
@@ -36,7 +36,7 @@ fn after_the_last_of_a_quota_the_next_call_waits_for_its_reset_and_then_all_go_o
         let begin = gate.now;
         let [Effect::Admit { call: first, .. }] = gate.next()[..] else { panic!() };
         assert_eq!((first, gate.now.since(begin)), (call, SEC * 10));
-        // No probe, no careful start: nothing was refused.
+        // No probe: nothing was refused.
         gate.now += MS * 2;
         gate.admitted();
         let now = gate.shard.snapshot(gate.now, KEY).unwrap();

@@ -202,6 +202,11 @@ impl Destination {
         partition::partition(self.key, &self.split_by, Split { headers, uri, body })
     }
 
+    /// What a partition is a part of, where it is not all of it.
+    pub(crate) fn of_part(&self, key: u128) -> Option<u64> {
+        (key != self.key).then_some(self.key as u64)
+    }
+
     /// What is counted of its calls.
     pub(crate) fn counts(&self, metrics: &Metrics) -> &Arc<DestinationCounts> {
         self.counts.get_or_init(|| {

@@ -287,6 +287,7 @@ impl Call<'_> {
                 priority: self.policy.priority,
                 // Endpoints are known by their places, and those may have changed.
                 ways: self.ways(destination)?,
+                part_of: destination.of_part(self.key),
                 returning: ticket,
             };
             let (wait, why) = match self.door.shards.ask(self.key, &destination.limits, new) {

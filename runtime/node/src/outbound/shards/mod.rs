@@ -97,15 +97,16 @@ impl Shards {
     pub(crate) fn start(count: usize, max_actors: usize) -> std::io::Result<Arc<Self>> {
         let count = count.max(1);
         let forgotten = Arc::new(Forgotten::default());
-        let hosted = |_| {
+        let hosted = |core| {
             Mutex::new(Hosted {
-                core: Shard::with_capacity(rand::random(), max_actors.div_ceil(count)),
+                core,
                 effects: Effects::default(),
                 waiters: Vec::new(),
                 forgotten: Arc::clone(&forgotten),
             })
         };
-        let shards = (0..count).map(hosted).collect();
+        let seeds = (0..count).map(|_| rand::random());
+        let shards = Shard::group(seeds, max_actors).into_iter().map(hosted).collect();
         let shards = Arc::new(Self { shards, timer: Timer::default(), forgotten });
         timer::spawn(&shards)?;
         Ok(shards)
