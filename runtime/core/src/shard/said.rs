@@ -1,5 +1,7 @@
 //! What a shard says to its host: answers to what it is asked, and effects.
 
+#[cfg(doc)]
+use super::Shard;
 use crate::{
     calls::{Call, Permit, Ticket},
     refusal::{Refusal, Waiting},
@@ -29,7 +31,7 @@ pub enum Effect {
         /// Why.
         refusal: Refusal,
     },
-    /// A call that waited is to ask at another partition, see [`Shard::send_on`](super::Shard::send_on); it is gone here.
+    /// A call that waited is to ask at another partition, see [`Shard::send_on`]; it is gone here.
     SentOn {
         /// The call.
         call: Call,

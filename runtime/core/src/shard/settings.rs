@@ -1,5 +1,7 @@
 //! What the actors of a destination follow: its settings, checked and compiled.
 
+#[cfg(doc)]
+use super::Shard;
 use crate::{
     budget::Budget,
     endpoint::{Compiled, EndpointSettings, MAX_ENDPOINTS},
