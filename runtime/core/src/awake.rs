@@ -1,7 +1,7 @@
 //! Who of a shard is awake: those to whom something happened last. All others sleep.
 
 /// Actors that stay awake although nothing happens to them.
-const AWAKE: usize = 512;
+const AWAKE: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Awake {

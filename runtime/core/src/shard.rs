@@ -8,279 +8,31 @@
 //! [`Shard::report`], which says what to do next; at the end of the body, release. A call that is put back or retried
 //! releases its permit and is submitted again with the ticket of the verdict.
 
+mod said;
+mod settings;
+
 use crate::{
     actor::{Actor, Context},
     asleep::Asleep,
     awake::Awake,
-    budget::Budget,
-    budgets::Budgets,
-    calls::{Call, Calls, NewCall, Permit, Ticket},
-    endpoint::{Compiled, EndpointSettings, Endpoints, MAX_ENDPOINTS},
-    limit::{Limit, LimitError, LimitProblem, Unit},
-    pace::Limits,
-    queue::Bounds,
-    refusal::{Cause, Refusal, Waiting},
+    calls::{Call, Calls, NewCall, Permit},
+    endpoint::Endpoints,
+    refusal::{Cause, Refusal},
     repeat::{Attempt, Outcome, Reason},
     snapshot::{self, Snapshot},
     time::Time,
 };
 use hashbrown::HashTable;
-use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 pub use crate::{actor::CopyFor, queue::Bounds as QueueBounds};
+pub use said::{Departure, Effect, Effects, Submitted, Verdict};
+pub use settings::{BELIEVED_PAUSE, Brake, Config, MAX_PAUSE, Settings};
 
-/// Longest pause a header may ask for, unless stated.
-pub const MAX_PAUSE: Duration = Duration::from_secs(600);
-/// Longest pause that is believed where only a header speaks for it, unless stated.
-pub const BELIEVED_PAUSE: Duration = Duration::from_secs(15);
 /// How many destination partitions a shard keeps, unless stated.
 pub const MAX_DESTINATIONS: usize = 1 << 20;
 /// How many actors are looked at to find one to forget, or more where one must be at rest.
 const FORGET_CHOICE: usize = 64;
-
-/// What an operator does to a destination, until it is taken back or its time is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Brake {
-    /// Nothing.
-    #[default]
-    Off,
-    /// Nothing leaves; calls wait, as far as their deadlines let them. [`Time::NEVER`]: until it is taken back.
-    Paused {
-        /// When it ends by itself.
-        until: Time,
-    },
-    /// No further call is taken; those that wait leave as they would.
-    Draining {
-        /// When it ends by itself.
-        until: Time,
-    },
-}
-
-impl Brake {
-    /// It, unless its time is over.
-    pub(crate) fn at(self, now: Time) -> Brake {
-        match self {
-            Brake::Paused { until } | Brake::Draining { until } if until <= now => Brake::Off,
-            brake => brake,
-        }
-    }
-
-    /// Until when nothing leaves, where that is so.
-    pub(crate) fn paused(self, now: Time) -> Option<Time> {
-        match self {
-            Brake::Paused { until } if now < until => Some(until),
-            _ => None,
-        }
-    }
-
-    /// Whether no further call is taken, and until when.
-    pub(crate) fn draining(self, now: Time) -> Option<Time> {
-        match self {
-            Brake::Draining { until } if now < until => Some(until),
-            _ => None,
-        }
-    }
-}
-
-/// The settings of a destination that its actors follow.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Limits per period.
-    pub limits: Vec<Limit>,
-    /// Attempts in flight at once; at least 1.
-    pub max_concurrency: Option<u32>,
-    /// Several equal ways to it; none: there is one, with nothing to say about it.
-    pub endpoints: Vec<EndpointSettings>,
-    /// Bounds of the queue.
-    pub queue: Bounds,
-    /// How much may be retried.
-    pub retry_budget: Budget,
-    /// Longest pause a header may ask for.
-    pub max_pause: Duration,
-    /// A pause for which only a header speaks is believed up to this; a longer one is tried before its end.
-    pub believed_pause: Duration,
-    /// What an operator does to it.
-    pub brake: Brake,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            limits: Vec::new(),
-            max_concurrency: None,
-            endpoints: Vec::new(),
-            queue: Bounds::default(),
-            retry_budget: Budget::default(),
-            max_pause: MAX_PAUSE,
-            believed_pause: BELIEVED_PAUSE,
-            brake: Brake::Off,
-        }
-    }
-}
-
-/// Settings checked and compiled, shared by all partitions of a destination. A different `Arc` given to
-/// [`Shard::submit`] takes effect on the live actor at once, without losing its queue.
-#[derive(Debug, Clone, Default)]
-pub struct Config {
-    pub(crate) limits: Limits,
-    pub(crate) max_concurrency: Option<NonZeroU32>,
-    pub(crate) endpoints: Box<[Compiled]>,
-    pub(crate) queue: Bounds,
-    pub(crate) retry_budget: Budget,
-    pub(crate) max_pause: Duration,
-    pub(crate) believed_pause: Duration,
-    pub(crate) brake: Brake,
-}
-
-impl Config {
-    /// Whether the destination's limits are configured, so that nothing has to be found out. A limit in tokens alone says
-    /// nothing about how many requests may leave.
-    pub(crate) fn is_known(&self) -> bool {
-        self.limits.iter().any(|limit| limit.unit == Unit::Requests) || self.max_concurrency.is_some()
-    }
-
-    pub(crate) fn endpoint(&self, index: u8) -> Option<&Compiled> {
-        self.endpoints.get(usize::from(index))
-    }
-
-    /// Checks and compiles settings.
-    ///
-    /// # Errors
-    /// The first field that is wrong, by name.
-    pub fn new(settings: &Settings) -> Result<Config, LimitError> {
-        let at_once = |max: Option<u32>, key: &str| match max.map(NonZeroU32::new) {
-            None => Ok(None),
-            Some(Some(max)) => Ok(Some(max)),
-            Some(None) => Err(LimitError { key: key.into(), problem: LimitProblem::Zero }),
-        };
-        let (given, max) = (settings.endpoints.len(), MAX_ENDPOINTS);
-        if given > max {
-            return Err(LimitError { key: "endpoints".into(), problem: LimitProblem::TooMany { given, max } });
-        }
-        let Budget { share, hedges, .. } = settings.retry_budget;
-        for (part, key) in [(share, "share"), (hedges, "hedges")] {
-            if !part.is_finite() || part < 0.0 {
-                return Err(LimitError { key: format!("retry_budget.{key}"), problem: LimitProblem::Negative });
-            }
-        }
-        let endpoint = |(index, of): (usize, &EndpointSettings)| {
-            let within = |error: LimitError| LimitError { key: format!("endpoints[{index}].{}", error.key), ..error };
-            Ok(Compiled {
-                id: of.id,
-                weight: of.weight,
-                home: of.home,
-                limits: Limits::new(&of.limits).map_err(within)?,
-                max_concurrency: at_once(of.max_concurrency, "max_concurrency").map_err(within)?,
-            })
-        };
-        Ok(Config {
-            limits: Limits::new(&settings.limits)?,
-            max_concurrency: at_once(settings.max_concurrency, "max_concurrency")?,
-            endpoints: settings.endpoints.iter().enumerate().map(endpoint).collect::<Result<_, _>>()?,
-            queue: settings.queue,
-            retry_budget: settings.retry_budget,
-            max_pause: settings.max_pause,
-            believed_pause: settings.believed_pause,
-            brake: settings.brake,
-        })
-    }
-}
-
-/// What the host has to do.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Effect {
-    /// A call that waited may leave.
-    Admit {
-        /// The call, as [`Submitted::Queued`] named it.
-        call: Call,
-        /// Its permit.
-        permit: Permit,
-        /// How long it waited since it asked this time.
-        waited: Duration,
-        /// For what, at the end: perhaps not for what it was told when it asked.
-        why: Waiting,
-    },
-    /// A call that waited was refused; it is gone.
-    Refuse {
-        /// The call.
-        call: Call,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// A call that waited is to ask at another partition, see [`Shard::send_on`]; it is gone here.
-    SentOn {
-        /// The call.
-        call: Call,
-        /// What it submits there: it has kept its place.
-        ticket: Ticket,
-    },
-    /// A partition at rest made room for another; whoever keeps something of it may let go.
-    Forgot {
-        /// The key it was known by.
-        key: u128,
-    },
-}
-
-/// The effects of one or several operations, in order. Reuse one: it keeps its memory.
-#[derive(Debug, Default)]
-pub struct Effects(Vec<Effect>);
-
-impl Effects {
-    pub(crate) fn push(&mut self, effect: Effect) {
-        self.0.push(effect);
-    }
-
-    /// Takes the effects out.
-    pub fn drain(&mut self) -> impl Iterator<Item = Effect> + '_ {
-        self.0.drain(..)
-    }
-
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-/// The answer to a call that asks for admission.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Submitted {
-    /// It may leave now.
-    Admitted(Permit),
-    /// It waits; an [`Effect`] will name it.
-    Queued {
-        /// Its name; [`Shard::release_call`] when its caller goes away.
-        call: Call,
-        /// When it will probably leave; `None` when that depends on others' answers.
-        expected: Option<Time>,
-        /// What for.
-        why: Waiting,
-    },
-    /// It was refused.
-    Refused(Refusal),
-}
-
-/// May the first byte leave?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Departure {
-    /// Yes; from here on the attempt counts as sent.
-    Go,
-    /// The destination was paused since the admission. Release the permit and submit again with this ticket; it costs
-    /// nothing.
-    PutBack(Ticket),
-    /// The permit was released before.
-    Released,
-}
-
-/// What to do after an attempt. In every case the permit has to be released (for an answer: at the end of its body).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Give the answer, or the error, to the caller.
-    Return(Reason),
-    /// Submit again with this ticket; it costs no attempt and has kept its place.
-    PutBack(Ticket),
-    /// Submit again with this ticket; it costs an attempt, and the ticket carries its delay.
-    Retry(Ticket),
-}
 
 /// Keys are hashes already, with a secret in them.
 fn hash(key: u128) -> u64 {
