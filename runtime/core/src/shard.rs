@@ -15,6 +15,7 @@ use crate::{
     actor::{Actor, Context},
     asleep::Asleep,
     awake::Awake,
+    budgets::Budgets,
     calls::{Call, Calls, NewCall, Permit},
     endpoint::Endpoints,
     refusal::{Cause, Refusal},
@@ -250,6 +251,12 @@ impl Shard {
     pub fn late_after(&self, permit: Permit) -> Option<Duration> {
         let entry = self.calls.get(permit.call)?;
         self.actors.get(entry.actor as usize)?.late_after()
+    }
+
+    /// How long answers take of another endpoint that an attempt could go to instead, and that serves calls now.
+    pub fn elsewhere_takes(&self, now: Time, permit: Permit) -> Option<Duration> {
+        let entry = self.calls.get(permit.call)?;
+        self.actors.get(entry.actor as usize)?.elsewhere_takes(entry, now)
     }
 
     /// The outcome of an attempt beside the one that is reported; none: it was given up for the other's answer.

@@ -7,6 +7,7 @@ use crate::{
     endpoint::{Held, Mask, Wants},
     pace::{Charge, Units},
     slots::Slot,
+    time::Time,
 };
 use std::time::Duration;
 
@@ -31,6 +32,11 @@ impl Actor {
     /// When an answer is late: the time that 95 of a hundred take at most, once that is known.
     pub(crate) fn late_after(&self) -> Option<Duration> {
         self.late.get().filter(|_| self.late.samples() >= SAMPLES).map(|late| late.max(LEAST))
+    }
+
+    /// How long answers take of another endpoint that a call could go to instead.
+    pub(crate) fn elsewhere_takes(&self, entry: &Entry, now: Time) -> Option<Duration> {
+        self.endpoints.elsewhere_takes(&entry.wants(), entry.endpoint, now)
     }
 
     /// Admits a copy of a call that flies, now or not at all. It is a call of its own from here on.

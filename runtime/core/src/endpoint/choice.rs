@@ -136,6 +136,16 @@ impl Endpoints {
         None
     }
 
+    /// How long answers take where a call that is at `index` could have gone instead, and may still: of the fastest that
+    /// serves calls.
+    pub(crate) fn elsewhere_takes(&self, wants: &Wants, index: u8, now: Time) -> Option<Duration> {
+        let others = self.all().and(wants.ways.allowed).without(index).beside(wants.tried);
+        let serving = self
+            .numbered(others)
+            .filter(|(_, it)| it.health.serves() && !it.health.is_ejected(now) && it.guard.resumes(true, now) <= now);
+        serving.filter_map(|(_, it)| it.health.latency(now)).min()
+    }
+
     /// How long answers of each take at present.
     fn latencies(&self, now: Time) -> Latencies {
         self.iter().map(|it| it.health.latency(now)).collect()

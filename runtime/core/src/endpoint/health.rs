@@ -405,7 +405,8 @@ mod tests {
     #[test]
     fn it_is_known_what_ejects_it() {
         let mut random = fastrand::Rng::with_seed(3);
-        let table: [(Ejected, fn(&mut Health)); 3] = [
+        type Comes = fn(&mut Health);
+        let table: [(Ejected, Comes); 3] = [
             (Ejected::Slow, |health| health.answered(START, MS * 1000, Some(MS * 100), START)),
             (Ejected::Failing, |health| health.failed(START, true, START)),
             (Ejected::Declining, |health| health.declined(START, true, START)),

@@ -508,6 +508,7 @@ mod tests {
                 wait: Some(SEC),
                 waiting: true,
                 believed: SEC,
+                longest: LONGEST_BACKOFF,
                 fresh: true,
                 concurrency: false,
             };

@@ -33,6 +33,8 @@ use crate::{
 
 /// Connections that a request is moved to, free of charge, because the one before it turned out to be closed.
 const MOVES: u32 = 3;
+/// An attempt has half of the time that its call has left, where another endpoint would have answered so many times by then.
+const PATIENCE: u32 = 6;
 
 /// What an attempt came to.
 pub(super) enum Attempted {
@@ -86,6 +88,8 @@ struct Bound {
 
 enum Whose {
     Ours,
+    /// Ours, so that there is time to go elsewhere.
+    Patience,
     Senders,
     Deadline,
 }
@@ -94,7 +98,7 @@ impl Bound {
     /// What an attempt came to that took longer. Only our own bound is a judgement on the upstream.
     fn missed(&self, failure: Failure, error: TransportError) -> Attempted {
         match self.whose {
-            Whose::Ours => Attempted::Failed(failure, error),
+            Whose::Ours | Whose::Patience => Attempted::Failed(failure, error),
             Whose::Senders => Attempted::Own(error),
             Whose::Deadline => Attempted::DeadlinePassed,
         }
@@ -240,13 +244,14 @@ impl<'c, 'a> Attempting<'c, 'a> {
             };
             let began = Instant::now();
             self.began.get_or_insert(began);
+            let elsewhere = self.elsewhere(admission);
             let mut bound = None;
             let head = |streamed: bool| {
                 // Once: repeated for as long as that takes, it would have no end.
                 if streamed && !call.deadline_stated && !std::mem::replace(&mut self.uploaded, true) {
                     self.deadline = self.deadline.max(shards::now() + call.policy.deadline);
                 }
-                bound.insert(self.bound(call.timeouts.first_byte, call.first_byte.time)).time
+                bound.insert(self.first_byte(elsewhere)).time
             };
             let broken = match lease.exchange(request, upload, head).await {
                 Ok(Exchanged::Answer(mut response)) => {
@@ -300,7 +305,11 @@ impl<'c, 'a> Attempting<'c, 'a> {
                 Attempted::Own(TransportError::RequestBody { why })
             }
             (_, Some(bound)) => {
-                let (limit, setting, repeatable) = (bound.time, self.call.first_byte.setting, self.call.repeatable);
+                let (limit, repeatable) = (bound.time, self.call.repeatable);
+                let setting = match bound.whose {
+                    Whose::Patience => "policy.deadline, half of what was left, as another endpoint answers sooner",
+                    _ => self.call.first_byte.setting,
+                };
                 let error = TransportError::FirstByteTimeout { host, limit, setting, repeatable };
                 bound.missed(Failure::TimedOut, error)
             }
@@ -326,6 +335,27 @@ impl<'c, 'a> Attempting<'c, 'a> {
                 Err(bound.missed(Failure::Connect, error))
             }
         }
+    }
+
+    /// How long answers take of another endpoint, where the call may go there when this one does not answer.
+    fn elsewhere(&self, admission: &Admission) -> Option<Duration> {
+        let (call, late) = (self.call, Outcome::Failed(Failure::TimedOut));
+        let policy = &call.policy;
+        let may = call.repeatable
+            && call.spent < policy.retries
+            && policy.retry_on.matches(&late)
+            && policy.reroute_on.matches(&late)
+            && call.kept.is_replayable();
+        if may && call.aim().destination.endpoints.len() > 1 { admission.elsewhere_takes() } else { None }
+    }
+
+    /// How long the head of an answer is waited for.
+    fn first_byte(&self, elsewhere: Option<Duration>) -> Bound {
+        let (bound, half) = (self.bound(self.call.timeouts.first_byte, self.call.first_byte.time), self.left() / 2);
+        if half < bound.time && elsewhere.is_some_and(|takes| half > takes * PATIENCE) {
+            return Bound { time: half, whose: Whose::Patience };
+        }
+        bound
     }
 
     /// The shortest of the sender's own bound, ours, and the time to the deadline.

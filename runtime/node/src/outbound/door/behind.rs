@@ -114,6 +114,7 @@ impl Behind {
             head: self.head.clone(),
             timeouts: CallTimeouts::default(),
             first_byte: self.first_byte,
+            spent: 0,
             idle: self.idle,
             kept: KeptBody::Empty,
             wait_clock: None,

@@ -72,6 +72,8 @@ pub(super) struct Call<'a> {
     pub(super) head: Head,
     pub(super) timeouts: CallTimeouts,
     pub(super) first_byte: FirstByte,
+    /// Attempts that were paid for.
+    pub(super) spent: u32,
     pub(super) idle: Idle,
     pub(super) kept: KeptBody,
     pub(super) wait_clock: Option<Arc<WaitClock>>,
@@ -182,7 +184,6 @@ impl Call<'_> {
 
     async fn rounds(&mut self) -> End {
         let (mut ticket, mut failed) = (None, None);
-        let mut spent = 0;
         loop {
             let admission = match self.admission(ticket, failed.take()).await {
                 Ok(admission) => admission,
@@ -196,11 +197,11 @@ impl Call<'_> {
             if self.aim().has_ways() {
                 self.ending.endpoint = self.aim().way(admission.endpoint()).and_then(|way| way.name.clone());
             }
-            match self.after(attempted, attempt, admission, spent).await {
+            match self.after(attempted, attempt, admission).await {
                 Next::End(end) => return end,
                 Next::Again(again) => {
                     (ticket, failed) = (Some(again.ticket), again.failed);
-                    spent += u32::from(again.costs);
+                    self.spent += u32::from(again.costs);
                 }
             }
         }
@@ -345,7 +346,7 @@ impl Call<'_> {
     }
 
     /// Reports what an attempt came to, and does what the actor says.
-    async fn after(&mut self, attempted: Attempted, attempt: u32, admission: Admission, spent: u32) -> Next {
+    async fn after(&mut self, attempted: Attempted, attempt: u32, admission: Admission) -> Next {
         let (outcome, came) = match attempted {
             Attempted::Answer(response, outcome) => (outcome, Ok(response)),
             Attempted::Failed(failure, error) => (Outcome::Failed(failure), Err(error)),
@@ -374,7 +375,7 @@ impl Call<'_> {
             costs: self.costs,
             replayable: self.kept.is_replayable(),
             keyed: self.keyed,
-            spent,
+            spent: self.spent,
         };
         let verdict = admission.report(&outcome, &facts);
         if outcome.class() == Class::Refused {
@@ -393,7 +394,7 @@ impl Call<'_> {
             Verdict::PutBack(ticket) => (ticket, false, self.put_back(&ticket, &outcome)),
             Verdict::Retry(ticket) => {
                 self.counts().retry();
-                (ticket, true, self.tried_again(&ticket, &outcome, spent))
+                (ticket, true, self.tried_again(&ticket, &outcome))
             }
         };
         self.ending.note(|call| Note::Decided { call, what });
@@ -448,14 +449,14 @@ impl Call<'_> {
     }
 
     /// Why a call is sent again, and when.
-    fn tried_again(&self, ticket: &Ticket, outcome: &Outcome, spent: u32) -> String {
+    fn tried_again(&self, ticket: &Ticket, outcome: &Outcome) -> String {
         let may = match outcome {
             Outcome::Failed(failure @ (Failure::Connect | Failure::Unprocessed)) => format!("it {failure}"),
             _ if self.costs => "a repetition does no more than cost".to_owned(),
             _ => "the request may be repeated".to_owned(),
         };
         let delay = ticket.not_before().since(shards::now());
-        let (retry, retries) = (spent + 1, self.policy.retries);
+        let (retry, retries) = (self.spent + 1, self.policy.retries);
         format!("tried again in {}, retry {retry} of {retries} at most: {may}", Rounded(delay))
     }
 

@@ -28,10 +28,13 @@ const PARTS: usize = 64;
 /// Partitions that are copied under one hold of a lock.
 const AT_ONCE: usize = 256;
 
+/// Groups by the keys of their partitions.
+type Part = Mutex<HashMap<u128, Arc<Group>>>;
+
 /// All of them.
 pub(super) struct Known {
     /// Whose each key is. Written under the lock of `groups` only.
-    parts: Box<[Mutex<HashMap<u128, Arc<Group>>>]>,
+    parts: Box<[Part]>,
     groups: Mutex<Groups>,
     /// How many there are.
     count: AtomicUsize,

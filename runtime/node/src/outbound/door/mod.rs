@@ -441,6 +441,7 @@ impl Inner {
             head: calls::Head { method: parts.method, uri: parts.uri, headers: parts.headers, filled },
             timeouts,
             first_byte,
+            spent: 0,
             idle,
             kept,
             wait_clock,

@@ -294,6 +294,11 @@ impl Admission {
         self.with(|hosted, _| hosted.core.late_after(self.permit)).flatten()
     }
 
+    /// How long answers take of another endpoint that it could go to instead.
+    pub(crate) fn elsewhere_takes(&self) -> Option<Duration> {
+        self.with(|hosted, now| hosted.core.elsewhere_takes(now, self.permit)).flatten()
+    }
+
     /// The right to send a copy, now or not at all.
     pub(crate) fn copy(&self, why: CopyFor) -> Option<Self> {
         let permit = self.with(|hosted, now| hosted.core.copy(now, self.permit, why, &mut hosted.effects)).flatten()?;

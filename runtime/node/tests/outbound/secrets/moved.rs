@@ -87,10 +87,10 @@ async fn no_copy_leaves_once_a_destination_was_led_elsewhere_or_its_secret_is_go
     const API: &str = "http://api.example";
     for change in ["nothing", "an endpoint", "no secret"] {
         let mut world = World::new().await;
-        let (slow, _) = keeping("slow", Duration::from_secs(1)).await;
+        let (slow, _) = keeping("slow", Duration::from_secs(3)).await;
         let (other, seen) = keeping("other", Duration::ZERO).await;
         let mut config = json!({"match": API, "endpoints": [{"url": slow.url(""), "region": "iad"}],
-            "secret": "KEY", "policy": {"mode": "hedge", "hedge_after": "300ms", "regions": ["iad"]}});
+            "secret": "KEY", "policy": {"mode": "hedge", "hedge_after": "1s", "regions": ["iad"]}});
         if change != "an endpoint" {
             config["endpoints"] = json!([{"url": slow.url(""), "region": "iad"}, {"url": other.url("")}]);
         }
