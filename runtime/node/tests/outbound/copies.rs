@@ -198,7 +198,10 @@ async fn a_copy_that_finds_nothing_left_to_do_does_not_win() {
 
 /// A refusal for want of credit.
 fn broke() -> http::Response<body::Body> {
-    text(429, r#"{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}"#)
+    let said = r#"{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}"#;
+    let mut refusal = text(429, said);
+    refusal.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    refusal
 }
 
 #[tokio::test]
