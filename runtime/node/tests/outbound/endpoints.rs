@@ -111,7 +111,13 @@ async fn regions_of_a_policy_are_preferred_or_insisted_on() {
 
 #[tokio::test]
 async fn who_hangs_gets_half_of_the_time_where_another_answers() {
-    let (hangs, fine) = (late(|number| number > 0).await, named("lhr").await);
+    let hangs = late(|number| number > 0).await;
+    // Slower than the other was, which is taken first therefore.
+    let fine = Upstream::start(|_| async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        text(200, "lhr /")
+    })
+    .await;
     let gate = Gate::new(&[]);
     let at = |upstream: &Upstream, region: &str| json!({"url": upstream.url(""), "name": region, "region": region});
     gate.configure(&[("api", json!({"match": API, "endpoints": [at(&hangs, "iad"), at(&fine, "lhr")]}))]);
