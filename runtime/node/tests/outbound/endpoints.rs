@@ -19,6 +19,15 @@ async fn named(name: &'static str) -> Upstream {
     Upstream::start(move |request| async move { text(200, &format!("{name} {}", request.uri())) }).await
 }
 
+/// Long enough that chance makes neither of two look faster.
+async fn takes_a_while(name: &'static str) -> Upstream {
+    Upstream::start(move |request| async move {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        text(200, &format!("{name} {}", request.uri()))
+    })
+    .await
+}
+
 fn with_policy(url: &str, policy: &str) -> Request<body::Body> {
     Request::get(url).header("tidegate-policy", policy).body(body::empty()).unwrap()
 }
@@ -27,7 +36,7 @@ const API: &str = "http://api.example";
 
 #[tokio::test]
 async fn calls_are_shared_out_by_weight_and_written_for_each_endpoint() {
-    let (one, two) = (named("one").await, named("two").await);
+    let (one, two) = (takes_a_while("one").await, takes_a_while("two").await);
     let gate = Gate::new(&[]);
     gate.configure(&[(
         "api",
