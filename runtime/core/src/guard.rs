@@ -416,6 +416,7 @@ impl Guard {
             self.grown = now;
         }
         self.unanswered += 1;
+        self.departures = self.departures.saturating_add(1);
         self.last_departure = now;
         if let Phase::Paused { until, eager, cause } = self.phase {
             let until = if fresh { eager } else { until };
@@ -440,8 +441,6 @@ impl Guard {
         }
         let others = self.departed;
         self.departed += 1;
-        // Not at its admission: a cut may come between, and what is put back was not accepted.
-        self.departures = self.departures.saturating_add(1);
         if others >= FEW as u32 && !self.configured && self.adaptive.is_none() {
             self.adaptive = Some(Box::new(Adaptive::new(now)));
         }

@@ -489,40 +489,6 @@ mod tests {
     }
 
     #[test]
-    fn what_had_not_left_at_a_cut_was_not_accepted() {
-        for connecting in [0, 10, 100] {
-            let mut random = fastrand::Rng::with_seed(7);
-            let (mut guard, now) = (Guard::default(), Time::from_millis(1_000_000));
-            guard.is_known(true, now);
-            let call = |index| Call { index, generation: 0 };
-            for index in 0..20 {
-                guard.launch(call(index), true, true, now);
-                guard.leaves(call(index), now);
-            }
-            (100..100 + connecting).for_each(|index| guard.launch(call(index), true, true, now));
-            let cause = Cause::Refused { status: 429, by: None };
-            let said = Said {
-                left: now,
-                beside: None,
-                cause,
-                wait: Some(SEC),
-                waiting: true,
-                believed: SEC,
-                longest: LONGEST_BACKOFF,
-                fresh: true,
-                concurrency: false,
-            };
-            guard.refused(call(0), said, &mut random, now + SEC / 10);
-            for index in 100..100 + connecting {
-                assert!(guard.stops(call(index), now + SEC / 5));
-                guard.forgotten(call(index), now + SEC / 5);
-                guard.ends(false);
-            }
-            assert_eq!((guard.cut_accepted, guard.departures), (19, 0), "{connecting} were connecting");
-        }
-    }
-
-    #[test]
     fn the_window_follows_what_is_configured() {
         let (mut guard, now) = (Guard::default(), Time::from_millis(1_000_000));
         for (known, window) in [(false, 4), (true, OPEN), (true, OPEN), (false, 4), (true, OPEN)] {
