@@ -340,10 +340,10 @@ pub struct OutboundSettings {
     /// Body bytes that wait in the queue of one destination partition
     #[arg(long, env = "TIDEGATE_QUEUE_BYTES", value_name = "SIZE", default_value = "64MiB")]
     pub queue_bytes: Size,
-    /// Retries of one destination partition, as percent of its requests over ten seconds
+    /// Retries of one destination, as percent of its requests over ten seconds
     #[arg(long, env = "TIDEGATE_RETRY_SHARE", value_name = "PERCENT", default_value_t = 20)]
     pub retry_share: u32,
-    /// Retries a second that a destination partition may always make
+    /// Retries a second that a destination may always make
     #[arg(long, env = "TIDEGATE_RETRY_RATE", value_name = "COUNT", default_value_t = 10)]
     pub retry_rate: u32,
     /// Hedges, and copies that try ejected endpoints, percent of the requests of the last ten seconds; they are retries, too

@@ -92,12 +92,21 @@ async fn no_copy_leaves_once_a_destination_was_led_elsewhere_or_its_secret_is_go
         let mut config = json!({"match": API, "endpoints": [{"url": slow.url(""), "region": "iad"}],
             "secret": "KEY", "policy": {"mode": "hedge", "hedge_after": "1s", "regions": ["iad"]}});
         if change != "an endpoint" {
-            config["endpoints"] = json!([{"url": slow.url(""), "region": "iad"}, {"url": other.url("")}]);
+            config["endpoints"] =
+                json!([{"url": slow.url(""), "region": "iad"}, {"url": other.url(""), "region": "lhr"}]);
         }
         world.gate.sender = sender(SenderKind::Program { token: Some("t".into()) });
         world.destination("api", config.clone());
         let stands = world.stands("api");
         world.bind("KEY", "agent", &[("api", &stands)], Place::usual());
+        if change != "an endpoint" {
+            // A hedge is a share of the requests of the last ten seconds, whose first half may just be over.
+            for _ in 0..3 {
+                let there = request(&format!("{API}/"), &[("tidegate-policy", "regions=lhr, regions_only")]);
+                assert_eq!(read(world.gate.send(there).await.unwrap()).await, "other");
+            }
+            seen.lock().clear();
+        }
         let call = tokio::spawn(world.gate.door.send(world.gate.call(request(&format!("{API}/"), &[])).1));
         until("it is sent", || slow.requests() == 1).await;
         match change {
