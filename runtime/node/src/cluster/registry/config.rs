@@ -228,6 +228,16 @@ pub struct ConfigError {
     pub why: String,
 }
 
+impl ConfigError {
+    /// What is wrong within a key, with the member that it is wrong with.
+    pub(crate) fn within(key: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> Self {
+        let member = error.path().to_string();
+        let dot = if key.is_empty() || member.starts_with('[') { "" } else { "." };
+        let key = if member == "." { key.to_owned() } else { format!("{key}{dot}{member}") };
+        Self { key, why: error.inner().to_string() }
+    }
+}
+
 /// Checks the form of a function's or destination's name.
 ///
 /// # Errors

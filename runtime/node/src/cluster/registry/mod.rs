@@ -31,6 +31,7 @@ pub use state::{
 };
 pub use steering::{BrakeRecord, BrakeState, OverrideRecord, Signed, Steer, Steering};
 pub use store::{Bounds, Registry, RegistryError};
+pub(crate) use validate::read_policy;
 pub use validate::{Ceilings, parse_destination, parse_function};
 
 /// The wall clock as records keep it: milliseconds since 1970.

@@ -146,7 +146,7 @@ pub fn parse_function(value: Value, ceilings: &Ceilings) -> Result<FunctionConfi
             Err(why) => return wrong(&format!("routes[{index}]"), why),
         }
     }
-    policy(&config.policy)?;
+    read_policy(&config.policy)?;
     within(&config.limits, ceilings)?;
     Ok(config)
 }
@@ -168,7 +168,7 @@ pub fn parse_destination(value: Value) -> Result<DestinationConfig, ConfigError>
     }
     each_key::<DestinationConfig>("", &object, Some("match"))?;
     let config: DestinationConfig = whole(object)?;
-    policy(&config.policy)?;
+    read_policy(&config.policy)?;
     Ok(config)
 }
 
@@ -210,8 +210,11 @@ fn each_key<T: DeserializeOwned>(
             alone.insert(required.to_owned(), Value::String(String::new()));
         }
         alone.insert(key.clone(), value.clone());
-        if let Err(error) = serde_json::from_value::<T>(Value::Object(alone)) {
-            return wrong(&dotted(prefix, key), error.to_string());
+        if let Err(error) = serde_path_to_error::deserialize::<_, T>(Value::Object(alone)) {
+            // Where serde can't say it, the key at least.
+            let error = ConfigError::within(prefix, &error);
+            let key = dotted(prefix, key);
+            return wrong(if error.key.starts_with(&key) { &error.key } else { &key }, error.why);
         }
     }
     Ok(())
@@ -221,11 +224,15 @@ fn whole<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, ConfigErr
     serde_json::from_value(Value::Object(object)).or_else(|error| wrong("configuration", error.to_string()))
 }
 
-/// A policy's own types say what it may hold; its errors name the member.
-fn policy(stated: &Map<String, Value>) -> Result<(), ConfigError> {
-    let known: Policy =
-        serde_json::from_value(Value::Object(stated.clone())).or_else(|error| wrong("policy", error.to_string()))?;
-    known.validate().or_else(|error| wrong(&dotted("policy", &error.member), error.problem))
+/// Reads a policy. Its own types say what it may hold.
+///
+/// # Errors
+/// Names the member that is not known, malformed or out of bounds.
+pub(crate) fn read_policy(stated: &Map<String, Value>) -> Result<Policy, ConfigError> {
+    let known: Policy = serde_path_to_error::deserialize(Value::Object(stated.clone()))
+        .map_err(|error| ConfigError::within("policy", &error))?;
+    known.validate().or_else(|error| wrong(&dotted("policy", &error.member), error.problem))?;
+    Ok(known)
 }
 
 fn within(limits: &FunctionLimits, ceilings: &Ceilings) -> Result<(), ConfigError> {
@@ -313,9 +320,11 @@ mod tests {
             (json!({"routes": ["/a", "/f/*"]}), "routes[1]", "`/f/` is the node's own"),
             (json!({"routes": ["/to/openai/*"]}), "routes[0]", "`/to/` is the node's own"),
             (json!({"routes": ["/readyz"]}), "routes[0]", "`/readyz` is the node's own"),
-            (json!({"policy": {"retires": 3}}), "policy", "unknown field `retires`"),
+            (json!({"policy": {"retires": 3}}), "policy.retires", "unknown field `retires`"),
             (json!({"policy": {"retries": 300}}), "policy.retries", "over 20"),
-            (json!({"policy": {"deadline": 5}}), "policy", "duration"),
+            (json!({"policy": {"deadline": 5}}), "policy.deadline", "duration"),
+            (json!({"policy": {"deadline": "-1s"}}), "policy.deadline", "`-1s` is not a duration"),
+            (json!({"policy": {"retry_on": [503, "often"]}}), "policy.retry_on[1]", "often"),
         ] {
             let error = parse_function(config.clone(), &ceilings()).unwrap_err();
             assert_eq!(error.key, key, "{config}: {error}");
