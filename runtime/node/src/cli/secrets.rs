@@ -50,7 +50,7 @@ struct Serves {
     /// Destination it goes to. Repeatable
     #[arg(short, long = "destination", value_name = "DESTINATION", value_delimiter = ',')]
     destinations: Vec<String>,
-    /// Where in a function's request it may stand: header:NAME, query:NAME. Default: authorization, x-api-key, api-key, x-goog-api-key. Repeatable
+    /// Where in a request it may stand: header:NAME, query:NAME. Default: authorization, x-api-key, api-key, x-goog-api-key. Repeatable
     #[arg(long = "in", value_name = "PLACE", value_delimiter = ',')]
     places: Vec<Place>,
 }

@@ -214,6 +214,9 @@ fn shown(control: &Control, state: &registry::State, secret: &SecretRecord) -> V
         warnings.push(format!("`{0}` goes nowhere yet: `tidegate secrets bind {0} --destination NAME`", secret.name));
     }
     for (name, was) in destinations {
+        if let Some(destination) = state.destinations.get(&(secret.tenant.clone(), name.clone())) {
+            warnings.extend(misplaced(secret, destination));
+        }
         match stands_for(state, &secret.tenant, name) {
             Some(is) if is == *was => {}
             Some(is) => warnings.push(moved(&secret.name, name, was, &is)),
@@ -229,6 +232,23 @@ fn moved(secret: &SecretName, destination: &DestinationName, was: &str, is: &str
         "`{destination}` stood for {was} when `{secret}` was bound to it, and stands for {is} now: nothing is sent until \
          `tidegate secrets bind {secret} --destination {destination}` binds it anew"
     )
+}
+
+/// Where a destination would put a secret that may not stand there.
+fn misplaced(secret: &SecretRecord, destination: &DestinationRecord) -> Vec<String> {
+    let (name, to) = (&secret.name, &destination.name);
+    let places = outbound::injected(&destination.config).into_iter().filter(|(injected, _)| injected == name);
+    let places: BTreeSet<_> = places
+        .filter(|(_, place)| !secret.binding.places.contains(place))
+        .map(|(_, place)| place.to_string())
+        .collect();
+    let told = |place: String| {
+        format!(
+            "`{to}` puts `{name}` into {place}, where it may not stand: nothing is sent until `tidegate secrets bind {name} \
+             --in {place}` lets it"
+        )
+    };
+    places.into_iter().map(told).collect()
 }
 
 /// What a version's handles are derived from, where it needs any.
@@ -295,26 +315,27 @@ pub(super) fn of_destination(control: &Control, destination: &DestinationRecord)
     let config = &destination.config;
     let own = config.endpoints.iter().filter_map(|endpoint| endpoint.get("secret")?.as_str());
     let names: BTreeSet<&str> = config.secret.as_deref().into_iter().chain(own).collect();
-    names.into_iter().filter_map(|name| missing(control, destination, name)).collect()
+    names.into_iter().flat_map(|name| missing(control, destination, name)).collect()
 }
 
 /// What is missing so that this secret reaches it.
-fn missing(control: &Control, destination: &DestinationRecord, name: &str) -> Option<String> {
+fn missing(control: &Control, destination: &DestinationRecord, name: &str) -> Vec<String> {
     let state = control.registry.state();
     let (tenant, to) = (&destination.tenant, &destination.name);
     let Some(secret) = state.secrets.get(&(tenant.clone(), SecretName::from(name))) else {
-        return Some(format!(
+        return vec![format!(
             "there is no secret `{name}` yet: `tidegate secrets set {name} --destination {to}` sets it"
-        ));
+        )];
     };
-    let is = stands_for(&state, tenant, to)?;
-    match secret.binding.destinations.get(to) {
+    let Some(is) = stands_for(&state, tenant, to) else { return Vec::new() };
+    let unbound = match secret.binding.destinations.get(to) {
         None => Some(format!(
             "the secret `{name}` does not go to `{to}` yet: `tidegate secrets bind {name} --destination {to}` lets it"
         )),
         Some(was) if *was != is => Some(moved(&secret.name, to, was, &is)),
         Some(_) => None,
-    }
+    };
+    unbound.into_iter().chain(misplaced(secret, destination)).collect()
 }
 
 fn find(control: &Control, caller: &Caller, name: &str) -> Option<Arc<SecretRecord>> {

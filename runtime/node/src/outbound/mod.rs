@@ -32,7 +32,7 @@ mod wait_clock;
 pub use cache::Cache;
 pub use call::{CallTimeouts, OutboundCall, Sender, SenderKind, TransportError};
 pub use destinations::{
-    CompiledDestination, DestinationPage, DestinationState, PartitionState, Profile, compile, stands_for,
+    CompiledDestination, DestinationPage, DestinationState, PartitionState, Profile, compile, injected, stands_for,
 };
 pub use door::{DestinationGauges, Door, DoorParts};
 pub use guard::{AddressDenied, AddressGuard, HostPattern, HostPatterns, Kind as AddressKind, PatternError};

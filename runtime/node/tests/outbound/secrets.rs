@@ -303,6 +303,14 @@ async fn a_handle_that_is_sent_anywhere_else_leaves_with_nothing() {
         world.refused(world.get("/", &[(name, &handle)]), "secret-place", &says).await;
     }
     world.refused(world.get(&format!("/bot{handle}/send"), &[]), "secret-place", "in the path").await;
+    for name in [handle.clone(), format!("x-{handle}-id")] {
+        world.refused(world.get("/", &[(&name, "1")]), "secret-place", "in the name of a header").await;
+    }
+    let mut named = world.get("/", &[]);
+    *named.method_mut() = http::Method::from_bytes(handle.as_bytes()).unwrap();
+    world.refused(named, "secret-place", "in the method").await;
+    let host = request(&format!("http://{handle}.example/"), &[]);
+    world.refused(host, "secret-unbound", "destinations put NAME").await;
     world
         .refused(
             world.get("/", &[("authorization", &basic(&format!("x{handle}:")))]),
@@ -412,6 +420,8 @@ async fn a_program_is_given_the_destinations_secret_in_the_place_of_its_own_keys
     let mut world = World::new().await;
     let own = world.upstream.url("");
     world.gate.sender = sender(SenderKind::Program { token: Some("t".into()) });
+    let places = places(&["header:authorization", "header:x-api-key", "header:x-own", "header:x-mine", "query:key"]);
+    world.bind("KEY", "agent", &[("bound", &own)], places);
     let keys =
         [("authorization", "Bearer of-the-caller"), ("x-api-key", "of-the-caller"), ("api-key", "of-the-caller")];
     for (inject, name, expected) in [
@@ -457,6 +467,79 @@ async fn a_program_is_given_the_destinations_secret_in_the_place_of_its_own_keys
     world.gate.sender = function("agent", &world.handles);
     world.gate.send(world.get("/", &[("authorization", "Bearer its-own")])).await.unwrap();
     assert_eq!(world.arrived.header("authorization"), "Bearer its-own");
+}
+
+#[tokio::test]
+async fn a_configuration_moves_no_secret_to_where_it_may_not_stand_and_leads_it_nowhere_else() {
+    let mut world = World::new().await;
+    let own = world.upstream.url("");
+    world.gate.sender = sender(SenderKind::Program { token: Some("t".into()) });
+    let bind = |world: &mut World, texts: &[&str]| {
+        let stands = world.stands("bound");
+        world.bind("KEY", "agent", &[("bound", &stands)], places(texts));
+    };
+    for (may, config, place) in [
+        ("header:authorization", json!({"inject": "x-request-id: {}"}), "header:x-request-id"),
+        ("header:authorization", json!({"inject": "cookie: a={}"}), "header:cookie"),
+        ("header:authorization", json!({"inject": "user-agent: {}"}), "header:user-agent"),
+        ("header:authorization", json!({"inject": "?k={}"}), "query:k"),
+        ("query:key", json!({"inject": "key: {}"}), "header:key"),
+        ("query:key", json!({"inject": "?keys={}"}), "query:keys"),
+        ("header:authorization", json!({"keys": ["header:x-trace", "header:authorization"]}), "header:x-trace"),
+        ("header:authorization", json!({"profile": "anthropic"}), "header:x-api-key"),
+        (
+            "header:authorization",
+            json!({"inject": "authorization: {}", "endpoints": [{"url": own, "secret": "KEY", "inject": "x-id: {}"}]}),
+            "header:x-id",
+        ),
+    ] {
+        let mut whole = json!({"match": own, "secret": "KEY"});
+        whole.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+        world.destination("bound", whole);
+        bind(&mut world, &[may]);
+        world.refused(world.get("/", &[]), "secret-place", &format!("bind KEY --in {place}")).await;
+        // By the word of whoever binds it, it does.
+        bind(&mut world, &[place]);
+        assert_eq!(world.gate.send(world.get("/", &[])).await.unwrap().status(), 200, "{place}");
+    }
+    for more in [json!({"url": format!("{own}/debug")}), json!({"strip": "/v1"}), json!({"query": {"echo": "1"}})] {
+        world.destination("bound", json!({"match": own, "secret": "KEY", "endpoints": [{"url": own}]}));
+        bind(&mut world, &["header:authorization"]);
+        assert_eq!(world.gate.send(world.get("/", &[])).await.unwrap().status(), 200);
+        let mut endpoint = json!({"url": own});
+        endpoint.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        world.destination("bound", json!({"match": own, "secret": "KEY", "endpoints": [endpoint]}));
+        world.refused(world.get("/", &[]), "secret-unbound", "binds it anew").await;
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_repeats_a_key_in_a_name_or_in_other_letters_teaches_nobody() {
+    const KEY: &str = "sk-Live-0123456789-abc";
+    let mut world = World::new().await;
+    let repeats = Upstream::start(|request| async move {
+        let said = request.headers()["authorization"].to_str().unwrap();
+        let key = said.strip_prefix("Bearer ").unwrap();
+        let mut answer = text(200, "");
+        for (name, value) in [
+            (format!("x-{key}-id"), "1".to_owned()),
+            ("x-capitals".to_owned(), said.to_uppercase()),
+            ("x-small".to_owned(), said.to_lowercase()),
+        ] {
+            answer.headers_mut().insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+        }
+        answer
+    })
+    .await;
+    world.destination("repeats", json!({"match": repeats.url("")}));
+    let bound = repeats.url("");
+    world.put(world.record_of(KEY, "KEY", "agent", &[("repeats", &bound)], Place::usual(), &world.keys));
+    let bearer = format!("Bearer {}", world.handle());
+    let answer = world.gate.send(request(&repeats.url("/"), &[("authorization", &bearer)])).await.unwrap();
+    let said = headers_of(&answer).to_lowercase();
+    assert!(!said.contains(&KEY.to_lowercase()), "{said}");
+    assert_eq!(answer.headers()["x-capitals"], "BEARER [secret KEY]");
+    assert_eq!(answer.headers()["x-small"], "bearer [secret KEY]");
 }
 
 #[tokio::test]

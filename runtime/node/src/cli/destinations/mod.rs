@@ -72,7 +72,7 @@ struct Put {
     /// Secret that requests through /to are given in the place of the caller's own key
     #[arg(long, value_name = "NAME")]
     secret: Option<String>,
-    /// Where it is put: "authorization: Bearer {}", "x-api-key: {}", "?key={}". Default: where the API takes its keys
+    /// Where it is put: "authorization: Bearer {}", "x-api-key: {}", "?key={}". Default: where the API takes its keys. Only where `secrets bind --in` lets it stand
     #[arg(long, value_name = "TEMPLATE")]
     inject: Option<String>,
     /// Deadline of its calls

@@ -111,7 +111,7 @@ pub struct SecretBinding {
     /// Destinations it may go to, each with what it stood for when the secret was bound to it: whoever changes a
     /// destination must not lead the secret elsewhere.
     pub destinations: BTreeMap<DestinationName, String>,
-    /// Where in a request of a function it may stand.
+    /// Where in a request it may stand, of a function or as a destination puts it there.
     pub places: Vec<Place>,
 }
 

@@ -101,6 +101,21 @@ async fn who_deploys_sets_values_but_leads_none_that_is_kept_elsewhere() {
         assert_eq!((answer.status, &answer.body["scope"]), (StatusCode::FORBIDDEN, &json!("admin")), "{change}");
         assert!(answer.detail().contains("send the value"), "{}", answer.body);
     }
+    // A destination that would put it elsewhere does not, and says so; nor does one that leads its paths elsewhere.
+    let place = "--in header:x-request-id";
+    for put in [
+        r#"{"match": "https://api.openai.com", "secret": "A", "inject": "x-request-id: {}"}"#,
+        r#"{"match": "https://api.openai.com", "secret": "A", "keys": ["header:x-request-id"]}"#,
+    ] {
+        let put = api.ask_as("PUT /v1/destinations/openai", &[&deploys], put).await;
+        assert!(put.body["warnings"][0].as_str().unwrap().contains(place), "{}", put.body);
+        let shown = api.ask_as("GET /v1/secrets/A", &[&deploys], Body::empty()).await;
+        assert!(shown.body["warnings"][0].as_str().unwrap().contains(place), "{}", shown.body);
+    }
+    let strips = r#"{"match": "https://api.openai.com", "secret": "A",
+        "endpoints": [{"url": "https://api.openai.com", "strip": "/v1"}]}"#;
+    let strips = api.ask_as("PUT /v1/destinations/openai", &[&deploys], strips).await;
+    assert!(strips.body["warnings"][0].as_str().unwrap().contains("without /v1 now"), "{}", strips.body);
     // A destination that is led elsewhere takes no secret along, and says so.
     let moved = r#"{"match": "https://other.example", "secret": "A"}"#;
     let moved = api.ask_as("PUT /v1/destinations/openai", &[&deploys], moved).await;

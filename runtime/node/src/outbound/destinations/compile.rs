@@ -9,13 +9,14 @@ use tidegate_core::{Config, Limit, Policy, Settings, Time, budget::Budget, limit
 use super::{
     api::Api,
     caching::CompiledCache,
-    endpoints::{self, Endpoint},
+    endpoints::{self, Endpoint, encoded},
     partition::{self, Splitter},
     profiles::{GENERIC, Profile},
 };
 use crate::{
     cluster::registry::{
-        BrakeState, ConfigError, DestinationConfig, OverrideRecord, Steering, now_ms, validate_secret_name,
+        BrakeState, ConfigError, DestinationConfig, EndpointConfig, OverrideRecord, Place, Steering, now_ms,
+        read_policy, validate_secret_name,
     },
     ids::SecretName,
     outbound::{guard::HostPattern, secrets::Template, shards},
@@ -60,9 +61,9 @@ pub(super) fn error(key: impl Into<String>, why: impl ToString) -> ConfigError {
     ConfigError { key: key.into(), why: why.to_string() }
 }
 
-/// Reads a JSON value as a core type; the error is core's own.
+/// Reads a JSON value as a core type; the error is core's own, and names the member.
 pub(super) fn read<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, ConfigError> {
-    serde_json::from_value(value).map_err(|why| error(key, why))
+    serde_path_to_error::deserialize(value).map_err(|why| ConfigError::within(key, &why))
 }
 
 /// Checks and compiles a destination's configuration as a person hands it in.
@@ -107,11 +108,7 @@ pub(super) fn compile_known(
         let why = format!("write the scheme too, such as \"https://{}\"", config.r#match);
         return Err(error("match", why));
     }
-    let profile = match &config.profile {
-        None => pattern.exact().map_or(&GENERIC, |origin| Profile::of(&origin)),
-        Some(name) => Profile::named(name)
-            .ok_or_else(|| error("profile", format!("`{name}` is not known; there are {}", Profile::names())))?,
-    };
+    let profile = profile(config, &pattern)?;
     if config.split_by.len() > SPLITTERS {
         return Err(error("split_by", format!("{} are too many, at most {SPLITTERS}", config.split_by.len())));
     }
@@ -138,12 +135,33 @@ pub(super) fn compile_known(
     let brake = brake(steering);
     let limits = Settings { limits, max_concurrency, endpoints: ways, brake, ..node_settings(settings) };
     let limits = Config::new(&limits).map_err(|wrong| error(wrong.key, wrong.problem))?;
-    let policy: Policy = read("policy", Value::Object(config.policy.clone()))?;
-    policy.validate().map_err(|why| error(format!("policy.{}", why.member), why.problem))?;
+    let policy = read_policy(&config.policy)?;
     let cache = config.cache.as_ref().map(CompiledCache::new).transpose()?.flatten();
     let limits = Arc::new(limits);
     let stands = stands_for(config);
     Ok(CompiledDestination { pattern, split_by, limits, policy, api, endpoints, injection, stands, token_quota, cache })
+}
+
+fn profile(config: &DestinationConfig, pattern: &HostPattern) -> Result<&'static Profile, ConfigError> {
+    match &config.profile {
+        None => Ok(pattern.exact().map_or(&GENERIC, |origin| Profile::of(&origin))),
+        Some(name) => Profile::named(name)
+            .ok_or_else(|| error("profile", format!("`{name}` is not known; there are {}", Profile::names()))),
+    }
+}
+
+/// Which secrets a configuration puts into requests of programs, and where; nothing where it means nothing.
+pub fn injected(config: &DestinationConfig) -> Vec<(SecretName, Place)> {
+    let read = || {
+        let pattern: HostPattern = config.r#match.parse().ok()?;
+        let api = Api::compile(config, profile(config, &pattern).ok()?).ok()?;
+        let template = config.inject.clone().unwrap_or_else(|| api.key_template());
+        let usual = injection(config.secret.as_deref(), config.inject.as_deref(), &template, true).ok()?;
+        let (endpoints, _) = endpoints::compile(&config.endpoints, "", &template).ok()?;
+        let own = endpoints.iter().filter_map(|endpoint| endpoint.injection.clone());
+        Some(usual.into_iter().chain(own).map(|it| (it.secret, it.template.place())).collect())
+    };
+    read().unwrap_or_default()
 }
 
 /// Checks limits that are to hold for a time in the place of the configured ones.
@@ -176,18 +194,32 @@ fn brake(steering: &Steering) -> Brake {
     }
 }
 
-/// All that calls to a destination may be led to: its pattern, and the URLs of its endpoints. What a secret is bound to.
+/// All that calls to a destination may be led to: its pattern, and its endpoints with what they make of paths and queries.
+/// What a secret is bound to.
 pub fn stands_for(config: &DestinationConfig) -> Arc<str> {
     let text = &config.r#match;
     let mut stands = text.parse::<HostPattern>().map_or_else(|_| text.clone(), |pattern| pattern.to_string());
     for endpoint in &config.endpoints {
         stands.push_str(", ");
-        match endpoint.get("url").and_then(Value::as_str) {
-            Some(url) => stands.push_str(url),
-            None => stands.push_str(&endpoint.to_string()),
+        match serde_json::from_value::<EndpointConfig>(endpoint.clone()) {
+            Ok(endpoint) => stands.push_str(&leads_to(&endpoint)),
+            // One of a later release: any change of it counts.
+            Err(_) => stands.push_str(&endpoint.to_string()),
         }
     }
     stands.into()
+}
+
+/// Where an endpoint leads requests.
+fn leads_to(endpoint: &EndpointConfig) -> String {
+    let mut text = endpoint.url.clone();
+    if let Some(strip) = endpoint.strip.as_deref().filter(|strip| !strip.is_empty()) {
+        text.push_str(&format!(" without {strip}"));
+    }
+    if !endpoint.query.is_empty() {
+        text.push_str(&format!(" with {}", encoded(&endpoint.query)));
+    }
+    text
 }
 
 /// What is put into requests, and where: as `inject` says, else as `usual` does. `elsewhere`: `inject` says it of other secrets,
@@ -293,6 +325,42 @@ mod tests {
     }
 
     #[test]
+    fn what_a_configuration_stands_for_is_all_that_leads_its_requests() {
+        let endpoint = r#"{"url": "https://b/base", "strip": "/v1", "query": {"a": "b c"}"#;
+        let stands = |more: &str| {
+            let config = format!(r#"{{"match": "https://a", "endpoints": [{endpoint}{more}}}]}}"#);
+            stands_for(&serde_json::from_str(&config).unwrap()).to_string()
+        };
+        assert_eq!(stands(""), "https://a, https://b/base without /v1 with a=b%20c");
+        assert_eq!(stands(r#", "name": "b", "weight": 3, "region": "iad", "secret": "K", "limits": []"#), stands(""));
+        assert_eq!(stands_for(&serde_json::from_str(r#"{"match": "https://a"}"#).unwrap()), "https://a".into());
+    }
+
+    #[test]
+    fn where_a_configuration_puts_secrets_is_known_from_it_alone() {
+        let endpoints =
+            r#""endpoints": [{"url": "https://b", "secret": "OWN", "inject": "?k={}"}, {"url": "https://c"}]"#;
+        for (config, places) in [
+            ("", vec![]),
+            (r#""secret": "K""#, vec![("K", "header:authorization")]),
+            (r#""secret": "K", "profile": "anthropic""#, vec![("K", "header:x-api-key")]),
+            (r#""secret": "K", "keys": ["query:key"]"#, vec![("K", "query:key")]),
+            (
+                &format!(r#""secret": "K", "inject": "cookie: a={{}}", {endpoints}"#),
+                vec![("K", "header:cookie"), ("OWN", "query:k")],
+            ),
+            (r#""secret": "K", "inject": "nowhere""#, vec![]),
+        ] {
+            let comma = if config.is_empty() { "" } else { ", " };
+            let config = serde_json::from_str(&format!(r#"{{"match": "https://a"{comma}{config}}}"#)).unwrap();
+            let injected: Vec<_> =
+                injected(&config).into_iter().map(|(name, place)| (name.to_string(), place.to_string())).collect();
+            let places: Vec<_> = places.into_iter().map(|(name, place)| (name.to_owned(), place.to_owned())).collect();
+            assert_eq!(injected, places);
+        }
+    }
+
+    #[test]
     fn a_limit_in_tokens_is_taken_only_where_something_counts_them() {
         let limits = r#""limits": [{"quota": 5, "per": "1s"}, {"unit": "tokens", "quota": 10, "per": "1m"}]"#;
         let error = check(&format!(r#"{{"match": "https://a", {limits}}}"#)).unwrap_err();
@@ -316,8 +384,11 @@ mod tests {
             (r#"{"match": "https://a", "profile": "nobody"}"#, "there are generic, openai, azure-openai, anthropic"),
             (r#"{"match": "https://a", "limts": []}"#, "`limts`"),
             (r#"{"match": "https://a", "limits": [{"quota": 0, "per": "1s"}]}"#, "limits[0].quota"),
-            (r#"{"match": "https://a", "limits": [{"quota": 5, "per": 1}]}"#, "limits[0]"),
-            (r#"{"match": "https://a", "limits": [{"quota": 5, "per": "1s", "brust": 2}]}"#, "brust"),
+            (r#"{"match": "https://a", "limits": [{"quota": 5, "per": 1}]}"#, "`limits[0].per`"),
+            (r#"{"match": "https://a", "limits": [{"quota": 5, "per": "-1s"}]}"#, "`limits[0].per`: `-1s` is not"),
+            (r#"{"match": "https://a", "limits": [{"quota": 5}]}"#, "`limits[0]`: missing field `per`"),
+            (r#"{"match": "https://a", "limits": [{"quota": 5, "per": "1s", "brust": 2}]}"#, "`limits[0].brust`"),
+            (r#"{"match": "https://a", "endpoints": [{"url": "https://b", "weight": "x"}]}"#, "`endpoints[0].weight`"),
             (r#"{"match": "https://a", "max_concurrency": 0}"#, "max_concurrency"),
             (r#"{"match": "https://a", "split_by": ["cookie"]}"#, "split_by[0]"),
             (r#"{"match": "https://a", "split_by": ["header:a b"]}"#, "split_by[0]"),
@@ -328,7 +399,8 @@ mod tests {
             (r#"{"match": "https://a", "secret": "KEY", "inject": "Bearer {}"}"#, "`inject`"),
             (r#"{"match": "https://a", "inject": "x-api-key: {}"}"#, "`inject`"),
             (r#"{"match": "https://a", "inject": "x-api-key: {}", "endpoints": [{"url": "https://b"}]}"#, "`inject`"),
-            (r#"{"match": "https://a", "policy": {"deadlin": "1s"}}"#, "deadlin"),
+            (r#"{"match": "https://a", "policy": {"deadlin": "1s"}}"#, "`policy.deadlin`"),
+            (r#"{"match": "https://a", "policy": {"deadline": 20}}"#, "`policy.deadline`"),
             (r#"{"match": "https://a", "policy": {"retries": 99}}"#, "policy.retries"),
             (r#"{"match": "https://a", "cache": {"ttl": "1s"}}"#, "`cache.ttl`"),
             (r#"{"match": "https://a", "cache": {"ignore_headers": ["a b"]}}"#, "`cache.ignore_headers[0]`"),

@@ -1,6 +1,10 @@
 //! The endpoints of a destination: several equal ways to it, and how a request is written for each.
 
-use std::{collections::HashSet, num::NonZeroU16, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    num::NonZeroU16,
+    sync::Arc,
+};
 
 use http::uri::PathAndQuery;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -91,9 +95,7 @@ pub(super) fn compile(
         let weight = config.weight.unwrap_or(1);
         let weight = NonZeroU16::new(weight).filter(|weight| weight.get() <= Flow::MAX_WEIGHT);
         let weight = weight.ok_or_else(|| wrong("weight", format!("is 1 to {}", Flow::MAX_WEIGHT)))?;
-        let encode = |text: &String| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let query = config.query.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
-        let query = query.collect::<Vec<_>>().join("&").into();
+        let query = encoded(&config.query).into();
         let limits = config.limits.iter().enumerate();
         let limits = limits.map(|(at, limit)| read::<Limit>(&format!("{key}.limits[{at}]"), limit.clone()));
         let id = hash_key("endpoint", &name) as u64;
@@ -109,6 +111,13 @@ pub(super) fn compile(
         endpoints.push(Endpoint { id, name, region, origin, injection, base, strip, query });
     }
     Ok((endpoints.into(), settings))
+}
+
+/// Parameters as they stand in a query.
+pub(super) fn encoded(parameters: &BTreeMap<String, String>) -> String {
+    let encode = |text: &String| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let pairs = parameters.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+    pairs.collect::<Vec<_>>().join("&")
 }
 
 /// Origin and base path of an endpoint's URL.

@@ -17,7 +17,7 @@ mod view;
 pub(crate) use api::Api;
 pub(crate) use compile::Injection;
 pub(crate) use compile::check_override;
-pub use compile::{CompiledDestination, compile, stands_for};
+pub use compile::{CompiledDestination, compile, injected, stands_for};
 pub(crate) use endpoints::Endpoint;
 pub(crate) use lead_back::{Requested, lead_back};
 pub(crate) use partition::{Partition, hash_key};

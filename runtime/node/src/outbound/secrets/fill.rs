@@ -77,7 +77,20 @@ struct Issued<'a> {
 
 impl<'a> Filling<'a> {
     fn of_function(mut self, issued: Issued<'_>, made: AsMade<'_>) -> Result<Option<Arc<Filled>>, Withheld> {
-        let (AsMade { headers, uri, .. }, handles) = (made, issued.handles);
+        let (AsMade { method, headers, uri }, handles) = (made, issued.handles);
+        let authority = uri.authority().map_or(&[][..], |authority| authority.as_str().as_bytes());
+        let names = headers.keys().map(|name| (name.as_str().as_bytes(), "the name of a header"));
+        let apart = [
+            (method.as_str().as_bytes(), "the method"),
+            (authority, "the host"),
+            (uri.path().as_bytes(), "the path of the URL"),
+        ];
+        for (text, place) in apart.into_iter().chain(names) {
+            if let Some((_, secret)) = handles.find(text) {
+                let permitted = self.permitted(Some(issued), secret)?;
+                return Err(stands(&permitted, Stands::Apart(place)));
+            }
+        }
         for name in headers.keys() {
             let mut values = Vec::new();
             let mut changed = false;
@@ -92,10 +105,6 @@ impl<'a> Filling<'a> {
             if changed {
                 self.laid.set(name.clone(), values);
             }
-        }
-        if let Some((_, secret)) = handles.find(uri.path().as_bytes()) {
-            let permitted = self.permitted(Some(issued), secret)?;
-            return Err(stands(&permitted, Stands::Path));
         }
         if let Some(query) = uri.query().filter(|query| handles.find(query.as_bytes()).is_some()) {
             self.query(issued, query, uri)?;
@@ -219,7 +228,11 @@ impl<'a> Filling<'a> {
     /// A request with a secret in it, and none of its sender's own keys: two would be one too many.
     fn injected(&mut self, injection: &Injection, made: AsMade<'_>) -> Result<Laid, Withheld> {
         let (AsMade { uri, .. }, Injection { secret, template }) = (made, injection);
-        let Permitted { value, .. } = self.permitted(None, secret)?;
+        let permitted = self.permitted(None, secret)?;
+        if !template.keeps_to(&permitted.record.binding.places) {
+            return Err(stands(&permitted, Stands::Injected(template.place())));
+        }
+        let value = permitted.value;
         let api = &self.destination.api;
         let mut laid = Laid::without_credentials(api, made);
         self.written.wrote(secret, value.reveal().as_bytes());

@@ -14,7 +14,7 @@ use crate::{
     ids::SecretName,
     outbound::destinations::{Api, Endpoint},
     problem::Problem,
-    secrets::{SecretValue, position},
+    secrets::SecretValue,
 };
 
 /// What stands for a query that only an endpoint is given, where answers are told apart. Never sent.
@@ -187,6 +187,14 @@ impl Filled {
 
     /// Takes the values out of an answer's headers: an upstream that repeats what it was sent must not teach its sender.
     pub(crate) fn mask(&self, headers: &mut HeaderMap) {
+        // A name has no room for what stands there instead.
+        let holds = |name: &HeaderName| {
+            self.written.0.iter().any(|(written, _)| position_in_any_case(name.as_str().as_bytes(), written).is_some())
+        };
+        let named: Vec<HeaderName> = headers.keys().filter(|name| holds(name)).cloned().collect();
+        for name in named {
+            headers.remove(name);
+        }
         for value in headers.values_mut() {
             for (written, stands) in &self.written.0 {
                 if let Some(masked) = replaced(value.as_bytes(), written, stands.as_bytes()) {
@@ -204,10 +212,16 @@ pub(super) fn sensitive(bytes: &[u8]) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// A text with `new` wherever it holds `old`; nothing where it does not.
+/// Where a text holds another, be it in other letters: who repeats a key in capitals shows it.
+fn position_in_any_case(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    let mut windows = text.windows(wanted.len().max(1));
+    windows.position(|window| window.eq_ignore_ascii_case(wanted))
+}
+
+/// A text with `new` wherever it holds `old` in any case; nothing where it does not.
 fn replaced(text: &[u8], old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
     let (mut rest, mut whole) = (text, Vec::new());
-    while let Some(at) = position(rest, old) {
+    while let Some(at) = position_in_any_case(rest, old) {
         let (before, after) = rest.split_at(at);
         whole.extend_from_slice(before);
         whole.extend_from_slice(new);

@@ -25,6 +25,29 @@ pub(crate) enum Template {
     },
 }
 
+impl Template {
+    /// Where it puts the value.
+    pub(crate) fn place(&self) -> Place {
+        match self {
+            Self::Header { name, .. } => Place::Header(name.clone()),
+            Self::Query { name } => Place::Query(name.to_string()),
+        }
+    }
+
+    fn is_at(&self, place: &Place) -> bool {
+        match (self, place) {
+            (Self::Header { name, .. }, Place::Header(other)) => name == other,
+            (Self::Query { name }, Place::Query(other)) => **name == **other,
+            _ => false,
+        }
+    }
+
+    /// Whether it puts the value into one of these places.
+    pub(crate) fn keeps_to(&self, places: &[Place]) -> bool {
+        places.iter().any(|place| self.is_at(place))
+    }
+}
+
 impl FromStr for Template {
     type Err = String;
 

@@ -37,8 +37,10 @@ pub(super) enum Withheld {
 pub(super) enum Stands {
     /// In a place that could be one of the secret's.
     At(Place),
-    /// In the path of the URL.
-    Path,
+    /// A destination would put it there.
+    Injected(Place),
+    /// In a part of the head where none is replaced.
+    Apart(&'static str),
     /// In the query, but not as the whole value of a parameter.
     Query,
     /// In the credentials of `Authorization: Basic`, but neither as all of the user name nor as all of the password.
@@ -105,9 +107,13 @@ impl Withheld {
                         "the handle of the secret `{secret}` stands in {place}; it may stand in: {places}. `tidegate \
                          secrets bind {secret} --in {place}` adds that, where the upstream never repeats it in an answer"
                     ),
-                    Stands::Path => format!(
-                        "the handle of the secret `{secret}` stands in the path of the URL, where none is replaced; it may \
-                         stand in: {places}"
+                    Stands::Injected(place) => format!(
+                        "the destination puts the secret `{secret}` into {place}; it may stand in: {places}. `tidegate \
+                         secrets bind {secret} --in {place}` adds that, where the upstream never repeats it in an answer"
+                    ),
+                    Stands::Apart(part) => format!(
+                        "the handle of the secret `{secret}` stands in {part}, where none is replaced; it may stand in: \
+                         {places}"
                     ),
                     Stands::Query => format!(
                         "the handle of the secret `{secret}` stands in the query, but is not the whole value of a \

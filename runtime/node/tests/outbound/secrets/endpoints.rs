@@ -57,7 +57,8 @@ impl World {
     /// Sets a secret to a value, bound to what `api` stands for now.
     fn set(&mut self, name: &str, value: &str) {
         let stands = self.stands("api");
-        self.put(self.record_of(value, name, "agent", &[("api", &stands)], Place::usual(), &self.keys));
+        let places = [Place::usual(), places(&["query:key"])].concat();
+        self.put(self.record_of(value, name, "agent", &[("api", &stands)], places, &self.keys));
     }
 
     async fn ask(&self, policy: &str) -> (Response<Body>, Vec<String>) {

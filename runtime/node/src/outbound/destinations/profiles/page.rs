@@ -70,7 +70,7 @@ impl Profile {
              | `repeatable`, `completions` | what is repeated: `\"repeatable\"` of all requests, `\"completions\": [\"/ask\"]` the POSTs to paths that end so |\n\
              | `final_statuses`, `final_codes` | what is final: `[402]`, `[\"insufficient_quota\", \"credit balance is too low\"]` |\n\
              | `errors` | the shape of errors to completions: `problem`, `openai`, `anthropic` or `google` |\n\
-             | `keys`, `inject` | where keys stand: `[\"header:x-api-key\", \"query:key\"]`. A program's own are taken out there where the gate puts a `secret` in, by `inject` or into the first of them |\n\
+             | `keys`, `inject` | where keys stand: `[\"header:x-api-key\", \"query:key\"]`. A program's own are taken out there where the gate puts a `secret` in, by `inject` or into the first of them; only where the secret's `in` lets it stand |\n\
              | `ask_usage` | which streams are asked for their usage: true, false, or `[\"/chat/completions\"]` |\n\
              | `policy.tokens` | estimates of tokens |\n\n\
              They are written in JSON and TOML alike, and each stands for all of what the profile has.\n\n\
