@@ -229,6 +229,27 @@ pub enum Reason {
     Released,
 }
 
+impl Reason {
+    /// Whether a repetition by whoever sent the call would be in vain as well: the destination says so, or the call was
+    /// repeated for them as often or as long as it may. `failed`: attempts of the call before this one that failed. Not
+    /// where only time lacks for a refusal to end, nor where the call was sent once and it is for its sender to judge.
+    pub fn ends_it(self, class: Class, failed: u32) -> bool {
+        match self {
+            Reason::LastWord | Reason::Hopeless | Reason::UpstreamSaysNo | Reason::OwnRefusal | Reason::BudgetSpent => {
+                true
+            }
+            Reason::AttemptsSpent { retries } => retries > 0,
+            Reason::NoTime { .. } => class != Class::Refused && failed > 0,
+            Reason::Final
+            | Reason::UnderWay
+            | Reason::NotRepeatable
+            | Reason::NotReplayable
+            | Reason::NotListed
+            | Reason::Released => false,
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

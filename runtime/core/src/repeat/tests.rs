@@ -83,6 +83,35 @@ fn decide(case: &Case) -> Decision {
 }
 
 #[test]
+fn a_client_s_own_repetition_is_in_vain_where_the_call_was_repeated_for_it() {
+    let late = Reason::NoTime { could_start_in: Duration::from_secs(2) };
+    for (reason, class, failed, ends) in [
+        (Reason::LastWord, Class::Denied, 0, true),
+        (Reason::Hopeless, Class::Faulty, 0, true),
+        (Reason::UpstreamSaysNo, Class::Refused, 0, true),
+        (Reason::OwnRefusal, Class::Refused, 0, true),
+        (Reason::BudgetSpent, Class::Down, 0, true),
+        (Reason::AttemptsSpent { retries: 3 }, Class::Down, 3, true),
+        // Whoever wants no repetition of the gate repeats by itself.
+        (Reason::AttemptsSpent { retries: 0 }, Class::Down, 0, false),
+        (late, Class::Down, 2, true),
+        (late, Class::Down, 0, false),
+        // A wait helps.
+        (late, Class::Refused, 2, false),
+        // What is under way may be done by then.
+        (Reason::UnderWay, Class::Accepted, 0, false),
+        // Its sender knows better.
+        (Reason::NotRepeatable, Class::Down, 0, false),
+        (Reason::NotReplayable, Class::Refused, 0, false),
+        (Reason::NotListed, Class::Faulty, 0, false),
+        (Reason::Final, Class::Accepted, 2, false),
+        (Reason::Released, Class::Accepted, 0, false),
+    ] {
+        assert_eq!(reason.ends_it(class, failed), ends, "{reason}, {class:?}, {failed} failed");
+    }
+}
+
+#[test]
 fn the_table_of_decisions() {
     let retry = Decision::Retry(Duration::ZERO);
     let back = Decision::Return;

@@ -229,6 +229,7 @@ fn to_code(error: TransportError) -> ErrorCode {
             ErrorCode::HttpResponseHeaderSectionSize(u32::try_from(bytes.get()).ok())
         }
         TransportError::Protocol { .. } => ErrorCode::HttpProtocolError,
+        TransportError::InVain(last) => to_code(*last),
         error @ TransportError::RequestBody { .. } => ErrorCode::InternalError(Some(error.to_string())),
         TransportError::BadRequest { .. } => ErrorCode::HttpRequestUriInvalid,
     }

@@ -190,6 +190,9 @@ pub enum TransportError {
         /// What was seen.
         why: String,
     },
+    /// It failed so at the last of the attempts that it is given: for its sender to try again is in vain.
+    #[error("{0}")]
+    InVain(Box<TransportError>),
     /// The sender's request body failed.
     #[error("the request body ended early: {why}")]
     RequestBody {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tidegate_core::policy;
 
-use crate::ids::{TRACEPARENT, bound_tracestate};
+use crate::{
+    ids::{TRACEPARENT, bound_tracestate},
+    problem::retry_after,
+};
 
 /// Counts gates that a request has passed, so that one that meets itself is stopped: `CDN-Loop: tidegate; hops=2`
 /// (RFC 8586). What other proxies say there stays.
@@ -44,11 +47,13 @@ fn is_ours(entry: &str) -> bool {
 }
 
 /// Headers of one connection only (RFC 9110 section 7.6.1), and of its proxy.
-static HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 11] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
     header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
@@ -128,6 +133,13 @@ pub(crate) fn incoming(headers: &mut HeaderMap) {
     strip_connection(headers);
     // What else serves the upstream's origin (RFC 7838) says nothing about the gate's.
     headers.remove(header::ALT_SVC);
+}
+
+/// Says of a refusal when it may end, where it does not say so itself.
+pub(crate) fn say_when(headers: &mut HeaderMap, wait: Duration) {
+    if !has_any(headers, &[header::RETRY_AFTER, HeaderName::from_static("retry-after-ms")]) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after(wait)));
+    }
 }
 
 /// Removes our own headers: what they say is said to the gate.
@@ -318,9 +330,15 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beside_a_coding_and_alternative_services_end_at_the_gate() {
-        let mut headers =
-            map(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("alt-svc", "h3"), ("a", "b")]);
+    fn a_length_beside_a_coding_alternative_services_and_words_of_proxies_end_at_the_gate() {
+        let mut headers = map(&[
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("alt-svc", "h3"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-authentication-info", "nextnonce=1"),
+            ("a", "b"),
+        ]);
         incoming(&mut headers);
         assert_eq!(headers, map(&[("a", "b")]));
         let mut headers = map(&[("content-length", "5")]);

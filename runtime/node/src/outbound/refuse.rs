@@ -46,9 +46,10 @@ pub(super) fn refused(refusal: &Refusal, destination: &str, deadline: Duration) 
     };
     match (refusal.retry_after().or(paused), refusal) {
         (Some(after), _) => problem = problem.retry_after(after),
-        (None, Refusal::CostTooLarge { .. } | Refusal::NoRegion | Refusal::Flushed { .. }) => {
-            problem = problem.final_answer()
-        }
+        (
+            None,
+            Refusal::CostTooLarge { .. } | Refusal::NoRegion | Refusal::Flushed { .. } | Refusal::Draining { .. },
+        ) => problem = problem.final_answer(),
         (None, _) => {}
     }
     problem
@@ -116,6 +117,7 @@ pub(super) fn not_cached(destination: &str) -> Problem {
     Problem::new(StatusCode::GATEWAY_TIMEOUT, "not-cached", "No stored answer", detail)
         .proxy_error("http_request_denied")
         .member("destination", destination)
+        .final_answer()
 }
 
 /// The answer for a request that meets itself.
@@ -160,6 +162,7 @@ impl From<TransportError> for Problem {
                 "http_response_header_section_size",
             ),
             E::Protocol { .. } => (StatusCode::BAD_GATEWAY, "protocol", "The answer is no HTTP", "http_protocol_error"),
+            E::InVain(last) => return Self::from(TransportError::clone(last)).final_answer(),
             E::RequestBody { .. } => {
                 (StatusCode::BAD_REQUEST, "request-body", "The request body failed", "http_request_error")
             }

@@ -154,7 +154,27 @@ pub fn reference_page() -> String {
          the whole story. `Retry-After` is set where a later try may help, `x-should-retry: false` where a client's own\n\
          can't. Clients may rely on kinds and statuses; titles and details may be reworded.\n\n\
          Only what never becomes a request is answered without a body, and its connection closed: a head that is no HTTP\n\
-         with a 400, one beyond what the listener reads with a 431.\n",
+         with a 400, one beyond what the listener reads with a 431.\n\
+         \n\
+         ## Who repeats\n\
+         \n\
+         The gate repeats what may be repeated, and a library that does so, too, multiplies: four attempts for each of its\n\
+         three are twelve. Answers after which a repetition by the client is in vain say `x-should-retry: false`, which the\n\
+         libraries of OpenAI and Anthropic heed. Of answers of an upstream that is said of\n\
+         \n\
+         - a failure after the last of the attempts that `policy.retries` allows, or when the retry budget of the destination\n\
+         \x20\x20is spent, or when the call failed before and its deadline leaves no time for another attempt;\n\
+         - a refusal that no waiting ends (out of credit), one that a call got again and again while others passed, and what\n\
+         \x20\x20the upstream itself says so of.\n\
+         \n\
+         Problems below say it where the gate tried for as long as it may, and where what is wrong stays wrong: a name that\n\
+         does not exist, a request that is not allowed, a queue that an operator emptied.\n\
+         \n\
+         It is not said where a wait helps: a full queue, a deadline that is too close, a refusal that ends after the deadline\n\
+         (`Retry-After` says when, if anybody knows). Nor where the gate sent the call once and whether it may be sent again\n\
+         is for the client to judge: with `retries = 0`, an outcome that `retry_on` does not list, a request that is not\n\
+         repeatable, a body that was too large to keep. A handler of a function sees it as headers of the answer; what nobody\n\
+         answered is an error code of `wasi:http`, which has no room for it.\n",
     );
     for (heading, kinds) in KINDS {
         page.push_str(&format!("\n## {heading}\n\n| kind | status | when |\n|---|---|---|\n"));

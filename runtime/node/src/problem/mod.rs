@@ -187,12 +187,10 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.shape.media()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(after) = self.retry_after {
-            // Rounded up: an early retry is refused again.
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after(after)));
         }
         if !self.client_retry {
-            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+            say_final(headers);
         }
         let status = match self.proxy_error {
             Some(error) => format!("tidegate; error={error}"),
@@ -213,6 +211,16 @@ impl Problem {
         self.decorate(response.headers_mut());
         response
     }
+}
+
+/// Says of an answer that a repetition by its reader is in vain, to libraries that repeat by themselves.
+pub(crate) fn say_final(headers: &mut HeaderMap) {
+    headers.insert("x-should-retry", HeaderValue::from_static("false"));
+}
+
+/// A wait in seconds, as `Retry-After` says it: rounded up, for an early repetition is refused again.
+pub(crate) fn retry_after(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 impl axum::response::IntoResponse for Problem {

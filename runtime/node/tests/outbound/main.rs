@@ -17,6 +17,7 @@ mod deadlines;
 mod endpoints;
 mod guards;
 mod hopeless;
+mod in_vain;
 mod limits;
 mod liveness;
 mod messages;

@@ -59,6 +59,28 @@ async fn a_stream_that_waits_is_answered_with_comments_until_it_begins() {
 }
 
 #[tokio::test]
+async fn what_only_its_sender_may_repeat_is_answered_with_the_upstreams_own_head() {
+    let (gate, upstream) = gate().await;
+    for (path, policy) in [("/v1/messages", "deadline=60"), ("/v1/chat/completions", "retries=0")] {
+        let ask = || {
+            let mut request = post(&upstream.url(path), r#"{"stream": true}"#);
+            for (name, value) in
+                [("content-type", "application/json"), ("accept-encoding", "gzip"), ("tidegate-policy", policy)]
+            {
+                request.headers_mut().insert(name, value.parse().unwrap());
+            }
+            request
+        };
+        read(gate.send(ask()).await.unwrap()).await;
+        let (answer, told) = gate.told(ask()).await;
+        let answer = answer.unwrap();
+        assert!(told.iter().any(|line| line.contains("queued")), "{path}: {told:?}");
+        assert!(answer.headers().contains_key("x-packed"), "{path}: {told:?}");
+        assert_eq!(read(answer).await, "data: hi\n\n");
+    }
+}
+
+#[tokio::test]
 async fn what_comes_of_it_instead_of_a_stream_is_told_in_it() {
     let (gate, upstream) = gate().await;
     let ask = |refuse: bool, deadline: &str| {

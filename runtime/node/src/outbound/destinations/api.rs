@@ -260,6 +260,7 @@ mod tests {
             ("azure-openai", "POST", "/openai/deployments/d/chat/completions", Repeatable::Always),
             ("anthropic", "POST", "/v1/messages", Repeatable::Always),
             ("anthropic", "POST", "/v1/messages/batches", Repeatable::Keyed),
+            ("anthropic", "POST", "/v1/chat/completions", Repeatable::Always),
             ("openrouter", "POST", "/api/v1/chat/completions", Repeatable::Always),
             ("gemini", "POST", "/v1beta/models/g:streamGenerateContent", Repeatable::Always),
             ("gemini", "POST", "/v1beta/openai/chat/completions", Repeatable::Always),

@@ -102,6 +102,7 @@ impl Behind {
             copies: self.copies,
             keyed: self.keyed,
             uploaded: false,
+            failed: 0,
             costs: self.costs,
             tokens: self.tokens,
             flow: self.flow,

@@ -35,7 +35,7 @@ use crate::{
         secrets::Filled,
         shards::{self, Admission, Asked, Unadmitted},
     },
-    problem::Problem,
+    problem::{Problem, say_final},
     settings::names,
 };
 
@@ -61,6 +61,8 @@ pub(super) struct Call<'a> {
     pub(super) costs: bool,
     /// What it costs in tokens, stated or estimated.
     pub(super) tokens: u32,
+    /// Attempts that failed and were followed by another, or by a wait for one.
+    pub(super) failed: u32,
     /// Whose it is, beside others that wait.
     pub(super) flow: Flow,
     /// The gate asked for the usage of a streamed answer, and its sender did not.
@@ -252,6 +254,10 @@ impl Call<'_> {
     /// Begins the answer, if it is to be a stream.
     fn begin(&mut self) -> bool {
         let Some(early) = self.early.take() else { return false };
+        // What comes of it after that can't be repeated by its sender any more: only where the gate does so itself.
+        if !self.repeatable || self.policy.retries == 0 || !self.kept.is_replayable() {
+            return false;
+        }
         let body = self.kept.as_split().ok().flatten();
         if !wants_stream(&self.head.uri, &self.head.headers, body) {
             return false;
@@ -358,7 +364,7 @@ impl Call<'_> {
             Attempted::Own(error) => return Next::End(End::Failed(error)),
             Attempted::DeadlinePassed => {
                 let mut problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
-                if attempt > 0 && !self.repeatable {
+                if (attempt > 0 && !self.repeatable) || self.failed > 0 {
                     problem = problem.final_answer();
                 }
                 return Next::End(End::Refused(problem.into()));
@@ -386,8 +392,22 @@ impl Call<'_> {
                 if reason != Reason::Final {
                     self.ending.note(|call| Note::Decided { call, what: told(reason) });
                 }
+                let in_vain = reason.ends_it(outcome.class(), self.failed);
                 return Next::End(match came {
-                    Ok(response) => End::Answer(response, admission),
+                    Ok(mut response) => {
+                        match reason {
+                            _ if in_vain => say_final(response.headers_mut()),
+                            Reason::NoTime { could_start_in } if outcome.class() == Class::Refused => {
+                                headers::say_when(response.headers_mut(), could_start_in);
+                            }
+                            _ => {}
+                        }
+                        End::Answer(response, admission)
+                    }
+                    // Of what is hopeless the error itself says so.
+                    Err(error) if in_vain && reason != Reason::Hopeless => {
+                        End::Failed(TransportError::InVain(Box::new(error)))
+                    }
                     Err(error) => End::Failed(error),
                 });
             }
@@ -401,6 +421,7 @@ impl Call<'_> {
         drop(admission);
         // What failed has failed, be it that nothing more comes of it in time; what was refused has not.
         let has_failed = outcome.class() != Class::Refused;
+        self.failed += u32::from(has_failed);
         let failed = match came {
             Ok(response) => {
                 let status = response.status().as_u16();

@@ -432,6 +432,7 @@ impl Inner {
             keyed,
             costs,
             uploaded: false,
+            failed: 0,
             tokens,
             asked_usage: asked_usage.is_some(),
             flow: sender.flow,

@@ -224,7 +224,7 @@ async fn who_waits_behind_an_equal_call_for_a_stream_gets_comments_until_it_come
     let url = held.upstream.url("/");
     let first = many(&gate, &url, 1, &[("accept-encoding", "identity")]);
     until("the first is at the upstream", || held.upstream.requests() == 1).await;
-    let (trail, call) = gate.call(wants_stream(&url, "retries=0"));
+    let (trail, call) = gate.call(wants_stream(&url, "retries=1"));
     let waits = gate.door.send(call).await.unwrap();
     assert_eq!(
         (waits.status().as_u16(), &waits.headers()["content-type"]),
@@ -264,8 +264,8 @@ async fn who_waits_with_a_begun_stream_takes_over_from_a_leader_that_leaves_and_
     let url = held.upstream.url("/");
     let first = many(&gate, &url, 1, &[("accept-encoding", "gzip")]);
     until("the first is at the upstream", || held.upstream.requests() == 1).await;
-    let leaves = gate.send(wants_stream(&url, "retries=0")).await.unwrap();
-    let stays = gate.send(wants_stream(&url, "retries=0")).await.unwrap();
+    let leaves = gate.send(wants_stream(&url, "retries=1")).await.unwrap();
+    let stays = gate.send(wants_stream(&url, "retries=1")).await.unwrap();
     drop(leaves);
     first[0].abort();
     until("the one that stays asks", || held.upstream.requests() == 2).await;

@@ -122,7 +122,7 @@ static ANTHROPIC: Profile = Profile {
     hosts: &["api.anthropic.com"],
     keys: &["header:x-api-key", "header:authorization"],
     split_by: &["header:x-api-key", "header:authorization", "body:/model"],
-    completions: &["/messages", "/complete", "/messages/count_tokens"],
+    completions: &["/messages", "/complete", "/messages/count_tokens", "/chat/completions"],
     final_statuses: &[402],
     final_codes: &[
         "billing_error",
