@@ -6,11 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::{
     cluster::registry::VersionNumber,
     ids::{FunctionName, TraceId},
-    observe::Waits,
+    observe::{TAG_LENGTH, TAGS, Waits},
 };
 
 const FUNCTION: HeaderName = HeaderName::from_static("tidegate-function");
 const VERSION: HeaderName = HeaderName::from_static("tidegate-version");
+const WARNING: HeaderName = HeaderName::from_static("tidegate-warning");
 const REGION: HeaderName = HeaderName::from_static("tidegate-region");
 const TRACE: HeaderName = HeaderName::from_static("tidegate-trace");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -55,9 +56,23 @@ pub(super) fn decorate(
     if let Some(version) = version {
         headers.insert(VERSION, value(version));
     }
+    if waits.unkept > 0 {
+        // Rare, and not worth a part of the text.
+        headers.insert(WARNING, unkept(waits.unkept));
+    }
     headers.insert(REGION, value(region));
     headers.insert(TRACE, value(trace));
     headers.append(SERVER_TIMING, value(timing));
+}
+
+/// What to say of tags that are not kept.
+#[cold]
+fn unkept(count: u32) -> HeaderValue {
+    let text = format!(
+        "tidegate-tag: {count} not kept; a request has {TAGS} at most, of {TAG_LENGTH} bytes in UTF-8 (percent-encoded or as \
+         it is) without commas and control characters"
+    );
+    HeaderValue::try_from(text).unwrap_or(const { HeaderValue::from_static("tidegate-tag") })
 }
 
 fn timing(text: &mut Vec<u8>, waits: Waits) {
@@ -109,5 +124,16 @@ mod tests {
         let timings: Vec<_> = headers.get_all(SERVER_TIMING).iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(timings[0], "db;dur=5", "the guest's own stays");
         assert!(timings[1].starts_with("instance;dur=1.500, gate;dur=20.000, total;dur="), "{timings:?}");
+        assert!(!headers.contains_key(WARNING));
+    }
+
+    #[test]
+    fn whose_tags_are_not_kept_is_told_so() {
+        let trail = Trail::begin(TraceId(0xab));
+        trail.tag([Some("kept".into()), None, None].into_iter());
+        let mut headers = HeaderMap::new();
+        decorate(&mut headers, None, &HeaderValue::from_static("iad"), trail.id(), trail.answered());
+        let warning = headers[WARNING].to_str().unwrap();
+        assert!(warning.starts_with("tidegate-tag: 2 not kept; a request has 8 at most, of 128 bytes"), "{warning}");
     }
 }

@@ -31,11 +31,11 @@ pub use metrics::{Metrics, OTHER};
 pub(crate) use note::cut;
 pub use note::{Came, CopyKind, Note, Stop};
 pub use otlp::{Endpoint, EndpointError, Exporter};
-pub(crate) use trail::tags_of;
 pub use trail::{
     AttemptCame, CallSpan, Cursor, Ending, Marks, NotableBounds, Order, StatusFilter, Step, StepKind, Subject, TAG,
     Timeline, Trail, TrailQuery, TrailRecord, TrailStore, TrailSummary, Waits, verdict,
 };
+pub(crate) use trail::{TAG_LENGTH, TAGS, tags_of};
 
 use crate::{ids::TraceId, settings::ObserveSettings};
 

@@ -14,6 +14,7 @@ mod timeline;
 mod verdict;
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -27,7 +28,7 @@ pub use search::{Cursor, Order, StatusFilter, TrailQuery};
 pub(super) use store::read as read_exported;
 pub use store::{TrailRecord, TrailStore, TrailSummary};
 pub use tags::TAG;
-pub(crate) use tags::of_headers as tags_of;
+pub(crate) use tags::{LONGEST as TAG_LENGTH, MOST as TAGS, of_headers as tags_of};
 pub use timeline::{AttemptCame, CallSpan, Step, StepKind, Timeline};
 pub use verdict::verdict;
 
@@ -99,6 +100,8 @@ struct Open {
     dropped: u32,
     calls: u32,
     tags: Vec<Box<str>>,
+    /// Stated tags that are none of them.
+    unkept: u32,
     marks: Marks,
     head: Option<Duration>,
     ended: bool,
@@ -149,6 +152,7 @@ impl Trail {
                 dropped: 0,
                 calls: 0,
                 tags: Vec::new(),
+                unkept: 0,
                 marks: Marks::default(),
                 head: None,
                 ended: false,
@@ -175,15 +179,18 @@ impl Trail {
         }
     }
 
-    /// Keeps tags by which the trail is found again, each once and as many as one may have.
-    pub fn tag<'a>(&self, tags: impl Iterator<Item = &'a str>) {
+    /// Keeps tags by which the trail is found again, each once and as many as one may have, and counts those that are not
+    /// kept: they, and what stands for one that can't be.
+    pub fn tag<'a>(&self, tags: impl Iterator<Item = Option<Cow<'a, str>>>) {
         let mut open = self.0.open.lock();
         for tag in tags {
-            if open.ended || open.tags.len() >= tags::MOST {
+            if open.ended {
                 break;
             }
-            if !open.tags.iter().any(|known| **known == *tag) {
-                open.tags.push(tag.into());
+            match tag {
+                Some(tag) if open.tags.iter().any(|known| **known == *tag) => {}
+                Some(tag) if open.tags.len() < tags::MOST => open.tags.push(tag.into()),
+                _ => open.unkept = open.unkept.saturating_add(1),
             }
         }
     }
@@ -197,8 +204,8 @@ impl Trail {
     /// The head of the answer leaves. Says where the time went until now.
     pub fn answered(&self) -> Waits {
         let total = self.0.began.elapsed();
-        let mut waits = Waits { total, ..Waits::default() };
         let mut open = self.0.open.lock();
+        let mut waits = Waits { total, unkept: open.unkept, ..Waits::default() };
         open.head = Some(total);
         // From the last wait to the first: they are in the order in which they ended, so all of one that is not counted
         // yet is before all that is.
@@ -227,7 +234,7 @@ impl Trail {
     }
 }
 
-/// What an invocation or call took, and waited for.
+/// What an invocation or call took, and waited for, and what its sender should know.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Waits {
     /// For a place in the pool; nothing where no instance was needed.
@@ -236,4 +243,6 @@ pub struct Waits {
     pub gate: Duration,
     /// All of it, with the work between.
     pub total: Duration,
+    /// Tags that were not kept.
+    pub unkept: u32,
 }

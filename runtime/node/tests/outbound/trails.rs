@@ -87,14 +87,17 @@ async fn a_call_is_found_by_its_tag_and_its_destination() {
     let upstream = answering(&[]).await;
     let gate = Gate::new(&[]);
     gate.configure(&[("mock", json!({"match": upstream.url("")}))]);
-    let request =
-        Request::get(upstream.url("/")).header("tidegate-tag", "thread-42, eval").body(body::empty()).unwrap();
+    let request = Request::get(upstream.url("/"))
+        .header("tidegate-tag", "thread-42, eval, l%C3%A9a")
+        .body(body::empty())
+        .unwrap();
     let (trail, call) = gate.call(request);
     assert_eq!(gate.door.send(call).await.unwrap().status(), 200);
     let subject = Subject { tenant: "default", invocation: None };
     gate.observe.trails.finish(&trail, subject, Ending::Status(200));
     for (query, count) in [
         (TrailQuery { tag: Some("eval".into()), ..TrailQuery::default() }, 1),
+        (TrailQuery { tag: Some("l\u{e9}a".into()), ..TrailQuery::default() }, 1),
         (TrailQuery { tag: Some("thread".into()), ..TrailQuery::default() }, 0),
         (TrailQuery { destination: Some("mock".into()), ..TrailQuery::default() }, 1),
         (TrailQuery { destination: Some(upstream.url("")), ..TrailQuery::default() }, 1),

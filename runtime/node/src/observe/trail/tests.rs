@@ -250,7 +250,7 @@ proptest::proptest! {
                 let what = std::iter::repeat_n("x", *length).collect();
                 trail.note(Note::Decided { call: 1, what });
             }
-            trail.tag(["a", "thread-42"].into_iter());
+            trail.tag(["a", "thread-42"].map(|tag| Some(tag.into())).into_iter());
             store.finish(&trail, CALL, Ending::Status(if number % 3 == 0 { 500 } else { 200 }));
         }
         let held = (heap::held() - before) as u64;
@@ -281,7 +281,7 @@ fn trails_are_found_by_what_is_known_of_them() {
     let cut = ended(&store, CALL, second, vec![Note::Broke("off".into())], Ending::Cut(200));
     let cancelled = ended(&store, CALL, second, vec![], Ending::Cancelled);
     let tagged = Trail::begin(TraceId::random());
-    tagged.tag(["thread-42", "a", "thread-42"].into_iter());
+    tagged.tag(["thread-42", "a", "thread-42"].map(|tag| Some(tag.into())).into_iter());
     store.finish(&tagged, CALL, Ending::Status(200));
 
     let all = || TrailQuery { limit: 100, ..TrailQuery::default() };
@@ -346,7 +346,8 @@ fn failures_and_the_slowest_outlive_a_flood_of_ordinary_ones() {
 fn a_trail_keeps_so_many_tags_and_no_more() {
     let (store, trail) = (store_of(1 << 20), Trail::begin(TraceId::random()));
     let many: Vec<_> = (0..20).map(|number| number.to_string()).collect();
-    trail.tag(many.iter().map(String::as_str));
+    trail.tag(many.iter().map(|tag| Some(tag.into())).chain([None, Some("0".into())]));
+    assert_eq!(trail.answered().unkept, 13, "of those that are new");
     store.finish(&trail, CALL, Ending::Status(200));
     assert_eq!(store.get("t", trail.id()).unwrap().summary.tags.len(), tags::MOST);
 }
