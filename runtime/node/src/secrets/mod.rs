@@ -8,6 +8,7 @@ mod handle;
 mod keyring;
 mod value;
 
+#[cfg(test)]
 pub(crate) use handle::position;
 pub use handle::{HandleSeed, Handles};
 pub use keyring::{KeyError, Keyring, Sealed, Unopened};
