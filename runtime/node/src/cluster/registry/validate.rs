@@ -310,7 +310,7 @@ mod tests {
             (json!({"auth": "everyone"}), "auth", "unknown variant"),
             (json!({"async": true}), "async", "does not offer respond-async"),
             (json!({"env": {"1A": ""}}), "env.1A", "letters, digits and _"),
-            (json!({"env": {"A": 1}}), "env", "expected a string"),
+            (json!({"env": {"A": 1}}), "env.A", "expected a string"),
             (json!({"secrets": ["A KEY"]}), "secrets[0]", "letters, digits and _"),
             (json!({"secrets": ["KEY", "KEY"]}), "secrets[1]", "named twice"),
             (json!({"secrets": ["KEY"], "env": {"KEY": ""}}), "secrets[0]", "is set in `env`, too"),
