@@ -87,6 +87,7 @@ impl World {
             priority: i8::try_from(choices.below(5)).unwrap() - 2,
             ways,
             part_of: Some(u64::from(key < 3)),
+            fallback: false,
             returning: None,
         };
         self.callers.push(Caller { key, new, answered: false });

@@ -379,9 +379,30 @@ impl Actor {
         fresh.or(Some(first))
     }
 
+    /// Whether calls wait for the end of a pause, be it an operator's.
+    fn is_paused(&self, ways: Ways, fresh: bool, now: Time) -> bool {
+        self.config.brake.paused(now).is_some() || self.endpoints.paused_until(ways, fresh, now).is_some()
+    }
+
+    /// Refuses those that have another answer, where they would wait for the end of a pause.
+    fn spare(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let Some(busy) = self.busy.as_ref().filter(|busy| busy.queue.has_fallbacks()) else { return };
+        let spare = |call| {
+            let entry = cx.calls.get(call).filter(|entry| entry.fallback)?;
+            let (could, why) = self.earliest(Units::default(), entry.cost, entry.ways, true, now);
+            self.is_paused(entry.ways, true, now).then(|| (call, spared(could, why, now)))
+        };
+        let all: Vec<_> = busy.queue.all().filter_map(spare).collect();
+        for (call, refusal) in all {
+            self.turn_away(call, refusal, cx);
+        }
+    }
+
     /// A pause, an operator's too, or a limit grew: refuses at once what can't start before its deadline any more.
     fn recheck(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
+        self.spare(cx);
         let resumes = self.endpoints.paused_until(Ways::ANY, true, now);
         let resumes = resumes.map_or(Time::ZERO, |_| self.endpoints.resumes(Ways::ANY, true, now));
         let braked = self.config.brake.paused(now).and_then(Time::finite);
@@ -452,4 +473,9 @@ impl Actor {
         self.recheck(cx);
         self.pump(cx);
     }
+}
+
+/// The refusal of a call that has another answer, and so no time to wait.
+fn spared(could: Time, why: Waiting, now: Time) -> Refusal {
+    Refusal::DeadlineUnreachable { could_start_in: could.since(now), left: Duration::ZERO, why }
 }

@@ -188,6 +188,9 @@ pub struct NewCall {
     pub ways: Ways,
     /// The destination, where the partition is not all of it: its partitions share one retry budget.
     pub part_of: Option<u64>,
+    /// There is another answer to it, a stale one. It waits for its turn, but for no pause to end, and not where it comes back
+    /// to leave at once.
+    pub fallback: bool,
     /// The ticket of its last verdict, when it comes back.
     pub returning: Option<Ticket>,
 }
@@ -196,7 +199,7 @@ impl NewCall {
     /// A first call of one request without a body.
     pub fn by(deadline: Time) -> NewCall {
         let (cost, flow, ways) = (Cost::ONE, Flow::default(), Ways::ANY);
-        NewCall { deadline, bytes: 0, cost, flow, priority: 0, ways, part_of: None, returning: None }
+        NewCall { deadline, bytes: 0, cost, flow, priority: 0, ways, part_of: None, fallback: false, returning: None }
     }
 }
 
@@ -224,6 +227,8 @@ pub(crate) struct Entry {
     pub(crate) flow: Flow,
     /// How long it takes the destination up, in nanoseconds.
     pub(crate) share: u64,
+    /// See [`NewCall::fallback`].
+    pub(crate) fallback: bool,
     pub(crate) charge: Charge,
     pub(crate) slot: Slot,
     pub(crate) ways: Ways,

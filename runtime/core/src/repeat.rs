@@ -135,6 +135,12 @@ impl Outcome {
         }
     }
 
+    /// Whether a stale answer may stand in for it: for the errors of RFC 5861 section 4, for whatever else says that the
+    /// destination does not serve, and for a refusal.
+    pub fn gives_way(&self) -> bool {
+        matches!(self.class(), Class::Refused | Class::Down) || self.is_status(500)
+    }
+
     /// The class of this outcome.
     pub fn class(&self) -> Class {
         match self {
@@ -180,6 +186,8 @@ pub struct Facts {
     /// Another endpoint of the destination takes calls, and may take this one; where this one says that no waiting helps:
     /// another may serve it in time.
     pub elsewhere: bool,
+    /// There is another answer, if a stale one.
+    pub fallback: bool,
     /// This call is refused again and again while others pass: the refusal is its own.
     pub owns_refusal: bool,
     /// An attempt of this call before this one, or beside it, may have been processed.
@@ -225,6 +233,8 @@ pub enum Reason {
         /// When it could start, from now.
         could_start_in: Duration,
     },
+    /// There is another answer, if a stale one ([`crate::NewCall::fallback`]).
+    Fallback,
     /// The permit was released before: nothing is known of it.
     Released,
 }
@@ -241,6 +251,7 @@ impl Reason {
             Reason::AttemptsSpent { retries } => retries > 0,
             Reason::NoTime { .. } => class != Class::Refused && failed > 0,
             Reason::Final
+            | Reason::Fallback
             | Reason::UnderWay
             | Reason::NotRepeatable
             | Reason::NotReplayable
@@ -269,6 +280,7 @@ impl fmt::Display for Reason {
             Reason::NoTime { could_start_in } => {
                 write!(f, "the next attempt could start in {}, after the deadline", Rounded(*could_start_in))
             }
+            Reason::Fallback => f.write_str("there is a stale answer"),
             Reason::Released => f.write_str("given up before"),
         }
     }
@@ -347,6 +359,10 @@ pub fn after(
         _ if *outcome == Outcome::Failed(Failure::Hopeless) => return Decision::Return(Reason::Hopeless),
         // No such status is listed unless a policy lists it.
         Class::Accepted if should_retry != Some(true) && !listed => return Decision::Return(Reason::Final),
+        // Who has another answer waits for nothing; elsewhere there may be a fresh one at once.
+        _ if facts.fallback && outcome.gives_way() && !(facts.elsewhere && facts.resumes <= now) => {
+            return Decision::Return(Reason::Fallback);
+        }
         _ if should_retry == Some(false) => return Decision::Return(Reason::UpstreamSaysNo),
         _ if facts.departed && !attempt.replayable => return Decision::Return(Reason::NotReplayable),
         Class::Refused if facts.owns_refusal => return Decision::Return(Reason::OwnRefusal),

@@ -115,7 +115,8 @@ impl Model {
         let (cost, bytes) = self.costs[id];
         let (flow, priority, ways) = self.flows[id];
         let part_of = (self.keys[id] > 0).then_some(1);
-        let new = NewCall { deadline: self.deadlines[id], bytes, cost, flow, priority, ways, part_of, returning };
+        let deadline = self.deadlines[id];
+        let new = NewCall { deadline, bytes, cost, flow, priority, ways, part_of, fallback: false, returning };
         match self.shard.submit(self.now, self.keys[id], &self.config, new, &mut self.fx) {
             Submitted::Admitted(permit) => self.admitted(id, permit),
             Submitted::Queued { call, why, .. } => {

@@ -1,6 +1,6 @@
 //! A call asks: it leaves at once, waits, or is refused because it could never leave in time.
 
-use super::{Actor, Busy, Context};
+use super::{Actor, Busy, Context, spared};
 use crate::{
     calls::{Entry, NewCall, Phase, Place, Ticket},
     endpoint::{Held, Mask, Wants, Ways},
@@ -80,6 +80,12 @@ impl Actor {
             let (could_start_in, left, why) = (at.since(now), new.deadline.since(now), busy.why);
             return Submitted::Refused(Refusal::DeadlineUnreachable { could_start_in, left, why });
         }
+        if new.fallback
+            && let Some(behind) = self.spares(&new, &ticket, held.1, now)
+        {
+            let why = if why == Waiting::Turn { behind } else { why };
+            return Submitted::Refused(spared(could.max(held.0.finite().unwrap_or(could)), why, now));
+        }
         if let Err(refusal) = self.make_room(&new, &ticket, could, cx) {
             return Submitted::Refused(refusal);
         }
@@ -107,6 +113,18 @@ impl Actor {
         Submitted::Queued { call, expected, why: if why == Waiting::Turn { behind } else { why } }
     }
 
+    /// What a call that has another answer would have to wait for, if it is more than its turn. One that comes back with a
+    /// delay of its own failed in a way that the other answer is none to. `held`: what holds it.
+    fn spares(&self, new: &NewCall, ticket: &Ticket, held: Waiting, now: Time) -> Option<Waiting> {
+        let behind = match (&self.busy, held) {
+            (Some(busy), Waiting::Turn) => busy.why,
+            _ => held,
+        };
+        let troubled = self.is_paused(new.ways, ticket.is_fresh(), now) || matches!(behind, Waiting::Probe(_));
+        let returns = ticket.again && ticket.not_before == Time::ZERO;
+        (troubled || returns).then_some(behind)
+    }
+
     /// Why a call could never leave, whatever happens.
     pub(super) fn never(&self, cost: Cost, ways: Ways) -> Option<Refusal> {
         if !self.endpoints.any(ways) {
@@ -127,6 +145,7 @@ impl Actor {
             cost: new.cost,
             flow: new.flow,
             share: self.config.limits.share(new.cost),
+            fallback: new.fallback,
             charge: Charge::default(),
             slot: Slot::default(),
             ways: new.ways,

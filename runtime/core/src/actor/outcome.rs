@@ -134,8 +134,8 @@ impl Actor {
         cx: &mut Context<'_>,
     ) -> Verdict {
         let (call, now) = (permit.call, cx.now);
-        let ways = cx.calls.get(call).map(|entry| entry.ways);
-        let (Some(flown), Some(ways)) = (self.landed(permit, Some(outcome), cx), ways) else {
+        let asked = cx.calls.get(call).map(|entry| (entry.ways, entry.fallback));
+        let (Some(flown), Some((ways, fallback))) = (self.landed(permit, Some(outcome), cx), asked) else {
             return Verdict::Return(Reason::Released);
         };
         let Flown { departed, left, since, beside, deadline, mut ticket, endpoint } = flown;
@@ -164,6 +164,7 @@ impl Actor {
             // What is the call's own costs it an attempt: waiting for the destination would not help.
             down: down && !own && !elsewhere,
             elsewhere,
+            fallback,
             owns_refusal: ticket.refusals >= OWNED_AFTER,
             in_doubt: ticket.in_doubt,
             under_way: ticket.under_way,
@@ -178,6 +179,8 @@ impl Actor {
                 let under_way = ticket.under_way.saturating_add(1);
                 Verdict::PutBack(Ticket { not_before: now + delay, under_way, ..ticket })
             }
+            // The queue decides by itself.
+            Decision::Retry(Duration::ZERO) => Verdict::Retry(Ticket { not_before: Time::ZERO, ..ticket }),
             Decision::Retry(delay) => Verdict::Retry(Ticket { not_before: now + delay, ..ticket }),
         };
         if self.resumes_at(endpoint, now) > resumed {

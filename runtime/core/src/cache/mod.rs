@@ -125,11 +125,20 @@ pub fn judge(answer: &Answer, age: Duration, demand: &Demand) -> Use {
 
 /// Whether a stored answer of this age may be given because asking for it failed.
 pub fn may_stand_in(answer: &Answer, age: Duration, demand: &Demand) -> bool {
+    stands_in_for(answer, age, demand).is_some()
+}
+
+/// For how long from now a stored answer of this age may be given because asking for it failed; nothing: not at all.
+pub fn stands_in_for(answer: &Answer, age: Duration, demand: &Demand) -> Option<Duration> {
     let over = age.saturating_sub(answer.lifetime);
     // A request may be more lenient than the upstream, which has said for how long (RFC 5861 section 4).
     let most = demand.stale_if_error.unwrap_or_default().max(answer.stale.if_error);
     // Who wants the upstream asked hears that it can't be; a failure is no reason to give what was not wanted.
-    !answer.stale.never && !demand.no_cache && over < most && demand.max_age.is_none_or(|most| age <= most)
+    if answer.stale.never || demand.no_cache || over >= most {
+        return None;
+    }
+    let left = answer.lifetime.saturating_add(most).saturating_sub(age);
+    demand.max_age.map_or(Some(left), |oldest| oldest.checked_sub(age).map(|time| time.min(left)))
 }
 
 /// How old an answer is when it comes (RFC 9111 section 4.2.3): by its `Age` and the time the request took, or by its
@@ -203,6 +212,18 @@ mod tests {
             (plain, 70, "stale-if-error=60", true),
         ] {
             assert_eq!(may_stand_in(&answer, secs(age), &demand(said)), may, "{answer:?} {age} {said}");
+        }
+        for (answer, age, said, left) in [
+            (lenient, 61, "", Some(599)),
+            (lenient, 659, "", Some(1)),
+            (lenient, 660, "", None),
+            (lenient, 10, "", Some(650)),
+            (lenient, 660, "stale-if-error=700", Some(100)),
+            (lenient, 100, "max-age=130", Some(30)),
+            (lenient, 130, "max-age=130", Some(0)),
+            (lenient, 131, "max-age=130", None),
+        ] {
+            assert_eq!(stands_in_for(&answer, secs(age), &demand(said)), left.map(secs), "{answer:?} {age} {said}");
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct Queue {
     cost: Units,
     front: Units,
     bytes: u64,
+    /// How many have another answer.
+    fallbacks: usize,
     drain: Drain,
 }
 
@@ -74,6 +76,7 @@ impl Queue {
             cost: Units::default(),
             front: Units::default(),
             bytes: 0,
+            fallbacks: 0,
             drain: Drain::new(now),
         }
     }
@@ -95,6 +98,11 @@ impl Queue {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.deadlines.is_empty()
+    }
+
+    /// Whether any has another answer.
+    pub(crate) fn has_fallbacks(&self) -> bool {
+        self.fallbacks > 0
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -193,6 +201,7 @@ impl Queue {
         self.deadlines.insert((entry.deadline, call));
         self.since.insert((entry.ticket.since, call));
         self.bytes = self.bytes.saturating_add(entry.bytes);
+        self.fallbacks += usize::from(entry.fallback);
         if entry.ticket.not_before > now {
             self.delayed.insert((entry.ticket.not_before, call));
         } else {
@@ -204,6 +213,7 @@ impl Queue {
         self.deadlines.remove(&(entry.deadline, call));
         self.since.remove(&(entry.ticket.since, call));
         self.bytes = self.bytes.saturating_sub(entry.bytes);
+        self.fallbacks = self.fallbacks.saturating_sub(usize::from(entry.fallback));
     }
 
     /// A call goes away without having left.

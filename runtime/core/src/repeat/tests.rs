@@ -29,6 +29,8 @@ struct Case {
     down: bool,
     owns: bool,
     elsewhere: bool,
+    fallback: bool,
+    resumes_ms: u64,
     deadline_ms: u64,
     budget: bool,
     retry_on: RetryOn,
@@ -48,6 +50,8 @@ fn case(outcome: Outcome) -> Case {
         down: false,
         owns: false,
         elsewhere: false,
+        fallback: false,
+        resumes_ms: 2_000,
         deadline_ms: 60_000,
         budget: true,
         retry_on: RetryOn::default(),
@@ -68,10 +72,11 @@ fn decide(case: &Case) -> Decision {
         departed: case.departed,
         down: case.down,
         elsewhere: case.elsewhere,
+        fallback: case.fallback,
         owns_refusal: case.owns,
         in_doubt: case.in_doubt,
         under_way: case.under_way,
-        resumes: NOW + Duration::from_secs(2),
+        resumes: NOW + Duration::from_millis(case.resumes_ms),
         deadline: NOW + Duration::from_millis(case.deadline_ms),
     };
     let mut random = fastrand::Rng::with_seed(7);
@@ -217,6 +222,38 @@ fn the_table_of_decisions() {
             back(Reason::NotReplayable),
         ),
         ("timed out", case(failed(Failure::TimedOut)), retry),
+        ("429, stale answer", Case { fallback: true, ..case(answer(429)) }, back(Reason::Fallback)),
+        (
+            "403 that is a refusal, stale answer",
+            Case { fallback: true, ..case(with(403, wait)) },
+            back(Reason::Fallback),
+        ),
+        ("503, stale answer", Case { fallback: true, ..case(answer(503)) }, back(Reason::Fallback)),
+        (
+            "504 while down, stale answer",
+            Case { fallback: true, down: true, ..case(answer(504)) },
+            back(Reason::Fallback),
+        ),
+        ("520, stale answer", Case { fallback: true, ..case(answer(520)) }, back(Reason::Fallback)),
+        ("500, stale answer", Case { fallback: true, ..case(answer(500)) }, back(Reason::Fallback)),
+        ("timed out, stale answer", Case { fallback: true, ..case(failed(Failure::TimedOut)) }, back(Reason::Fallback)),
+        ("408, stale answer", Case { fallback: true, ..case(answer(408)) }, retry),
+        ("200, stale answer", Case { fallback: true, ..case(answer(200)) }, back(Reason::Final)),
+        (
+            "503, stale answer, another endpoint is free",
+            Case { fallback: true, elsewhere: true, resumes_ms: 0, ..case(answer(503)) },
+            retry,
+        ),
+        (
+            "429, stale answer, another endpoint is free",
+            Case { fallback: true, elsewhere: true, resumes_ms: 0, ..case(answer(429)) },
+            Decision::PutBack,
+        ),
+        (
+            "503, stale answer, another endpoint is paused",
+            Case { fallback: true, elsewhere: true, ..case(answer(503)) },
+            back(Reason::Fallback),
+        ),
     ];
     for (name, case, expected) in table {
         assert_eq!(decide(&case), expected, "{name}");

@@ -9,6 +9,7 @@ mod herd;
 mod pauses;
 mod queue;
 mod retries;
+mod spared;
 mod state;
 mod stated;
 mod usage;

@@ -65,7 +65,7 @@ fn values(settings: &Settings) -> Vec<(&'static str, String)> {
             call_deadline, connect_timeout, first_byte_timeout, patient_first_byte_timeout, body_idle_timeout,
             max_answer_headers, max_answer_head, attempts, replay_body, replay_memory,
             queue_calls, queue_bytes, retry_share, retry_rate, hedge_share, max_pause, believed_pause, stream_comment, refusal_body, refusal_wait, usage_buffer, max_actors, connection_idle, max_idle_connections,
-            cache_memory, cache_object, cache_disk,
+            cache_memory, cache_object, cache_disk, cache_patience,
         }
         observe { trail_bytes, trail_notable_bytes, trail_slowest, trail_failures, call_log_rate, otlp_queue_bytes, log_bytes, feed_lines, feed_bytes }
     }

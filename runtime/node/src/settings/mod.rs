@@ -385,6 +385,9 @@ pub struct OutboundSettings {
     /// Size of the files in DATA/cache, from which stored answers are there again after a restart; 16MiB at least. 0: memory only
     #[arg(long, env = "TIDEGATE_CACHE_DISK", value_name = "SIZE", default_value = "0B")]
     pub cache_disk: Size,
+    /// Time that a call waits for its turn and its upstream's answer where a stale one may stand in for it; 0s: until its deadline
+    #[arg(long, env = "TIDEGATE_CACHE_PATIENCE", value_name = "DURATION", default_value = "10s")]
+    pub cache_patience: Span,
 }
 
 impl IngressSettings {

@@ -84,6 +84,7 @@ names! {
     CACHE_MEMORY = "cache_memory";
     CACHE_OBJECT = "cache_object";
     CACHE_DISK = "cache_disk";
+    CACHE_PATIENCE = "cache_patience";
     CALL_LOG_RATE = "call_log_rate";
     TRAIL_BYTES = "trail_bytes";
     OTLP_ENDPOINT = "otlp_endpoint";

@@ -66,7 +66,8 @@ pub(crate) fn tee<K: Kept>(mut body: Body, memory: &Arc<Memory>, object: u64, ke
         return (body, unkept);
     }
     let shared = Arc::new(Shared { state: Mutex::new(State::new(taken)), gone: Notify::new() });
-    let mut filler = Filler { length: 0, count: 0, object, shared: Arc::clone(&shared), kept: Some(kept) };
+    let stated = hint.exact();
+    let mut filler = Filler { length: 0, stated, count: 0, object, shared: Arc::clone(&shared), kept: Some(kept) };
     let mut cx = Context::from_waker(Waker::noop());
     let mut unkept = None;
     loop {
@@ -105,6 +106,9 @@ struct State {
     chunks: VecDeque<Bytes>,
     /// Whether chunks are kept that the client has read: the first `next` of them, of `read` bytes.
     fills: bool,
+    /// The last of them is the end of a body of stated length: who has it asks for the next thing, so it goes when that is
+    /// there.
+    held: bool,
     next: usize,
     read: usize,
     /// What the chunks take of the memory.
@@ -117,16 +121,23 @@ struct State {
 impl State {
     fn new(taken: Taken) -> Self {
         let (chunks, end, waker) = Default::default();
-        Self { chunks, fills: true, next: 0, read: 0, taken, end, waker, gone: false }
+        Self { chunks, fills: true, held: false, next: 0, read: 0, taken, end, waker, gone: false }
     }
 
     /// The next chunk for the client.
     fn next(&mut self) -> Option<Bytes> {
         if self.fills {
             let chunk = self.chunks.get(self.next)?.clone();
+            if self.held && self.next + 1 == self.chunks.len() {
+                return None;
+            }
             self.next += 1;
             self.read += chunk.len();
             return Some(chunk);
+        }
+        if self.held {
+            // It is whole, and about to be stored.
+            return None;
         }
         let chunk = self.chunks.pop_front()?;
         self.taken.give_back(chunk.len() as u64 + CHUNK);
@@ -135,7 +146,7 @@ impl State {
 
     /// Nothing is kept any more but what the client has not read.
     fn let_go(&mut self) {
-        self.fills = false;
+        (self.fills, self.held) = (false, false);
         self.chunks.drain(..self.next);
         self.next = 0;
         let left: u64 = self.chunks.iter().map(|chunk| chunk.len() as u64 + CHUNK).sum();
@@ -173,6 +184,7 @@ enum Step {
 /// Reads a body for its client and for the cache.
 struct Filler<K: Kept> {
     length: u64,
+    stated: Option<u64>,
     count: u64,
     object: u64,
     shared: Arc<Shared>,
@@ -234,6 +246,7 @@ impl<K: Kept> Filler<K> {
         let (step, waker) = {
             let mut state = self.shared.state.lock();
             state.chunks.push_back(data);
+            state.held = self.stated == Some(self.length);
             let step = match () {
                 () if self.length > self.object || beside > CRUMBS => Step::HandOver(Unkept::TooLarge),
                 () if !state.taken.grow(self.length + beside) => Step::HandOver(Unkept::NoMemory),

@@ -79,7 +79,8 @@ impl Behind {
 
     async fn run(self, headers: HeaderMap, lead: Lead) {
         let (Some(cache), Some(caching)) = (&self.door.cache, &self.target.destination.caching) else { return };
-        let around = Around { door: &self.door, target: &self.target, sender: &self.sender, cache, caching };
+        let around =
+            Around { door: &self.door, target: &self.target, sender: &self.sender, cache, caching, behind: true };
         let trace = TraceContext { trace: self.trail.id(), ..TraceContext::begin() };
         let number = self.trail.next_call();
         let said = Said { method: &self.head.method, uri: &self.head.uri }.to_string();
@@ -111,6 +112,7 @@ impl Behind {
             trace,
             deadline: shards::now() + self.policy.deadline,
             deadline_stated: true,
+            fallback: None,
             policy: Arc::clone(&self.policy),
             head: self.head.clone(),
             timeouts: CallTimeouts::default(),

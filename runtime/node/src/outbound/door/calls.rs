@@ -70,6 +70,8 @@ pub(super) struct Call<'a> {
     pub(super) deadline: Time,
     /// Whether somebody said so, and not only the node's settings or a profile.
     pub(super) deadline_stated: bool,
+    /// A stale answer stands in for it where it fails or would wait: how long it may take, which its deadline says by now.
+    pub(super) fallback: Option<Duration>,
     pub(super) sender: &'a Sender,
     pub(super) head: Head,
     pub(super) timeouts: CallTimeouts,
@@ -116,6 +118,8 @@ pub(super) struct Head {
 /// How a call ends.
 pub(super) enum End {
     Answer(Box<Response<Streaming>>, Admission),
+    /// A refusal or a failure, which a stale answer is there for.
+    GivesWay(Box<Response<Streaming>>, Admission),
     Refused(Box<Problem>),
     Failed(TransportError),
 }
@@ -167,7 +171,9 @@ impl Call<'_> {
     /// Tells the sender how it ended.
     pub(super) async fn told(&mut self, end: End) -> Result<Response<Body>, TransportError> {
         match end {
-            End::Answer(response, admission) => Ok(self.pass(*response, admission).await),
+            End::Answer(response, admission) | End::GivesWay(response, admission) => {
+                Ok(self.pass(*response, admission).await)
+            }
             End::Refused(problem) => Ok(self.ending.refuse(*problem)),
             End::Failed(error) => Err(self.ending.fail(error)),
         }
@@ -295,6 +301,7 @@ impl Call<'_> {
                 // Endpoints are known by their places, and those may have changed.
                 ways: self.ways(destination)?,
                 part_of: destination.of_part(self.key),
+                fallback: self.fallback.is_some(),
                 returning: ticket,
             };
             let (wait, why) = match self.door.shards.ask(self.key, &destination.limits, new) {
@@ -363,7 +370,8 @@ impl Call<'_> {
             }
             Attempted::Own(error) => return Next::End(End::Failed(error)),
             Attempted::DeadlinePassed => {
-                let mut problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, attempt);
+                let deadline = self.fallback.unwrap_or(self.policy.deadline);
+                let mut problem = refuse::deadline_passed(self.target.label(), deadline, attempt);
                 if (attempt > 0 && !self.repeatable) || self.failed > 0 {
                     problem = problem.final_answer();
                 }
@@ -389,11 +397,12 @@ impl Call<'_> {
         }
         let (ticket, costs, what) = match verdict {
             Verdict::Return(reason) => {
-                if reason != Reason::Final {
+                if !matches!(reason, Reason::Final | Reason::Fallback) {
                     self.ending.note(|call| Note::Decided { call, what: told(reason) });
                 }
                 let in_vain = reason.ends_it(outcome.class(), self.failed);
                 return Next::End(match came {
+                    Ok(response) if reason == Reason::Fallback => End::GivesWay(response, admission),
                     Ok(mut response) => {
                         match reason {
                             _ if in_vain => say_final(response.headers_mut()),

@@ -438,6 +438,7 @@ impl Inner {
             flow: sender.flow,
             deadline,
             deadline_stated,
+            fallback: None,
             sender: &sender,
             head: calls::Head { method: parts.method, uri: parts.uri, headers: parts.headers, filled },
             timeouts,
@@ -452,7 +453,8 @@ impl Inner {
         };
         match (&target.destination.caching, &self.cache) {
             (Some(caching), Some(cache)) => {
-                let around = cached::Around { door: self, target: &target, sender: &sender, cache, caching };
+                let around =
+                    cached::Around { door: self, target: &target, sender: &sender, cache, caching, behind: false };
                 Box::pin(call.through(around, pump)).await
             }
             _ => call.run(pump).await,

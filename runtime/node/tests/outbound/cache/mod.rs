@@ -1,5 +1,6 @@
 //! Stored answers: what is stored, for whom, how it is used, and who waits for whom.
 
+mod patience;
 mod purge;
 mod share;
 mod stale;
@@ -15,8 +16,10 @@ use http::{HeaderMap, Method, Request, Response};
 use serde_json::{Value, json};
 use tidegate::{
     body::{self, Body},
+    cluster::registry::{DestinationConfig, DestinationRecord, State},
+    ids::TenantId,
     observe::CacheMetrics,
-    outbound::{Cache, DoorParts},
+    outbound::{Cache, DoorParts, Sender, SenderKind},
 };
 
 use crate::support::*;
@@ -36,6 +39,29 @@ async fn caching(upstream: &Upstream, cache: Value) -> Gate {
 
 async fn enabled(upstream: &Upstream) -> Gate {
     caching(upstream, json!({"enabled": true})).await
+}
+
+/// A second tenant of a gate, whose destination `mock` is the same upstream as that of the first.
+fn two_tenants(gate: &Gate, upstream: &Upstream) -> (Gate, State) {
+    let config: DestinationConfig =
+        serde_json::from_value(json!({"match": upstream.url(""), "cache": {"enabled": true}})).unwrap();
+    let mut state = State::default();
+    let other: TenantId = "other".into();
+    for tenant in [TenantId::default_tenant(), other.clone()] {
+        let record = DestinationRecord {
+            tenant: tenant.clone(),
+            name: "mock".into(),
+            config: Arc::new(config.clone()),
+            steering: Default::default(),
+            revision: 1,
+        };
+        state.destinations.insert((tenant, "mock".into()), Arc::new(record));
+    }
+    gate.door.configure(&state);
+    let kind = SenderKind::Program { token: None };
+    let sender = Sender { tenant: other, kind, policy: Default::default(), flow: Default::default() };
+    let theirs = Gate { door: Arc::clone(&gate.door), observe: Arc::clone(&gate.observe), sender: Arc::new(sender) };
+    (theirs, state)
 }
 
 /// An upstream whose answers have these headers, and say how many there were before.

@@ -1,9 +1,8 @@
 //! Answers that are forgotten, and those that are there after a restart.
 
-use std::path::Path;
+use std::{path::Path, sync::atomic::AtomicBool};
 
 use serde_json::json;
-use tidegate::ids::TenantId;
 
 use super::*;
 
@@ -103,6 +102,47 @@ async fn stored_answers_are_there_after_a_restart_and_forgotten_ones_are_not() {
 
     let (gate, cache) = restarted(directory.path(), &upstream).await;
     assert_eq!(fetch_get(&gate, &upstream.url("/kept"), &only).await.status, 504);
+    cache.close().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_a_head_is_a_hit_a_stale_answer_stands_in_and_another_tenant_has_neither() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let failing = Arc::clone(&fails);
+    let upstream = Upstream::start(move |request| {
+        let fails = failing.load(Ordering::SeqCst);
+        async move {
+            match request.uri().path() {
+                _ if fails => answer(429, &[("retry-after", "30")], "refused"),
+                "/fresh" => answer(200, &[("cache-control", "max-age=600")], "fresh"),
+                _ => answer(200, &[("cache-control", "max-age=10, stale-if-error=600"), ("age", "30")], "stale"),
+            }
+        }
+    })
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    let (gate, cache) = restarted(directory.path(), &upstream).await;
+    let (fresh, stale) = (upstream.url("/fresh"), upstream.url("/stale"));
+    for url in [&fresh, &stale] {
+        fetch_get(&gate, url, &[]).await;
+    }
+    cache.close().await;
+    drop((gate, cache));
+    fails.store(true, Ordering::SeqCst);
+
+    let (gate, cache) = restarted(directory.path(), &upstream).await;
+    let (theirs, _) = two_tenants(&gate, &upstream);
+    for _ in 0..3 {
+        let head = fetch(&gate, Method::HEAD, &fresh, &[]).await;
+        assert_eq!((head.cache.starts_with("hit"), head.headers["content-length"].as_bytes()), (true, &b"5"[..]));
+    }
+    let stood_in = fetch_get(&gate, &stale, &[]).await;
+    assert_eq!((stood_in.status, stood_in.text.as_str()), (200, "stale"), "{}", stood_in.cache);
+    assert!(stood_in.cache.starts_with("fwd=stale; fwd-status=429; "), "{}", stood_in.cache);
+    for url in [&fresh, &stale] {
+        let got = fetch_get(&theirs, url, &[("tidegate-policy", "deadline=0.5")]).await;
+        assert_eq!((got.status, got.cache.starts_with("fwd=miss")), (429, true), "{}", got.cache);
+    }
     cache.close().await;
 }
 

@@ -228,3 +228,49 @@ async fn a_client_that_goes_away_ends_it_unless_somebody_waits() {
     drop(awaited.chunks);
     assert_eq!(whole(&mut awaited.told).await.bytes(), b"abcd");
 }
+
+/// A body that says how long it is.
+struct Stated(Channel, u64);
+
+impl http_body::Body for Stated {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.1)
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_stated_length_reaches_the_client_when_the_answer_is_stored_and_not_before() {
+    for is_whole in [true, false] {
+        let (chunks, body) = tokio::sync::mpsc::channel(1);
+        let (tell, mut told) = tokio::sync::mpsc::channel(1);
+        let kept = Told(tell, Arc::default());
+        let (mut body, unkept) = tee(Stated(Channel(body), 4).boxed_unsync(), &memory(1 << 20), 100, kept);
+        assert_eq!(unkept, None);
+        chunks.send(data("ab")).await.unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+        chunks.send(data("cd")).await.unwrap();
+        // It is taken out of the channel before this one gets into it.
+        chunks.send(data("")).await.unwrap();
+        let mut next = Box::pin(body.frame());
+        assert!(futures::FutureExt::now_or_never(&mut next).is_none());
+        assert!(told.try_recv().is_err());
+        if is_whole {
+            drop(chunks);
+        } else {
+            chunks.send(Err(BodyError::Cancelled)).await.unwrap();
+        }
+        assert_eq!(next.await.unwrap().unwrap().into_data().unwrap(), "cd");
+        match told.recv().await {
+            Some(What::Whole(body)) if is_whole => assert_eq!(body.bytes(), b"abcd"),
+            None if !is_whole => assert!(body.frame().await.unwrap().is_err()),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body as _;
-use tidegate_core::cache as rules;
+use tidegate_core::{cache as rules, units::Rounded};
 
 use super::{Around, Asking, Forward, serve::say};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         door::calls::{Call, End},
         headers,
         pool::Streaming,
-        shards::Admission,
+        shards::{self, Admission},
     },
     settings::names,
 };
@@ -39,7 +39,7 @@ impl Call<'_> {
         let validated =
             found.stored.clone().filter(|stored| is_get && ask_whether(&mut self.head.headers, &stored.headers));
         let (began, waited) = (Cache::now(), self.ending.waited);
-        let mut end = self.ended(None).await;
+        let (mut end, mut late) = self.ask(around, asking, &found).await;
         let came = Cache::now();
         // The upstream made it after the request had left the queue.
         let waited = self.ending.waited.saturating_sub(waited);
@@ -60,16 +60,20 @@ impl Call<'_> {
             self.note("the upstream speaks of another answer than the stored one: asked for it".into());
             self.head.headers.clone_from(&asking.made);
             without_conditions(&mut self.head.headers);
-            end = self.ended(None).await;
+            (end, late) = self.ask(around, asking, &found).await;
         }
         let failed = match &end {
             End::Answer(response, _) => stands_for(response.status()),
-            End::Refused(_) | End::Failed(_) => true,
+            End::GivesWay(..) | End::Refused(_) | End::Failed(_) => true,
         };
-        if failed && let Some(stored) = self.stand_in(asking, &found) {
+        if failed && let Some((stored, _)) = self.stand_in(asking, &found) {
             let status = self.give_up(end).await;
             if let Some(lead) = lead {
                 lead.land(Landed::StandIn(Arc::clone(&stored)));
+                if late {
+                    // It may be slow and not gone, and nobody would ever wait for it to its end.
+                    self.ask_behind(around, asking, &found);
+                }
             }
             return Ok(self.stale(around, asking, &stored, "stale-if-error", Some(status)));
         }
@@ -83,6 +87,26 @@ impl Call<'_> {
                 self.forwarded(around, end, why).await
             }
         }
+    }
+
+    /// Asks, and no longer than to the first refusal, failure or pause, or for `cache_patience`, where a stale answer may
+    /// stand in for what comes of it. Says, too, whether an attempt was under way when that time was over.
+    async fn ask(&mut self, around: Around<'_>, asking: &Asking, found: &Found) -> (End, bool) {
+        let Some((_, usable)) = self.stand_in(asking, found).filter(|_| !around.behind) else {
+            return (self.ended(None).await, false);
+        };
+        let (patience, attempts, deadline) = (self.patience(Some(usable)), self.ending.attempts(), self.deadline);
+        self.deadline = deadline.min(shards::now() + patience);
+        self.fallback = Some(patience);
+        let end = self.ended(None).await;
+        let cut_short = matches!(end, End::Refused(_)) && self.deadline < deadline;
+        if cut_short {
+            let (patience, usable, setting) = (Rounded(patience), Rounded(usable), names::CACHE_PATIENCE);
+            self.note(format!("it had {patience}: a stale answer is there, for {usable} yet (setting {setting})"));
+        }
+        let late = cut_short && self.deadline <= shards::now() && self.ending.attempts() > attempts;
+        (self.deadline, self.fallback) = (deadline, None);
+        (end, late)
     }
 
     /// Passes an answer on, and stores it where it may be.
@@ -206,7 +230,7 @@ impl Call<'_> {
     /// Lets go of what came instead of an answer, and tells it in the trail. The status, where there is one.
     async fn give_up(&mut self, end: End) -> Option<u16> {
         let (status, what) = match end {
-            End::Answer(response, admission) => {
+            End::Answer(response, admission) | End::GivesWay(response, admission) => {
                 let status = response.status().as_u16();
                 drop(admission);
                 discard(response.into_body()).await;
@@ -254,7 +278,7 @@ impl Kept for Filling {
 
 /// Whether something stale may stand in for an answer with this status (RFC 5861 section 4), and for a refusal.
 fn stands_for(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504 | 529)
+    matches!(status.as_u16(), 429 | 500 | 502..=504 | 520..=527 | 529 | 530)
 }
 
 /// Whether the end of the body is told from the end of its connection: what is cut off would be taken for whole.

@@ -4,7 +4,7 @@
 mod fetch;
 mod serve;
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Response, Uri, header};
 use http_body_util::BodyExt;
@@ -36,6 +36,8 @@ use crate::{
 
 /// How often a call joins those who want the same: an answer that varies is not the one to all of them.
 const ROUNDS: usize = 4;
+/// A stale answer is given so long before it may not be given any more, as timers may be late.
+const MARGIN: Duration = Duration::from_millis(100);
 
 /// What a call through the cache needs beside what every call needs.
 #[derive(Clone, Copy)]
@@ -45,6 +47,8 @@ pub(super) struct Around<'a> {
     pub(super) sender: &'a Arc<Sender>,
     pub(super) cache: &'a Arc<Cache>,
     pub(super) caching: &'a Caching,
+    /// Nobody waits for it.
+    pub(super) behind: bool,
 }
 
 /// The head of a request, and what it says to caches.
@@ -162,7 +166,7 @@ impl Call<'_> {
             if asking.demand.only_if_cached {
                 return Ok(self.not_there(around));
             }
-            if let Some(stored) = self.stand_in(asking, &found)
+            if let Some((stored, _)) = self.stand_in(asking, &found)
                 && self.is_paused()
             {
                 return Ok(self.stale(around, asking, &stored, "paused", None));
@@ -176,7 +180,9 @@ impl Call<'_> {
             let landed = match around.cache.join(&found) {
                 Place::Lead(lead) => Err(lead),
                 Place::Follow(follower) => {
-                    let landed = self.follow(follower).await;
+                    let stand_in = self.stand_in(asking, &found);
+                    let left = self.patience(stand_in.map(|(_, usable)| usable));
+                    let landed = self.follow(follower, left).await;
                     // It may have begun its answer meanwhile, and take no coding any more.
                     asked = Asking::of(&self.head, asked.demand);
                     match landed {
@@ -224,10 +230,21 @@ impl Call<'_> {
         }
     }
 
-    /// Waits for what an equal call brings, as others wait for their turn; nothing where its own deadline is over.
-    async fn follow(&mut self, follower: Follower) -> Option<Result<Landed, Lead>> {
+    /// How long it waits yet. `usable`: how long a stale answer may be given instead, if there is one.
+    fn patience(&self, usable: Option<Duration>) -> Duration {
+        let left = self.deadline.since(shards::now());
+        let Some(usable) = usable else { return left };
+        let left = left.min(usable - MARGIN.min(usable / 2));
+        match self.door.settings.cache_patience.get() {
+            Duration::ZERO => left,
+            patience => left.min(patience),
+        }
+    }
+
+    /// Waits so long for what an equal call brings, as others wait for their turn; nothing where that is over.
+    async fn follow(&mut self, follower: Follower, left: Duration) -> Option<Result<Landed, Lead>> {
         self.ending.note(|call| Note::Queued { call, why: "behind an equal call that is under way".into() });
-        let (left, before) = (self.deadline.since(shards::now()), self.ending.waited);
+        let before = self.ending.waited;
         let landed = self.waits(pin!(tokio::time::timeout(left, follower.wait()))).await.ok()?;
         let waited = self.ending.waited.saturating_sub(before);
         self.ending.note(|call| Note::Admitted { call, waited, why: None });
@@ -241,7 +258,7 @@ impl Call<'_> {
         asking: &Asking,
         found: &Found,
     ) -> Result<Response<Body>, TransportError> {
-        if let Some(stored) = self.stand_in(asking, found) {
+        if let Some((stored, _)) = self.stand_in(asking, found) {
             return Ok(self.stale(around, asking, &stored, "deadline", None));
         }
         let problem = refuse::deadline_passed(self.target.label(), self.policy.deadline, 0);
@@ -267,10 +284,11 @@ impl Call<'_> {
         }
     }
 
-    /// What may be given where asking fails.
-    fn stand_in(&self, asking: &Asking, found: &Found) -> Option<Arc<Stored>> {
+    /// What may be given where asking fails, and for how long yet.
+    fn stand_in(&self, asking: &Asking, found: &Found) -> Option<(Arc<Stored>, Duration)> {
         let stored = found.stored.as_ref()?;
-        rules::may_stand_in(&stored.answer, stored.age(Cache::now()), &asking.demand).then(|| Arc::clone(stored))
+        let usable = rules::stands_in_for(&stored.answer, stored.age(Cache::now()), &asking.demand)?;
+        Some((Arc::clone(stored), usable))
     }
 
     fn why(&self, asking: &Asking, found: &Found) -> Forward {
