@@ -86,9 +86,12 @@ impl Actor {
             let why = if why == Waiting::Turn { behind } else { why };
             return Submitted::Refused(spared(could.max(held.0.finite().unwrap_or(could)), why, now));
         }
+        let turned_away = self.counts.turned_away;
         if let Err(refusal) = self.make_room(&new, &ticket, could, cx) {
             return Submitted::Refused(refusal);
         }
+        // Among them may be the one that held the others.
+        let made_room = self.counts.turned_away != turned_away;
         let entry = self.entry(index, new, ticket, now);
         let call = cx.calls.insert(entry.clone());
         let braked = matches!(held.1, Waiting::Braked { .. });
@@ -102,7 +105,7 @@ impl Actor {
             self.wake = self.wake.min(at);
         }
         // Whoever may take other endpoints than those that wait need not wait for theirs.
-        if !first && !self.endpoints.is_single() {
+        if made_room || !first && !self.endpoints.is_single() {
             self.pump(cx);
         }
         let Some(busy) = &self.busy else { return Submitted::Queued { call, expected: None, why: Waiting::Turn } };

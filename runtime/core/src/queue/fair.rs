@@ -155,7 +155,8 @@ impl Fair {
         let own = self.flows.get(&flow.id).map_or(self.virtual_time, |state| state.tag.max(self.virtual_time));
         match self.flows.get(&flow.id).and_then(|state| state.calls.first_key_value()) {
             Some((front, _)) => id == flow.id && place < *front,
-            None => own < first,
+            // As the order of turns has it, where two are equal.
+            None => (own, flow.id) < (first, id),
         }
     }
 

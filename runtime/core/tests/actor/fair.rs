@@ -294,3 +294,42 @@ fn what_was_sent_on_and_never_left_takes_turns_with_those_that_wait_there() {
         assert!(if admitted { before == turn } else { before <= turn }, "admitted {admitted}: behind {before}");
     }
 }
+
+#[test]
+fn whoever_took_the_place_of_the_first_leaves_if_nothing_holds_it() {
+    // The first waits for tokens, and fills the queue by its number or by its bytes.
+    for (calls, bytes, second) in [(1, 0, 0), (10, 900, 200)] {
+        let limit = Limit { unit: Unit::Tokens, quota: 100, per: SEC.into(), burst: Some(10) };
+        let queue = QueueBounds { calls, bytes: Size(1_000) };
+        let mut gate = Gate::new(Settings { limits: vec![limit], queue, ..Settings::default() });
+        let asks = |gate: &mut Gate, id, weight, bytes, tokens| {
+            let cost = Cost { requests: 1, tokens };
+            gate.submit(NewCall { flow: flow(id, weight), bytes, cost, ..NewCall::by(gate.now + SEC * 60) })
+        };
+        assert!(matches!(asks(&mut gate, 1, 1, 0, 50), Submitted::Admitted(_)));
+        let Submitted::Queued { call: first, .. } = asks(&mut gate, 1, 1, bytes, 50) else { panic!() };
+        let Submitted::Queued { call: other, .. } = asks(&mut gate, 2, 10, second, 0) else { panic!() };
+        let effects = gate.effects();
+        let [Effect::Refuse { call: away, .. }, Effect::Admit { call: left, .. }] = effects[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!((away, left), (first, other));
+    }
+}
+
+#[test]
+fn of_two_flows_whose_turn_it_is_the_one_that_nothing_holds_leaves_at_once() {
+    for (waits, comes) in [(2, 1), (1, 2)] {
+        let limit = Limit { unit: Unit::Tokens, quota: 100, per: SEC.into(), burst: Some(10) };
+        let mut gate = Gate::new(Settings { limits: vec![limit], ..Settings::default() });
+        let asks = |gate: &mut Gate, id, tokens| {
+            let cost = Cost { requests: 1, tokens };
+            gate.submit(NewCall { flow: flow(id, 1), cost, ..NewCall::by(gate.now + SEC * 60) })
+        };
+        assert!(matches!(asks(&mut gate, 3, 50), Submitted::Admitted(_)));
+        assert!(matches!(asks(&mut gate, waits, 50), Submitted::Queued { .. }));
+        let free = matches!(asks(&mut gate, comes, 0), Submitted::Admitted(_));
+        // Equal turns go by their numbers: whoever is behind waits for the other, and no timer is needed for that.
+        assert_eq!(free, comes < waits, "{comes} beside {waits}");
+    }
+}
