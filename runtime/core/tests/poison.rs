@@ -126,3 +126,23 @@ fn a_destination_that_is_down_is_tried_by_few_and_nobody_is_lost() {
         assert!(back > 550, "{back}");
     }
 }
+
+#[test]
+fn a_final_refusal_is_passed_on_at_once_and_is_nothing_to_the_others() {
+    for (callers, service) in [(1, MS * 2), (8, MS * 50), (8, MS * 800)] {
+        for doomed in [1, 10, 100] {
+            let without = beside(0, Fate::Final, callers, service, MS * 100, 5).answers;
+            let came = beside(doomed, Fate::Final, callers, service, MS * 100, 5);
+            let name = format!("{callers} callers of {service:?}, {doomed} doomed");
+            // Nobody counts them as answers that widen the window of one that is new, nor as refusals that close it.
+            assert!(came.answers * 100 >= without * 97, "{name}: {} of {without}", came.answers);
+            for call in came.world.unhealthy() {
+                let took = call.ended.unwrap().since(call.began);
+                assert_eq!((call.status, call.sent), (429, 1), "{name}: {}", call.why);
+                assert!(took < SEC * 5, "{name}: {took:?}");
+            }
+            let seen = came.world.shard.snapshot(came.world.now, KEY).unwrap();
+            assert_eq!((seen.cuts, seen.paused), (0, None), "{name}");
+        }
+    }
+}

@@ -28,6 +28,7 @@ enum Op {
     Cancel(usize),
     Wait(u64),
     ToNextWake,
+    LookAgain,
 }
 
 fn flow() -> impl Strategy<Value = Flow> {
@@ -58,6 +59,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => index.prop_map(Op::Cancel),
         3 => (0u64..200).prop_map(Op::Wait),
         3 => Just(Op::ToNextWake),
+        1 => Just(Op::LookAgain),
     ]
 }
 
@@ -82,11 +84,12 @@ struct Model {
     flying: Vec<Flying>,
     keys: Vec<u128>,
     deadlines: Vec<Time>,
+    asked: Vec<Time>,
     costs: Vec<(Cost, u64)>,
     flows: Vec<(Flow, i8, Ways)>,
     /// How each call ended; exactly once.
     ended: Vec<bool>,
-    /// When units left towards a destination, refunded ones not.
+    /// When units that left towards a destination were charged; `wire.rs` looks at when they left.
     charged: BTreeMap<u128, Vec<(Time, u8, Cost)>>,
     told: HashMap<u128, Time>,
 }
@@ -103,6 +106,7 @@ impl Model {
             flying: Vec::new(),
             keys: Vec::new(),
             deadlines: Vec::new(),
+            asked: Vec::new(),
             costs: Vec::new(),
             flows: Vec::new(),
             ended: Vec::new(),
@@ -145,6 +149,10 @@ impl Model {
 
     fn effects(&mut self) {
         let effects: Vec<Effect> = self.fx.drain().collect();
+        self.heed(effects);
+    }
+
+    fn heed(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Admit { call, permit, .. } => {
@@ -172,6 +180,7 @@ impl Model {
                 let id = self.keys.len();
                 self.keys.push(key);
                 self.deadlines.push(self.now + Duration::from_millis(deadline_ms));
+                self.asked.push(self.now);
                 self.costs.push((Cost { requests: 1, tokens }, bytes));
                 self.flows.push((flow, priority, ways));
                 self.ended.push(false);
@@ -309,6 +318,19 @@ impl Model {
                     self.shard.tick(self.now, &mut self.fx);
                 }
             }
+            // Nobody who could leave waits until somebody looks again. Among several endpoints chance has a part in it: one
+            // that nobody called lately is tried now and then.
+            Op::LookAgain if self.settings.endpoints.len() < 2 => {
+                self.shard.tick(self.now, &mut self.fx);
+                self.effects();
+                let before = std::mem::replace(&mut self.config, Arc::new(Config::new(&self.settings).unwrap()));
+                self.shard.reconfigure(self.now, &before, &self.config, &mut self.fx);
+                let effects: Vec<Effect> = self.fx.drain().collect();
+                // Whoever is refused for what a look at everybody's place shows makes way for the next.
+                let first = effects.first().filter(|effect| matches!(effect, Effect::Admit { .. }));
+                assert!(first.is_none(), "{first:?} could have left before");
+                self.heed(effects);
+            }
             _ => {}
         }
         self.effects();
@@ -323,6 +345,7 @@ impl Model {
             let flying = self.flying.iter().filter(|f| self.keys[f.id] == key).count();
             assert_eq!((now.queued, now.in_flight as usize), (waiting.len(), flying));
             assert_eq!(now.queued_bytes, waiting.iter().map(|id| self.costs[*id].1).sum::<u64>());
+            assert_eq!(now.oldest_wait, waiting.iter().map(|id| self.now.since(self.asked[*id])).max());
             assert!(
                 now.queued <= self.settings.queue.calls as usize && now.queued_bytes <= self.settings.queue.bytes.0
             );

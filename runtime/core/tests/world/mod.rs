@@ -62,6 +62,8 @@ pub enum Fate {
     Status(u16),
     /// A 429 that names this wait.
     Wait(Duration),
+    /// A 429 that no waiting changes, as of credit that is used up.
+    Final,
     /// The connection breaks.
     Broken,
 }
@@ -74,6 +76,7 @@ impl Fate {
             Fate::Wait(wait) => {
                 Outcome::Answer { status: 429, signal: Signal { wait: Some((wait, Source::RetryAfter)), ..none } }
             }
+            Fate::Final => Outcome::Answer { status: 429, signal: Signal { last_word: true, ..none } },
             Fate::Broken => Outcome::Failed(Failure::Broken),
         }
     }
