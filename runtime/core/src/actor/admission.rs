@@ -57,7 +57,12 @@ impl Actor {
                         busy.queue.serve_unqueued(&entry, now);
                     }
                     let call = cx.calls.insert(entry);
-                    return Submitted::Admitted(self.launch(call, chosen, idle, cx));
+                    let permit = self.launch(call, chosen, idle, cx);
+                    // Its flow had its turn: the next may be one that nothing holds.
+                    if !idle && !returns {
+                        self.pump(cx);
+                    }
+                    return Submitted::Admitted(permit);
                 }
                 Err(other) => held = other,
             }

@@ -333,3 +333,20 @@ fn of_two_flows_whose_turn_it_is_the_one_that_nothing_holds_leaves_at_once() {
         assert_eq!(free, comes < waits, "{comes} beside {waits}");
     }
 }
+
+#[test]
+fn whoever_passes_the_first_of_its_flow_gives_the_next_turn_to_another() {
+    let limit = Limit { unit: Unit::Tokens, quota: 100, per: SEC.into(), burst: Some(10) };
+    let mut gate = Gate::new(Settings { limits: vec![limit], ..Settings::default() });
+    let asks = |gate: &mut Gate, id, tokens, priority| {
+        let cost = Cost { requests: 1, tokens };
+        gate.submit(NewCall { flow: flow(id, 1), cost, priority, ..NewCall::by(gate.now + SEC * 60) })
+    };
+    assert!(matches!(asks(&mut gate, 3, 50, 0), Submitted::Admitted(_)));
+    assert!(matches!(asks(&mut gate, 1, 50, 0), Submitted::Queued { .. }));
+    let Submitted::Queued { call: other, .. } = asks(&mut gate, 2, 0, 0) else { panic!() };
+    assert!(gate.effects().is_empty());
+    assert!(matches!(asks(&mut gate, 1, 0, 1), Submitted::Admitted(_)));
+    let effects = gate.effects();
+    assert!(matches!(effects[..], [Effect::Admit { call, .. }] if call == other), "{effects:?}");
+}
