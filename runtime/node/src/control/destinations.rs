@@ -143,8 +143,11 @@ fn in_vain(config: &DestinationConfig) -> Vec<String> {
             .into_iter()
             .collect();
     }
-    let stated = ["regions", "regions_only"].into_iter().filter(|key| config.policy.contains_key(*key));
-    stated.map(|key| format!("policy.{key} has no effect: the destination has no `endpoints` to choose from")).collect()
+    let none = "the destination has no `endpoints` to choose from";
+    let only = config.policy.get("regions_only") == Some(&Value::Bool(true));
+    let only = only.then(|| format!("policy.regions_only refuses calls on nodes of other regions: {none}"));
+    let regions = config.policy.contains_key("regions").then(|| format!("policy.regions has no effect: {none}"));
+    regions.into_iter().chain(only).collect()
 }
 
 /// Forgets stored answers. Which there are is asked of nobody: to forget what is not there is no error.

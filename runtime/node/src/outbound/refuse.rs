@@ -67,10 +67,16 @@ fn value(refusal: &Refusal, deadline: Duration) -> String {
     refusal.value().unwrap_or_else(|| Span(deadline).to_string())
 }
 
-/// Its policy insists on regions in which the destination has no endpoint.
-pub(super) fn no_region(destination: &str, regions: &[String]) -> Problem {
-    let detail =
-        format!("{destination} has no endpoint in {}: policy.regions_only forbids the others", regions.join(", "));
+/// Its policy insists on regions in which the destination has no endpoint; where it has none at all, calls leave from `leaves`.
+pub(super) fn no_region(destination: &str, regions: &[String], leaves: Option<&str>) -> Problem {
+    let regions = regions.join(", ");
+    let detail = match leaves {
+        None => format!("{destination} has no endpoint in {regions}: policy.regions_only forbids the others"),
+        Some(home) => format!(
+            "calls to {destination} leave from {home}, as no endpoints are configured for it: policy.regions_only \
+             forbids that, and allows {regions}"
+        ),
+    };
     Problem::new(StatusCode::BAD_REQUEST, "no-region", NO_REGION, detail)
         .member("destination", destination)
         .final_answer()

@@ -94,7 +94,7 @@ kinds! {
         "protocol" 502 "What the upstream sent is no HTTP"
         "draining" 503 "An operator drains the destination: no further call is taken"
         "flushed" 503 "An operator flushed what waited for the destination"
-        "no-region" 400 "The destination has no endpoint in the regions that the policy insists on"
+        "no-region" 400 "The destination has no endpoint in the regions that the policy insists on; where none are configured, that is the node's own"
         "secret-sealed" 503 "A secret can't be opened with the keys that the node has (`secret_key`); also of the control API"
         "too-many-destinations" 503 "The node remembers as many busy destinations as it may"
         "connect-timeout" 504 "No connection to the upstream in time"

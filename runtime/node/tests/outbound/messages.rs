@@ -210,6 +210,12 @@ async fn regions_where_there_are_none_are_told_to_be_in_vain() {
     assert!(vain.len() == 1 && vain[0].contains("`regions`"), "{told:?}");
     let (_, told) = gate.told(request("deadline=5")).await;
     assert!(!told.iter().any(|line| line.contains("has no effect")), "{told:?}");
+    // Who insists on regions does not leave from another one in silence.
+    let (answer, told) = gate.told(request("regions=iad, regions_only, deadline=5")).await;
+    let refused = read(answer.unwrap()).await;
+    assert!(refused.contains("no-region") && refused.contains("leave from local"), "{refused}, {told:?}");
+    let (answer, told) = gate.told(request("regions=(iad local), regions_only, deadline=5")).await;
+    assert_eq!(answer.unwrap().status(), 200, "{told:?}");
 }
 
 #[tokio::test]

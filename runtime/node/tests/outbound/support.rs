@@ -163,7 +163,7 @@ pub fn refusal(retry_after: &str) -> Response<Body> {
 pub fn settings(flags: &[&str]) -> OutboundSettings {
     let command = OutboundSettings::augment_args(Command::new("test"));
     let matches = command.get_matches_from(["test"].iter().chain(flags));
-    OutboundSettings::from_arg_matches(&matches).unwrap()
+    OutboundSettings { region: "local".into(), ..OutboundSettings::from_arg_matches(&matches).unwrap() }
 }
 
 /// A resolver that answers from a list, in turn.

@@ -132,10 +132,13 @@ fn url(text: &str) -> Result<(Origin, String), String> {
 }
 
 /// Which of the endpoints a call may take, and which it would rather. Nothing: its policy insists on regions in which
-/// there is none.
-pub(super) fn ways(endpoints: &[Endpoint], policy: &Effective) -> Option<Ways> {
-    if endpoints.is_empty() || policy.regions.is_empty() {
+/// there is none; where none are configured calls leave from the node's own, `home`.
+pub(super) fn ways(endpoints: &[Endpoint], home: &str, policy: &Effective) -> Option<Ways> {
+    if policy.regions.is_empty() {
         return Some(Ways::ANY);
+    }
+    if endpoints.is_empty() {
+        return (!policy.regions_only || policy.regions.iter().any(|region| region == home)).then_some(Ways::ANY);
     }
     let (mut wanted, mut preferred) = (Mask::NONE, Ranks::NONE);
     for (index, endpoint) in (0u8..).zip(endpoints) {
@@ -211,7 +214,7 @@ mod tests {
         assert_eq!(settings.iter().map(|it| it.home).collect::<Vec<_>>(), [true, false, false]);
         let of = |regions: &[&str], only: bool| {
             let regions = regions.iter().map(ToString::to_string).collect();
-            ways(&endpoints, &Effective { regions, regions_only: only, ..Effective::default() })
+            ways(&endpoints, "iad", &Effective { regions, regions_only: only, ..Effective::default() })
         };
         assert_eq!(of(&[], true), Some(Ways::ANY));
         assert_eq!(of(&["lhr"], false), Some(Ways { allowed: Mask::ALL, preferred: Ranks::NONE.with(1, 0) }));
@@ -221,5 +224,9 @@ mod tests {
         );
         assert_eq!(of(&["nrt"], false), Some(Ways::ANY));
         assert_eq!(of(&["nrt"], true), None);
+        for (regions, only, leaves) in [("lhr", true, false), ("lhr", false, true), ("iad", true, true)] {
+            let policy = Effective { regions: [regions.into()].into(), regions_only: only, ..Effective::default() };
+            assert_eq!(ways(&[], "iad", &policy), leaves.then_some(Ways::ANY), "{regions}, {only}");
+        }
     }
 }

@@ -138,8 +138,8 @@ impl Destination {
     }
 
     /// Which of its endpoints a call may take; nothing: none of those that its policy insists on.
-    pub(crate) fn ways(&self, policy: &Effective) -> Option<Ways> {
-        endpoints::ways(&self.endpoints, policy)
+    pub(crate) fn ways(&self, home: &str, policy: &Effective) -> Option<Ways> {
+        endpoints::ways(&self.endpoints, home, policy)
     }
 
     /// Which requests may be sent twice.

@@ -30,12 +30,15 @@ const FAILS: f32 = 0.3;
 /// Which of the endpoints of a destination a call may take: those that its policy insists on and its secrets may go to.
 pub(super) fn ways(
     destination: &Destination,
+    home: &str,
     policy: &Effective,
     filled: Option<&Filled>,
 ) -> Result<Ways, Box<Problem>> {
     policy.validate().map_err(|why| Box::new(refuse::regions_missing(destination.label(), &why)))?;
-    let within = destination.ways(policy);
-    let within = within.ok_or_else(|| Box::new(refuse::no_region(destination.label(), &policy.regions)))?;
+    let within = destination.ways(home, policy).ok_or_else(|| {
+        let leaves = destination.endpoints.is_empty().then_some(home);
+        Box::new(refuse::no_region(destination.label(), &policy.regions, leaves))
+    })?;
     filled.map_or(Ok(within), |filled| filled.open(within, &destination.endpoints))
 }
 
@@ -107,7 +110,7 @@ impl Call<'_> {
 
     /// Which endpoints of a destination it may take.
     pub(super) fn ways(&self, destination: &Destination) -> Result<Ways, Box<Problem>> {
-        ways(destination, &self.policy, self.head.filled.as_deref())
+        ways(destination, &self.door.settings.region, &self.policy, self.head.filled.as_deref())
     }
 
     /// Why it must not go there: a secret that it would need is withheld.

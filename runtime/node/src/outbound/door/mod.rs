@@ -370,12 +370,14 @@ impl Inner {
             }
         }
         let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
-        if let Err(problem) = aim::ways(&target.destination, &policy, filled.as_deref()) {
+        if let Err(problem) = aim::ways(&target.destination, &self.settings.region, &policy, filled.as_deref()) {
             drain(body, self.read_on);
             return Ok(ending.refuse(*problem));
         }
         if !policy.regions.is_empty() && target.destination.endpoints.is_empty() {
-            let what = "`regions` of its policy has no effect: the destination has no endpoints to choose from".into();
+            let home = &self.settings.region;
+            let what =
+                format!("`regions` of its policy has no effect: no endpoints are configured, calls leave from {home}");
             ending.note(|call| Note::Decided { call, what });
         }
         let first_byte = self.first_byte(&target, &sender, &stated, &policy);
