@@ -24,7 +24,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_600_000);
 
     let there = map(&headers);
-    let _ = wants_body(status, &there);
+    let _ = wants_body(status, &there, &FINALS);
     for body in [None, Some(body)] {
         let answer = Answer { status, headers: &there, body, finals: &FINALS };
         let signal = read(&answer, wall, max_pause);

@@ -87,7 +87,7 @@ impl World {
             priority: i8::try_from(choices.below(5)).unwrap() - 2,
             ways,
             part_of: Some(u64::from(key < 3)),
-            fallback: false,
+            fallback: choices.below(4) == 0,
             returning: None,
         };
         self.callers.push(Caller { key, new, answered: false });

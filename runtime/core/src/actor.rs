@@ -440,6 +440,13 @@ impl Actor {
         }
     }
 
+    /// A call comes with this configuration. It may have been on its way since before a change.
+    pub(crate) fn follow(&mut self, index: u32, config: &Arc<Config>, cx: &mut Context<'_>) {
+        if config.generation > self.config.generation {
+            self.reconfigure(index, config, cx);
+        }
+    }
+
     pub(crate) fn reconfigure(&mut self, index: u32, config: &Arc<Config>, cx: &mut Context<'_>) {
         if Arc::ptr_eq(&self.config, config) {
             return;
@@ -477,5 +484,5 @@ impl Actor {
 
 /// The refusal of a call that has another answer, and so no time to wait.
 fn spared(could: Time, why: Waiting, now: Time) -> Refusal {
-    Refusal::DeadlineUnreachable { could_start_in: could.since(now), left: Duration::ZERO, why }
+    Refusal::Spared { could_start_in: could.since(now), why }
 }

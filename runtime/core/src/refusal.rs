@@ -167,6 +167,14 @@ pub enum Refusal {
         /// What holds it until then.
         why: Waiting,
     },
+    /// It would wait, for more than its turn, and has another answer ([`crate::NewCall::fallback`]).
+    #[error("would wait {} at least ({why}), and has another answer", Rounded(*could_start_in))]
+    Spared {
+        /// How long until a call could start: its `Retry-After`.
+        could_start_in: Duration,
+        /// What it would wait for.
+        why: Waiting,
+    },
     /// Its deadline passed while it waited.
     #[error("its deadline passed after it waited {} ({why})", Rounded(*waited))]
     DeadlinePassed {
@@ -213,7 +221,7 @@ impl Refusal {
     pub fn kind(&self) -> &'static str {
         match self {
             Refusal::QueueFull { .. } | Refusal::QueueBytes { .. } => "queue-full",
-            Refusal::DeadlineUnreachable { .. } => "deadline-unreachable",
+            Refusal::DeadlineUnreachable { .. } | Refusal::Spared { .. } => "deadline-unreachable",
             Refusal::DeadlinePassed { .. } => "deadline-passed",
             Refusal::CostTooLarge { .. } => "cost-too-large",
             Refusal::NoRegion => "no-region",
@@ -228,7 +236,9 @@ impl Refusal {
         match self {
             Refusal::QueueFull { .. } => "calls waiting for one destination",
             Refusal::QueueBytes { .. } => "bytes waiting for one destination",
-            Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "deadline of the call",
+            Refusal::DeadlineUnreachable { .. } | Refusal::Spared { .. } | Refusal::DeadlinePassed { .. } => {
+                "deadline of the call"
+            }
             Refusal::CostTooLarge { .. } => "quota of the destination",
             Refusal::NoRegion => "endpoints of the destination in these regions",
             Refusal::Draining { .. } | Refusal::Flushed { .. } => "brake of the destination",
@@ -241,7 +251,9 @@ impl Refusal {
         Some(match self {
             Refusal::QueueFull { limit, .. } => limit.to_string(),
             Refusal::QueueBytes { limit, .. } => Size(*limit).to_string(),
-            Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => return None,
+            Refusal::DeadlineUnreachable { .. } | Refusal::Spared { .. } | Refusal::DeadlinePassed { .. } => {
+                return None;
+            }
             Refusal::CostTooLarge { quota, unit, .. } => format!("{quota} {unit}"),
             Refusal::NoRegion => "0".into(),
             Refusal::Draining { .. } => "drain".into(),
@@ -252,14 +264,16 @@ impl Refusal {
 
     /// Whether it was its deadline that ended the call. One that had failed before is better answered with that failure.
     pub fn is_by_deadline(&self) -> bool {
-        matches!(self, Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. })
+        matches!(self, Refusal::DeadlineUnreachable { .. } | Refusal::Spared { .. } | Refusal::DeadlinePassed { .. })
     }
 
     /// When a new try could start, for `Retry-After`; `None` where no waiting helps or nothing is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Refusal::QueueFull { retry_after, .. } => *retry_after,
-            Refusal::DeadlineUnreachable { could_start_in, .. } => Some(*could_start_in),
+            Refusal::DeadlineUnreachable { could_start_in, .. } | Refusal::Spared { could_start_in, .. } => {
+                Some(*could_start_in)
+            }
             Refusal::Draining { left } => *left,
             _ => None,
         }

@@ -213,7 +213,7 @@ pub enum Reason {
     UpstreamSaysNo,
     /// Refused again and again while others of its destination passed.
     OwnRefusal,
-    /// An attempt of it before is under way still, by a 409 to its key, and was for too long.
+    /// An attempt of it before is under way still, by a 409 to its key, and was for longer than there is time to ask again.
     UnderWay,
     /// It may have been processed and must not be repeated (setting `repeatable`).
     NotRepeatable,
@@ -346,9 +346,9 @@ pub fn after(
             let most = UNDER_WAY.saturating_mul(1 << u32::from(facts.under_way)).min(BACKOFF_CAP);
             let delay = most.mul_f64(0.5 + random.f64() / 2.0);
             return match again((now + delay).max(facts.resumes)) {
-                Err(late) => late,
-                Ok(()) if !budget() => Decision::Return(Reason::BudgetSpent),
-                Ok(()) => Decision::Later(delay),
+                Ok(()) if budget() => Decision::Later(delay),
+                // Neither says that the attempt before came to nothing: whoever comes back later may find it done.
+                _ => Decision::Return(Reason::UnderWay),
             };
         }
         // What is true of one endpoint, an account without credit, is not of another; and nothing was done there.

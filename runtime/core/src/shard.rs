@@ -108,7 +108,7 @@ impl Shard {
         self.arrivals += 1;
         let arrival = self.arrivals;
         self.with(index, now, fx, |actor, cx| {
-            actor.reconfigure(index, config, cx);
+            actor.follow(index, config, cx);
             actor.submit(index, new, arrival, cx)
         })
         .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_together }))
@@ -237,6 +237,14 @@ impl Shard {
         };
         self.with(index, now, fx, |actor, cx| actor.report(permit, outcome, attempt, cx))
             .unwrap_or(Verdict::Return(Reason::Released))
+    }
+
+    /// An attempt goes on over another connection, and may have been processed over the one before: an answer that says so is
+    /// of that.
+    pub fn doubts(&mut self, permit: Permit) {
+        if let Some(entry) = self.calls.get_mut(permit.call) {
+            entry.ticket.in_doubt = true;
+        }
     }
 
     /// A copy of a call that flies leaves now, too, where budget, limits and another endpoint let it. Every permit of a
@@ -372,6 +380,12 @@ impl Shard {
     pub fn pause(&self, now: Time, key: u128) -> Option<(Duration, Cause)> {
         let index = self.find(key)?;
         self.actors.get(index as usize)?.pause(self.asleep.seen(index).as_ref(), now)
+    }
+
+    /// Whether calls of a partition wait for the end of a pause, be it an operator's.
+    pub fn is_paused(&self, now: Time, key: u128) -> bool {
+        let actor = self.find(key).and_then(|index| Some((index, self.actors.get(index as usize)?)));
+        actor.is_some_and(|(index, actor)| actor.holds_all(self.asleep.seen(index).as_ref(), now))
     }
 
     /// The keys of all partitions the shard knows, in no order.

@@ -223,3 +223,23 @@ fn a_copy_of_a_copy_goes_where_neither_is() {
     seen.sort_unstable();
     assert_eq!(seen, [1, 2, 3]);
 }
+
+#[test]
+fn a_call_that_was_on_its_way_since_before_a_change_does_not_undo_it() {
+    let one = Settings { max_concurrency: Some(1), ..Settings::default() };
+    let mut it = Changing::new(&one);
+    let before = Arc::clone(&it.config);
+    let first = it.leaves(Ways::ANY);
+    it.waits(0, Ways::ANY);
+    it.change(&Settings { max_concurrency: Some(3), ..Settings::default() });
+    it.fx.drain().for_each(drop);
+    let late = NewCall::by(it.now + SEC * 60);
+    let late = it.shard.submit(it.now, KEY, &before, late, &mut it.fx);
+    assert!(matches!(late, Submitted::Admitted(_)), "{late:?}");
+    assert_eq!(it.shard.snapshot(it.now, KEY).unwrap().max_concurrency, Some(3));
+    // Who comes with a later one than its own brings it along.
+    it.config = Arc::new(Config::new(&one).unwrap());
+    it.shard.release(it.now, first, &mut it.fx);
+    it.waits(0, Ways::ANY);
+    assert_eq!(it.shard.snapshot(it.now, KEY).unwrap().max_concurrency, Some(1));
+}

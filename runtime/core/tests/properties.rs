@@ -94,6 +94,11 @@ struct Model {
     told: HashMap<u128, Time>,
 }
 
+/// One in four has another answer, and waits for its turn only.
+fn has_fallback(id: usize) -> bool {
+    id % 4 == 3
+}
+
 impl Model {
     fn new(settings: Settings, seed: u64) -> Model {
         Model {
@@ -119,8 +124,8 @@ impl Model {
         let (cost, bytes) = self.costs[id];
         let (flow, priority, ways) = self.flows[id];
         let part_of = (self.keys[id] > 0).then_some(1);
-        let deadline = self.deadlines[id];
-        let new = NewCall { deadline, bytes, cost, flow, priority, ways, part_of, fallback: false, returning };
+        let (deadline, fallback) = (self.deadlines[id], has_fallback(id));
+        let new = NewCall { deadline, bytes, cost, flow, priority, ways, part_of, fallback, returning };
         match self.shard.submit(self.now, self.keys[id], &self.config, new, &mut self.fx) {
             Submitted::Admitted(permit) => self.admitted(id, permit),
             Submitted::Queued { call, why, .. } => {
@@ -345,6 +350,8 @@ impl Model {
             let flying = self.flying.iter().filter(|f| self.keys[f.id] == key).count();
             assert_eq!((now.queued, now.in_flight as usize), (waiting.len(), flying));
             assert_eq!(now.queued_bytes, waiting.iter().map(|id| self.costs[*id].1).sum::<u64>());
+            let pauses = self.settings.endpoints.len() < 2 && now.paused.is_some();
+            assert!(!pauses || !waiting.iter().any(|id| has_fallback(*id)), "{:?}", now.paused);
             assert_eq!(now.oldest_wait, waiting.iter().map(|id| self.now.since(self.asked[*id])).max());
             assert!(
                 now.queued <= self.settings.queue.calls as usize && now.queued_bytes <= self.settings.queue.bytes.0

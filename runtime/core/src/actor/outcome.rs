@@ -275,6 +275,7 @@ impl Actor {
     /// Without an outcome it was given up for the other's answer.
     pub(crate) fn observe(&mut self, permit: Permit, outcome: Option<&Outcome>, cx: &mut Context<'_>) {
         let Some(mut flown) = self.landed(permit, outcome, cx) else { return };
+        let resumed = self.resumes_at(flown.endpoint, cx.now);
         match outcome {
             Some(outcome) => {
                 self.count(outcome, outcome.class(), cx.now.since(flown.left));
@@ -289,6 +290,9 @@ impl Actor {
                     endpoint.guard.given_up(permit.call, cx.random, cx.now);
                 }
             }
+        }
+        if self.resumes_at(flown.endpoint, cx.now) > resumed {
+            self.recheck(cx);
         }
         self.pump(cx);
     }

@@ -20,6 +20,11 @@ impl Actor {
         endpoints.paused_until(Ways::ANY, true, now).map(|(until, cause)| (until.since(now), cause))
     }
 
+    /// Whether calls wait for the end of a pause, be it an operator's.
+    pub(crate) fn holds_all(&self, asleep: Option<&Endpoints>, now: Time) -> bool {
+        self.config.brake.paused(now).is_some() || self.pause(asleep, now).is_some()
+    }
+
     pub(crate) fn endpoint_state(&self, asleep: Option<&Endpoints>, now: Time) -> Vec<Endpoint> {
         asleep.unwrap_or(&self.endpoints).snapshot(&self.config.endpoints, now)
     }

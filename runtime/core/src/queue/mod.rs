@@ -213,7 +213,7 @@ impl Queue {
         self.deadlines.remove(&(entry.deadline, call));
         self.since.remove(&(entry.ticket.since, call));
         self.bytes = self.bytes.saturating_sub(entry.bytes);
-        self.fallbacks = self.fallbacks.saturating_sub(usize::from(entry.fallback));
+        self.fallbacks -= usize::from(entry.fallback);
     }
 
     /// A call goes away without having left.

@@ -10,7 +10,11 @@ use crate::{
     queue::Bounds,
     time::Time,
 };
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 /// Longest pause a header may ask for, unless stated.
 pub const MAX_PAUSE: Duration = Duration::from_secs(600);
@@ -109,7 +113,12 @@ pub struct Config {
     pub(crate) max_pause: Duration,
     pub(crate) believed_pause: Duration,
     pub(crate) brake: Brake,
+    /// Of two configurations the one that was made later has the greater one.
+    pub(crate) generation: u64,
 }
+
+/// Of the configuration that is made next.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 impl Config {
     /// Whether the destination's limits are configured, so that nothing has to be found out. A limit in tokens alone says
@@ -161,6 +170,7 @@ impl Config {
             max_pause: settings.max_pause,
             believed_pause: settings.believed_pause,
             brake: settings.brake,
+            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
         })
     }
 }

@@ -34,6 +34,14 @@ impl Finals {
         Self(Words::Own(words.into_iter().map(|word| word.to_lowercase().into()).collect()))
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.0 {
+            Words::Known(words) => words.is_empty(),
+            Words::Own(words) => words.is_empty(),
+        }
+    }
+
     fn any(&self, is: impl Fn(&str) -> bool) -> bool {
         match &self.0 {
             Words::Known(words) => words.iter().any(|word| is(word)),

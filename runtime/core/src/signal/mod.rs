@@ -138,10 +138,12 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Whether the body of an answer can say more than its head: refusals in JSON, and errors that may be one.
-pub fn wants_body(status: StatusCode, headers: &HeaderMap) -> bool {
+/// Whether the body of an answer can say more than its head: refusals in JSON, errors that may be one, and those that may
+/// say that no waiting helps.
+pub fn wants_body(status: StatusCode, headers: &HeaderMap, finals: &Finals) -> bool {
     let may_refuse = match status.as_u16() {
         429 => true,
+        400 | 402 => !finals.is_empty(),
         // The wait is all that would be wanted to know.
         403 | 503 | 529 => !headers.contains_key(header::RETRY_AFTER),
         _ => false,
@@ -205,6 +207,9 @@ pub fn read(answer: &Answer<'_>, wall: SystemTime, max_pause: Duration) -> Signa
         .map(|body| body::look(&body, draft.as_ref(), answer.finals))
         .unwrap_or_default();
     let reason = fields.text(Field::LimitedReason).unwrap_or_default();
+    // Whatever else these say of limits, it is the request that is wrong.
+    let is_own = matches!(answer.status.as_u16(), 400 | 402);
+    let said = if is_own { body::Said { last_word: said.last_word, ..body::Said::default() } } else { said };
     signal.last_word = said.last_word;
     signal.refuses = said.refuses;
     signal.concurrency =

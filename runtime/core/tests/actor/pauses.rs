@@ -1,7 +1,10 @@
 //! What a refusal does to everybody: the pause, its probe, and who can make it still.
 
 use std::time::Duration;
-use tidegate_core::{Call, Effect, Permit, Refusal, Settings, Submitted, Verdict, Waiting, shard::Departure};
+use tidegate_core::{
+    Call, Effect, Permit, Refusal, Settings, Submitted, Verdict, Waiting,
+    shard::{CopyFor, Departure},
+};
 
 use crate::gate::{Gate, KEY, MS, SEC, fine, first_attempt, refused};
 
@@ -184,4 +187,22 @@ fn nothing_departs_into_a_pause_that_began_after_its_admission() {
     let Departure::PutBack(ticket) = gate.shard.departed(gate.now, connecting, &mut gate.fx) else { panic!() };
     gate.shard.release(gate.now, connecting, &mut gate.fx);
     assert!(matches!(gate.again(SEC * 60, ticket), Submitted::Queued { .. }));
+}
+
+#[test]
+fn a_pause_that_a_copy_brings_about_refuses_at_once_who_can_not_wait_for_its_end() {
+    let mut gate = Gate::new(Settings { max_concurrency: Some(2), ..Settings::default() });
+    let flies = gate.sent();
+    let copy = gate.shard.copy(gate.now, flies, CopyFor::Race, &mut gate.fx).unwrap();
+    assert_eq!(gate.shard.departed(gate.now, copy, &mut gate.fx), Departure::Go);
+    let Submitted::Queued { call: hasty, .. } = gate.call(SEC * 2) else { panic!("there are two slots") };
+    let patient = gate.queued();
+    gate.shard.observe(gate.now, copy, Some(&refused(Some(SEC * 5))), &mut gate.fx);
+    let effects = gate.effects();
+    let [Effect::Refuse { call, refusal: Refusal::DeadlineUnreachable { could_start_in, .. } }] = effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(call, hasty);
+    assert!(could_start_in >= SEC * 5, "{could_start_in:?}");
+    gate.shard.release_call(gate.now, patient, &mut gate.fx);
 }

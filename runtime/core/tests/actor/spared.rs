@@ -9,7 +9,7 @@ fn spared(gate: &mut Gate, returning: Option<Ticket>) -> Submitted {
 
 fn reason(refusal: Refusal) -> Waiting {
     match refusal {
-        Refusal::DeadlineUnreachable { why, .. } => why,
+        Refusal::Spared { why, .. } => why,
         other => panic!("{other:?}"),
     }
 }

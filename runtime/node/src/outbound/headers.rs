@@ -131,6 +131,8 @@ pub(crate) fn has_any(headers: &HeaderMap, names: &[HeaderName]) -> bool {
 /// Makes the headers of an answer those of ours.
 pub(crate) fn incoming(headers: &mut HeaderMap) {
     strip_connection(headers);
+    // What they say is said by the gate.
+    strip_own(headers);
     // What else serves the upstream's origin (RFC 7838) says nothing about the gate's.
     headers.remove(header::ALT_SVC);
 }
@@ -178,9 +180,9 @@ pub(crate) fn outgoing(headers: &mut HeaderMap, continued: bool, hops: u8) {
 
 /// What the request says about itself to the gate.
 pub(crate) struct Stated {
-    /// Its own policy; its patience is the deadline of one that states none.
+    /// Its own policy.
     pub(crate) policy: Option<policy::Policy>,
-    /// How long the client says that it waits.
+    /// How long the client says that it waits. Libraries say so unasked: it is no wish of anybody's, as a policy is.
     pub(crate) patience: Option<Duration>,
     /// The length of its body.
     pub(crate) length: Option<u64>,
@@ -202,9 +204,6 @@ pub(crate) fn stated(headers: &HeaderMap) -> Result<Stated, (HeaderName, String)
         policy = Some(stated);
     }
     let patience = patience(headers).map(|patience| patience.min(policy::Policy::MAX_DEADLINE));
-    if let Some(patience) = patience {
-        policy.get_or_insert_default().deadline.get_or_insert(before(patience).into());
-    }
     Ok(Stated { policy, patience, length: length(headers).map_err(|why| (header::CONTENT_LENGTH, why))? })
 }
 
@@ -236,7 +235,7 @@ impl Preferences {
 
 /// When the gate must speak so that a client that waits this long hears it: a fiftieth earlier, but 250 ms at least and
 /// 2 s at most for the way there and back, and never more than half of the time.
-fn before(patience: Duration) -> Duration {
+pub(crate) fn before(patience: Duration) -> Duration {
     let way = (patience / 50).clamp(Duration::from_millis(250), Duration::from_secs(2));
     patience - way.min(patience / 2)
 }
@@ -374,7 +373,8 @@ mod tests {
             (&[], None),
         ] {
             let stated = stated(&map(headers)).unwrap_or_else(|wrong| panic!("{wrong:?}"));
-            let deadline = stated.policy.and_then(|policy| policy.deadline).map(|span| span.0.as_secs_f64());
+            let own = stated.policy.and_then(|policy| policy.deadline).map(|span| span.0);
+            let deadline = own.or(stated.patience.map(before)).map(|time| time.as_secs_f64());
             assert_eq!(deadline, seconds, "{headers:?}");
             let waits = headers.iter().any(|(_, value)| *value == "wait=10");
             assert!(!waits || stated.patience == Some(Duration::from_secs(10)), "{headers:?}");

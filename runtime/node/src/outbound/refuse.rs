@@ -16,7 +16,9 @@ pub(super) fn refused(refusal: &Refusal, destination: &str, deadline: Duration) 
         Refusal::QueueFull { .. } | Refusal::QueueBytes { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "The destination's queue is full")
         }
-        Refusal::DeadlineUnreachable { .. } => (StatusCode::TOO_MANY_REQUESTS, "The deadline can't be met"),
+        Refusal::DeadlineUnreachable { .. } | Refusal::Spared { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, "The deadline can't be met")
+        }
         Refusal::DeadlinePassed { .. } => (StatusCode::GATEWAY_TIMEOUT, "The deadline passed"),
         Refusal::CostTooLarge { .. } => (StatusCode::TOO_MANY_REQUESTS, "The call is larger than its limit"),
         Refusal::TooManyDestinations { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Too many destinations"),
@@ -28,7 +30,9 @@ pub(super) fn refused(refusal: &Refusal, destination: &str, deadline: Duration) 
         Refusal::QueueFull { .. } => names::QUEUE_CALLS,
         Refusal::QueueBytes { .. } => names::QUEUE_BYTES,
         Refusal::TooManyDestinations { .. } => names::MAX_ACTORS,
-        Refusal::DeadlineUnreachable { .. } | Refusal::DeadlinePassed { .. } => "policy.deadline",
+        Refusal::DeadlineUnreachable { .. } | Refusal::Spared { .. } | Refusal::DeadlinePassed { .. } => {
+            "policy.deadline"
+        }
         Refusal::CostTooLarge { .. } => "limits",
         Refusal::NoRegion => "policy.regions_only",
         Refusal::Draining { .. } | Refusal::Flushed { .. } => "an operator's brake",

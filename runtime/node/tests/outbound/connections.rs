@@ -186,6 +186,34 @@ async fn a_request_lost_on_an_old_connection_moves_to_a_new_one_at_no_cost() {
 }
 
 #[tokio::test]
+async fn what_was_lost_with_an_old_connection_may_be_under_way_where_its_key_is_in_use() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut old, _) = listener.accept().await.unwrap();
+        read_head(&mut old).await;
+        old.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        // The next is begun, and the connection is gone.
+        read_head(&mut old).await;
+        drop(old);
+        for answer in ["409 Conflict\r\ncontent-length: 6\r\n\r\nin use", "200 OK\r\ncontent-length: 4\r\n\r\ndone"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
+            let answer = format!("HTTP/1.1 {}", answer.replacen("\r\n", "\r\nconnection: close\r\n", 1));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let gate = Gate::new(&[]);
+    assert_eq!(read(gate.get(&url).await.unwrap()).await, "ok");
+    let mut request = post(&url, "pay");
+    request.headers_mut().insert("idempotency-key", "1".parse().unwrap());
+    let (answer, told) = gate.told(request).await;
+    assert_eq!(read(answer.unwrap()).await, "done", "{told:?}");
+    assert!(told.iter().any(|line| line.contains("moved to another connection")), "{told:?}");
+    server.await.unwrap();
+}
+
+#[tokio::test]
 async fn failures_to_connect_are_tried_again_and_then_told() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

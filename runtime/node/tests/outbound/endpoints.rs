@@ -316,3 +316,25 @@ async fn what_an_endpoint_says_of_its_own_paths_is_led_back() {
     assert_eq!(cookies, ["a=1; Path=/v1/area", "b=2; HttpOnly; Path=/"]);
     assert_eq!(answer.headers()["location"], "/v1/next");
 }
+
+#[tokio::test]
+async fn an_endpoint_whose_address_is_denied_is_left_for_another() {
+    let fine = Upstream::start(|_| async { text(200, "fine") }).await;
+    let gate = Gate::new(&[]);
+    let denied = json!({"url": "http://10.1.2.3", "name": "inside", "weight": 1000});
+    let configured = |endpoints: serde_json::Value| {
+        gate.configure(&[("api", json!({"match": API, "endpoints": endpoints}))]);
+    };
+    configured(json!([denied, {"url": fine.url(""), "name": "fine"}]));
+    let mut tried = 0;
+    for _ in 0..20 {
+        let (answer, told) = gate.told(with_policy(API, "")).await;
+        assert_eq!(answer.unwrap().status(), 200, "{told:?}");
+        tried += usize::from(told.iter().any(|line| line.contains("no call may go to")));
+    }
+    assert!((1..=2).contains(&tried), "it is tried now and then only: {tried}");
+    configured(json!([denied]));
+    let refused = gate.send(with_policy(API, "")).await.unwrap();
+    assert_eq!(refused.status(), 403);
+    assert!(read(refused).await.contains("address-denied"));
+}

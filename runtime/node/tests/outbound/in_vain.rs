@@ -1,6 +1,9 @@
 //! What clients that repeat by themselves are told: their repetitions multiply those of the gate.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use http::{Response, StatusCode};
 use serde_json::json;
@@ -159,4 +162,29 @@ async fn who_is_refused_by_the_gate_because_of_others_may_come_again() {
     // An operator's word is another matter.
     gate.door.flush(&gate.sender.tenant, "slow");
     assert!(is_final(&waits.await.unwrap().unwrap()));
+}
+
+#[tokio::test]
+async fn who_is_told_that_its_first_attempt_is_under_way_may_come_back_for_it() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&count);
+    let upstream = Upstream::start(move |_| {
+        let is_first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if is_first {
+                std::future::pending::<()>().await;
+            }
+            text(409, "this key is in use")
+        }
+    })
+    .await;
+    let mut request = post(&upstream.url("/"), "x");
+    request.headers_mut().insert("idempotency-key", "1".parse().unwrap());
+    request.headers_mut().insert("tidegate-policy", "deadline=2, attempt_timeout=0.3".parse().unwrap());
+    let (answer, told) = Gate::new(&[]).told(request).await;
+    let answer = answer.unwrap();
+    assert!(asked.load(Ordering::SeqCst) > 2, "it is asked again: {told:?}");
+    assert!(!is_final(&answer), "{told:?}");
+    let status = answer.status();
+    assert!(matches!(status.as_u16(), 409 | 504), "it did not fail: {status}, {told:?}");
 }

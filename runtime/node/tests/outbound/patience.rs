@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use serde_json::json;
 use tidegate::body;
 
 use crate::support::*;
@@ -58,4 +59,24 @@ async fn a_patient_clients_stream_may_stand_still_for_longer() {
         let error = answer.into_body().collect().await.unwrap_err().to_string();
         assert!(error.contains(setting), "{error}");
     }
+}
+
+#[tokio::test]
+async fn what_a_library_says_unasked_does_not_outbid_a_configured_deadline() {
+    let upstream = Upstream::start(|_| std::future::pending::<Response<body::Body>>()).await;
+    let gate = Gate::new(&[]);
+    for (deadline, patience, earliest, latest) in [("1s", "600", 950, 5_000), ("60s", "1", 700, 1_000)] {
+        gate.configure(&[("api", json!({"match": upstream.url(""), "policy": {"deadline": deadline}}))]);
+        let request = Request::get(upstream.url("/")).header("x-stainless-read-timeout", patience);
+        let begin = Instant::now();
+        let answer = gate.send(request.body(body::empty()).unwrap()).await.unwrap();
+        let took = begin.elapsed().as_millis();
+        assert_eq!(answer.status(), 504);
+        assert!((earliest..latest).contains(&took), "{deadline}, {patience}: {took} ms");
+    }
+    // Unlike what the request itself states.
+    let request = Request::get(upstream.url("/")).header("tidegate-policy", "deadline=2").header("prefer", "wait=1");
+    let begin = Instant::now();
+    gate.send(request.body(body::empty()).unwrap()).await.unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(1_900), "{:?}", begin.elapsed());
 }

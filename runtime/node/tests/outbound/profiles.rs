@@ -176,8 +176,10 @@ async fn what_a_destination_calls_final_stands_in_the_place_of_what_its_profile_
         (429, frozen, json!({}), false),
         (429, frozen, json!({"final_codes": ["FROZEN"]}), true),
         (429, frozen, json!({"final_codes": ["account is frozen"]}), true),
-        (402, credit, json!({}), false),
-        (402, credit, json!({"final_statuses": [402]}), true),
+        (402, credit, json!({}), true),
+        (400, credit, json!({}), true),
+        (402, frozen, json!({}), false),
+        (402, frozen, json!({"final_statuses": [402]}), true),
     ] {
         let upstream = Upstream::start(move |_| async move {
             let answer = http::Response::builder().status(status).header("content-type", "application/json");

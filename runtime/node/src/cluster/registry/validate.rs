@@ -232,6 +232,11 @@ pub(crate) fn read_policy(stated: &Map<String, Value>) -> Result<Policy, ConfigE
     let known: Policy = serde_path_to_error::deserialize(Value::Object(stated.clone()))
         .map_err(|error| ConfigError::within("policy", &error))?;
     known.validate().or_else(|error| wrong(&dotted("policy", &error.member), error.problem))?;
+    if known.idempotency_key.is_some() {
+        let why = "is of one request: with one for all, the answer to the first would be that to every other. Requests state it \
+                   themselves, as in `tidegate-policy: idempotency_key=\"order-42\"`";
+        return wrong("policy.idempotency_key", why);
+    }
     Ok(known)
 }
 
@@ -322,6 +327,7 @@ mod tests {
             (json!({"routes": ["/readyz"]}), "routes[0]", "`/readyz` is the node's own"),
             (json!({"policy": {"retires": 3}}), "policy.retires", "unknown field `retires`"),
             (json!({"policy": {"retries": 300}}), "policy.retries", "over 20"),
+            (json!({"policy": {"idempotency_key": "a"}}), "policy.idempotency_key", "of one request"),
             (json!({"policy": {"deadline": 5}}), "policy.deadline", "duration"),
             (json!({"policy": {"deadline": "-1s"}}), "policy.deadline", "`-1s` is not a duration"),
             (json!({"policy": {"retry_on": [503, "often"]}}), "policy.retry_on[1]", "often"),

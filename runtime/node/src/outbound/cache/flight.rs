@@ -41,6 +41,8 @@ struct Flight {
     number: u64,
     phase: watch::Sender<Phase>,
     led: bool,
+    /// Whoever leads asks again, as there was no answer in time.
+    late: bool,
     followers: usize,
 }
 
@@ -63,7 +65,7 @@ pub(crate) enum Place {
 
 impl Flights {
     /// The first leads, all others follow.
-    pub(super) fn join(this: &Arc<Self>, variant: Variant) -> Place {
+    pub(super) fn join(this: &Arc<Self>, variant: Variant, late: bool) -> Place {
         let mut open = this.0.lock();
         let Open { flights, count } = &mut *open;
         let flight = match flights.entry(variant.clone()) {
@@ -74,14 +76,15 @@ impl Flights {
                     number: *count,
                     phase: watch::Sender::new(Phase::Led),
                     led: true,
+                    late,
                     followers: 0,
                 });
                 return Place::Lead(Lead { flights: Arc::clone(this), variant, over: false });
             }
         };
         flight.followers += 1;
-        let (phase, number) = (flight.phase.subscribe(), flight.number);
-        Place::Follow(Follower { flights: Arc::clone(this), variant, number, phase, over: false })
+        let (phase, number, late) = (flight.phase.subscribe(), flight.number, flight.late);
+        Place::Follow(Follower { flights: Arc::clone(this), variant, number, phase, late, over: false })
     }
 
     #[cfg(test)]
@@ -134,10 +137,16 @@ pub(crate) struct Follower {
     variant: Variant,
     number: u64,
     phase: watch::Receiver<Phase>,
+    late: bool,
     over: bool,
 }
 
 impl Follower {
+    /// Whether somebody asked before and got no answer in time: there may be none for long.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late
+    }
+
     /// Waits for what comes of the lead, or for the lead itself.
     pub(crate) async fn wait(mut self) -> Result<Landed, Lead> {
         loop {
@@ -206,7 +215,7 @@ mod tests {
     }
 
     fn join(flights: &Arc<Flights>) -> Place {
-        Flights::join(flights, variant())
+        Flights::join(flights, variant(), false)
     }
 
     fn lead(flights: &Arc<Flights>) -> Lead {

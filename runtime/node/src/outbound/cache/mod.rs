@@ -267,9 +267,9 @@ impl Cache {
         Some(key::variant(found.generation, &found.credentials, &key::vary(&stored.headers)?, headers))
     }
 
-    /// A place among those who want the same.
-    pub(crate) fn join(&self, found: &Found) -> Place {
-        Flights::join(&self.flights, found.variant.clone())
+    /// A place among those who want the same. `late`: whoever leads asks again, as there was no answer in time.
+    pub(crate) fn join(&self, found: &Found, late: bool) -> Place {
+        Flights::join(&self.flights, found.variant.clone(), late)
     }
 
     /// What an answer on its way is stored with.

@@ -3,9 +3,9 @@
 use http::{HeaderName, header};
 use tidegate_core::cache::Stale;
 
-use super::partition::Splitter;
+use super::{api::Api, partition::Splitter};
 use crate::{
-    cluster::registry::{CacheConfig, ConfigError},
+    cluster::registry::{CREDENTIALS, CacheConfig, ConfigError},
     outbound::cache::{Caching, Scope},
 };
 
@@ -18,7 +18,8 @@ pub(super) struct CompiledCache {
 
 impl CompiledCache {
     /// Checks it; nothing where answers are not to be stored.
-    pub(super) fn new(config: &CacheConfig) -> Result<Option<Self>, ConfigError> {
+    pub(super) fn new(config: &CacheConfig, api: &Api) -> Result<Option<Self>, ConfigError> {
+        let ignored = |(index, name): (usize, &String)| ignored(index, name, api);
         let ignored: Result<Box<[_]>, _> = config.ignore_headers.iter().enumerate().map(ignored).collect();
         let stale = Stale {
             never: false,
@@ -37,10 +38,11 @@ impl CompiledCache {
     }
 }
 
-fn ignored((index, name): (usize, &String)) -> Result<HeaderName, ConfigError> {
+fn ignored(index: usize, name: &str, api: &Api) -> Result<HeaderName, ConfigError> {
     let wrong = |why: String| ConfigError { key: format!("cache.ignore_headers[{index}]"), why };
     let name: HeaderName = name.parse().map_err(|_| wrong(format!("`{name}` is no name of a header")))?;
-    if [header::AUTHORIZATION, header::COOKIE].contains(&name) {
+    let is_key = CREDENTIALS.iter().chain(api.key_headers()).any(|key| *key == name);
+    if is_key || [header::AUTHORIZATION, header::COOKIE].contains(&name) {
         return Err(wrong(format!("`{name}` says who asks: answers are never shared across it")));
     }
     Ok(name)

@@ -136,7 +136,7 @@ pub(super) fn compile_known(
     let limits = Settings { limits, max_concurrency, endpoints: ways, brake, ..node_settings(settings) };
     let limits = Config::new(&limits).map_err(|wrong| error(wrong.key, wrong.problem))?;
     let policy = read_policy(&config.policy)?;
-    let cache = config.cache.as_ref().map(CompiledCache::new).transpose()?.flatten();
+    let cache = config.cache.as_ref().map(|cache| CompiledCache::new(cache, &api)).transpose()?.flatten();
     let limits = Arc::new(limits);
     let stands = stands_for(config);
     Ok(CompiledDestination { pattern, split_by, limits, policy, api, endpoints, injection, stands, token_quota, cache })
@@ -405,6 +405,12 @@ mod tests {
             (r#"{"match": "https://a", "cache": {"ttl": "1s"}}"#, "`cache.ttl`"),
             (r#"{"match": "https://a", "cache": {"ignore_headers": ["a b"]}}"#, "`cache.ignore_headers[0]`"),
             (r#"{"match": "https://a", "cache": {"ignore_headers": ["Cookie"]}}"#, "`cache.ignore_headers[0]`"),
+            (r#"{"match": "https://a", "cache": {"ignore_headers": ["x", "X-Api-Key"]}}"#, "`cache.ignore_headers[1]`"),
+            (
+                r#"{"match": "https://a", "keys": ["header:x-who"], "cache": {"ignore_headers": ["x-who"]}}"#,
+                "`cache.ignore_headers[0]`",
+            ),
+            (r#"{"match": "https://a", "policy": {"idempotency_key": "1"}}"#, "`policy.idempotency_key`"),
         ] {
             let error = check(json).unwrap_err();
             assert!(error.contains(key), "{json}: {error}");

@@ -255,11 +255,11 @@ impl<'c, 'a> Attempting<'c, 'a> {
             };
             let broken = match lease.exchange(request, upload, head).await {
                 Ok(Exchanged::Answer(mut response)) => {
+                    // Here, where all heads come in: those too that are never passed on, but kept, and what is wrong with one.
+                    if let Some(filled) = &call.head.filled {
+                        filled.mask(response.headers_mut());
+                    }
                     let Err(why) = checked(&mut response) else {
-                        // Here, where all heads come in: those too that are never passed on, but kept.
-                        if let Some(filled) = &call.head.filled {
-                            filled.mask(response.headers_mut());
-                        }
                         // That tells what it came to.
                         self.began = None;
                         let outcome = call.read(&mut response, self.number, began.elapsed()).await;
@@ -280,6 +280,9 @@ impl<'c, 'a> Attempting<'c, 'a> {
             let stale = broken.reused && call.repeatable && is_lost(&broken.error);
             if (unprocessed || stale) && moves < MOVES && call.kept.is_replayable() {
                 moves += 1;
+                if !unprocessed {
+                    admission.doubts();
+                }
                 let why = if unprocessed { "nothing was done with it" } else { "this one was closed meanwhile" };
                 call.ending.note(|call| Note::Decided { call, what: format!("moved to another connection: {why}") });
                 continue;

@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use tidegate_core::{
     Attempt, Cost, Effective, Flow, NewCall, Outcome, Refusal, Ticket, Time, Verdict,
     repeat::{Class, Failure, Reason},
-    signal,
+    signal::{self, Signal},
     units::{Rounded, Span},
 };
 
@@ -312,8 +312,13 @@ impl Call<'_> {
                 Asked::Refused(refusal) => return Err(self.refused(&refusal, failed).into()),
                 Asked::Queued { wait, why } => (wait, why),
             };
+            let asked = Arc::clone(&destination.limits);
             // A change is in force before those are sent on who wait: whoever came to wait after that sees it here.
             self.aim_again()?;
+            let limits = &self.aim().destination.limits;
+            if self.key == self.asked && !Arc::ptr_eq(&asked, limits) {
+                self.door.shards.reconfigure(&asked, limits);
+            }
             if self.key != self.asked {
                 continue;
             }
@@ -366,7 +371,15 @@ impl Call<'_> {
             Attempted::Denied(denied) => {
                 // Which addresses a network of the operator's has is told to the operator alone.
                 tracing::info!(denied = ?denied, "a call was denied by the address guard");
-                return Next::End(End::Refused(Box::new(denied.into())));
+                return match admission.report(&denied_there(), &self.facts()) {
+                    // What is true of one endpoint is not of another.
+                    Verdict::PutBack(ticket) => {
+                        let what = "put back at no cost: its endpoint has an address that no call may go to".into();
+                        self.ending.note(|call| Note::Decided { call, what });
+                        Next::Again(Again { ticket, costs: false, failed: None })
+                    }
+                    _ => Next::End(End::Refused(Box::new(denied.into()))),
+                };
             }
             Attempted::Own(error) => return Next::End(End::Failed(error)),
             Attempted::DeadlinePassed => {
@@ -383,15 +396,7 @@ impl Call<'_> {
                 return Next::Again(Again { ticket, costs: false, failed: None });
             }
         };
-        let facts = Attempt {
-            policy: &self.policy,
-            repeatable: self.repeatable,
-            costs: self.costs,
-            replayable: self.kept.is_replayable(),
-            keyed: self.keyed,
-            spent: self.spent,
-        };
-        let verdict = admission.report(&outcome, &facts);
+        let verdict = admission.report(&outcome, &self.facts());
         if outcome.class() == Class::Refused {
             self.tell_refusal(&outcome);
         }
@@ -428,8 +433,9 @@ impl Call<'_> {
         };
         self.ending.note(|call| Note::Decided { call, what });
         drop(admission);
-        // What failed has failed, be it that nothing more comes of it in time; what was refused has not.
-        let has_failed = outcome.class() != Class::Refused;
+        // What failed has failed, be it that nothing more comes of it in time. What was refused has not, nor what another
+        // endpoint is asked for, nor what is under way there.
+        let has_failed = costs || matches!(outcome.class(), Class::Down | Class::Faulty);
         self.failed += u32::from(has_failed);
         let failed = match came {
             Ok(response) => {
@@ -442,19 +448,27 @@ impl Call<'_> {
         Next::Again(Again { ticket, costs, failed })
     }
 
+    fn facts(&self) -> Attempt<'_> {
+        Attempt {
+            policy: &self.policy,
+            repeatable: self.repeatable,
+            costs: self.costs,
+            replayable: self.kept.is_replayable(),
+            keyed: self.keyed,
+            spent: self.spent,
+        }
+    }
+
     /// Reads the head of an answer, and of a refusal its body.
     pub(super) async fn read(&self, response: &mut Response<Streaming>, attempt: u32, first_byte: Duration) -> Outcome {
         let status = response.status().as_u16();
         self.ending.note(|call| Note::Answered { call, attempt, status, first_byte });
         self.counts().answered(first_byte);
         let tell = |what| self.ending.note(|call| Note::Decided { call, what });
-        let body = Refusals::new(&self.door.settings).body(response, tell).await;
-        let answer = signal::Answer {
-            status: response.status(),
-            headers: response.headers(),
-            body: body.as_deref(),
-            finals: self.target.destination.finals(),
-        };
+        let finals = self.target.destination.finals();
+        let body = Refusals::new(&self.door.settings).body(response, finals, tell).await;
+        let answer =
+            signal::Answer { status: response.status(), headers: response.headers(), body: body.as_deref(), finals };
         reading(&self.target.destination, &answer, self.door.settings.max_pause.get())
     }
 
@@ -533,4 +547,10 @@ impl Call<'_> {
         parts.extensions.clear();
         Response::from_parts(parts, body)
     }
+}
+
+/// What it is to the actor that no call may go to an address: no waiting helps there.
+fn denied_there() -> Outcome {
+    let signal = Signal { last_word: true, ..Signal::default() };
+    Outcome::Answer { status: StatusCode::FORBIDDEN.as_u16(), signal }
 }

@@ -288,7 +288,9 @@ fn trial(call: &Call<'_>, admission: &Admission) {
                 let (status, first_byte) = (response.status().as_u16(), began.elapsed());
                 counts.answered(first_byte);
                 trail.note(Note::Answered { call, attempt, status, first_byte });
-                let body = refusals.body(&mut response, |what| trail.note(Note::Decided { call, what })).await;
+                let body = refusals
+                    .body(&mut response, destination.finals(), |what| trail.note(Note::Decided { call, what }))
+                    .await;
                 let answer = signal::Answer {
                     status: response.status(),
                     headers: response.headers(),

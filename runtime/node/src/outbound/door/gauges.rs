@@ -91,7 +91,7 @@ impl Collector for DestinationGauges {
         self.gauge(encoder, ("destination_lately", help), |gauges| gauges.lately)?;
         let help = "Retries of the last ten seconds: what is spent of the budget";
         self.gauge(encoder, ("destination_retries_lately", help), |gauges| gauges.retries_lately)?;
-        let help = "Retries that the budget of its poorest partition has";
+        let help = "Retries that its budget has";
         self.gauge(encoder, ("destination_retries_left", help), |gauges| {
             u64::from(gauges.retries_left.unwrap_or_default())
         })

@@ -57,6 +57,9 @@ use crate::{
     settings::{OutboundSettings, names},
 };
 
+/// Partitions that calls on their way may know of beyond those that the shards keep.
+const ON_THEIR_WAY: usize = 1024;
+
 /// What tests replace.
 pub struct DoorParts {
     /// Looks names up.
@@ -152,7 +155,8 @@ impl Door {
             keys: parts.keys,
             configuring: Mutex::default(),
             targets: Targets::default(),
-            known: Known::new(settings.max_actors),
+            // Calls on their way know of some that the shards have not made room for yet.
+            known: Known::new(settings.max_actors.saturating_add(ON_THEIR_WAY)),
             cache: parts.cache,
             defaults,
             settings: settings.clone(),
@@ -369,7 +373,7 @@ impl Inner {
                 ending.note(|call| Note::Decided { call, what });
             }
         }
-        let policy = target.policy(&self.defaults, &sender, stated.policy.as_ref());
+        let policy = target.policy(&self.defaults, &sender, &stated);
         if let Err(problem) = aim::ways(&target.destination, &self.settings.region, &policy, filled.as_deref()) {
             drain(body, self.read_on);
             return Ok(ending.refuse(*problem));
@@ -383,7 +387,8 @@ impl Inner {
         let first_byte = self.first_byte(&target, &sender, &stated, &policy);
         let idle = self.idle(&stated);
         let own = stated.policy.as_ref().and_then(|policy| policy.deadline);
-        let deadline_stated = own.or(sender.policy.deadline).or(target.destination.policy.deadline).is_some();
+        let deadline_stated = stated.patience.is_some()
+            || own.or(sender.policy.deadline).or(target.destination.policy.deadline).is_some();
         let deadline = shards::now() + policy.deadline;
 
         let start = Start { keep: self.settings.replay_body.get(), memory: &self.memory, read_on: self.read_on };

@@ -2,7 +2,7 @@
 
 use http::Response;
 use tidegate_core::{
-    signal,
+    signal::{self, Finals},
     units::{Size, Span},
 };
 
@@ -27,8 +27,13 @@ impl Refusals {
     }
 
     /// The body of a refusal, unpacked, where it may say more than the head. A bound that keeps it unread is told.
-    pub(super) async fn body(self, response: &mut Response<Streaming>, tell: impl FnOnce(String)) -> Option<Vec<u8>> {
-        if !signal::wants_body(response.status(), response.headers()) {
+    pub(super) async fn body(
+        self,
+        response: &mut Response<Streaming>,
+        finals: &Finals,
+        tell: impl FnOnce(String),
+    ) -> Option<Vec<u8>> {
+        if !signal::wants_body(response.status(), response.headers(), finals) {
             return None;
         }
         let Self { size, wait } = self;

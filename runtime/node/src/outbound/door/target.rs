@@ -4,11 +4,12 @@ use std::sync::{Arc, Weak, atomic::AtomicU64};
 
 use http::{HeaderValue, Uri, uri};
 use parking_lot::Mutex;
-use tidegate_core::{Effective, Policy, endpoint::Mask};
+use tidegate_core::{Effective, endpoint::Mask};
 
 use crate::outbound::{
     Origin, Sender,
     destinations::{Destination, Endpoint},
+    headers::{self, Stated},
     pool::{Pool, Upstream},
 };
 
@@ -125,12 +126,20 @@ impl Target {
         self.ways.len() + 1
     }
 
-    /// The policy in force: defaults < profile < destination < sender < the request's own.
-    pub(super) fn policy(&self, defaults: &Effective, sender: &Arc<Sender>, own: Option<&Policy>) -> Arc<Effective> {
+    /// The policy in force: defaults < profile < destination < sender < the request's own. Its client's patience is the
+    /// deadline where only the first two say one, and a bound on that of destination and sender.
+    pub(super) fn policy(&self, defaults: &Effective, sender: &Arc<Sender>, stated: &Stated) -> Arc<Effective> {
         let shared = self.shared_policy(defaults, sender);
-        let Some(own) = own else { return shared };
+        let own = stated.policy.as_ref();
+        let configured = sender.policy.deadline.or(self.destination.policy.deadline).is_some();
+        let patience = stated.patience.filter(|_| own.is_none_or(|own| own.deadline.is_none())).map(headers::before);
+        let patience = patience.filter(|patience| !configured || *patience < shared.deadline);
+        if own.is_none() && patience.is_none() {
+            return shared;
+        }
         let mut policy = Effective::clone(&shared);
-        policy.apply(own);
+        own.into_iter().for_each(|own| policy.apply(own));
+        policy.deadline = patience.unwrap_or(policy.deadline);
         Arc::new(policy)
     }
 

@@ -179,6 +179,11 @@ impl Shards {
         self.shards.get(self.shard_of(key))?.lock().core.pause(now(), key)
     }
 
+    /// Whether calls of a partition wait for the end of a pause, be it an operator's.
+    pub(crate) fn is_paused(&self, key: u128) -> bool {
+        self.shards.get(self.shard_of(key)).is_some_and(|shard| shard.lock().core.is_paused(now(), key))
+    }
+
     /// Lets every partition that follows `old` follow `new`.
     pub(crate) fn reconfigure(&self, old: &Arc<Config>, new: &Arc<Config>) {
         for shard in 0..self.shards.len() {
@@ -282,6 +287,11 @@ impl Admission {
     pub(crate) fn departed(&self) -> Departure {
         self.with(|hosted, now| hosted.core.departed(now, self.permit, &mut hosted.effects))
             .unwrap_or(Departure::Released)
+    }
+
+    /// It goes on over another connection, and may have been processed over the one before.
+    pub(crate) fn doubts(&self) {
+        self.with(|hosted, _| hosted.core.doubts(self.permit));
     }
 
     /// Which endpoint of the destination it is for.

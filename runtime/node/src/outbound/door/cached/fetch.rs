@@ -72,7 +72,7 @@ impl Call<'_> {
                 lead.land(Landed::StandIn(Arc::clone(&stored)));
                 if late {
                     // It may be slow and not gone, and nobody would ever wait for it to its end.
-                    self.ask_behind(around, asking, &found);
+                    self.ask_behind(around, asking, &found, true);
                 }
             }
             return Ok(self.stale(around, asking, &stored, "stale-if-error", Some(status)));
@@ -99,12 +99,12 @@ impl Call<'_> {
         self.deadline = deadline.min(shards::now() + patience);
         self.fallback = Some(patience);
         let end = self.ended(None).await;
-        let cut_short = matches!(end, End::Refused(_)) && self.deadline < deadline;
+        let cut_short = matches!(end, End::Refused(_)) && self.deadline < deadline && self.deadline <= shards::now();
         if cut_short {
             let (patience, usable, setting) = (Rounded(patience), Rounded(usable), names::CACHE_PATIENCE);
             self.note(format!("it had {patience}: a stale answer is there, for {usable} yet (setting {setting})"));
         }
-        let late = cut_short && self.deadline <= shards::now() && self.ending.attempts() > attempts;
+        let late = cut_short && self.ending.attempts() > attempts;
         (self.deadline, self.fallback) = (deadline, None);
         (end, late)
     }

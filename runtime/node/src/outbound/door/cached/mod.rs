@@ -10,7 +10,6 @@ use http::{HeaderMap, Method, Response, Uri, header};
 use http_body_util::BodyExt;
 use tidegate_core::{
     cache::{self as rules, Demand, Use, Why},
-    shard::Brake,
     units::Rounded,
 };
 
@@ -177,10 +176,14 @@ impl Call<'_> {
             if self.head.method == Method::HEAD || !asking.demand.is_plain() || found.passes || own {
                 return self.fetch(around, asking, found, why, None).await;
             }
-            let landed = match around.cache.join(&found) {
+            let landed = match around.cache.join(&found, false) {
                 Place::Lead(lead) => Err(lead),
                 Place::Follow(follower) => {
                     let stand_in = self.stand_in(asking, &found);
+                    if let Some((stored, _)) = stand_in.as_ref().filter(|_| follower.is_late()) {
+                        // Whoever asked before waited for all who come now.
+                        return Ok(self.stale(around, asking, stored, "late", None));
+                    }
                     let left = self.patience(stand_in.map(|(_, usable)| usable));
                     let landed = self.follow(follower, left).await;
                     // It may have begun its answer meanwhile, and take no coding any more.
@@ -278,7 +281,7 @@ impl Call<'_> {
             }
             Use::Taken { .. } => Some(self.stale(around, asking, stored, "max-stale", None)),
             Use::WhileRevalidating { .. } => {
-                self.ask_behind(around, asking, found);
+                self.ask_behind(around, asking, found, false);
                 Some(self.stale(around, asking, stored, "stale-while-revalidate", None))
             }
         }
@@ -300,8 +303,7 @@ impl Call<'_> {
     }
 
     fn is_paused(&self) -> bool {
-        let snapshot = self.door.shards.snapshot(self.key);
-        snapshot.is_some_and(|it| it.paused.is_some() || matches!(it.brake, Brake::Paused { .. }))
+        self.door.shards.is_paused(self.key)
     }
 
     /// The request wants a stored answer only, and there is none.
@@ -328,9 +330,10 @@ impl Call<'_> {
         Ok(answer)
     }
 
-    /// Has the upstream asked while a stale answer is given, once for all who get it.
-    fn ask_behind(&self, around: Around<'_>, asking: &Asking, found: &Found) {
-        let Place::Lead(lead) = around.cache.join(found) else { return };
+    /// Has the upstream asked while a stale answer is given, once for all who get it. `late`: somebody asked just now, and
+    /// got no answer in time.
+    fn ask_behind(&self, around: Around<'_>, asking: &Asking, found: &Found, late: bool) {
+        let Place::Lead(lead) = around.cache.join(found, late) else { return };
         let behind = Behind::of(self, around);
         self.note(format!("asked for again in the background, trail {}", behind.trail()));
         behind.spawn(asking.made.clone(), lead);
