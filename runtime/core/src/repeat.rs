@@ -126,6 +126,17 @@ impl Outcome {
         }
     }
 
+    /// Whether the destination may have worked for it, and have that paid, after an attempt that took so long. Who says that it
+    /// does not serve did not; nobody can tell of the others but by the time.
+    fn may_have_cost(&self, took: Duration) -> bool {
+        match self {
+            Outcome::Answer { status: 503 | 529, .. } | Outcome::Failed(Failure::Unprocessed) => false,
+            // Somebody waited for the work in vain.
+            Outcome::Answer { status: 504 | 524, .. } | Outcome::Failed(Failure::TimedOut) => true,
+            _ => took >= WORK,
+        }
+    }
+
     /// Whether nothing better is to be expected of another attempt of the call that flies. What says that there is nothing
     /// to do may say so because of the other, unless the request is `safe` (RFC 9110 section 9.2.1).
     pub fn settles(&self, safe: bool) -> bool {
@@ -181,6 +192,8 @@ pub struct Attempt<'a> {
 pub struct Facts {
     /// Whether the first byte left the node.
     pub departed: bool,
+    /// How long it was under way.
+    pub took: Duration,
     /// The destination lived before and does not now: waiting for it is better than failing.
     pub down: bool,
     /// Another endpoint of the destination takes calls, and may take this one; where this one says that no waiting helps:
@@ -299,19 +312,26 @@ pub enum Decision {
     Retry(Duration),
 }
 
-/// First delay of the backoff.
-pub const BACKOFF_BASE: Duration = Duration::from_millis(50);
+/// First delay of the backoff, at most: a connection that broke is there again at once.
+pub const BACKOFF_BASE: Duration = Duration::from_millis(100);
+/// Each is so many times the one before. With the usual three retries a call outlasts a failure of about two seconds, which
+/// is longer than the libraries that call through the gate do by themselves.
+pub const BACKOFF_GROWS: u32 = 6;
 /// Longest delay of the backoff.
 pub const BACKOFF_CAP: Duration = Duration::from_secs(5);
+
+/// An attempt that ends sooner came before the work, where that costs something.
+const WORK: Duration = Duration::from_secs(1);
 
 /// First delay, about, of a call whose attempt before is under way still; doubles up to [`BACKOFF_CAP`].
 const UNDER_WAY: Duration = Duration::from_millis(250);
 /// After so many of them, about a quarter of a minute in all, the answer is passed on.
 const UNDER_WAY_MOST: u8 = 8;
 
-/// Full jitter: a random part of `base * 2^n`, at most `cap`.
-pub fn full_jitter(base: Duration, cap: Duration, n: u32, random: &mut fastrand::Rng) -> Duration {
-    base.saturating_mul(1u32.checked_shl(n.min(31)).unwrap_or(u32::MAX)).min(cap).mul_f64(random.f64())
+/// The delay before the n-th retry, from zero: it grows up to `cap`, and a random part of half of it is taken off, so that
+/// those who failed together do not come back together, nor at once.
+pub fn backoff(cap: Duration, n: u32, random: &mut fastrand::Rng) -> Duration {
+    BACKOFF_BASE.saturating_mul(BACKOFF_GROWS.saturating_pow(n)).min(cap).mul_f64(0.5 + random.f64() / 2.0)
 }
 
 /// What happens after an attempt. `budget` is asked only when everything else speaks for a retry.
@@ -382,14 +402,15 @@ pub fn after(
         return Decision::Return(Reason::NotRepeatable);
     }
     // Whoever waits out an outage pays for no attempt, but for those that cost something.
-    if facts.down && !(maybe_processed && attempt.costs) {
+    if facts.down && !(maybe_processed && attempt.costs && outcome.may_have_cost(facts.took)) {
         return again(facts.resumes).err().unwrap_or(Decision::PutBack);
     }
     if attempt.spent >= attempt.policy.retries {
         return Decision::Return(Reason::AttemptsSpent { retries: attempt.policy.retries });
     }
-    let cap = if facts.elsewhere { Duration::ZERO } else { BACKOFF_CAP };
-    let delay = full_jitter(BACKOFF_BASE, cap, attempt.spent, random);
+    // Who has little time left is rather tried sooner than not at all.
+    let cap = if facts.elsewhere { Duration::ZERO } else { BACKOFF_CAP.min(facts.deadline.since(now) / 2) };
+    let delay = backoff(cap, attempt.spent, random);
     if let Err(late) = again((now + delay).max(facts.resumes)) {
         return late;
     }

@@ -16,7 +16,7 @@ use crate::{
     asleep::Asleep,
     awake::Awake,
     budgets::Budgets,
-    calls::{Call, Calls, NewCall, Permit},
+    calls::{Call, Calls, NewCall, Permit, Ticket},
     endpoint::Endpoints,
     refusal::{Cause, Refusal},
     repeat::{Attempt, Outcome, Reason},
@@ -239,12 +239,11 @@ impl Shard {
             .unwrap_or(Verdict::Return(Reason::Released))
     }
 
-    /// An attempt goes on over another connection, and may have been processed over the one before: an answer that says so is
-    /// of that.
-    pub fn doubts(&mut self, permit: Permit) {
-        if let Some(entry) = self.calls.get_mut(permit.call) {
-            entry.ticket.in_doubt = true;
-        }
+    /// An attempt was lost with a connection that its peer closed meanwhile, which says nothing of the destination. It was
+    /// charged, as it may have been counted there and even processed: the call comes back with this ticket, at no cost.
+    pub fn lost(&mut self, now: Time, permit: Permit, fx: &mut Effects) -> Option<Ticket> {
+        let index = self.calls.get(permit.call)?.actor;
+        self.with(index, now, fx, |actor, cx| actor.lost(permit, cx)).flatten()
     }
 
     /// A copy of a call that flies leaves now, too, where budget, limits and another endpoint let it. Every permit of a

@@ -161,6 +161,7 @@ impl Actor {
         let down = self.endpoints.get(endpoint).is_some_and(|endpoint| endpoint.guard.is_down());
         let facts = Facts {
             departed,
+            took: now.since(left),
             // What is the call's own costs it an attempt: waiting for the destination would not help.
             down: down && !own && !elsewhere,
             elsewhere,
@@ -297,6 +298,16 @@ impl Actor {
         self.pump(cx);
     }
 
+    /// An attempt was lost with its old connection.
+    pub(crate) fn lost(&mut self, permit: Permit, cx: &mut Context<'_>) -> Option<Ticket> {
+        let flown = self.landed(permit, None, cx)?;
+        if let Some(endpoint) = self.endpoints.get_mut(flown.endpoint) {
+            endpoint.guard.given_up(permit.call, cx.random, cx.now);
+        }
+        self.pump(cx);
+        Some(Ticket { in_doubt: true, ..flown.ticket })
+    }
+
     fn count(&mut self, outcome: &Outcome, class: Class, took: Duration) {
         let counts = &mut self.counts;
         match (class, outcome) {
@@ -339,7 +350,7 @@ impl Actor {
     pub(crate) fn amend(&mut self, permit: Permit, outcome: &Outcome, cx: &mut Context<'_>) {
         let Some(entry) = cx.calls.get_mut(permit.call).filter(|entry| entry.phase == Phase::Reported) else { return };
         let succeeded = std::mem::take(&mut entry.succeeded);
-        let Entry { left, beside, endpoint: index, mut ticket, .. } = *entry;
+        let Entry { left, beside, judged, endpoint: index, mut ticket, .. } = *entry;
         let class = outcome.class();
         ticket.endpoint = index;
         let resumed = self.resumes_at(index, cx.now);
@@ -347,6 +358,9 @@ impl Actor {
         if succeeded && class != Class::Accepted {
             self.counts.succeeded = self.counts.succeeded.saturating_sub(1);
             self.count(outcome, class, Duration::ZERO);
+        }
+        if let (true, Class::Down | Class::Faulty, Some(endpoint)) = (judged, class, self.endpoints.get_mut(index)) {
+            endpoint.health.broke();
         }
         if let (Class::Refused | Class::Down, Some(endpoint)) = (class, self.endpoints.get_mut(index)) {
             endpoint.guard.amends();

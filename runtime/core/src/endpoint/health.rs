@@ -137,6 +137,15 @@ impl Health {
         }
     }
 
+    /// An answer that counted as one turned out to be none.
+    pub(crate) fn broke(&mut self) {
+        self.failures = (self.failures / (1.0 - OF_EACH)).min(1.0);
+        self.failures += (1.0 - self.failures) * OF_EACH;
+        if let Some(ejected) = &mut self.ejected {
+            (ejected.good, ejected.bad) = (0, true);
+        }
+    }
+
     /// The answer was a client error. `odd`: another endpoint serves such calls.
     pub(crate) fn declined(&mut self, launched: Time, odd: bool, now: Time) {
         self.landed(launched);

@@ -25,6 +25,7 @@ struct Case {
     costs: bool,
     replayable: bool,
     spent: u32,
+    took_ms: u64,
     departed: bool,
     down: bool,
     owns: bool,
@@ -46,6 +47,7 @@ fn case(outcome: Outcome) -> Case {
         costs: false,
         replayable: true,
         spent: 0,
+        took_ms: 20,
         departed: true,
         down: false,
         owns: false,
@@ -70,6 +72,7 @@ fn decide(case: &Case) -> Decision {
     };
     let facts = Facts {
         departed: case.departed,
+        took: Duration::from_millis(case.took_ms),
         down: case.down,
         elsewhere: case.elsewhere,
         fallback: case.fallback,
@@ -195,6 +198,20 @@ fn the_table_of_decisions() {
             Case { down: true, costs: true, spent: 3, ..case(answer(504)) },
             back(Reason::AttemptsSpent { retries: 3 }),
         ),
+        ("503 to what costs, while down", Case { down: true, costs: true, ..case(answer(503)) }, Decision::PutBack),
+        ("529 to what costs, while down", Case { down: true, costs: true, ..case(answer(529)) }, Decision::PutBack),
+        ("502 to what costs, while down", Case { down: true, costs: true, ..case(answer(502)) }, Decision::PutBack),
+        (
+            "502 to what costs, at once no more, while down",
+            Case { down: true, costs: true, took_ms: 4_000, ..case(answer(502)) },
+            retry,
+        ),
+        ("broken, of what costs", Case { down: true, costs: true, ..case(failed(Failure::Broken)) }, Decision::PutBack),
+        (
+            "broken in the midst of what costs",
+            Case { down: true, costs: true, took_ms: 4_000, ..case(failed(Failure::Broken)) },
+            retry,
+        ),
         (
             "no connection, of what costs, while down",
             Case { down: true, costs: true, departed: false, spent: 9, ..case(failed(Failure::Connect)) },
@@ -277,10 +294,10 @@ fn the_rule_of_a_destination_decides_about_posts() {
 #[test]
 fn the_backoff_grows_and_is_capped() {
     let mut random = fastrand::Rng::with_seed(1);
-    for (n, most) in [(0, 50), (1, 100), (3, 400), (7, 5_000), (200, 5_000)] {
+    for (n, most) in [(0, 100), (1, 600), (2, 3_600), (3, 5_000), (200, 5_000)] {
         for _ in 0..50 {
-            let delay = full_jitter(BACKOFF_BASE, BACKOFF_CAP, n, &mut random);
-            assert!(delay <= Duration::from_millis(most), "{n}: {delay:?}");
+            let delay = backoff(BACKOFF_CAP, n, &mut random);
+            assert!((most / 2..=most).contains(&(delay.as_millis() as u64)), "{n}: {delay:?}");
         }
     }
 }

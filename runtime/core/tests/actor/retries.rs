@@ -45,7 +45,8 @@ fn a_retry_waits_with_jitter_and_spends_the_budget() {
         match gate.report(permit, failed) {
             Verdict::Retry(ticket) => {
                 retries += 1;
-                assert!(ticket.not_before().since(gate.now) <= MS * 50);
+                let delay = ticket.not_before().since(gate.now);
+                assert!((MS * 50..=MS * 100).contains(&delay), "{delay:?}");
             }
             Verdict::Return(Reason::BudgetSpent) => returned += 1,
             other => panic!("{other:?}"),

@@ -166,6 +166,8 @@ pub enum Stop {
     Deadline,
     /// The sender's own bound or its body ended it.
     Sender,
+    /// It was written to an old connection that its peer had closed.
+    Connection,
 }
 
 impl Stop {
@@ -176,6 +178,7 @@ impl Stop {
             Self::GivenUp => "cancelled",
             Self::Deadline => "deadline",
             Self::Sender => "sender",
+            Self::Connection => "connection",
         }
     }
 }
@@ -187,6 +190,7 @@ impl fmt::Display for Stop {
             Self::GivenUp => "its sender went away",
             Self::Deadline => "the deadline of the call passed",
             Self::Sender => "its sender's own bound or body ended it",
+            Self::Connection => "its old connection was closed meanwhile",
         })
     }
 }

@@ -26,13 +26,15 @@ impl Mount {
     /// The `Location` for the client; nothing where it stays as it is.
     pub(crate) fn location(&self, location: &str) -> Option<String> {
         let location = location.trim_ascii();
-        if location.starts_with('/') && !location.starts_with("//") {
+        // A client removes dot segments (RFC 3986 section 5.2.4) after the prefix was put on, and would leave it.
+        let path = location.split(['?', '#']).next().unwrap_or_default();
+        let climbs = path.split(['/', '\\']).any(is_climbing);
+        if location.starts_with('/') && !location.starts_with("//") && !climbs {
             return Some(format!("{}{location}", self.base()));
         }
         let after_scheme = location.split_once("://").filter(|(scheme, _)| scheme.bytes().all(in_scheme));
         let written_out = location.strip_prefix("//").or(after_scheme.map(|(_, rest)| rest));
-        let climbs = || location.split(['?', '#']).next().is_some_and(|path| path.split('/').any(|part| part == ".."));
-        if written_out.is_none() && !climbs() {
+        if written_out.is_none() && !climbs {
             // Relative to the path, which is the same below `/to`.
             return None;
         }
@@ -44,8 +46,8 @@ impl Mount {
         }
         let below = match written_out {
             // Byte for byte, as everywhere.
-            Some(rest) => rest.find(['/', '?', '#']).and_then(|at| rest.get(at..)).unwrap_or_default(),
-            None => target.as_str().get(target.origin().ascii_serialization().len()..)?,
+            Some(rest) if !climbs => rest.find(['/', '?', '#']).and_then(|at| rest.get(at..)).unwrap_or_default(),
+            _ => target.as_str().get(target.origin().ascii_serialization().len()..)?,
         };
         let slash = if below.starts_with('/') { "" } else { "/" };
         Some(format!("{}{slash}{below}", self.base()))
@@ -73,6 +75,11 @@ impl Mount {
             false => format!("/to/{name}"),
         }
     }
+}
+
+/// Whether a segment of a path is `..`, in any of its spellings.
+fn is_climbing(segment: &str) -> bool {
+    segment.len() <= 6 && segment.to_ascii_lowercase().replace("%2e", ".") == ".."
 }
 
 fn in_scheme(byte: u8) -> bool {
@@ -124,6 +131,12 @@ mod tests {
             ("//host/b", Some("/b")),
             ("../../../../up", Some("/up")),
             ("../c?to=../x", Some("/v1/c?to=../x")),
+            ("/a/../../victim/y?to=../x", Some("/victim/y?to=../x")),
+            ("/a/%2e%2E/.%2e/%2e./victim", Some("/victim")),
+            ("/a/..", Some("/")),
+            ("https://host/a/../../victim", Some("/victim")),
+            ("//host/%2E%2e/victim#x", Some("/victim#x")),
+            ("/a\\..\\..\\victim", Some("/victim")),
             ("next", None),
             ("?page=2", None),
             ("#top", None),

@@ -209,7 +209,7 @@ async fn what_was_lost_with_an_old_connection_may_be_under_way_where_its_key_is_
     request.headers_mut().insert("idempotency-key", "1".parse().unwrap());
     let (answer, told) = gate.told(request).await;
     assert_eq!(read(answer.unwrap()).await, "done", "{told:?}");
-    assert!(told.iter().any(|line| line.contains("moved to another connection")), "{told:?}");
+    assert!(told.iter().any(|line| line.contains("its old connection was closed")), "{told:?}");
     server.await.unwrap();
 }
 

@@ -338,3 +338,25 @@ async fn an_endpoint_whose_address_is_denied_is_left_for_another() {
     assert_eq!(refused.status(), 403);
     assert!(read(refused).await.contains("address-denied"));
 }
+
+#[tokio::test]
+async fn an_endpoint_that_cuts_its_answers_off_is_left_for_another() {
+    let cuts = Upstream::start(|_| async {
+        http::Response::builder().header("content-length", "100").body(body::full("the first of it")).unwrap()
+    })
+    .await;
+    let fine = Upstream::start(|_| async { text(200, "fine") }).await;
+    let gate = Gate::new(&[]);
+    let at = |upstream: &Upstream, name: &str| json!({"url": upstream.url(""), "name": name});
+    gate.configure(&[("api", json!({"match": API, "endpoints": [at(&cuts, "a"), at(&fine, "b")]}))]);
+    let ask = async |calls: usize| {
+        for _ in 0..calls {
+            let answer = gate.send(with_policy(API, "")).await.unwrap();
+            let _ = http_body_util::BodyExt::collect(answer.into_body()).await;
+        }
+        cuts.requests()
+    };
+    let before = ask(40).await;
+    let after = ask(40).await;
+    assert!(before >= 1 && after - before <= 4, "{before}, then {}", after - before);
+}

@@ -298,3 +298,44 @@ async fn tenants_never_share_a_connection() {
     assert_eq!(gate.door.send(call).await.unwrap().status(), 200);
     assert_eq!(upstream.connections(), 2);
 }
+
+#[tokio::test]
+async fn a_stream_that_is_reset_before_its_end_is_cut_off_whatever_the_code() {
+    let (tls, roots) = certificate(&["h2"]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let server = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(acceptor.accept(stream).await.unwrap()).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let mut body = respond.send_response(Response::new(()), false).unwrap();
+                    match request.uri().path() {
+                        "/whole" => body.send_data(Bytes::from_static(b"whole"), true).unwrap(),
+                        "/half" => {
+                            body.send_data(Bytes::from_static(b"half"), false).unwrap();
+                            tokio::spawn(async move {
+                                // The data must have left before the reset, which takes the place of what has not.
+                                tokio::time::sleep(Duration::from_millis(50)).await;
+                                body.send_reset(h2::Reason::NO_ERROR);
+                            });
+                        }
+                        _ => body.send_reset(h2::Reason::NO_ERROR),
+                    }
+                }
+            });
+        }
+    });
+    let gate = gate(Some(roots));
+    for (path, whole) in [("whole", true), ("half", false), ("none", false)] {
+        let answer = gate.get(&format!("https://upstream.test:{port}/{path}")).await;
+        let body = match answer {
+            Ok(answer) => answer.into_body().collect().await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        assert_eq!(body.is_ok(), whole, "{path}: {body:?}");
+    }
+    server.abort();
+}

@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::Request;
+use serde_json::json;
 use tidegate::body;
 
 use crate::support::*;
@@ -98,5 +99,50 @@ async fn a_call_that_failed_is_answered_with_its_failure_at_its_deadline_and_not
         assert_eq!((&problem["setting"], &problem["status"]), (&"policy.deadline".into(), &502.into()));
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains("answered 504; not sent again: "), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn completions_outlast_an_outage_of_which_the_upstream_tells() {
+    for status in [503, 529] {
+        let down = Arc::new(AtomicBool::new(false));
+        let is_down = Arc::clone(&down);
+        let upstream = Upstream::start(move |_| {
+            let down = is_down.load(Ordering::SeqCst);
+            async move { if down { text(status, "") } else { text(200, "{}") } }
+        })
+        .await;
+        let gate = Arc::new(Gate::new(&[]));
+        gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": "openai"}))]);
+        let ask = |gate: Arc<Gate>| {
+            let mut request = post(&upstream.url("/v1/chat/completions"), "{}");
+            request.headers_mut().insert("tidegate-policy", "deadline=60".parse().unwrap());
+            async move { gate.told(request).await }
+        };
+        for _ in 0..5 {
+            ask(Arc::clone(&gate)).await.0.unwrap();
+        }
+        down.store(true, Ordering::SeqCst);
+        let asking: Vec<_> = (0..3).map(|_| tokio::spawn(ask(Arc::clone(&gate)))).collect();
+        // Longer than four attempts take.
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        down.store(false, Ordering::SeqCst);
+        for asked in asking {
+            let (answer, told) = asked.await.unwrap();
+            assert_eq!(answer.unwrap().status(), 200, "{status}: {told:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_outlasts_a_failure_of_a_second_without_any_outage_being_known_of() {
+    for status in [500, 502, 503, 504, 520, 529] {
+        let began = Instant::now();
+        let upstream = Upstream::start(move |_| async move {
+            if began.elapsed() < Duration::from_millis(1_200) { text(status, "") } else { text(200, "{}") }
+        })
+        .await;
+        let (answer, told) = Gate::new(&[]).told(get(&upstream.url("/"))).await;
+        assert_eq!(answer.unwrap().status(), 200, "{status}: {told:?}");
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
+use tidegate_core::{Outcome, repeat::Failure};
 use tokio::time::{Instant, Sleep};
 
 use crate::{
@@ -79,7 +80,7 @@ pub(crate) async fn wrap(
         Some(Ok(frame)) if stream.is_end_stream() && frame.is_data() => {
             return body::full(frame.into_data().unwrap_or_default());
         }
-        None if stream.is_end_stream() => return body::empty(),
+        None if stream.is_end_stream() && !stream.is_cut() => return body::empty(),
         first => first,
     };
     admission.flows(idle.time.saturating_mul(2));
@@ -111,6 +112,13 @@ pub(crate) async fn discard(mut stream: Streaming) {
 }
 
 impl AnswerBody {
+    /// The upstream did not bring it to its end, and counts as one that failed.
+    fn broke(&mut self) {
+        if let Some(admission) = self.admission.take() {
+            admission.amend(&Outcome::Failed(Failure::Broken));
+        }
+    }
+
     /// A frame passed. `last`: none follows.
     fn passed(&mut self, last: bool) {
         if last {
@@ -161,7 +169,14 @@ impl http_body::Body for AnswerBody {
             };
             this.last = Instant::now();
             let last = this.stream.is_end_stream();
+            if frame.is_none() && this.stream.is_cut() {
+                this.broke();
+                return Poll::Ready(Some(Err(BodyError::Transport("its stream was reset before its end".into()))));
+            }
             let frame = frame.map(|frame| checked(frame, this.filled.as_deref()));
+            if let Some(Err(_)) = frame {
+                this.broke();
+            }
             let Some(watch) = &mut this.watch else {
                 this.passed(last);
                 return Poll::Ready(frame);

@@ -33,6 +33,8 @@ use crate::{
 
 /// Connections that a request is moved to, free of charge, because the one before it turned out to be closed.
 const MOVES: u32 = 3;
+/// An old connection that breaks later than this after a request was written was not closed before it.
+const STALE: Duration = Duration::from_secs(1);
 /// An attempt has half of the time that its call has left, where another endpoint would have answered so many times by then.
 const PATIENCE: u32 = 6;
 
@@ -46,6 +48,8 @@ pub(super) enum Attempted {
     Denied(AddressDenied),
     /// The destination was paused meanwhile; nothing left.
     PutBack(Ticket),
+    /// It was lost with an old connection that its peer closed.
+    Lost(Ticket),
     /// The call's deadline passed. Says nothing about the destination.
     DeadlinePassed,
     /// The sender's own body or its own bound ended it: nobody's fault but its.
@@ -58,7 +62,7 @@ impl Attempted {
         match self {
             Self::Answer(_, outcome) => Some(*outcome),
             Self::Failed(failure, _) => Some(Outcome::Failed(*failure)),
-            Self::Denied(_) | Self::PutBack(_) | Self::DeadlinePassed | Self::Own(_) => None,
+            Self::Denied(_) | Self::PutBack(_) | Self::Lost(_) | Self::DeadlinePassed | Self::Own(_) => None,
         }
     }
 }
@@ -194,6 +198,7 @@ impl<'c, 'a> Attempting<'c, 'a> {
             }
             Attempted::DeadlinePassed => self.stopped(Stop::Deadline),
             Attempted::Own(_) => self.stopped(Stop::Sender),
+            Attempted::Lost(_) => self.stopped(Stop::Connection),
             Attempted::Answer(..) | Attempted::Denied(_) | Attempted::PutBack(_) => {}
         }
         self.began = None;
@@ -274,18 +279,23 @@ impl<'c, 'a> Attempting<'c, 'a> {
             if let Some(why) = call.kept.failure() {
                 return Attempted::Own(TransportError::RequestBody { why });
             }
-            // Where not a byte left, the peer did nothing with it, or it closed an old connection under a request that
-            // may be repeated, the request moves to another connection as if this one had never been there.
+            // Where not a byte left, or the peer did nothing with it, the request moves to another connection as if this one
+            // had never been there. Where it closed an old connection under a request that may be repeated, nobody knows.
             let unprocessed = broken.request.is_some() || broken.is_unprocessed();
-            let stale = broken.reused && call.repeatable && is_lost(&broken.error);
-            if (unprocessed || stale) && moves < MOVES && call.kept.is_replayable() {
+            if unprocessed && moves < MOVES && call.kept.is_replayable() {
                 moves += 1;
-                if !unprocessed {
-                    admission.doubts();
-                }
-                let why = if unprocessed { "nothing was done with it" } else { "this one was closed meanwhile" };
-                call.ending.note(|call| Note::Decided { call, what: format!("moved to another connection: {why}") });
+                let what = "moved to another connection: nothing was done with it".into();
+                call.ending.note(|call| Note::Decided { call, what });
                 continue;
+            }
+            // A connection that was closed while nobody used it says so at once.
+            let stale = broken.reused && call.repeatable && is_lost(&broken.error) && began.elapsed() < STALE;
+            if stale
+                && call.lost < MOVES
+                && call.kept.is_replayable()
+                && let Some(ticket) = admission.lost()
+            {
+                return Attempted::Lost(ticket);
             }
             let error = self.classify(&broken);
             let failure = match error {

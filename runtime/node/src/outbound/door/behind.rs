@@ -104,6 +104,7 @@ impl Behind {
             keyed: self.keyed,
             uploaded: false,
             failed: 0,
+            lost: 0,
             costs: self.costs,
             tokens: self.tokens,
             flow: self.flow,

@@ -63,6 +63,8 @@ pub(super) struct Call<'a> {
     pub(super) tokens: u32,
     /// Attempts that failed and were followed by another, or by a wait for one.
     pub(super) failed: u32,
+    /// Attempts that were lost with old connections.
+    pub(super) lost: u32,
     /// Whose it is, beside others that wait.
     pub(super) flow: Flow,
     /// The gate asked for the usage of a streamed answer, and its sender did not.
@@ -389,6 +391,12 @@ impl Call<'_> {
                     problem = problem.final_answer();
                 }
                 return Next::End(End::Refused(problem.into()));
+            }
+            Attempted::Lost(ticket) => {
+                self.lost += 1;
+                let what = "asks again at no cost".into();
+                self.ending.note(|call| Note::Decided { call, what });
+                return Next::Again(Again { ticket, costs: false, failed: None });
             }
             Attempted::PutBack(ticket) => {
                 let what = "put back at no cost: the destination was paused meanwhile".into();

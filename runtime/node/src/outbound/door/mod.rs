@@ -440,6 +440,7 @@ impl Inner {
             costs,
             uploaded: false,
             failed: 0,
+            lost: 0,
             tokens,
             asked_usage: asked_usage.is_some(),
             flow: sender.flow,

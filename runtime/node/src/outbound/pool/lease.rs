@@ -238,11 +238,13 @@ pub(crate) struct Streaming {
     link: Option<Link>,
     /// What was read already by a look at it.
     ahead: VecDeque<hyper::Result<Frame<Bytes>>>,
+    /// Its stream was reset before its end, with a code that says that nothing went wrong.
+    cut: bool,
 }
 
 impl Streaming {
     fn new(body: Incoming, link: Link) -> Self {
-        Self { body, link: Some(link), ahead: VecDeque::new() }
+        Self { body, link: Some(link), ahead: VecDeque::new(), cut: false }
     }
 
     /// Looks at the body, which stays as it is: all of it, where it ends within `bound` bytes and `time`.
@@ -265,9 +267,14 @@ impl Streaming {
                     return Peeked::TooLarge;
                 }
             }
-            Peeked::Whole(bytes)
+            if self.cut { Peeked::Broken } else { Peeked::Whole(bytes) }
         };
         tokio::time::timeout(time, read).await.unwrap_or(Peeked::TooSlow)
+    }
+
+    /// Whether it ended before its end, of which no frame tells.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut && self.ahead.is_empty()
     }
 
     /// Whether nothing more comes from the connection.
@@ -311,6 +318,10 @@ impl Streaming {
             None => Poll::Ready(None),
         };
         match &frame {
+            Poll::Ready(None) if matches!(self.link, Some(Link::H2(_))) && !self.body.is_end_stream() => {
+                self.cut = true;
+                self.close();
+            }
             Poll::Ready(None) => self.give_back(cx),
             Poll::Ready(Some(Err(_))) => self.close(),
             Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.give_back(cx),

@@ -289,9 +289,9 @@ impl Admission {
             .unwrap_or(Departure::Released)
     }
 
-    /// It goes on over another connection, and may have been processed over the one before.
-    pub(crate) fn doubts(&self) {
-        self.with(|hosted, _| hosted.core.doubts(self.permit));
+    /// It was lost with a connection that was closed meanwhile: what the call comes back with.
+    pub(crate) fn lost(&self) -> Option<tidegate_core::Ticket> {
+        self.with(|hosted, now| hosted.core.lost(now, self.permit, &mut hosted.effects)).flatten()
     }
 
     /// Which endpoint of the destination it is for.
