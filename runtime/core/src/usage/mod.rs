@@ -93,6 +93,9 @@ pub struct Scanner {
     usage: Option<Usage>,
     trouble: Option<Outcome>,
     troubled: bool,
+    /// Something was said in this event, and an event was no error.
+    said: bool,
+    begun: bool,
     finals: Finals,
     max_pause: Duration,
 }
@@ -148,6 +151,8 @@ impl Scanner {
             usage: None,
             trouble: None,
             troubled: false,
+            said: false,
+            begun: false,
             finals,
             max_pause,
         }
@@ -180,6 +185,7 @@ impl Scanner {
     }
 
     fn data(&mut self, data: &[u8]) {
+        self.said |= !data.is_empty();
         let (event, usage) = (&mut self.event, &mut self.usage);
         self.json.feed(data, |place, text| found(event, usage, place, text));
     }
@@ -189,9 +195,15 @@ impl Scanner {
         self.json.end(|place, text| found(event, usage, place, text));
         self.json.reset();
         let trouble = std::mem::take(&mut self.event).trouble(name, &self.finals, self.max_pause);
+        self.begun |= std::mem::take(&mut self.said) && trouble.is_none();
         if !self.troubled && trouble.is_some() {
             (self.trouble, self.troubled) = (trouble, true);
         }
+    }
+
+    /// Whether there was an event that is no error.
+    pub fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// Tokens, as far as they were said.

@@ -265,13 +265,16 @@ async fn a_stream_that_comes_byte_by_byte_loses_the_chunk_that_nobody_asked_for_
     }
 }
 
+const BEGINS: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n";
+
 #[tokio::test]
 async fn an_error_in_the_midst_of_a_stream_pauses_its_destination_and_is_passed_on_as_it_is() {
     let event = "data: {\"error\":{\"code\":429,\"message\":\"x\",\"metadata\":{\"retry_after_seconds\":0.5}},\"choices\":[{\"finish_reason\":\"error\"}]}\n\n";
     let count = AtomicUsize::new(0);
     let upstream = Upstream::start(move |_| {
         let first = count.fetch_add(1, Ordering::SeqCst) == 0;
-        std::future::ready(if first { stream(vec![event.into(), "data: [DONE]\n\n".into()]) } else { text(200, "on") })
+        let pieces = vec![BEGINS.into(), event.into(), "data: [DONE]\n\n".into()];
+        std::future::ready(if first { stream(pieces) } else { text(200, "on") })
     })
     .await;
     let gate = Gate::new(&[]);
@@ -279,7 +282,7 @@ async fn an_error_in_the_midst_of_a_stream_pauses_its_destination_and_is_passed_
     let (trail, call) = gate.call(ask(&upstream, "/v1/chat/completions"));
     let answer = gate.door.send(call).await.unwrap();
     assert_eq!(answer.status(), 200);
-    assert_eq!(read(answer).await, format!("{event}data: [DONE]\n\n"));
+    assert_eq!(read(answer).await, format!("{BEGINS}{event}data: [DONE]\n\n"));
     let told = gate.sentences(&trail);
     let line = "an error in the midst of its answer counts as a refusal, as a 429 that asks to wait 500 ms would";
     assert!(told.iter().any(|told| told.ends_with(line)), "{told:?}");
@@ -287,4 +290,38 @@ async fn an_error_in_the_midst_of_a_stream_pauses_its_destination_and_is_passed_
     let begin = Instant::now();
     assert_eq!(read(gate.send(ask(&upstream, "/v1/chat/completions")).await.unwrap()).await, "on");
     assert!(begin.elapsed() > SEC / 4 && begin.elapsed() < SEC * 3, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_of_which_the_first_is_an_error_is_what_it_says_and_not_its_200() {
+    let overloaded =
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"x\"}}\n\n";
+    let refused = "{\"error\": {\"code\": 429, \"message\": \"x\", \"metadata\": {\"retry_after_seconds\": 0.2}}}";
+    let failed = "data: {\"error\": {\"message\": \"x\", \"type\": \"server_error\"}}\n\n";
+    let first_says = |number: usize| match number {
+        0 => stream(vec![": hello\n\n".into(), overloaded.into()]),
+        1 => answer("application/json", Some("gzip"), gzip(refused)),
+        2 => stream(failed.chars().map(String::from).collect()),
+        _ => stream(vec![BEGINS.into(), failed.into()]),
+    };
+    let count = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |_| std::future::ready(first_says(count.fetch_add(1, Ordering::SeqCst)))).await;
+    let gate = Gate::new(&[]);
+    gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": "openai"}))]);
+    let (answer, told) = gate.told(ask(&upstream, "/v1/chat/completions")).await;
+    // Of what has begun, the rest is passed on, whatever it is.
+    assert_eq!(read(answer.unwrap()).await, format!("{BEGINS}{failed}"), "{told:?}");
+    assert_eq!(upstream.requests(), 4, "{told:?}");
+    for status in [529, 429, 500] {
+        let line = format!("says is an error, which counts as a {status} would");
+        assert!(told.iter().any(|told| told.ends_with(&line)), "{line}: {told:?}");
+    }
+    // Where it may not be repeated it is passed on as it came, and at once.
+    let count = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |_| std::future::ready(first_says(count.fetch_add(1, Ordering::SeqCst)))).await;
+    let mut request = ask(&upstream, "/v1/chat/completions");
+    request.headers_mut().insert("tidegate-policy", "retries=0, deadline=5".parse().unwrap());
+    gate.configure(&[("llm", json!({"match": upstream.url(""), "profile": "openai"}))]);
+    assert_eq!(read(gate.send(request).await.unwrap()).await, format!(": hello\n\n{overloaded}"));
+    assert_eq!(upstream.requests(), 1);
 }

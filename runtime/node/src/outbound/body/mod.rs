@@ -18,4 +18,4 @@ pub(crate) use kept::{KeptBody, OutBody};
 pub(crate) use memory::ReplayMemory;
 pub(crate) use plain::{Unread, plain};
 pub(crate) use pump::{Pump, Shared, Start, drain};
-pub(crate) use usage::{Watch, Watched};
+pub(crate) use usage::{Known, Watch, Watched, first_trouble};

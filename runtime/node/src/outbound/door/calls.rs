@@ -27,7 +27,7 @@ use crate::{
     observe::{DestinationCounts, FeedEvent, Note},
     outbound::{
         CallTimeouts, Sender, TransportError, WaitClock,
-        body::{Idle, KeptBody, Pump, Watch, Watched, discard, wrap},
+        body::{Idle, KeptBody, Known, Pump, Watch, Watched, discard, first_trouble, wrap},
         destinations::{Requested, lead_back},
         headers,
         pool::Streaming,
@@ -477,7 +477,18 @@ impl Call<'_> {
         let body = Refusals::new(&self.door.settings).body(response, finals, tell).await;
         let answer =
             signal::Answer { status: response.status(), headers: response.headers(), body: body.as_deref(), finals };
-        reading(&self.target.destination, &answer, self.door.settings.max_pause.get())
+        let outcome = reading(&self.target.destination, &answer, self.door.settings.max_pause.get());
+        if !self.repeatable || !self.target.destination.reads_usage() || !self.kept.is_replayable() {
+            return outcome;
+        }
+        // Models say 200 before they know whether they serve.
+        let Some(trouble) = first_trouble(response, &self.door.settings, finals).await else { return outcome };
+        self.counts().stream_error();
+        if let Outcome::Answer { status, .. } = trouble {
+            let what = format!("the first that attempt {attempt} says is an error, which counts as a {status} would");
+            self.ending.note(|call| Note::Decided { call, what });
+        }
+        trouble
     }
 
     /// Why a call goes back to its queue.
@@ -546,6 +557,7 @@ impl Call<'_> {
             finals: destination.finals(),
             charged: destination.counts_tokens().then_some(self.tokens),
             asked: self.asked_usage,
+            known: parts.extensions.get::<Known>().is_some(),
         });
         let watch = watched.and_then(|watched| Watch::of(parts.status, &mut parts.headers, watched));
         let body = wrap(stream, admission, watch, self.head.filled.clone(), idle).await;

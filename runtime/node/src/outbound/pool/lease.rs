@@ -272,6 +272,26 @@ impl Streaming {
         tokio::time::timeout(time, read).await.unwrap_or(Peeked::TooSlow)
     }
 
+    /// Looks at the body, which stays as it is, piece by piece: until it has ended, as it says, or `enough` says so of a piece, or
+    /// for so many bytes or so long.
+    pub(crate) async fn look(&mut self, bound: u64, time: Duration, mut enough: impl FnMut(&[u8]) -> bool) -> bool {
+        let read = async {
+            let mut seen = 0;
+            while !self.has_ended() && seen <= bound {
+                let Some(frame) = std::future::poll_fn(|cx| self.poll_next(cx)).await else { break };
+                let data = frame.as_ref().ok().and_then(Frame::data_ref).cloned().unwrap_or_default();
+                let broken = frame.is_err();
+                self.ahead.push_back(frame);
+                seen += data.len() as u64;
+                if broken || enough(&data) {
+                    return false;
+                }
+            }
+            seen <= bound && !self.cut
+        };
+        tokio::time::timeout(time, read).await.unwrap_or(false)
+    }
+
     /// Whether it ended before its end, of which no frame tells.
     pub(crate) fn is_cut(&self) -> bool {
         self.cut && self.ahead.is_empty()

@@ -12,8 +12,8 @@ use std::{
 use brotli_decompressor::DecompressorWriter;
 use bytes::Bytes;
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
-use http::{HeaderMap, StatusCode, header};
-use http_body::Frame;
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body::{Body as _, Frame};
 use tidegate_core::{
     Outcome,
     repeat::Class,
@@ -25,7 +25,7 @@ use tidegate_core::{
 use self::filter::Filter;
 use crate::{
     observe::{DestinationCounts, Note, Trail},
-    outbound::shards::Admission,
+    outbound::{pool::Streaming, shards::Admission},
     settings::{OutboundSettings, names},
 };
 
@@ -51,6 +51,8 @@ pub(crate) struct Watched<'a> {
     pub(crate) charged: Option<u32>,
     /// The gate asked for the usage of a stream, and its sender did not.
     pub(crate) asked: bool,
+    /// That it is an error is known.
+    pub(crate) known: bool,
 }
 
 /// Watches one answer.
@@ -61,6 +63,7 @@ pub(crate) struct Watch {
     trail: Trail,
     call: u32,
     charged: Option<u32>,
+    known: bool,
 }
 
 impl Watch {
@@ -68,20 +71,14 @@ impl Watch {
     pub(crate) fn of(status: StatusCode, headers: &mut HeaderMap, watched: Watched<'_>) -> Option<Box<Self>> {
         let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())?;
         let framing = Framing::of(media).filter(|_| status.is_success())?;
-        let Watched { settings, counts, trail, call, finals, charged, asked } = watched;
+        let Watched { settings, counts, trail, call, finals, charged, asked, known } = watched;
         let buffer = usize::try_from(settings.usage_buffer.get()).unwrap_or(usize::MAX);
-        let coding: Vec<_> = headers
-            .get_all(header::CONTENT_ENCODING)
-            .iter()
-            .flat_map(|value| value.to_str().unwrap_or("?").split(','))
-            .map(|coding| coding.trim().to_ascii_lowercase())
-            .filter(|coding| !coding.is_empty() && coding != "identity")
-            .collect();
+        let coding = codings(headers);
         let scanner = Scanner::new(framing, buffer, finals.clone(), settings.max_pause.get());
         let sink = Sink { scanner, room: AT_LEAST };
-        let reader = Reader::new(&coding.join(", "), sink);
+        let reader = Reader::new(&coding, sink);
         let mut watch =
-            Self { reader: None, filter: None, counts: Arc::clone(counts), trail: trail.clone(), call, charged };
+            Self { reader: None, filter: None, counts: Arc::clone(counts), trail: trail.clone(), call, charged, known };
         match reader {
             Ok(reader) => watch.reader = Some(reader),
             Err(coding) => watch.give_up(&format!("its body is packed as `{coding}`, which is not unpacked here")),
@@ -177,6 +174,9 @@ impl Watch {
 
     fn trouble(&self, outcome: &Outcome, admission: Option<&Admission>) {
         let Outcome::Answer { status, signal } = outcome else { return };
+        if self.known {
+            return;
+        }
         self.counts.stream_error();
         let wait = signal.wait.map(|(wait, _)| format!(" that asks to wait {}", Rounded(wait))).unwrap_or_default();
         let counts = match outcome.class() {
@@ -191,6 +191,53 @@ impl Watch {
             admission.amend(outcome);
         }
     }
+}
+
+/// What an answer with a good head comes to, where the first that it says is an error: within the bounds of what is looked
+/// for in a refusal, so that an answer that is one waits for nothing but its own first event, and not for long.
+pub(crate) async fn first_trouble(
+    response: &mut Response<Streaming>,
+    settings: &OutboundSettings,
+    finals: &Finals,
+) -> Option<Outcome> {
+    let media = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())?;
+    let framing = Framing::of(media).filter(|_| response.status().is_success())?;
+    let (bound, time) = (settings.refusal_body.get(), settings.refusal_wait.get());
+    if framing == Framing::Json && response.body().size_hint().lower() > bound {
+        return None;
+    }
+    let buffer = usize::try_from(bound).unwrap_or(usize::MAX);
+    let scanner = Scanner::new(framing, buffer, finals.clone(), settings.max_pause.get());
+    let mut reader = Reader::new(&codings(response.headers()), Sink { scanner, room: AT_LEAST }).ok()?;
+    let mut trouble = None;
+    let ended = response
+        .body_mut()
+        .look(bound, time, |bytes| {
+            let read = reader.write(bytes);
+            trouble = reader.scanner().take_trouble();
+            read.is_err() || trouble.is_some() || reader.scanner().has_begun()
+        })
+        .await;
+    if ended && reader.finish().is_ok() {
+        reader.scanner().end();
+        trouble = trouble.or_else(|| reader.scanner().take_trouble());
+    }
+    if trouble.is_some() {
+        response.extensions_mut().insert(Known);
+    }
+    trouble
+}
+
+/// The error of an answer is known, and counted.
+#[derive(Clone, Copy)]
+pub(crate) struct Known;
+
+/// How a body is packed.
+fn codings(headers: &HeaderMap) -> String {
+    let all = headers.get_all(header::CONTENT_ENCODING).iter();
+    let all = all.flat_map(|value| value.to_str().unwrap_or("?").split(','));
+    let all = all.map(|coding| coding.trim().to_ascii_lowercase());
+    all.filter(|coding| !coding.is_empty() && coding != "identity").collect::<Vec<_>>().join(", ")
 }
 
 /// A scanner that takes what is unpacked.
