@@ -5,7 +5,7 @@
 //! allocations of the state that is awake.
 
 use crate::{
-    rest::{Desk, Rest},
+    rest::{self, Rest},
     time::Time,
 };
 use std::num::NonZeroU32;
@@ -101,14 +101,13 @@ impl Cells {
 pub(crate) struct Asleep<T> {
     of: Vec<Option<Cell>>,
     cells: Vec<Cells>,
-    desk: Desk,
     /// Of the last that fell asleep, for the next that wakes up.
     spare: T,
 }
 
 impl<T: Rest + Default> Asleep<T> {
     pub(crate) fn new() -> Asleep<T> {
-        Asleep { of: Vec::new(), cells: Vec::new(), desk: Desk::new(), spare: T::default() }
+        Asleep { of: Vec::new(), cells: Vec::new(), spare: T::default() }
     }
 
     fn cell(&self, index: u32) -> Option<Cell> {
@@ -130,8 +129,11 @@ impl<T: Rest + Default> Asleep<T> {
 
     /// Falls asleep, if there is room: then `state` is left blank.
     pub(crate) fn write(&mut self, index: u32, state: &mut T, now: Time) -> bool {
-        let Some(bytes) = self.desk.write(state, now) else { return false };
-        let steps = bytes.len().div_ceil(STEP);
+        let length = rest::length(state);
+        let steps = length.div_ceil(STEP);
+        if u8::try_from(steps).is_err() {
+            return false;
+        }
         if self.cells.len() <= steps {
             self.cells.resize_with(steps + 1, Cells::default);
         }
@@ -143,8 +145,8 @@ impl<T: Rest + Default> Asleep<T> {
         };
         let block = cells.block(number / BLOCK);
         let place = block.and_then(|block| block.bytes.chunks_exact_mut(steps * STEP).nth((number % BLOCK) as usize));
-        let Some(place) = place.and_then(|place| place.get_mut(..bytes.len())) else { return false };
-        place.copy_from_slice(bytes);
+        let Some(place) = place.and_then(|place| place.get_mut(..length)) else { return false };
+        rest::write(state, now, place);
         if self.of.len() <= index as usize {
             self.of.resize(index as usize + 1, None);
         }
@@ -159,7 +161,7 @@ impl<T: Rest + Default> Asleep<T> {
     pub(crate) fn read(&mut self, index: u32) -> Option<T> {
         let cell = self.cell(index)?;
         let mut state = std::mem::take(&mut self.spare);
-        self.desk.read(Self::bytes(&self.cells, cell)?, &mut state);
+        rest::read(Self::bytes(&self.cells, cell)?, &mut state);
         self.forget(index);
         Some(state)
     }
@@ -167,7 +169,7 @@ impl<T: Rest + Default> Asleep<T> {
     /// What it is, if it sleeps.
     pub(crate) fn seen(&self, index: u32) -> Option<T> {
         let mut state = T::default();
-        Desk::new().read(Self::bytes(&self.cells, self.cell(index)?)?, &mut state);
+        rest::read(Self::bytes(&self.cells, self.cell(index)?)?, &mut state);
         Some(state)
     }
 

@@ -268,35 +268,37 @@ impl Default for Guard {
 
 at_rest!(
     Guard {
-        window,
         grown,
-        fresh,
-        calm,
         exponent,
         streak,
         streak_left,
-        cuts,
-        fresh_cut,
         cut_at,
         told,
         began,
-        departures,
         last_departure,
-        cut_accepted,
-        unlearned,
-        pressed,
-        spared,
         vain,
-        learned_at,
         last_accepted,
-        passed,
         proof,
         refusal_rtt,
         failure_rtt,
         fastest,
         learned,
         shape,
-        base,
+        base
+    } counts {
+        window,
+        fresh,
+        calm,
+        cuts,
+        fresh_cut,
+        departures,
+        cut_accepted,
+        learned_at,
+        passed
+    } flags {
+        unlearned,
+        pressed,
+        spared,
         configured
     } else {
         phase: Phase::Open,

@@ -1,184 +1,212 @@
 //! State at rest: a million destinations of which nothing is asked hold what they learned in as few bytes as it takes.
 //!
-//! A state is written as words of 32 bits: times as what has passed since, a pace to seven digits. Then the words are
-//! packed: each takes as many bytes as it has to, and how many stands ahead of all of them, so that a reader knows where
-//! the words of a group are before it has read those of the group before, and never branches on what it reads. The two
-//! steps are apart because the first is a little code for each of a hundred fields, and the second a loop.
+//! Each field is written in the width of its type, one after another: nothing is packed, nothing is looped over, and where
+//! a field stands is known when this is compiled. Only counts come in three widths, by the largest of a group, since most
+//! are small for ever. What may be there or not stands behind all that is always there. So the lengths of states are few,
+//! and a state that changes seldom changes its length.
+//!
+//! Times are written as what has passed since, or has to pass until then, in nanoseconds to 24 bits, rounded to the nearest
+//! of these: a time is read as another by a sixteen-millionth of what has passed at most, and never as before one that was
+//! before it. A pace keeps as many digits.
 //!
 //! A state is written when its destination comes to rest and read by the next call; nothing else sees it, so there are
-//! no versions, and nothing to check. It is read over another one, whose allocations it takes, see [`crate::asleep`].
+//! no versions, and nothing to check. It is read over another one, whose allocations it takes.
 
 use crate::time::{Micros, Time};
 
-/// Words of a state at most: twice those of as many endpoints as there may be.
-const WORDS: usize = 2048;
-/// Words whose lengths share a byte.
-const GROUP: usize = 4;
-/// Bytes that a state takes at most, and those of a group more: they are read whole.
-const BYTES: usize = size_of::<u16>() + WORDS / GROUP + WORDS * size_of::<u32>() + SPAN;
-/// Bytes of a group at most.
-const SPAN: usize = GROUP * size_of::<u32>();
-
-/// How long a word is that is written with these two bits.
-const fn length(tag: u8) -> u8 {
-    tag + tag / 3
-}
-
-/// Where the words of a group are behind its first byte, and how long all of them are, by the byte of its lengths.
-#[expect(clippy::indexing_slicing, reason = "within a constant, where one too far does not compile")]
-const PLACES: [([u8; GROUP], u8); 256] = {
-    let mut places = [([0; GROUP], 0); 256];
-    let mut lengths = 0;
-    while lengths < 256 {
-        let (mut at, mut word) = (0, 0);
-        while word < GROUP {
-            places[lengths].0[word] = at;
-            at += length((lengths >> (2 * word) & 3) as u8);
-            word += 1;
-        }
-        places[lengths].1 = at;
-        lengths += 1;
-    }
-    places
-};
-
-/// Where states are packed and unpacked.
-#[derive(Debug)]
-pub(crate) struct Desk {
-    words: Box<[u32; WORDS]>,
-    bytes: Box<[u8; BYTES]>,
-}
+/// What any state begins with: when it was written.
+const HEAD: usize = size_of::<u64>();
 
 /// Where a state is written, and when.
 #[derive(Debug)]
 pub(crate) struct Out<'a> {
-    words: &'a mut [u32; WORDS],
-    at: usize,
+    /// Of the part that is always there, and of what follows all such, what was not written yet.
+    part: &'a mut [u8],
+    more: &'a mut [u8],
     now: Time,
 }
 
 /// What was written, and when.
 #[derive(Debug)]
 pub(crate) struct In<'a> {
-    words: &'a [u32; WORDS],
-    at: usize,
+    part: &'a [u8],
+    more: &'a [u8],
     now: Time,
 }
 
-impl Desk {
-    pub(crate) fn new() -> Desk {
-        Desk { words: Box::new([0; WORDS]), bytes: Box::new([0; BYTES]) }
-    }
+/// How many bytes a state takes.
+#[inline(always)]
+pub(crate) fn length<T: Rest>(state: &T) -> usize {
+    HEAD + T::SIZE + state.more()
+}
 
-    /// Writes a state; times are written as what passed until `now`. `None`: it is too long.
-    pub(crate) fn write(&mut self, state: &impl Rest, now: Time) -> Option<&[u8]> {
-        let mut out = Out { words: &mut self.words, at: 0, now };
-        let nanos = now.as_nanos();
-        out.word(nanos as u32);
-        out.word((nanos >> u32::BITS) as u32);
+/// Writes a state to as many bytes as it takes; times are written as what passed until `now`.
+#[inline]
+pub(crate) fn write<T: Rest>(state: &T, now: Time, to: &mut [u8]) {
+    if let Some((part, more)) = to.split_at_mut_checked(HEAD + T::SIZE) {
+        let mut out = Out { part, more, now };
+        out.put(now.as_nanos().to_le_bytes());
         state.write(&mut out);
-        let words = out.at;
-        let length = self.pack(words)?;
-        self.bytes.get(..length)
     }
+}
 
-    /// Reads what was written over `state`.
-    pub(crate) fn read(&mut self, bytes: &[u8], state: &mut impl Rest) {
-        // All lines of it come from memory together.
-        if let Some(place) = self.bytes.get_mut(..bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
-        self.unpack();
-        let mut from = In { words: &self.words, at: 0, now: Time::ZERO };
-        let [low, high] = [from.word(), from.word()].map(u64::from);
-        from.now = Time::from_nanos(high << u32::BITS | low);
+/// Reads what was written, or the beginning of it, over `state`.
+#[inline]
+pub(crate) fn read<T: Rest>(from: &[u8], state: &mut T) {
+    if let Some((part, more)) = from.split_at_checked(HEAD + T::SIZE) {
+        let mut from = In { part, more, now: Time::ZERO };
+        from.now = Time::from_nanos(u64::from_le_bytes(from.get()));
         state.read(&mut from);
-    }
-
-    /// Packs so many words, and returns how long they are.
-    fn pack(&mut self, words: usize) -> Option<usize> {
-        let groups = words.div_ceil(GROUP);
-        // What is left of the last group is of no meaning, and of no length.
-        self.words.get_mut(words..groups * GROUP)?.fill(0);
-        let (all, []) = self.words.as_chunks::<GROUP>() else { return None };
-        let (head, data) = self.bytes.split_at_mut_checked(size_of::<u16>() + groups)?;
-        let (count, lengths) = head.split_first_chunk_mut()?;
-        *count = u16::try_from(groups).ok()?.to_le_bytes();
-        let mut at = 0;
-        for (group, lengths) in all.iter().zip(lengths) {
-            let tags = group.map(|word| u8::from(word > 0) + u8::from(word > 0xff) + u8::from(word > 0xffff));
-            *lengths = tags.iter().rev().fold(0, |all, tag| all << 2 | tag);
-            let (places, span) = PLACES.get(usize::from(*lengths))?;
-            let data: &mut [u8; SPAN] = data.get_mut(at..)?.first_chunk_mut()?;
-            for (word, place) in group.iter().zip(places) {
-                let place = usize::from(*place).min(SPAN - size_of::<u32>());
-                *data.get_mut(place..)?.first_chunk_mut()? = word.to_le_bytes();
-            }
-            at += usize::from(*span);
-        }
-        Some(size_of::<u16>() + groups + at)
-    }
-
-    fn unpack(&mut self) -> Option<()> {
-        let (count, rest) = self.bytes.split_first_chunk()?;
-        let (lengths, data) = rest.split_at_checked(usize::from(u16::from_le_bytes(*count)))?;
-        let (all, _) = self.words.as_chunks_mut::<GROUP>();
-        let mut at = 0;
-        for (group, lengths) in all.iter_mut().zip(lengths) {
-            let (places, span) = PLACES.get(usize::from(*lengths))?;
-            let data: &[u8; SPAN] = data.get(at..)?.first_chunk()?;
-            for (index, (word, place)) in group.iter_mut().zip(places).enumerate() {
-                let place = usize::from(*place).min(SPAN - size_of::<u32>());
-                let bits = 8 * u32::from(length(lengths >> (2 * index) & 3));
-                let read = u32::from_le_bytes(*data.get(place..)?.first_chunk()?);
-                *word = (u64::from(read) & ((1 << bits) - 1)) as u32;
-            }
-            at += usize::from(*span);
-        }
-        Some(())
     }
 }
 
 impl Out<'_> {
+    /// The part is as long as its type says, so this never runs short, and the compiler knows.
     #[inline(always)]
-    fn word(&mut self, word: u32) {
-        // What is too long is found out when it is packed.
-        if let Some(place) = self.words.get_mut(self.at % WORDS) {
-            *place = word;
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) {
+        if let Some((place, rest)) = std::mem::take(&mut self.part).split_first_chunk_mut() {
+            *place = bytes;
+            self.part = rest;
         }
-        self.at += 1;
+    }
+
+    /// Writes one that may be there or not, and is.
+    #[inline(always)]
+    fn one<T: Rest>(&mut self, one: &T) {
+        if let Some((part, more)) = std::mem::take(&mut self.more).split_at_mut_checked(T::SIZE) {
+            let mut out = Out { part, more, now: self.now };
+            one.write(&mut out);
+            self.more = out.more;
+        }
+    }
+
+    /// Writes counts, in the width that the largest needs.
+    #[inline(always)]
+    pub(crate) fn counts<const N: usize>(&mut self, counts: [u32; N]) {
+        let width = width(&counts);
+        self.put([width]);
+        let more = std::mem::take(&mut self.more);
+        let Some((place, more)) = more.split_at_mut_checked(N * usize::from(width)) else { return };
+        self.more = more;
+        match width {
+            0 => {}
+            NARROW => {
+                place.as_chunks_mut().0.iter_mut().zip(counts).for_each(|(to, it)| *to = (it as u16).to_le_bytes())
+            }
+            _ => place.as_chunks_mut().0.iter_mut().zip(counts).for_each(|(to, it)| *to = it.to_le_bytes()),
+        }
     }
 }
 
 impl In<'_> {
     #[inline(always)]
-    fn word(&mut self) -> u32 {
-        let word = self.words.get(self.at % WORDS).copied();
-        self.at += 1;
-        word.unwrap_or_default()
+    fn get<const N: usize>(&mut self) -> [u8; N] {
+        let Some((bytes, rest)) = self.part.split_first_chunk() else { return [0; N] };
+        self.part = rest;
+        *bytes
     }
+
+    #[inline(always)]
+    fn one<T: Rest>(&mut self, one: &mut T) {
+        if let Some((part, more)) = self.more.split_at_checked(T::SIZE) {
+            let mut from = In { part, more, now: self.now };
+            one.read(&mut from);
+            self.more = from.more;
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn counts<const N: usize>(&mut self) -> [u32; N] {
+        let ([width], mut counts) = (self.get(), [0; N]);
+        let Some((place, more)) = self.more.split_at_checked(N * usize::from(width)) else { return counts };
+        self.more = more;
+        match width {
+            0 => {}
+            NARROW => counts.iter_mut().zip(place.as_chunks().0).for_each(|(to, it)| *to = widened(*it)),
+            _ => counts.iter_mut().zip(place.as_chunks().0).for_each(|(to, it)| *to = u32::from_le_bytes(*it)),
+        }
+        counts
+    }
+}
+
+/// Bytes of a count that is small.
+const NARROW: u8 = size_of::<u16>() as u8;
+
+/// How long each of some counts is written. The largest of all stands for no bound, and is as narrow as a small one.
+#[inline(always)]
+pub(crate) fn width<const N: usize>(counts: &[u32; N]) -> u8 {
+    let small = counts.iter().fold(true, |all, it| all & (it.wrapping_add(1) <= u32::from(u16::MAX)));
+    match counts.iter().fold(0, |all, it| all | it) {
+        0 => 0,
+        _ if small => NARROW,
+        _ => size_of::<u32>() as u8,
+    }
+}
+
+#[inline(always)]
+fn widened(narrow: [u8; size_of::<u16>()]) -> u32 {
+    u32::from(u16::from_le_bytes(narrow).wrapping_add(1)).wrapping_sub(1)
 }
 
 /// A part of a state at rest.
 pub(crate) trait Rest {
+    /// Bytes that are there whatever its value is.
+    const SIZE: usize;
+    /// Bytes behind these.
+    #[inline(always)]
+    fn more(&self) -> usize {
+        0
+    }
     fn write(&self, out: &mut Out<'_>);
     /// Becomes what was written, whatever it was before.
     fn read(&mut self, from: &mut In<'_>);
 }
 
-/// Writes and reads the fields of a struct in this order; the others are at rest only with these values.
+/// How long a field is, for the lists below.
+pub(crate) const fn size<S, T: Rest>(_: fn(&S) -> &T) -> usize {
+    T::SIZE
+}
+
+/// Writes and reads the fields of a struct: `counts` in one width, `flags`, eight at most, as bits of one byte. The others
+/// are at rest only with these values; those `beside` are no part of what rests.
 macro_rules! at_rest {
-    ($of:ident { $($field:ident),* } $(else { $($other:ident: $value:expr),* })?) => {
+    (
+        $of:ident { $($field:ident),* $(,)? }
+        $(counts { $($count:ident),* $(,)? })?
+        $(flags { $($flag:ident),* $(,)? })?
+        $(else { $($other:ident: $value:expr),* $(,)? })?
+        $(beside { $($beside:ident),* $(,)? })?
+    ) => {
         impl $crate::rest::Rest for $of {
+            const SIZE: usize = 0 $(+ $crate::rest::size(|it: &$of| &it.$field))*
+                $(+ { _ = [$(stringify!($count)),*]; 1 })?
+                $(+ { _ = [$(stringify!($flag)),*]; 1 })?;
+            #[inline(always)]
+            fn more(&self) -> usize {
+                0 $(+ $crate::rest::Rest::more(&self.$field))*
+                    $(+ {
+                        let counts = [$(self.$count),*];
+                        counts.len() * usize::from($crate::rest::width(&counts))
+                    })?
+            }
             #[inline(always)]
             fn write(&self, out: &mut $crate::rest::Out<'_>) {
                 $($crate::rest::Rest::write(&self.$field, out);)*
+                $(out.counts([$(self.$count),*]);)?
+                $($crate::rest::Rest::write(&[$(self.$flag),*].iter().rev().fold(0, |all, it| all << 1 | u8::from(*it)), out);)?
             }
             #[inline(always)]
             fn read(&mut self, from: &mut $crate::rest::In<'_>) {
                 // All of them, or it does not compile.
-                let $of { $($field,)* $($($other,)*)? } = self;
+                let $of { $($field,)* $($($count,)*)? $($($flag,)*)? $($($other,)*)? $($($beside: _,)*)? } = self;
                 $($crate::rest::Rest::read($field, from);)*
+                $([$(*$count),*] = from.counts();)?
+                $(
+                    let mut flags = 0u8;
+                    $crate::rest::Rest::read(&mut flags, from);
+                    $(*$flag = flags & 1 != 0; flags >>= 1;)*
+                    _ = flags;
+                )?
                 $($(*$other = $value;)*)?
             }
         }
@@ -189,185 +217,139 @@ pub(crate) use at_rest;
 macro_rules! numbers {
     ($($of:ty),*) => { $(
         impl Rest for $of {
+            const SIZE: usize = size_of::<$of>();
             #[inline(always)]
             fn write(&self, out: &mut Out<'_>) {
-                out.word(u32::from(*self));
+                out.put(self.to_le_bytes());
             }
             #[inline(always)]
             fn read(&mut self, from: &mut In<'_>) {
-                *self = from.word() as $of;
+                *self = <$of>::from_le_bytes(from.get());
             }
         }
     )* };
 }
-numbers!(u8, u16, u32);
+numbers!(u8, u16, u32, u64, u128, i16, i32, f32);
 
-impl Rest for bool {
-    #[inline(always)]
-    fn write(&self, out: &mut Out<'_>) {
-        out.word(u32::from(*self));
-    }
-    #[inline(always)]
-    fn read(&mut self, from: &mut In<'_>) {
-        *self = from.word() != 0;
-    }
-}
-
-/// Small where it is near zero, on either side.
-macro_rules! signed {
-    ($($of:ty),*) => { $(
+/// What is written as something else.
+macro_rules! written_as {
+    ($($of:ty as $short:ty: |$self:ident| $to:expr, |$read:ident| $back:expr;)*) => { $(
         impl Rest for $of {
+            const SIZE: usize = <$short>::SIZE;
             #[inline(always)]
-            fn write(&self, out: &mut Out<'_>) {
-                let number = i32::from(*self);
-                out.word(((number << 1) ^ (number >> 31)) as u32);
+            fn write(&$self, out: &mut Out<'_>) {
+                <$short>::write(&$to, out);
             }
             #[inline(always)]
             fn read(&mut self, from: &mut In<'_>) {
-                let word = from.word();
-                *self = ((word >> 1) as i32 ^ -((word & 1) as i32)) as $of;
+                let mut $read = <$short>::default();
+                $read.read(from);
+                *self = $back;
             }
         }
     )* };
 }
-signed!(i16, i32);
-
-/// Round ones end with zeros.
-impl Rest for f32 {
-    #[inline(always)]
-    fn write(&self, out: &mut Out<'_>) {
-        out.word(self.to_bits().swap_bytes());
-    }
-    #[inline(always)]
-    fn read(&mut self, from: &mut In<'_>) {
-        *self = f32::from_bits(from.word().swap_bytes());
-    }
+written_as! {
+    bool as u8: |self| u8::from(*self), |it| it != 0;
+    // To seven digits: what a pace is worth that was learned.
+    f64 as f32: |self| *self as f32, |it| f64::from(it);
+    Micros as u32: |self| self.word(), |it| Micros::from_word(it);
+    // Up to 71 minutes.
+    std::time::Duration as u32: |self| Micros::of(*self).word(), |it| Micros::from_word(it).get();
+    // No pace is no number.
+    Option<f64> as f32: |self| self.map_or(f32::NAN, |it| it as f32), |it| (!it.is_nan()).then_some(f64::from(it));
 }
 
-/// To seven digits: what a pace is worth that was learned.
-impl Rest for f64 {
-    #[inline(always)]
-    fn write(&self, out: &mut Out<'_>) {
-        (*self as f32).write(out);
-    }
-    #[inline(always)]
-    fn read(&mut self, from: &mut In<'_>) {
-        let mut short = 0f32;
-        short.read(from);
-        *self = f64::from(short);
-    }
-}
+/// What passed since times that are no times.
+const ZERO: f32 = f32::INFINITY;
+const NEVER: f32 = f32::NEG_INFINITY;
 
-impl Rest for Micros {
-    #[inline(always)]
-    fn write(&self, out: &mut Out<'_>) {
-        out.word(self.word());
-    }
-    #[inline(always)]
-    fn read(&mut self, from: &mut In<'_>) {
-        *self = Micros::from_word(from.word());
-    }
-}
-
-/// Up to 71 minutes.
-impl Rest for std::time::Duration {
-    #[inline(always)]
-    fn write(&self, out: &mut Out<'_>) {
-        Micros::of(*self).write(out);
-    }
-    #[inline(always)]
-    fn read(&mut self, from: &mut In<'_>) {
-        *self = Micros::from_word(from.word()).get();
-    }
-}
-
-/// Times that are no times: words that no other has.
-const ZERO: u32 = 0;
-const NEVER: u32 = 1;
-/// Steps of a time: 1024 ns, for a minute; then so many bits of it.
-const MICRO: u32 = 10;
-const BITS: u32 = 25;
-
-/// What has passed since: a number of 31 bits that grows with it, about in proportion at first and then as its logarithm.
+/// What passed from a time until `now`, in nanoseconds; less than nothing where that is before it.
 #[inline(always)]
-fn shortened(passed: u64) -> u32 {
-    let passed = (passed >> MICRO) + 1;
-    let more = (u64::BITS - BITS - 1).saturating_sub(passed.leading_zeros());
-    // Half of what goes is added: an error of one side would grow with each rest.
-    (more << BITS) + ((passed + ((1 << more) >> 1)) >> more) as u32
+fn passed(at: Time, now: Time) -> f32 {
+    let (at, now) = (at.as_nanos(), now.as_nanos());
+    // A number of 63 bits becomes one of 24 in one instruction, and one of 64 does not.
+    let passed = now.abs_diff(at).min(i64::MAX as u64) as i64 as f32;
+    match at {
+        0 => ZERO,
+        u64::MAX => NEVER,
+        _ if at > now => -passed,
+        _ => passed,
+    }
 }
 
 #[inline(always)]
-fn lengthened(short: u32) -> u64 {
-    let more = (short >> BITS).saturating_sub(1);
-    ((u64::from(short - (more << BITS)) << more) - 1) << MICRO
+fn before(passed: f32, now: Time) -> Time {
+    // What is too far away becomes the first or last of all numbers.
+    let at = match now.as_nanos().checked_add_signed((passed as i64).saturating_neg()) {
+        Some(at) => at,
+        None if passed > 0.0 => 0,
+        None => u64::MAX,
+    };
+    Time::from_nanos(if passed == NEVER {
+        u64::MAX
+    } else if passed == ZERO {
+        0
+    } else {
+        at
+    })
 }
 
 impl Rest for Time {
+    const SIZE: usize = size_of::<f32>();
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
-        let (now, at) = (out.now.as_nanos(), self.as_nanos());
-        let word = shortened(now.abs_diff(at)) << 1 | u32::from(at > now);
-        out.word(match *self {
-            Time::ZERO => ZERO,
-            Time::NEVER => NEVER,
-            _ => word,
-        });
+        passed(*self, out.now).write(out);
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        let (now, word) = (from.now.as_nanos(), from.word());
-        let passed = lengthened((word >> 1).max(1));
-        let at = if word & 1 == 0 { now.saturating_sub(passed) } else { now.saturating_add(passed) };
-        *self = match word {
-            ZERO => Time::ZERO,
-            NEVER => Time::NEVER,
-            _ => Time::from_nanos(at),
-        };
+        *self = before(f32::from_le_bytes(from.get()), from.now);
     }
 }
 
-impl<T: Rest + Default> Rest for Option<T> {
+/// No time is no number.
+impl Rest for Option<Time> {
+    const SIZE: usize = size_of::<f32>();
+    #[inline(always)]
+    fn write(&self, out: &mut Out<'_>) {
+        self.map_or(f32::NAN, |at| passed(at, out.now)).write(out);
+    }
+    #[inline(always)]
+    fn read(&mut self, from: &mut In<'_>) {
+        let passed = f32::from_le_bytes(from.get());
+        *self = (!passed.is_nan()).then(|| before(passed, from.now));
+    }
+}
+
+impl<T: Rest + Default> Rest for Option<Box<T>> {
+    const SIZE: usize = 1;
+    #[inline(always)]
+    fn more(&self) -> usize {
+        self.as_ref().map_or(0, |some| T::SIZE + some.more())
+    }
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
         self.is_some().write(out);
         if let Some(some) = self {
-            some.write(out);
+            out.one::<T>(some);
         }
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        if from.word() == 0 {
+        if from.get() == [0] {
             *self = None;
         } else {
-            self.get_or_insert_default().read(from);
+            from.one::<T>(self.get_or_insert_default());
         }
-    }
-}
-
-impl<T: Rest> Rest for Box<T> {
-    #[inline(always)]
-    fn write(&self, out: &mut Out<'_>) {
-        T::write(self, out);
-    }
-    #[inline(always)]
-    fn read(&mut self, from: &mut In<'_>) {
-        T::read(self, from);
-    }
-}
-
-impl<T: Rest> Rest for [T; 2] {
-    #[inline(always)]
-    fn write(&self, out: &mut Out<'_>) {
-        self.iter().for_each(|one| one.write(out));
-    }
-    #[inline(always)]
-    fn read(&mut self, from: &mut In<'_>) {
-        self.iter_mut().for_each(|one| one.read(from));
     }
 }
 
 impl<T: Rest, U: Rest> Rest for (T, U) {
+    const SIZE: usize = T::SIZE + U::SIZE;
+    #[inline(always)]
+    fn more(&self) -> usize {
+        self.0.more() + self.1.more()
+    }
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
         self.0.write(out);
@@ -380,20 +362,41 @@ impl<T: Rest, U: Rest> Rest for (T, U) {
     }
 }
 
-/// As many as there are.
-impl<T: Rest + Default> Rest for Box<[T]> {
+impl<T: Rest> Rest for [T; 2] {
+    const SIZE: usize = 2 * T::SIZE;
+    #[inline(always)]
+    fn more(&self) -> usize {
+        self.iter().map(T::more).sum()
+    }
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
-        out.word(self.len() as u32);
         self.iter().for_each(|one| one.write(out));
     }
     #[inline(always)]
     fn read(&mut self, from: &mut In<'_>) {
-        let length = from.word();
-        if self.len() as u32 != length {
+        self.iter_mut().for_each(|one| one.read(from));
+    }
+}
+
+/// As many as there are, up to 65535.
+impl<T: Rest + Default> Rest for Box<[T]> {
+    const SIZE: usize = u16::SIZE;
+    #[inline(always)]
+    fn more(&self) -> usize {
+        self.iter().map(|one| T::SIZE + one.more()).sum()
+    }
+    #[inline(always)]
+    fn write(&self, out: &mut Out<'_>) {
+        (self.len() as u16).write(out);
+        self.iter().for_each(|one| out.one(one));
+    }
+    #[inline(always)]
+    fn read(&mut self, from: &mut In<'_>) {
+        let length = u16::from_le_bytes(from.get());
+        if self.len() != usize::from(length) {
             *self = (0..length).map(|_| T::default()).collect();
         }
-        self.iter_mut().for_each(|one| one.read(from));
+        self.iter_mut().for_each(|one| from.one(one));
     }
 }
 
@@ -412,39 +415,67 @@ mod tests {
         below: i32,
         maybe: Option<Box<u32>>,
         part: f32,
+        held: Option<f64>,
         yes: bool,
+        no: bool,
+        one: u32,
+        two: u32,
         long: Duration,
         many: Box<[u16]>,
         none: Option<u8>,
+        not: u8,
     }
-    at_rest!(All { times, more, small, number, below, maybe, part, yes, long, many } else { none: None });
+    at_rest!(All { times, more, small, number, below, maybe, part, held, long, many }
+        counts { one, two } flags { yes, no } else { none: None } beside { not });
+
+    fn written<T: Rest>(state: &T, now: Time) -> Vec<u8> {
+        let mut bytes = vec![0xaa; length(state)];
+        write(state, now, &mut bytes);
+        bytes
+    }
+
+    fn rested(at: Time, now: Time) -> Time {
+        let mut read = Time::from_millis(3);
+        super::read(&written(&at, now), &mut read);
+        read
+    }
+
+    /// What the last of 24 bits of a number is worth, or more.
+    fn step(of: u64) -> u64 {
+        of >> 23
+    }
 
     proptest! {
         #[test]
         fn what_is_written_is_read_whatever_was_there(
-            now in 1u64 << 40..1 << 62, passed in prop::array::uniform3(0u64..1 << 25), small: u8, number: u32, below: i32,
-            maybe: Option<u32>, part in -1e6f32..1e6, yes: bool, long: u32, many in prop::collection::vec(any::<u16>(), 0..40),
+            now in 1u64 << 40..1 << 62, passed in prop::array::uniform3(0u64..1 << 24), small: u8, number: u32, below: i32,
+            maybe: Option<u32>, held: Option<u16>, part in -1e6f32..1e6, (yes, no) in any::<(bool, bool)>(), long: u32,
+            many in prop::collection::vec(any::<u16>(), 0..40),
         ) {
             let now = Time::from_nanos(now);
-            let [a, b, c] = passed.map(|passed| Duration::from_nanos(passed << MICRO));
-            let mut desk = Desk::new();
+            let [a, b, c] = passed.map(|passed| Duration::from_nanos(passed << (passed % 16)));
             for (one, other) in [(now - a, now + b), (Time::ZERO, Time::NEVER), (now, now - a)] {
                 let all = All {
                     times: [one, other],
-                    more: (now - c, Some(now + b)),
+                    more: (now - c, held.map(|_| now + b)),
                     small,
-                    number: number >> (number % 32),
+                    number,
                     below,
                     maybe: maybe.map(Box::new),
                     part,
+                    held: held.map(f64::from),
                     yes,
+                    no,
+                    one: number >> (below & 31),
+                    two: [0, u32::MAX, u32::from(u16::MAX), u32::from(u16::MAX) - 1][usize::from(small % 4)],
                     long: Duration::from_micros(long.into()),
                     many: many.clone().into(),
                     none: None,
+                    not: 0,
                 };
-                let bytes = desk.write(&all, now).unwrap().to_vec();
+                let bytes = written(&all, now);
                 let mut read = All::default();
-                desk.read(&bytes, &mut read);
+                super::read(&bytes, &mut read);
                 prop_assert_eq!(&read, &all);
                 let mut read = All {
                     times: [now; 2],
@@ -452,42 +483,53 @@ mod tests {
                     maybe: Some(Box::new(3)),
                     many: [1, 2].into(),
                     none: Some(1),
+                    not: 9,
                     ..All::default()
                 };
-                desk.read(&bytes, &mut read);
-                prop_assert_eq!(&read, &all);
+                super::read(&bytes, &mut read);
+                prop_assert_eq!(&read, &All { not: 9, ..all });
             }
         }
 
         #[test]
-        fn a_time_keeps_its_microsecond_for_a_minute_and_seven_digits_for_ever(now: u64, at: u64, less in 0u32..64) {
-            let (now, at) = (Time::from_nanos(now), Time::from_nanos(now.wrapping_add(at >> less)));
-            let mut desk = Desk::new();
-            let bytes = desk.write(&at, now).unwrap().to_vec();
-            let mut read = Time::ZERO;
-            desk.read(&bytes, &mut read);
+        fn a_time_is_read_as_another_by_a_sixteen_millionth_of_what_passed(now: u64, passed: i64, less in 0u32..64) {
+            let at = Time::from_nanos((now >> 1).saturating_add_signed(passed >> less));
+            let now = Time::from_nanos(now >> 1);
+            let error = rested(at, now).as_nanos().abs_diff(at.as_nanos());
             let passed = now.as_nanos().abs_diff(at.as_nanos());
-            let error = read.as_nanos().abs_diff(at.as_nanos());
-            prop_assert!(error < (1 << MICRO) + (passed >> BITS), "{error} of {passed}");
-
+            prop_assert!(error <= step(passed) / 2 + 1, "{error} of {passed}");
         }
 
         #[test]
-        fn what_passed_for_longer_is_never_read_as_shorter(passed in 0u64..u64::MAX >> 1, more: u64, less in 0u32..40) {
-            let (passed, more) = (passed >> less, more >> 1 >> less);
-            prop_assert!(lengthened(shortened(passed)) <= lengthened(shortened(passed + more)));
+        fn no_time_is_read_as_before_one_that_was_before_it(now: u64, passed: i64, more: u64, less in 0u32..40) {
+            let at = (now >> 1).saturating_add_signed(passed >> less);
+            let later = at.saturating_add(more >> less);
+            let [now, at, later] = [now >> 1, at, later].map(Time::from_nanos);
+            prop_assert!(rested(at, now) <= rested(later, now));
+        }
+
+        #[test]
+        fn a_thousand_rests_move_a_time_by_no_more_than_chance_does(start in 1u64 << 40..1 << 60, seed: u64, less in 10u32..40) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let at = Time::from_nanos(start);
+            let (mut now, mut moved) = (at, at);
+            for _ in 0..1000 {
+                now = now.plus_nanos(random.u64(..1 << 50) >> less);
+                moved = rested(moved, now);
+            }
+            // As many errors of one side would be 500 steps.
+            let passed = now.as_nanos() - at.as_nanos();
+            let error = moved.as_nanos().abs_diff(at.as_nanos());
+            prop_assert!(error <= 60 * step(passed).max(1), "{error} of {passed}");
         }
     }
 
     #[test]
-    fn what_is_too_long_is_not_written() {
-        let mut desk = Desk::new();
-        let long: Box<[u16]> = vec![u16::MAX; WORDS].into();
-        assert_eq!(desk.write(&long, Time::from_millis(5)), None);
-        let fits: Box<[u16]> = vec![u16::MAX; WORDS - 3].into();
-        let bytes = desk.write(&fits, Time::from_millis(5)).unwrap().to_vec();
-        let mut read: Box<[u16]> = Box::default();
-        desk.read(&bytes, &mut read);
-        assert_eq!(read, fits);
+    fn counts_take_as_much_as_the_largest_needs() {
+        let all = |one| All { one, ..All::default() };
+        let least = length(&all(0));
+        for (count, more) in [(1, 4), (65_534, 4), (65_535, 8), (u32::MAX - 1, 8), (u32::MAX, 4)] {
+            assert_eq!(length(&all(count)), least + more, "{count}");
+        }
     }
 }

@@ -35,6 +35,11 @@ use std::time::Duration;
 pub(crate) struct Endpoints(Box<[Endpoint]>);
 
 impl Rest for Endpoints {
+    const SIZE: usize = Box::<[Endpoint]>::SIZE;
+    #[inline(always)]
+    fn more(&self) -> usize {
+        self.0.more()
+    }
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
         self.0.write(out);

@@ -96,8 +96,6 @@ at_rest!(Learned {
     due,
     ceiling,
     near,
-    steady,
-    launched,
     last,
     gaps,
     floor,
@@ -107,9 +105,13 @@ at_rest!(Learned {
     previous,
     trial,
     gap
+} counts {
+    steady,
+    launched
 });
 
 impl Rest for Trial {
+    const SIZE: usize = bool::SIZE + Time::SIZE;
     #[inline(always)]
     fn write(&self, out: &mut Out<'_>) {
         let (Trial::Next(at) | Trial::Until(at)) = *self;
