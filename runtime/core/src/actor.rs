@@ -6,10 +6,10 @@
 mod admission;
 mod copy;
 mod outcome;
+mod rest;
 mod view;
 
 use crate::{
-    asleep::Asleep,
     budget::Spent,
     budgets::{Joint, Purse},
     calls::{Call, Calls, Entry, Permit, Phase},
@@ -26,6 +26,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 
 pub use copy::CopyFor;
+pub(crate) use rest::Mark;
 
 /// How many others must pass between refusals that are a call's own for the next to count towards [`OWNED_AFTER`].
 const OTHERS: u8 = 8;
@@ -70,14 +71,12 @@ pub(crate) struct Actor {
     config: Arc<Config>,
     paces: Paces,
     slots: Slots,
-    /// As long as it is awake, see [`crate::asleep`].
     endpoints: Endpoints,
-    /// Whether the shard knows that it is awake, and whether it sleeps and has learned something.
+    /// Whether it comes to rest in its turn, see [`crate::partitions`].
     pub(crate) listed: bool,
-    dreams: bool,
     spent: Spent,
     /// What all partitions of its destination spent, where that is split.
-    pub(crate) joint: Option<Arc<Joint>>,
+    joint: Option<Arc<Joint>>,
     counts: Counts,
     /// Microseconds, 0 when nothing was measured.
     latency: u32,
@@ -98,7 +97,6 @@ impl Actor {
             endpoints: Endpoints::new(&config.endpoints, config.is_known()),
             config,
             listed: false,
-            dreams: false,
             slots: Slots::default(),
             spent: Spent::default(),
             joint,
@@ -120,24 +118,17 @@ impl Actor {
         self.busy.is_none() && self.slots.flying() == 0
     }
 
-    /// Comes to rest, if there is nothing in the way of that.
-    pub(crate) fn sleep(&mut self, index: u32, asleep: &mut Asleep<Endpoints>, now: Time) {
-        if !self.is_idle() || self.endpoints.is_blank() || !self.endpoints.rest() {
-            return;
-        }
-        self.dreams = self.endpoints.iter().any(|it| it.guard.learned().is_some());
-        self.dreams &= asleep.write(index, &mut self.endpoints, now);
+    pub(crate) fn joint(&self) -> Option<&Arc<Joint>> {
+        self.joint.as_ref()
     }
 
-    /// Takes up what it was.
-    pub(crate) fn awake(&mut self, endpoints: Endpoints) {
-        (self.endpoints, self.dreams) = (endpoints, false);
+    pub(crate) fn into_joint(self) -> Option<Arc<Joint>> {
+        self.joint
     }
 
     /// Nothing worth keeping: forgotten first when there are too many destinations.
     pub(crate) fn is_blank(&self, now: Time) -> bool {
         self.is_idle()
-            && !self.dreams
             && self
                 .endpoints
                 .iter()
@@ -180,26 +171,13 @@ impl Actor {
 
     /// When a call could leave at the earliest behind `ahead`, whatever else happens, and what says so.
     fn earliest(&self, ahead: Units, cost: Cost, ways: Ways, fresh: bool, now: Time) -> (Time, Waiting) {
-        self.earliest_by(&self.endpoints, ahead, cost, ways, fresh, now)
-    }
-
-    /// The same by these endpoints.
-    fn earliest_by(
-        &self,
-        endpoints: &Endpoints,
-        ahead: Units,
-        cost: Cost,
-        ways: Ways,
-        fresh: bool,
-        now: Time,
-    ) -> (Time, Waiting) {
         if let Some(until) = self.config.brake.paused(now) {
             // Who pauses without an end says nothing about one: calls wait as long as they can.
             let left = until.finite().map(|until| until.since(now));
             return (until.finite().unwrap_or(now), Waiting::Braked { left });
         }
-        let from = endpoints.resumes(ways, fresh, now);
-        match (self.paces.when(&self.config.limits, from, ahead, cost), endpoints.paused_until(ways, fresh, now)) {
+        let from = self.endpoints.resumes(ways, fresh, now);
+        match (self.paces.when(&self.config.limits, from, ahead, cost), self.endpoints.paused_until(ways, fresh, now)) {
             (Some((at, limit)), _) if at > from => (at, Waiting::Limit(*limit)),
             (_, Some((until, cause))) => (from, Waiting::Paused { left: until.since(now), cause }),
             _ => (now, Waiting::Turn),

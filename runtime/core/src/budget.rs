@@ -4,7 +4,10 @@
 //! Both counts are over the last ten seconds, by two half-overlapping buckets of ten: the one before counts by the part
 //! of it that is still inside the window. That is exact for even traffic and needs four words instead of a history.
 
-use crate::time::{Time, nanos};
+use crate::{
+    rest::{Group, In, Out, Rest},
+    time::{Time, nanos},
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -43,8 +46,36 @@ pub struct Spent {
     hedges: [u32; 2],
 }
 
+impl Rest for Spent {
+    const SIZE: usize = u32::SIZE + <(Group<2>, Group<4>)>::SIZE;
+    #[inline(always)]
+    fn more(&self) -> usize {
+        self.groups().more()
+    }
+    #[inline(always)]
+    fn write(&self, out: &mut Out<'_>) {
+        self.bucket.write(out);
+        self.groups().write(out);
+    }
+    #[inline(always)]
+    fn read(&mut self, from: &mut In<'_>) {
+        self.bucket.read(from);
+        let mut groups = self.groups();
+        groups.read(from);
+        let (Group(requests), Group([first, second, third, fourth])) = groups;
+        (self.requests, self.retries, self.hedges) = (requests, [first, second], [third, fourth]);
+    }
+}
+
 impl Spent {
-    fn roll(&mut self, now: Time) {
+    /// Requests, and what most destinations have none of.
+    fn groups(&self) -> (Group<2>, Group<4>) {
+        let ([first, second], [third, fourth]) = (self.retries, self.hedges);
+        (Group(self.requests), Group([first, second, third, fourth]))
+    }
+
+    /// What is of no meaning at this time any more is gone.
+    pub(crate) fn roll(&mut self, now: Time) {
         let bucket = (now.as_nanos() / nanos(WINDOW)) as u32;
         if bucket == self.bucket {
             return;

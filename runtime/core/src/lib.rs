@@ -17,27 +17,29 @@
 //! - [`refusal`] says why something waits or was refused.
 
 mod actor;
-mod asleep;
-mod awake;
 pub mod budget;
 mod budgets;
 pub mod cache;
 pub mod calls;
+mod cells;
 pub mod endpoint;
 pub mod guard;
 pub mod limit;
 pub mod manners;
 pub mod pace;
+mod partitions;
 pub mod policy;
 mod queue;
 pub mod refusal;
 pub mod repeat;
 mod rest;
 pub mod shard;
+mod shared;
 pub mod signal;
 mod slots;
 pub mod snapshot;
 pub mod split;
+mod table;
 pub mod time;
 pub mod units;
 pub mod usage;

@@ -72,28 +72,11 @@ impl Out<'_> {
 
     /// Writes one that may be there or not, and is.
     #[inline(always)]
-    fn one<T: Rest>(&mut self, one: &T) {
+    pub(crate) fn one<T: Rest>(&mut self, one: &T) {
         if let Some((part, more)) = std::mem::take(&mut self.more).split_at_mut_checked(T::SIZE) {
             let mut out = Out { part, more, now: self.now };
             one.write(&mut out);
             self.more = out.more;
-        }
-    }
-
-    /// Writes counts, in the width that the largest needs.
-    #[inline(always)]
-    pub(crate) fn counts<const N: usize>(&mut self, counts: [u32; N]) {
-        let width = width(&counts);
-        self.put([width]);
-        let more = std::mem::take(&mut self.more);
-        let Some((place, more)) = more.split_at_mut_checked(N * usize::from(width)) else { return };
-        self.more = more;
-        match width {
-            0 => {}
-            NARROW => {
-                place.as_chunks_mut().0.iter_mut().zip(counts).for_each(|(to, it)| *to = (it as u16).to_le_bytes())
-            }
-            _ => place.as_chunks_mut().0.iter_mut().zip(counts).for_each(|(to, it)| *to = it.to_le_bytes()),
         }
     }
 }
@@ -107,45 +90,13 @@ impl In<'_> {
     }
 
     #[inline(always)]
-    fn one<T: Rest>(&mut self, one: &mut T) {
+    pub(crate) fn one<T: Rest>(&mut self, one: &mut T) {
         if let Some((part, more)) = self.more.split_at_checked(T::SIZE) {
             let mut from = In { part, more, now: self.now };
             one.read(&mut from);
             self.more = from.more;
         }
     }
-
-    #[inline(always)]
-    pub(crate) fn counts<const N: usize>(&mut self) -> [u32; N] {
-        let ([width], mut counts) = (self.get(), [0; N]);
-        let Some((place, more)) = self.more.split_at_checked(N * usize::from(width)) else { return counts };
-        self.more = more;
-        match width {
-            0 => {}
-            NARROW => counts.iter_mut().zip(place.as_chunks().0).for_each(|(to, it)| *to = widened(*it)),
-            _ => counts.iter_mut().zip(place.as_chunks().0).for_each(|(to, it)| *to = u32::from_le_bytes(*it)),
-        }
-        counts
-    }
-}
-
-/// Bytes of a count that is small.
-const NARROW: u8 = size_of::<u16>() as u8;
-
-/// How long each of some counts is written. The largest of all stands for no bound, and is as narrow as a small one.
-#[inline(always)]
-pub(crate) fn width<const N: usize>(counts: &[u32; N]) -> u8 {
-    let small = counts.iter().fold(true, |all, it| all & (it.wrapping_add(1) <= u32::from(u16::MAX)));
-    match counts.iter().fold(0, |all, it| all | it) {
-        0 => 0,
-        _ if small => NARROW,
-        _ => size_of::<u32>() as u8,
-    }
-}
-
-#[inline(always)]
-fn widened(narrow: [u8; size_of::<u16>()]) -> u32 {
-    u32::from(u16::from_le_bytes(narrow).wrapping_add(1)).wrapping_sub(1)
 }
 
 /// A part of a state at rest.
@@ -184,15 +135,12 @@ macro_rules! at_rest {
             #[inline(always)]
             fn more(&self) -> usize {
                 0 $(+ $crate::rest::Rest::more(&self.$field))*
-                    $(+ {
-                        let counts = [$(self.$count),*];
-                        counts.len() * usize::from($crate::rest::width(&counts))
-                    })?
+                    $(+ $crate::rest::Rest::more(&$crate::rest::Group([$(self.$count),*])))?
             }
             #[inline(always)]
             fn write(&self, out: &mut $crate::rest::Out<'_>) {
                 $($crate::rest::Rest::write(&self.$field, out);)*
-                $(out.counts([$(self.$count),*]);)?
+                $($crate::rest::Rest::write(&$crate::rest::Group([$(self.$count),*]), out);)?
                 $($crate::rest::Rest::write(&[$(self.$flag),*].iter().rev().fold(0, |all, it| all << 1 | u8::from(*it)), out);)?
             }
             #[inline(always)]
@@ -200,7 +148,11 @@ macro_rules! at_rest {
                 // All of them, or it does not compile.
                 let $of { $($field,)* $($($count,)*)? $($($flag,)*)? $($($other,)*)? $($($beside: _,)*)? } = self;
                 $($crate::rest::Rest::read($field, from);)*
-                $([$(*$count),*] = from.counts();)?
+                $(
+                    let mut counts = $crate::rest::Group([$(*$count),*]);
+                    $crate::rest::Rest::read(&mut counts, from);
+                    [$(*$count),*] = counts.0;
+                )?
                 $(
                     let mut flags = 0u8;
                     $crate::rest::Rest::read(&mut flags, from);
@@ -344,6 +296,66 @@ impl<T: Rest + Default> Rest for Option<Box<T>> {
     }
 }
 
+/// Counts, all in the width that the largest of them needs; nothing where all are zero. The largest number of all stands for
+/// no bound, and is as narrow as a small one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Group<const N: usize>(pub(crate) [u32; N]);
+
+/// Bytes of a count that is small.
+const NARROW: u8 = size_of::<u16>() as u8;
+
+impl<const N: usize> Group<N> {
+    #[inline(always)]
+    fn width(&self) -> u8 {
+        let small = self.0.iter().fold(true, |all, it| all & (it.wrapping_add(1) <= u32::from(u16::MAX)));
+        match self.0.iter().fold(0, |all, it| all | it) {
+            0 => 0,
+            _ if small => NARROW,
+            _ => size_of::<u32>() as u8,
+        }
+    }
+}
+
+impl<const N: usize> Rest for Group<N> {
+    const SIZE: usize = 1;
+    #[inline(always)]
+    fn more(&self) -> usize {
+        N * usize::from(self.width())
+    }
+    #[inline(always)]
+    fn write(&self, out: &mut Out<'_>) {
+        let width = self.width();
+        out.put([width]);
+        let more = std::mem::take(&mut out.more);
+        let Some((place, more)) = more.split_at_mut_checked(N * usize::from(width)) else { return };
+        out.more = more;
+        match width {
+            0 => {}
+            NARROW => {
+                place.as_chunks_mut().0.iter_mut().zip(self.0).for_each(|(to, it)| *to = (it as u16).to_le_bytes())
+            }
+            _ => place.as_chunks_mut().0.iter_mut().zip(self.0).for_each(|(to, it)| *to = it.to_le_bytes()),
+        }
+    }
+    #[inline(always)]
+    fn read(&mut self, from: &mut In<'_>) {
+        let [width] = from.get();
+        let Some((place, more)) = from.more.split_at_checked(N * usize::from(width)) else { return };
+        from.more = more;
+        let counts = self.0.iter_mut();
+        match width {
+            0 => self.0 = [0; N],
+            NARROW => counts.zip(place.as_chunks().0).for_each(|(to, it)| *to = widened(*it)),
+            _ => counts.zip(place.as_chunks().0).for_each(|(to, it)| *to = u32::from_le_bytes(*it)),
+        }
+    }
+}
+
+#[inline(always)]
+fn widened(narrow: [u8; size_of::<u16>()]) -> u32 {
+    u32::from(u16::from_le_bytes(narrow).wrapping_add(1)).wrapping_sub(1)
+}
+
 impl<T: Rest, U: Rest> Rest for (T, U) {
     const SIZE: usize = T::SIZE + U::SIZE;
     #[inline(always)]
@@ -359,6 +371,23 @@ impl<T: Rest, U: Rest> Rest for (T, U) {
     fn read(&mut self, from: &mut In<'_>) {
         self.0.read(from);
         self.1.read(from);
+    }
+}
+
+/// What is read over stays where it is.
+impl<T: Rest> Rest for &mut T {
+    const SIZE: usize = T::SIZE;
+    #[inline(always)]
+    fn more(&self) -> usize {
+        T::more(self)
+    }
+    #[inline(always)]
+    fn write(&self, out: &mut Out<'_>) {
+        T::write(self, out);
+    }
+    #[inline(always)]
+    fn read(&mut self, from: &mut In<'_>) {
+        T::read(self, from);
     }
 }
 

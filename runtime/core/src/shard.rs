@@ -13,17 +13,14 @@ mod settings;
 
 use crate::{
     actor::{Actor, Context},
-    asleep::Asleep,
-    awake::Awake,
     budgets::Budgets,
     calls::{Call, Calls, NewCall, Permit, Ticket},
-    endpoint::Endpoints,
+    partitions::Partitions,
     refusal::{Cause, Refusal},
     repeat::{Attempt, Outcome, Reason},
     snapshot::{self, Snapshot},
     time::Time,
 };
-use hashbrown::HashTable;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 pub use crate::{actor::CopyFor, queue::Bounds as QueueBounds};
@@ -32,22 +29,10 @@ pub use settings::{BELIEVED_PAUSE, Brake, Config, MAX_PAUSE, Settings};
 
 /// How many destination partitions a shard keeps, unless stated.
 pub const MAX_DESTINATIONS: usize = 1 << 20;
-/// How many actors are looked at to find one to forget, or more where one must be at rest.
-const FORGET_CHOICE: usize = 64;
-
-/// Keys are hashes already, with a secret in them.
-fn hash(key: u128) -> u64 {
-    key as u64 ^ (key >> 64) as u64
-}
-
 /// Many destinations, one writer.
 #[derive(Debug)]
 pub struct Shard {
-    actors: slab::Slab<Actor>,
-    /// By the keys that the actors themselves hold.
-    by_key: HashTable<u32>,
-    awake: Awake,
-    asleep: Asleep<Endpoints>,
+    partitions: Partitions,
     calls: Calls,
     timers: BTreeSet<(Time, u32)>,
     random: fastrand::Rng,
@@ -56,8 +41,6 @@ pub struct Shard {
     /// The same of all shards of its group: what people have set.
     max_together: usize,
     budgets: Budgets,
-    /// Where the search for an actor to forget goes on.
-    hand: usize,
 }
 
 impl Shard {
@@ -69,10 +52,7 @@ impl Shard {
     /// An empty shard that keeps at most `max_destinations` partitions.
     pub fn with_capacity(seed: u64, max_destinations: usize) -> Shard {
         Shard {
-            actors: slab::Slab::new(),
-            by_key: HashTable::new(),
-            awake: Awake::default(),
-            asleep: Asleep::new(),
+            partitions: Partitions::new(),
             calls: Calls::default(),
             timers: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -80,7 +60,6 @@ impl Shard {
             max_destinations: max_destinations.max(1),
             max_together: max_destinations.max(1),
             budgets: Budgets::default(),
-            hand: 0,
         }
     }
 
@@ -98,7 +77,7 @@ impl Shard {
 
     /// A call asks for admission to the destination partition `key`, whose settings are `config`.
     pub fn submit(&mut self, now: Time, key: u128, config: &Arc<Config>, new: NewCall, fx: &mut Effects) -> Submitted {
-        let index = match self.find(key) {
+        let index = match self.partitions.rouse(key, now) {
             Some(index) => index,
             None => match self.add(now, key, config, new.part_of, fx) {
                 Some(index) => index,
@@ -114,14 +93,6 @@ impl Shard {
         .unwrap_or(Submitted::Refused(Refusal::TooManyDestinations { limit: self.max_together }))
     }
 
-    fn find(&self, key: u128) -> Option<u32> {
-        let is = |index: &u32| {
-            self.asleep.touch(*index);
-            self.actors.get(*index as usize).is_some_and(|actor| actor.key == key)
-        };
-        self.by_key.find(hash(key), is).copied()
-    }
-
     fn add(
         &mut self,
         now: Time,
@@ -130,46 +101,15 @@ impl Shard {
         part_of: Option<u64>,
         fx: &mut Effects,
     ) -> Option<u32> {
-        if self.actors.len() >= self.max_destinations {
-            let key = self.forget(now)?;
+        if self.partitions.len() >= self.max_destinations {
+            // Each that is busy has a call, so one is at rest where there are fewer calls.
+            let some_rest = self.calls.len() < self.partitions.len();
+            let (key, joint) = self.partitions.forget(some_rest, now)?;
+            joint.into_iter().for_each(|joint| self.budgets.forget(joint));
             fx.push(Effect::Forgot { key });
         }
         let joint = part_of.map(|destination| self.budgets.of(destination));
-        let index = u32::try_from(self.actors.insert(Actor::new(key, config.clone(), joint))).ok()?;
-        let actors = &self.actors;
-        let rehash = |index: &u32| actors.get(*index as usize).map_or(0, |actor| hash(actor.key));
-        self.by_key.insert_unique(hash(key), index, rehash);
-        Some(index)
-    }
-
-    /// Forgets one actor at rest, rather one that knows nothing worth keeping, and says which.
-    fn forget(&mut self, now: Time) -> Option<u128> {
-        let capacity = self.actors.capacity().max(1);
-        let mut idle = None;
-        // Each that is busy has a call, so one is at rest where there are fewer calls.
-        let some_rest = self.calls.len() < self.actors.len();
-        for looked in 0..capacity.max(FORGET_CHOICE) {
-            if looked >= FORGET_CHOICE && (idle.is_some() || !some_rest) {
-                break;
-            }
-            self.hand = (self.hand + 1) % capacity;
-            match self.actors.get(self.hand) {
-                Some(actor) if actor.is_blank(now) => {
-                    idle = Some(self.hand);
-                    break;
-                }
-                Some(actor) if actor.is_idle() => idle = Some(self.hand),
-                _ => {}
-            }
-        }
-        let index = idle?;
-        let mut actor = self.actors.try_remove(index)?;
-        actor.joint.take().into_iter().for_each(|joint| self.budgets.forget(joint));
-        u32::try_from(index).into_iter().for_each(|index| self.asleep.forget(index));
-        if let Ok(entry) = self.by_key.find_entry(hash(actor.key), |other| *other as usize == index) {
-            entry.remove();
-        }
-        Some(actor.key)
+        self.partitions.add(Actor::new(key, config.clone(), joint))
     }
 
     /// Runs an operation on an actor and keeps its timer true.
@@ -180,14 +120,8 @@ impl Shard {
         fx: &mut Effects,
         run: impl FnOnce(&mut Actor, &mut Context<'_>) -> T,
     ) -> Option<T> {
-        if !std::mem::replace(&mut self.actors.get_mut(index as usize)?.listed, true) {
-            // First, as what it was may still be on its way from memory.
-            self.rises(index, now);
-        }
-        let actor = self.actors.get_mut(index as usize)?;
-        if let Some(endpoints) = self.asleep.read(index) {
-            actor.awake(endpoints);
-        }
+        self.partitions.stirs(index, now);
+        let actor = self.partitions.get_mut(index)?;
         let result = run(actor, &mut Context { calls: &mut self.calls, random: &mut self.random, fx, now });
         if actor.wake != actor.armed {
             if !actor.armed.is_never() {
@@ -201,19 +135,9 @@ impl Shard {
         Some(result)
     }
 
-    /// One wakes up; the one that did so longest ago comes to rest, unless it is busy. That one is listed again when
-    /// something happens to it.
-    fn rises(&mut self, index: u32, now: Time) {
-        let Some(eldest) = self.awake.rises(index) else { return };
-        if let Some(actor) = self.actors.get_mut(eldest as usize) {
-            actor.listed = false;
-            actor.sleep(eldest, &mut self.asleep, now);
-        }
-    }
-
     #[cfg(test)]
-    pub(crate) fn rest(&mut self) -> (&mut Awake, &mut Asleep<Endpoints>) {
-        (&mut self.awake, &mut self.asleep)
+    pub(crate) fn partitions(&mut self) -> &mut Partitions {
+        &mut self.partitions
     }
 
     /// The first byte of an attempt is about to leave. Limits count from here; a pause that began since the admission
@@ -257,13 +181,13 @@ impl Shard {
     /// known.
     pub fn late_after(&self, permit: Permit) -> Option<Duration> {
         let entry = self.calls.get(permit.call)?;
-        self.actors.get(entry.actor as usize)?.late_after()
+        self.partitions.get(entry.actor)?.late_after()
     }
 
     /// How long answers take of another endpoint that an attempt could go to instead, and that serves calls now.
     pub fn elsewhere_takes(&self, now: Time, permit: Permit) -> Option<Duration> {
         let entry = self.calls.get(permit.call)?;
-        self.actors.get(entry.actor as usize)?.elsewhere_takes(entry, now)
+        self.partitions.get(entry.actor)?.elsewhere_takes(entry, now)
     }
 
     /// The outcome of an attempt beside the one that is reported; none: it was given up for the other's answer.
@@ -311,7 +235,7 @@ impl Shard {
                 break;
             }
             self.timers.pop_first();
-            if let Some(actor) = self.actors.get_mut(index as usize) {
+            if let Some(actor) = self.partitions.get_mut(index) {
                 actor.armed = Time::NEVER;
             }
             self.with(index, now, fx, |actor, cx| actor.pump(cx));
@@ -326,75 +250,64 @@ impl Shard {
     /// Gives `new` settings to every partition that follows `old`, at once: queues are kept, calls that can't make their
     /// deadline any more are refused. Linear in the number of partitions: for operators, not for traffic.
     pub fn reconfigure(&mut self, now: Time, old: &Arc<Config>, new: &Arc<Config>, fx: &mut Effects) {
-        let following: Vec<u32> = self
-            .actors
-            .iter()
-            .filter(|(_, actor)| Arc::ptr_eq(actor.config(), old))
-            .filter_map(|(index, _)| u32::try_from(index).ok())
-            .collect();
-        for index in following {
+        for key in self.partitions.following(old) {
+            let Some(index) = self.partitions.rouse(key, now) else { continue };
             self.with(index, now, fx, |actor, cx| actor.reconfigure(index, new, cx));
         }
     }
 
     /// Refuses everything that waits at a partition, at once. Returns how much that was.
     pub fn flush(&mut self, now: Time, key: u128, fx: &mut Effects) -> usize {
-        let Some(index) = self.find(key) else { return 0 };
+        let Some(index) = self.partitions.rouse(key, now) else { return 0 };
         self.with(index, now, fx, |actor, cx| actor.flush(cx)).unwrap_or(0)
     }
 
     /// Sends on all that waits at a partition, because what it asked for belongs to another one now. Returns how much that
     /// was.
     pub fn send_on(&mut self, now: Time, key: u128, fx: &mut Effects) -> usize {
-        let Some(index) = self.find(key) else { return 0 };
+        let Some(index) = self.partitions.rouse(key, now) else { return 0 };
         self.with(index, now, fx, |actor, cx| actor.send_on(cx)).unwrap_or(0)
     }
 
     /// Ends the pauses of a partition, whatever made them, and begins again as after one. What was learned stays.
     pub fn resume(&mut self, now: Time, key: u128, fx: &mut Effects) {
-        let Some(index) = self.find(key) else { return };
+        let Some(index) = self.partitions.rouse(key, now) else { return };
         self.with(index, now, fx, |actor, cx| actor.resume(cx));
     }
 
     /// The live state of one partition.
     pub fn snapshot(&self, now: Time, key: u128) -> Option<Snapshot> {
-        let index = self.find(key)?;
-        let actor = self.actors.get(index as usize)?;
-        Some(actor.snapshot(self.asleep.seen(index).as_ref(), now))
+        self.partitions.seen(key, |actor| actor.snapshot(now))
     }
 
     /// How its endpoints do, where several are configured: a part of [`Shard::snapshot`].
     pub fn endpoint_state(&self, now: Time, key: u128) -> Option<Vec<snapshot::Endpoint>> {
-        let index = self.find(key)?;
-        let actor = self.actors.get(index as usize)?;
-        Some(actor.endpoint_state(self.asleep.seen(index).as_ref(), now))
+        self.partitions.seen(key, |actor| actor.endpoint_state(now))
     }
 
     /// How many calls wait at a partition: a part of [`Shard::snapshot`], too.
     pub fn queued(&self, key: u128) -> usize {
-        self.find(key).and_then(|index| self.actors.get(index as usize)).map_or(0, Actor::queued)
+        self.partitions.awake(key).map_or(0, Actor::queued)
     }
 
     /// What is left of a partition's pause, and why it pauses: a part of [`Shard::snapshot`] that costs little.
     pub fn pause(&self, now: Time, key: u128) -> Option<(Duration, Cause)> {
-        let index = self.find(key)?;
-        self.actors.get(index as usize)?.pause(self.asleep.seen(index).as_ref(), now)
+        self.partitions.awake(key)?.pause(now)
     }
 
     /// Whether calls of a partition wait for the end of a pause, be it an operator's.
     pub fn is_paused(&self, now: Time, key: u128) -> bool {
-        let actor = self.find(key).and_then(|index| Some((index, self.actors.get(index as usize)?)));
-        actor.is_some_and(|(index, actor)| actor.holds_all(self.asleep.seen(index).as_ref(), now))
+        self.partitions.seen(key, |actor| actor.holds_all(now)).unwrap_or(false)
     }
 
     /// The keys of all partitions the shard knows, in no order.
     pub fn keys(&self) -> impl Iterator<Item = u128> + '_ {
-        self.actors.iter().map(|(_, actor)| actor.key)
+        self.partitions.keys()
     }
 
     /// How many partitions the shard knows.
     pub fn destinations(&self) -> usize {
-        self.actors.len()
+        self.partitions.len()
     }
 
     /// How many calls wait or fly.
@@ -402,7 +315,7 @@ impl Shard {
         self.calls.len()
     }
 
-    /// Bytes of one actor at rest, without what it may have learned: for capacity planning and benches.
+    /// Bytes of one actor that is awake, without its endpoints: for capacity planning and benches.
     pub const fn actor_size() -> usize {
         size_of::<Actor>()
     }

@@ -3,7 +3,7 @@
 use super::Actor;
 use crate::{
     budgets,
-    endpoint::{Endpoints, Ways},
+    endpoint::Ways,
     limit::Cost,
     pace::Units,
     queue::Queue,
@@ -14,27 +14,26 @@ use crate::{
 use std::time::Duration;
 
 impl Actor {
-    /// What is left of a pause, and why. `asleep`: its endpoints, where it sleeps.
-    pub(crate) fn pause(&self, asleep: Option<&Endpoints>, now: Time) -> Option<(Duration, Cause)> {
-        let endpoints = asleep.unwrap_or(&self.endpoints);
-        endpoints.paused_until(Ways::ANY, true, now).map(|(until, cause)| (until.since(now), cause))
+    /// What is left of a pause, and why.
+    pub(crate) fn pause(&self, now: Time) -> Option<(Duration, Cause)> {
+        self.endpoints.paused_until(Ways::ANY, true, now).map(|(until, cause)| (until.since(now), cause))
     }
 
     /// Whether calls wait for the end of a pause, be it an operator's.
-    pub(crate) fn holds_all(&self, asleep: Option<&Endpoints>, now: Time) -> bool {
-        self.config.brake.paused(now).is_some() || self.pause(asleep, now).is_some()
+    pub(crate) fn holds_all(&self, now: Time) -> bool {
+        self.config.brake.paused(now).is_some() || self.pause(now).is_some()
     }
 
-    pub(crate) fn endpoint_state(&self, asleep: Option<&Endpoints>, now: Time) -> Vec<Endpoint> {
-        asleep.unwrap_or(&self.endpoints).snapshot(&self.config.endpoints, now)
+    pub(crate) fn endpoint_state(&self, now: Time) -> Vec<Endpoint> {
+        self.endpoints.snapshot(&self.config.endpoints, now)
     }
 
     pub(crate) fn queued(&self) -> usize {
         self.busy.as_ref().map_or(0, |busy| busy.queue.len())
     }
 
-    pub(crate) fn snapshot(&self, asleep: Option<&Endpoints>, now: Time) -> Snapshot {
-        let endpoints = asleep.unwrap_or(&self.endpoints);
+    pub(crate) fn snapshot(&self, now: Time) -> Snapshot {
+        let endpoints = &self.endpoints;
         let queue = self.busy.as_ref().map(|busy| &busy.queue);
         let ahead = queue.map_or(Units::default(), Queue::cost);
         Snapshot {
@@ -48,13 +47,13 @@ impl Actor {
             queued_bytes: queue.map_or(0, Queue::bytes),
             oldest_wait: queue.and_then(Queue::oldest).map(|since| now.since(since)),
             next_in: self
-                .earliest_by(endpoints, ahead, Cost::ONE, Ways::ANY, true, now)
+                .earliest(ahead, Cost::ONE, Ways::ANY, true, now)
                 .0
                 .since(now)
                 .max(endpoints.spacing(ahead.requests)),
             in_flight: self.slots.flying(),
             unanswered: endpoints.unanswered(),
-            paused: self.pause(asleep, now),
+            paused: self.pause(now),
             brake: self.config.brake.at(now),
             cuts: endpoints.iter().map(|it| it.guard.cuts()).fold(0, u32::wrapping_add),
             endpoints: endpoints.snapshot(&self.config.endpoints, now),

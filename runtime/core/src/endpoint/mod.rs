@@ -30,7 +30,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// All of them; none only while their state is at rest.
+/// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints(Box<[Endpoint]>);
 
@@ -83,11 +83,6 @@ impl Endpoints {
         }
         self.0 = after.into();
         places
-    }
-
-    /// Whether their state is at rest.
-    pub(crate) fn is_blank(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Whether their state at rest tells all. Limits of their own are not written.

@@ -9,7 +9,10 @@
 //! TAT is not raised to `t` before the test: `n` up to `quota` may leave at once after enough quiet, which lets one
 //! call that costs more than the burst pass without breaking the window (same inequality).
 
-use crate::time::{Time, nanos};
+use crate::{
+    rest::at_rest,
+    time::{Time, nanos},
+};
 use std::time::Duration;
 
 /// Lateness of timers that may be made up; without it 500/s reaches 64 %. Not granted where T is over 20 times as long:
@@ -54,6 +57,8 @@ impl Rate {
 pub struct Gcra {
     tat: u64,
 }
+
+at_rest!(Gcra { tat });
 
 impl Gcra {
     /// The first instant at which `units` could leave if nothing else does before; in the past if they could now.

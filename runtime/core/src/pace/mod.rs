@@ -9,6 +9,7 @@ pub mod window;
 
 use crate::{
     limit::{Cost, Limit, LimitError, LimitProblem, Unit},
+    rest::{In, Out, Rest},
     time::{Time, nanos},
 };
 use gcra::{Gcra, Rate};
@@ -177,7 +178,57 @@ struct States {
     lag: u64,
 }
 
+impl Rest for Paces {
+    const SIZE: usize = 1;
+    #[inline(always)]
+    fn more(&self) -> usize {
+        self.some().map_or(0, |states| u64::SIZE + states.states.len() * Gcra::SIZE)
+    }
+    #[inline(always)]
+    fn write(&self, out: &mut Out<'_>) {
+        let Some(states) = self.some() else { return 0u8.write(out) };
+        // As many limits as there may be are far fewer.
+        (states.states.len() as u8).write(out);
+        out.one(&states.lag);
+        for kept in &states.states {
+            if let State::Paced(gcra) = &kept.state {
+                out.one(gcra);
+            }
+        }
+    }
+    #[inline(always)]
+    fn read(&mut self, from: &mut In<'_>) {
+        let mut count = 0u8;
+        count.read(from);
+        if count == 0 {
+            self.0 = None;
+            return;
+        }
+        let states = self.0.get_or_insert_default();
+        **states = States::default();
+        from.one(&mut states.lag);
+        for _ in 0..count {
+            let mut gcra = Gcra::default();
+            from.one(&mut gcra);
+            states.states.push(Kept { state: State::Paced(gcra), since: 0 });
+        }
+    }
+}
+
 impl Paces {
+    fn some(&self) -> Option<&States> {
+        self.0.as_deref().filter(|states| !states.states.is_empty())
+    }
+
+    /// Whether their state at rest tells all, while nothing flies: what was charged is counted only to know what flies. Not
+    /// where a limit counts units.
+    pub(crate) fn rests(&self) -> bool {
+        self.0.as_ref().is_none_or(|states| {
+            let paced = |kept: &Kept| matches!(kept.state, State::Paced(_));
+            states.waiting == Units::default() && states.states.iter().all(paced)
+        })
+    }
+
     /// Fresh state: every limit has its whole quota.
     pub fn new(limits: &Limits) -> Paces {
         Paces((!limits.is_empty()).then(|| Box::new(States::new(limits))))
