@@ -36,6 +36,8 @@ pub(crate) struct Partitions {
     /// Those that are listed, the one that woke up longest ago first.
     awake: VecDeque<u32>,
     pub(crate) most_awake: usize,
+    /// Actors that somebody left who rests in a cell now, for the next that wake up; as many as those at most.
+    left: Vec<u32>,
     cells: Cells,
     configs: Shared<Config>,
     joints: Shared<Joint>,
@@ -53,6 +55,7 @@ impl Partitions {
             actors: slab::Slab::new(),
             awake: VecDeque::new(),
             most_awake: AWAKE,
+            left: Vec::new(),
             cells: Cells::default(),
             configs: Shared::new(),
             joints: Shared::new(),
@@ -115,14 +118,16 @@ impl Partitions {
         if std::mem::replace(&mut actor.listed, true) {
             return;
         }
-        if let Some(left) = self.eldest_rests(now) {
-            self.actors.try_remove(left as usize);
+        match self.eldest_rests(now) {
+            Some(left) if self.left.len() < self.most_awake => self.left.push(left),
+            Some(left) => _ = self.actors.try_remove(left as usize),
+            None => {}
         }
         self.awake.push_back(index);
     }
 
     fn wakes(&mut self, key: u128, cell: Cell, now: Time) -> Option<u32> {
-        let left = self.eldest_rests(now);
+        let left = self.eldest_rests(now).or_else(|| self.left.pop());
         let (index, actor) = match left {
             Some(left) => (left, self.actors.get_mut(left as usize)?),
             None => {

@@ -44,6 +44,7 @@ pub(crate) fn length<T: Rest>(state: &T) -> usize {
 #[inline]
 pub(crate) fn write<T: Rest>(state: &T, now: Time, to: &mut [u8]) {
     if let Some((part, more)) = to.split_at_mut_checked(HEAD + T::SIZE) {
+        let now = Time::from_nanos(now.as_nanos().min(LAST as u64));
         let mut out = Out { part, more, now };
         out.put(now.as_nanos().to_le_bytes());
         state.write(&mut out);
@@ -212,39 +213,21 @@ written_as! {
     Option<f64> as f32: |self| self.map_or(f32::NAN, |it| it as f32), |it| (!it.is_nan()).then_some(f64::from(it));
 }
 
-/// What passed since times that are no times.
-const ZERO: f32 = f32::INFINITY;
-const NEVER: f32 = f32::NEG_INFINITY;
+/// No time is later than this, in nanoseconds (146 years), but [`Time::NEVER`].
+const LAST: i64 = i64::MAX / 2;
 
-/// What passed from a time until `now`, in nanoseconds; less than nothing where that is before it.
+/// What passed from a time until `now`, in nanoseconds; less than nothing where that is before it. Since [`Time::ZERO`]
+/// more than can be.
 #[inline(always)]
 fn passed(at: Time, now: Time) -> f32 {
-    let (at, now) = (at.as_nanos(), now.as_nanos());
-    // A number of 63 bits becomes one of 24 in one instruction, and one of 64 does not.
-    let passed = now.abs_diff(at).min(i64::MAX as u64) as i64 as f32;
-    match at {
-        0 => ZERO,
-        u64::MAX => NEVER,
-        _ if at > now => -passed,
-        _ => passed,
-    }
+    let (since, until) = (at.as_nanos().min(i64::MAX as u64) as i64, now.as_nanos() as i64);
+    if at == Time::ZERO { f32::INFINITY } else { until.wrapping_sub(since) as f32 }
 }
 
 #[inline(always)]
 fn before(passed: f32, now: Time) -> Time {
-    // What is too far away becomes the first or last of all numbers.
-    let at = match now.as_nanos().checked_add_signed((passed as i64).saturating_neg()) {
-        Some(at) => at,
-        None if passed > 0.0 => 0,
-        None => u64::MAX,
-    };
-    Time::from_nanos(if passed == NEVER {
-        u64::MAX
-    } else if passed == ZERO {
-        0
-    } else {
-        at
-    })
+    let at = (now.as_nanos() as i64).wrapping_sub((passed as i64).max(-LAST)).max(0);
+    if at >= LAST { Time::NEVER } else { Time::from_nanos(at as u64) }
 }
 
 impl Rest for Time {
@@ -301,17 +284,18 @@ impl<T: Rest + Default> Rest for Option<Box<T>> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Group<const N: usize>(pub(crate) [u32; N]);
 
-/// Bytes of a count that is small.
+/// Bytes of a count that is small, and of any.
 const NARROW: u8 = size_of::<u16>() as u8;
+const WIDE: u8 = size_of::<u32>() as u8;
 
 impl<const N: usize> Group<N> {
     #[inline(always)]
     fn width(&self) -> u8 {
-        let small = self.0.iter().fold(true, |all, it| all & (it.wrapping_add(1) <= u32::from(u16::MAX)));
-        match self.0.iter().fold(0, |all, it| all | it) {
-            0 => 0,
-            _ if small => NARROW,
-            _ => size_of::<u32>() as u8,
+        let (any, more) = self.0.iter().fold((0, 0), |(any, more), it| (any | it, more | it.wrapping_add(1)));
+        match (any, more) {
+            (0, _) => 0,
+            (_, ..=0xffff) => NARROW,
+            _ => WIDE,
         }
     }
 }
@@ -334,7 +318,7 @@ impl<const N: usize> Rest for Group<N> {
             NARROW => {
                 place.as_chunks_mut().0.iter_mut().zip(self.0).for_each(|(to, it)| *to = (it as u16).to_le_bytes())
             }
-            _ => place.as_chunks_mut().0.iter_mut().zip(self.0).for_each(|(to, it)| *to = it.to_le_bytes()),
+            _ => write_wide(&self.0, place),
         }
     }
     #[inline(always)]
@@ -342,18 +326,24 @@ impl<const N: usize> Rest for Group<N> {
         let [width] = from.get();
         let Some((place, more)) = from.more.split_at_checked(N * usize::from(width)) else { return };
         from.more = more;
-        let counts = self.0.iter_mut();
         match width {
             0 => self.0 = [0; N],
-            NARROW => counts.zip(place.as_chunks().0).for_each(|(to, it)| *to = widened(*it)),
-            _ => counts.zip(place.as_chunks().0).for_each(|(to, it)| *to = u32::from_le_bytes(*it)),
+            NARROW => self.0.iter_mut().zip(place.as_chunks().0).for_each(|(to, it)| {
+                *to = u32::from(u16::from_le_bytes(*it).wrapping_add(1)).wrapping_sub(1);
+            }),
+            _ => read_wide(&mut self.0, place),
         }
     }
 }
 
-#[inline(always)]
-fn widened(narrow: [u8; size_of::<u16>()]) -> u32 {
-    u32::from(u16::from_le_bytes(narrow).wrapping_add(1)).wrapping_sub(1)
+#[cold]
+fn write_wide(counts: &[u32], to: &mut [u8]) {
+    counts.iter().zip(to.as_chunks_mut().0).for_each(|(it, to)| *to = it.to_le_bytes());
+}
+
+#[cold]
+fn read_wide(counts: &mut [u32], from: &[u8]) {
+    counts.iter_mut().zip(from.as_chunks().0).for_each(|(it, from)| *it = u32::from_le_bytes(*from));
 }
 
 impl<T: Rest, U: Rest> Rest for (T, U) {
@@ -521,9 +511,9 @@ mod tests {
         }
 
         #[test]
-        fn a_time_is_read_as_another_by_a_sixteen_millionth_of_what_passed(now: u64, passed: i64, less in 0u32..64) {
-            let at = Time::from_nanos((now >> 1).saturating_add_signed(passed >> less));
-            let now = Time::from_nanos(now >> 1);
+        fn a_time_is_read_as_another_by_a_sixteen_millionth_of_what_passed(now in 0..LAST, passed: i64, less in 1u32..64) {
+            let at = Time::from_nanos(now.saturating_add(passed >> less).clamp(0, LAST / 4 * 3) as u64);
+            let now = Time::from_nanos(now as u64);
             let error = rested(at, now).as_nanos().abs_diff(at.as_nanos());
             let passed = now.as_nanos().abs_diff(at.as_nanos());
             prop_assert!(error <= step(passed) / 2 + 1, "{error} of {passed}");
@@ -531,9 +521,9 @@ mod tests {
 
         #[test]
         fn no_time_is_read_as_before_one_that_was_before_it(now: u64, passed: i64, more: u64, less in 0u32..40) {
-            let at = (now >> 1).saturating_add_signed(passed >> less);
+            let at = now.saturating_add_signed(passed >> less);
             let later = at.saturating_add(more >> less);
-            let [now, at, later] = [now >> 1, at, later].map(Time::from_nanos);
+            let [now, at, later] = [now, at, later].map(Time::from_nanos);
             prop_assert!(rested(at, now) <= rested(later, now));
         }
 

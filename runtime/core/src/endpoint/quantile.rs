@@ -10,7 +10,7 @@ use std::time::Duration;
 /// An estimated quantile of durations.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quantile {
-    /// Logarithm to base 2 of microseconds.
+    /// Microseconds. It is asked for more often than it changes, so this is not their logarithm.
     at: f32,
     samples: u16,
     /// How many of the last samples lay above, or below as a negative number.
@@ -20,7 +20,7 @@ pub(crate) struct Quantile {
 at_rest!(Quantile { at, samples, run });
 
 impl Quantile {
-    pub(crate) const NONE: Quantile = Quantile { at: 0.0, samples: 0, run: 0 };
+    pub(crate) const NONE: Quantile = Quantile { at: 1.0, samples: 0, run: 0 };
 
     /// Half of the samples lie below.
     pub(crate) const MEDIAN: f32 = 0.5;
@@ -29,7 +29,7 @@ impl Quantile {
 
     /// Adds a sample; `quantile` is the same each time.
     pub(crate) fn add(&mut self, sample: Duration, quantile: f32) {
-        let sample = Self::log(sample);
+        let sample = Self::micros(sample);
         let above = sample > self.at;
         if self.samples == 0 {
             self.at = sample;
@@ -41,27 +41,28 @@ impl Quantile {
             // A run of this length comes by chance once in a hundred times.
             let usual = (0.01f32.ln() / own.ln()).max(1.0);
             let faster = (f32::from(self.run.unsigned_abs()) / usual).min(6.0).floor().exp2();
-            let step = (other * step * faster).min((sample - self.at).abs());
-            self.at += if above { step } else { -step };
+            let step = (other * step * faster).exp2();
+            // Never past the sample.
+            self.at = if above { (self.at * step).min(sample) } else { (self.at / step).max(sample) };
         }
         self.samples = self.samples.saturating_add(1);
     }
 
     /// A sample of which is known only that it is longer than this: moves the estimate up, if at all.
     pub(crate) fn add_at_least(&mut self, sample: Duration, quantile: f32) {
-        if self.samples > 0 && Self::log(sample) > self.at {
+        if self.samples > 0 && Self::micros(sample) > self.at {
             self.add(sample, quantile);
         }
     }
 
     /// The logarithm to base 2 of the estimate in microseconds.
     pub(crate) fn at(&self) -> f32 {
-        self.at
+        self.at.log2()
     }
 
     /// Moves the logarithm of the estimate by this part of the way to that of so many other samples.
     pub(crate) fn lean(&mut self, to: f32, part: f32, samples: u16) {
-        self.at += (to - self.at) * part;
+        self.at *= ((to - self.at()) * part).exp2();
         self.samples = self.samples.saturating_add(samples);
     }
 
@@ -72,12 +73,16 @@ impl Quantile {
 
     /// The estimate, once there is one.
     pub(crate) fn get(&self) -> Option<Duration> {
-        (self.samples > 0).then(|| Duration::from_secs_f32(self.at.exp2() / 1e6))
+        (self.samples > 0).then(|| Duration::from_nanos((self.at * 1e3) as u64))
     }
 
     /// The logarithm that it counts in.
     pub(crate) fn log(sample: Duration) -> f32 {
-        (sample.as_secs_f32() * 1e6).clamp(1.0, 1e12).log2()
+        Self::micros(sample).log2()
+    }
+
+    fn micros(sample: Duration) -> f32 {
+        (sample.as_secs_f32() * 1e6).clamp(1.0, 1e12)
     }
 }
 
