@@ -37,6 +37,11 @@ impl Budgets {
         Arc::clone(joint)
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+
     /// A partition is forgotten, and with the last one what they spent.
     pub(crate) fn forget(&self, joint: Arc<Joint>) {
         let mut all = lock(&self.0);
@@ -116,7 +121,7 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &two) && !Arc::ptr_eq(&one, &other));
         for (joint, left) in [(one, 2), (other, 1), (two, 0)] {
             budgets.forget(joint);
-            assert_eq!(lock(&budgets.0).len(), left);
+            assert_eq!(budgets.len(), left);
         }
     }
 }

@@ -118,17 +118,13 @@ impl Partitions {
         if std::mem::replace(&mut actor.listed, true) {
             return;
         }
-        match self.eldest_rests(now) {
-            Some(left) if self.left.len() < self.most_awake => self.left.push(left),
-            Some(left) => _ = self.actors.try_remove(left as usize),
-            None => {}
-        }
+        self.eldest_rests(now);
         self.awake.push_back(index);
     }
 
     fn wakes(&mut self, key: u128, cell: Cell, now: Time) -> Option<u32> {
-        let left = self.eldest_rests(now).or_else(|| self.left.pop());
-        let (index, actor) = match left {
+        self.eldest_rests(now);
+        let (index, actor) = match self.left.pop() {
             Some(left) => (left, self.actors.get_mut(left as usize)?),
             None => {
                 let entry = self.actors.vacant_entry();
@@ -147,32 +143,48 @@ impl Partitions {
         actor.listed = true;
         self.configs.give(config);
         self.joints.give(joint);
-        self.cells.give(cell);
+        self.leaves(cell);
         self.table.moved(hash(key), Place::Asleep(cell), Place::Awake(index));
         self.awake.push_back(index);
         Some(index)
     }
 
-    /// Makes room among those that are awake. Returns the actor that somebody left who rests in a cell now.
-    fn eldest_rests(&mut self, now: Time) -> Option<u32> {
+    /// Makes room among those that are awake: the eldest comes to rest, and leaves its actor to the next. If something keeps
+    /// it awake it is listed again when something happens to it.
+    fn eldest_rests(&mut self, now: Time) -> Option<()> {
         if self.awake.len() < self.most_awake {
             return None;
         }
         let eldest = self.awake.pop_front()?;
         let actor = self.actors.get_mut(eldest as usize)?;
-        // If it stays awake it is listed again when something happens to it.
         actor.listed = false;
         let dreams = actor.rests(now)?;
         let config = self.configs.take(actor.config());
         let joint = actor.joint().map_or(u32::MAX, |joint| self.joints.take(joint));
         let mark = Mark { key: actor.key, config, joint, dreams };
-        let Some(cell) = self.cells.write(&(mark, actor), now) else {
+        let Some(cell) = self.cells.write(&(mark, &mut *actor), now) else {
             self.configs.give(config);
             self.joints.give(joint);
             return None;
         };
+        actor.left();
         self.table.moved(hash(mark.key), Place::Awake(eldest), Place::Asleep(cell));
-        Some(eldest)
+        if self.left.len() < self.most_awake {
+            self.left.push(eldest);
+        } else {
+            self.actors.try_remove(eldest as usize);
+        }
+        Some(())
+    }
+
+    /// Nobody is in a cell any more; another may move for it.
+    fn leaves(&mut self, cell: Cell) {
+        self.cells.give(cell);
+        if let Some((before, now)) = self.cells.tidy(cell)
+            && let Some(key) = self.cells.bytes(now).and_then(Mark::key)
+        {
+            self.table.moved(hash(key), Place::Asleep(before), Place::Asleep(now));
+        }
     }
 
     /// A partition that is not known yet.
@@ -227,7 +239,7 @@ impl Partitions {
                 let shared = self.joints.get(joint).cloned();
                 self.configs.give(config);
                 self.joints.give(joint);
-                self.cells.give(cell);
+                self.leaves(cell);
                 shared
             }
         };

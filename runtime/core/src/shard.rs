@@ -140,6 +140,11 @@ impl Shard {
         &mut self.partitions
     }
 
+    #[cfg(test)]
+    pub(crate) fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
     /// The first byte of an attempt is about to leave. Limits count from here; a pause that began since the admission
     /// stops it.
     pub fn departed(&mut self, now: Time, permit: Permit, fx: &mut Effects) -> Departure {

@@ -54,6 +54,11 @@ impl Actor {
         rests.then(|| !self.is_blank(now))
     }
 
+    /// Its state rests elsewhere: nothing here keeps what it has in common with others.
+    pub(crate) fn left(&mut self) {
+        self.joint = None;
+    }
+
     /// Whose state this is, and what its settings are, after a rest.
     pub(crate) fn wakes(&mut self, key: u128, config: &Arc<Config>, joint: Option<&Arc<Joint>>) {
         self.key = key;

@@ -238,15 +238,15 @@ impl Health {
     }
 
     /// What is left of what was seen of it.
-    fn remembered(&self, now: Time) -> f64 {
+    fn remembered(&self, now: Time) -> f32 {
         let quiet = if self.awaited > 0 { Duration::ZERO } else { now.since(self.last) };
-        (-quiet.as_secs_f64() / FORGETS.as_secs_f64()).exp()
+        (-quiet.as_secs_f32() / FORGETS.as_secs_f32()).exp()
     }
 
     /// Most of its last attempts failed, or it answers with hardly anything but client errors.
     pub(crate) fn is_failing(&self, now: Time) -> bool {
         // What is forgotten is costly to work out, and seldom matters.
-        self.seems_failing(1.0) && self.seems_failing(self.remembered(now) as f32)
+        self.seems_failing(1.0) && self.seems_failing(self.remembered(now))
     }
 
     /// The same, where this part of it is remembered.
@@ -275,9 +275,10 @@ impl Health {
         if more.is_zero() && self.failures == 0.0 {
             return best;
         }
-        let rest = self.remembered(now);
+        let rest = f64::from(self.remembered(now));
         let failures = 1.0 + f64::from(self.failures) * FAILED * rest;
-        (best + more.mul_f64(rest)).mul_f64(failures)
+        let [best, more] = [best, more].map(|time| nanos(time) as f64);
+        Duration::from_nanos(((best + more * rest) * failures) as u64)
     }
 
     /// Ejects it if it is far slower than the `others` are, or fails while another `serves`.
