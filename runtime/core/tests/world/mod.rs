@@ -101,8 +101,10 @@ pub struct Upstream {
     pub outage: Option<(Time, Time, bool)>,
     /// This call is always refused.
     pub poison: Option<usize>,
-    /// Refuses this part of all requests, by chance.
+    /// Refuses this part of all requests, by chance; with which of these answers, and until when.
     pub moody: f64,
+    pub moods: Vec<Outcome>,
+    pub well_at: Time,
     /// Refuses every so many-th request.
     pub every: Option<usize>,
     /// The request of this number is refused for a time that has nothing to do with the law.
@@ -130,6 +132,8 @@ impl Upstream {
             outage: None,
             poison: None,
             moody: 0.0,
+            moods: Vec::new(),
+            well_at: Time::NEVER,
             every: None,
             accident: None,
             tokens,
@@ -278,6 +282,8 @@ pub struct World {
     /// Clients call again after an answer until this time.
     pub until: Time,
     pub think: Duration,
+    /// Clients call again so many times in all, whenever that is.
+    pub again: usize,
     /// Every request the upstream saw: when, and whether it was accepted.
     pub seen: Vec<(Time, bool)>,
     /// Every request the upstream took: from when on, until when.
@@ -317,6 +323,7 @@ impl World {
             waiting: HashMap::new(),
             until: START,
             think: Duration::ZERO,
+            again: 0,
             seen: Vec::new(),
             held: Vec::new(),
             begun: Vec::new(),
@@ -404,9 +411,10 @@ impl World {
         done.ended = Some(self.now);
         done.status = status;
         done.why = why;
-        if self.now < self.until
+        if (self.now < self.until || self.again > 0)
             && let Some(client) = self.clients[call].filter(|client| *client < QUIET)
         {
+            self.again = self.again.saturating_sub(1);
             let at = self.now + self.think.max(MS);
             self.at(at, Event::Arrive { client });
         }
@@ -473,10 +481,11 @@ impl World {
                 } else if let Some(fate) = self.fates.get(&call) {
                     (MS, fate.outcome())
                 } else {
+                    let moody = self.random.f64() < self.upstream.moody && self.now < self.upstream.well_at;
                     let taken = match self.upstream.accident {
                         _ if self.upstream.poison == Some(call) => Err(SEC),
                         Some((number, wait)) if self.seen.len() == number => Err(wait),
-                        _ if self.random.f64() < self.upstream.moody => Err(SEC),
+                        _ if moody => Err(SEC),
                         _ if self.upstream.every.is_some_and(|every| self.seen.len() % every == every - 1) => Err(SEC),
                         _ => self.upstream.take(self.now),
                     };
@@ -493,6 +502,10 @@ impl World {
                             self.held.push((self.now, self.now + service));
                             let signal = Signal { spent: self.upstream.told(self.now), ..Signal::default() };
                             (service, Outcome::Answer { status: 200, signal })
+                        }
+                        Err(_) if moody && !self.upstream.moods.is_empty() => {
+                            let mood = self.random.usize(0..self.upstream.moods.len());
+                            (self.upstream.refusing, self.upstream.moods[mood])
                         }
                         Err(wait) => {
                             let wait = match self.upstream.says {
