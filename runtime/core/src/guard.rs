@@ -16,6 +16,8 @@
 //! [`at_once`]: then refusals neither pause nor pace. Where nothing is refused and answers get slower with more, see
 //! [`adaptive`].
 //!
+//! Where refusals have nothing to do with the pace, they are their calls' own, see [`chance`].
+//!
 //! What can't. Where nobody pressed (a few requests at once, nothing waiting), a refusal after few accepted requests,
 //! or after many at once, may be an accident, such as somebody else's use of the same quota: nothing is learned from it unless another follows
 //! before [`CALM`] requests have passed. Of many accepted ones the pace is what it was while they were sent: the pause
@@ -23,9 +25,12 @@
 
 mod adaptive;
 mod at_once;
+mod chance;
 mod doubt;
 mod learned;
 mod outcomes;
+mod refusals;
+mod said;
 mod stated;
 
 use crate::{
@@ -37,8 +42,10 @@ use crate::{
 };
 use adaptive::{Adaptive, MANY};
 use at_once::{AtOnce, Shape};
+use chance::Chance;
 use doubt::Doubt;
 use learned::Learned;
+pub(crate) use said::{Beside, Failed, Said};
 use stated::Stated;
 use std::time::Duration;
 
@@ -84,52 +91,6 @@ fn up_to_half_less(pause: Duration, random: &mut fastrand::Rng) -> Duration {
     pause.mul_f64(0.5 + random.f64() / 2.0)
 }
 
-/// What was in flight to an endpoint when a request left.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Beside {
-    /// How many others.
-    pub(crate) others: u32,
-    /// The window of answers that it belongs to; 0: none.
-    window: u8,
-}
-
-/// What a refusal says, and when.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Said {
-    /// When the refused call departed.
-    pub(crate) left: Time,
-    /// What was in flight then, where it is known to have departed.
-    pub(crate) beside: Option<Beside>,
-    pub(crate) cause: Cause,
-    /// How long to wait, where it names that.
-    pub(crate) wait: Option<Duration>,
-    /// Whether other calls wait at the gate.
-    pub(crate) waiting: bool,
-    /// Longest pause that is believed at its word.
-    pub(crate) believed: Duration,
-    /// Longest pause of all, chosen by backoff or asked for.
-    pub(crate) longest: Duration,
-    /// Whether the call was neither refused nor failed before.
-    pub(crate) fresh: bool,
-    /// Whether it is about requests under way at once: that says nothing about a pace.
-    pub(crate) concurrency: bool,
-}
-
-/// What a failure says, and when.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Failed {
-    /// When the failed call departed.
-    pub(crate) left: Time,
-    /// Nothing where no answer came.
-    pub(crate) status: Option<u16>,
-    /// Whether the call was neither refused nor failed before.
-    pub(crate) fresh: bool,
-    /// Whether another endpoint of the destination lives.
-    pub(crate) others_live: bool,
-    /// Longest pause of all.
-    pub(crate) longest: Duration,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     Open,
@@ -157,6 +118,8 @@ pub(crate) struct Guard {
     /// Requests that were admitted and whose answers have not ended, and those of them that departed.
     flying: u32,
     departed: u32,
+    /// Numbers what departs, wrapping.
+    number: u16,
     /// When the window last changed.
     grown: Time,
     /// Accepted since it was last doubled by evidence.
@@ -208,6 +171,8 @@ pub(crate) struct Guard {
     /// The fastest answer so far; zero when none was seen.
     fastest: Micros,
     learned: Option<Box<Learned>>,
+    /// Whether refusals have to do with the pace.
+    chance: Option<Box<Chance>>,
     /// What refusals have in common, and the slots learned from that.
     shape: Option<Box<Shape>>,
     at_once: Option<Box<AtOnce>>,
@@ -228,6 +193,7 @@ impl Default for Guard {
             unanswered: 0,
             flying: 0,
             departed: 0,
+            number: 0,
             grown: Time::ZERO,
             fresh: 0,
             calm: 0,
@@ -256,6 +222,7 @@ impl Default for Guard {
             failure_rtt: Micros::ZERO,
             fastest: Micros::ZERO,
             learned: None,
+            chance: None,
             shape: None,
             at_once: None,
             base: Quantile::NONE,
@@ -283,6 +250,7 @@ at_rest!(
         failure_rtt,
         fastest,
         learned,
+        chance,
         shape,
         base
     } counts {
@@ -305,6 +273,7 @@ at_rest!(
         unanswered: 0,
         flying: 0,
         departed: 0,
+        number: 0,
         failed_probe: false,
         doubt: None,
         at_once: None,
@@ -380,7 +349,20 @@ impl Guard {
         if let Some(held) = self.adaptive.as_ref().and_then(|adaptive| adaptive.hold(self.flying)) {
             return Some(held);
         }
+        if self.chance.as_ref().is_some_and(|chance| chance.tries()) {
+            return None;
+        }
         self.learned.as_mut()?.hold(now)
+    }
+
+    /// Whether refusals are by chance, for all that is known: they are their calls' own.
+    pub(crate) fn is_free(&self) -> bool {
+        self.chance.as_ref().is_some_and(|chance| chance.is_free())
+    }
+
+    /// How often a call is refused that is to blame for it, where that is not `usual`.
+    pub(crate) fn owned_after(&self, usual: u8) -> u8 {
+        self.chance.as_ref().filter(|chance| chance.is_free()).map_or(usual, |chance| chance.owned_after().max(usual))
     }
 
     /// A pause is over of which nothing was learned: what waited for its end goes by and by, beside what flies.
@@ -413,6 +395,9 @@ impl Guard {
             if let Some(learned) = &mut self.learned {
                 learned.quiet();
             }
+            if let Some(chance) = &mut self.chance {
+                chance.quiet(now);
+            }
         }
         if self.unanswered == 0 && self.window == FIRST_WINDOW {
             self.grown = now;
@@ -443,10 +428,12 @@ impl Guard {
         }
         let others = self.departed;
         self.departed += 1;
+        self.number = self.number.wrapping_add(1);
         if others >= FEW as u32 && !self.configured && self.adaptive.is_none() {
             self.adaptive = Some(Box::new(Adaptive::new(now)));
         }
-        Beside { others, window: self.adaptive.as_mut().map_or(0, |adaptive| adaptive.leaves(others, now)) }
+        let number = self.number;
+        Beside { others, number, window: self.adaptive.as_mut().map_or(0, |adaptive| adaptive.leaves(others, now)) }
     }
 
     /// A call that was admitted is over, to the end of its answer. `departed`: it left.

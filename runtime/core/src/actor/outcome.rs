@@ -166,7 +166,7 @@ impl Actor {
             down: down && !own && !elsewhere,
             elsewhere,
             fallback,
-            owns_refusal: ticket.refusals >= OWNED_AFTER,
+            owns_refusal: ticket.refusals >= self.owned_after(endpoint),
             in_doubt: ticket.in_doubt,
             under_way: ticket.under_way,
             resumes: self.endpoints.resumes(ways, ticket.is_fresh(), now).max(ticket.not_before),
@@ -189,6 +189,11 @@ impl Actor {
         }
         self.pump(cx);
         verdict
+    }
+
+    /// How often a call is refused that is to blame for it.
+    fn owned_after(&self, index: u8) -> u8 {
+        self.endpoints.get(index).map_or(OWNED_AFTER, |endpoint| endpoint.guard.owned_after(OWNED_AFTER))
     }
 
     /// When a call may leave to one endpoint, as far as pauses go.
@@ -216,7 +221,7 @@ impl Actor {
             (Class::Refused, Outcome::Answer { status, signal }) => {
                 let wait = signal.wait.map(|(wait, _)| wait.min(longest));
                 let own = count_refusal(guard, ticket, wait.is_some(), now);
-                if own {
+                if own && !guard.is_free() {
                     guard.misled(call, ticket.cut, now);
                 } else {
                     let cause = Cause::Refused { status: *status, by: signal.wait.map(|(_, by)| by) };
@@ -228,7 +233,11 @@ impl Actor {
                 if ticket.cut == 0 {
                     ticket.cut = ticket.last_cut;
                 }
-                if waiting || guard.unanswered() > 0 {
+                if guard.is_free() {
+                    // Nobody is to be let go first: it waits as it was told, or as long as if it were alone.
+                    let alone = FIRST_ASIDE.saturating_mul(1 << u32::from(ticket.tries.saturating_sub(1)).min(4));
+                    ticket.not_before = now + wait.unwrap_or(alone.min(longest).mul_f64(0.5 + cx.random.f64() / 2.0));
+                } else if waiting || guard.unanswered() > 0 {
                     // Others go first for a while: if they pass, the refusal is this call's own.
                     let wait = wait.map(|wait| Guard::believed(wait, believed)).unwrap_or_default();
                     let again = ASIDE.saturating_mul(1 << u32::from(ticket.tries.saturating_sub(2)).min(4));

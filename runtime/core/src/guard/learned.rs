@@ -133,6 +133,46 @@ impl Learned {
         Duration::try_from_secs_f64(seconds).unwrap_or_default()
     }
 
+    /// A pace that is held until it is known whether it helps.
+    pub(super) fn at(rate: f64, now: Time) -> Learned {
+        let rate = rate.max(LEAST);
+        let mut learned = Learned {
+            rate,
+            floor: rate,
+            held: Some(rate),
+            gap: TRIAL_TIME,
+            grown: now,
+            last: now,
+            ..Learned::default()
+        };
+        learned.due = now + learned.every();
+        learned
+    }
+
+    /// Without it so many were accepted between the last cut that it was learned from and one at `cut_at`: whether that is
+    /// far more than it would have let pass.
+    pub(super) fn is_outdone(&self, accepted: u32, cut_at: Time) -> bool {
+        let seconds = self.previous.map_or(f64::INFINITY, |previous| cut_at.since(previous).as_secs_f64());
+        accepted >= 8 && f64::from(accepted) >= self.rate * seconds * 2.0
+    }
+
+    /// What is learned next is counted from a cut that taught nothing.
+    pub(super) fn counts_from(&mut self, cut_at: Time) {
+        self.previous = Some(cut_at);
+    }
+
+    /// It was far too low: so many passed without it since the cut that it was learned from.
+    pub(super) fn relearn(&mut self, accepted: u32, cut_at: Time, now: Time) {
+        let previous = self.previous;
+        *self = Learned { previous, ..Learned::default() };
+        self.learn(accepted, Duration::ZERO, cut_at, now);
+    }
+
+    /// A held pace may be too low.
+    pub(super) fn try_soon(&mut self, now: Time) {
+        self.trial = Trial::Next(now + TRIAL_TIME);
+    }
+
     pub(super) fn rate(&self) -> f64 {
         self.rate
     }

@@ -3,9 +3,8 @@
 //! Good ones widen the window, refusals and failures pause, and when a pause ends its cut is learned from.
 
 use super::{
-    AT_LEAST, AtOnce, Beside, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED,
-    LONGEST_BACKOFF, LONGEST_DOWN, MANY, OPEN, Phase, RAMP_WINDOW, Said, Stated, VAIN, at_once::Effect, doubt::Doubt,
-    up_to_half_less,
+    Beside, CALM, DOUBLINGS, DOWN_AFTER, EVIDENCE, FIRST_PAUSE, Failed, Guard, LIVED, LONGEST_DOWN, MANY, OPEN, Phase,
+    RAMP_WINDOW, Stated, doubt::Doubt, up_to_half_less,
 };
 use crate::{
     calls::Call,
@@ -34,6 +33,7 @@ impl Guard {
         }
         if let Some(beside) = beside {
             self.watch(beside, now.since(left), now);
+            self.look(left, beside, true, now);
         }
         self.last_accepted = now;
         if left >= self.streak_left {
@@ -44,6 +44,12 @@ impl Guard {
         }
         if let Some(stated) = &mut self.stated {
             stated.passed(call, left, now);
+        }
+        if let Some(chance) = self.chance.as_mut().filter(|chance| chance.is_free())
+            && chance.passes(left)
+            && let Some(learned) = &mut self.learned
+        {
+            learned.try_soon(now);
         }
         if self.phase != Phase::Open {
             return;
@@ -131,6 +137,9 @@ impl Guard {
     /// Forgets the pace. What is learned next is counted from the last cut on, as between any two.
     pub(super) fn unlearn(&mut self) {
         self.learned = None;
+        if let Some(chance) = &mut self.chance {
+            chance.unlearns();
+        }
         self.unlearned = false;
         self.spared = false;
         self.vain = 0;
@@ -152,152 +161,16 @@ impl Guard {
         self.unanswered += 1;
     }
 
-    /// A refusal of a call.
-    pub(crate) fn refused(&mut self, call: Call, said: Said, random: &mut fastrand::Rng, now: Time) {
-        let Said { left, beside: _, cause, wait, waiting, believed, longest, fresh, concurrency } = said;
-        self.answered();
-        if let Some(stated) = &mut self.stated
-            && stated.refused(call, left, wait, random, now)
-        {
-            if let Some(at_once) = &mut self.at_once {
-                at_once.over(call, now);
-            }
-            self.departures = self.departures.saturating_sub(1);
-            return;
-        }
-        self.streak = 0;
-        self.refusal_rtt = smoothed(self.refusal_rtt, now.since(left));
-        let probe = self.is_probe(call);
-        let stale = left < self.cut_at && !probe;
-        let crowded = self.crowded(call, &said, stale, now);
-        if crowded && wait.is_none() {
-            self.departures = self.departures.saturating_sub(1);
-            self.lets_slots_hold(call, now);
-            return;
-        }
-        let concurrency = concurrency || crowded;
-        self.told = self.told.max(now + wait.unwrap_or_default());
-        let early = self.is_early(call, now);
-        if early || stale {
-            // The same pause, if perhaps a longer one.
-            if early {
-                self.departures = self.departures.saturating_sub(1);
-                self.early_failed(true, random, now);
-            } else if !concurrency {
-                self.cut_accepted = self.cut_accepted.saturating_sub(1);
-            }
-            if let Some(wait) = wait {
-                self.pause(now + wait, now + wait, cause, now);
-                self.doubt(believed, random, now);
-            }
-            return;
-        }
-        if probe {
-            // The same shortage: nothing new to learn from, but what departed meanwhile belongs to it.
-            self.failed_probe = true;
-            self.departures = self.departures.saturating_sub(1);
-        } else if concurrency {
-            // How fast requests may follow each other is another question: what was learned of it stays.
-            self.departures = self.departures.saturating_sub(1);
-        } else {
-            self.cut_accepted = self.departures.saturating_sub(1);
-            self.departures = 0;
-            if self.cut_accepted >= CALM {
-                // Answers may take far longer than refusals: departures that were not refused are good news by themselves.
-                self.exponent = 0;
-            }
-            self.unlearned = true;
-            self.pressed = waiting || self.unanswered > RAMP_WINDOW;
-            if let Some(learned) = &mut self.learned {
-                learned.cut(self.cut_at, left);
-            }
-        }
-        self.cut(now);
-        if fresh {
-            self.fresh_cut = self.cuts;
-        }
-        match wait {
-            Some(wait) => self.pause(now + wait, now + wait, cause, now),
-            None => self.back_off(fresh, LONGEST_BACKOFF.min(longest), cause, random, now),
-        }
-        self.doubt(believed, random, now);
-    }
-
-    /// Whether a refusal is one of too many requests at once, which slots keep away from here on.
-    fn crowded(&mut self, call: Call, said: &Said, stale: bool, now: Time) -> bool {
-        let Said { left, beside, fresh, wait, concurrency, .. } = *said;
-        // Beside none it is not the gate that fills the slots: others do, or there are none.
-        let beside = beside.map(|beside| beside.others).filter(|others| *others > 0);
-        match (&mut self.at_once, beside) {
-            // Nor did a trial of one more pass.
-            (Some(at_once), beside) if !at_once.explains(concurrency) || beside.is_none() && concurrency => {
-                at_once.over(call, now);
-                return false;
-            }
-            (Some(at_once), beside) => {
-                let effect = beside.map_or(Effect::Disproved, |beside| at_once.refused(call, beside, left, now));
-                if effect == Effect::Disproved {
-                    self.at_once = None;
-                    self.shape.get_or_insert_default().misled();
-                    return false;
-                }
-                if effect == Effect::Lowered {
-                    self.cuts = self.cuts.wrapping_add(1);
-                }
-                if effect == Effect::Lowered && fresh {
-                    self.fresh_cut = self.cuts;
-                }
-            }
-            (None, None) => {
-                if let Some(shape) = &mut self.shape {
-                    shape.restart();
-                }
-                return false;
-            }
-            (None, Some(beside)) if concurrency => {
-                self.at_once = Some(Box::new(AtOnce::new(beside, true, now)));
-            }
-            // Who limits a rate often says for how long.
-            (None, Some(_)) if wait.is_some() => return false,
-            (None, Some(beside)) => {
-                let shape = self.shape.get_or_insert_default();
-                let Some(slots) = shape.refused(beside, left, !stale, now) else { return false };
-                self.at_once = Some(Box::new(AtOnce::new(slots, false, now)));
-                // The pace was learned from the same refusals.
-                self.unlearn();
-            }
-        }
-        true
-    }
-
-    /// Slots hold what a pause without a word from the destination would.
-    fn lets_slots_hold(&mut self, call: Call, now: Time) {
-        match self.phase {
-            Phase::Probing { call: probe, until, cause, .. } if probe == call && now < until => {
-                self.phase = Phase::Paused { until, eager: until, cause };
-            }
-            Phase::Probing { call: probe, .. } if probe == call => self.phase = Phase::Open,
-            Phase::Paused { cause: Cause::Refused { by: None, .. }, .. } => self.phase = Phase::Open,
-            _ => {}
-        }
-        if self.phase == Phase::Open {
-            self.failed_probe = false;
-            self.doubt = None;
-            self.exponent = 0;
-            (self.window, self.grown) = (OPEN, now);
-        }
-    }
-
     /// Pauses for a time that the destination does not name. A call that was refused or failed before may do so for a
     /// reason of its own: those that did not are kept for the shortest such time only.
-    fn back_off(&mut self, fresh: bool, cap: Duration, cause: Cause, random: &mut fastrand::Rng, now: Time) {
+    pub(super) fn back_off(&mut self, fresh: bool, cap: Duration, cause: Cause, random: &mut fastrand::Rng, now: Time) {
         let pause = self.backoff(cap, random);
         let eager = if fresh { pause } else { pause.min(up_to_half_less(FIRST_PAUSE, random)) };
         self.pause(now + pause, now + eager, cause, now);
     }
 
     /// A probe that left before the end of the pause did not pass: the pause goes on.
-    fn early_failed(&mut self, refused: bool, random: &mut fastrand::Rng, now: Time) {
+    pub(super) fn early_failed(&mut self, refused: bool, random: &mut fastrand::Rng, now: Time) {
         if let Phase::Probing { until, cause, .. } = self.phase {
             self.phase = Phase::Paused { until, eager: until, cause };
         }
@@ -387,7 +260,9 @@ impl Guard {
         }
         self.doubt = None;
         self.failed_probe = false;
-        self.window = RAMP_WINDOW;
+        if !self.is_free() || matches!(cause, Cause::Down { .. }) {
+            self.window = RAMP_WINDOW;
+        }
         self.grown = now;
         self.fresh = 0;
         self.streak = 0;
@@ -423,39 +298,19 @@ impl Guard {
         self.unlearned = false;
         self.began = now;
     }
-
-    pub(super) fn learn(&mut self, now: Time) {
-        let (accepted, alone) = (self.cut_accepted, self.cut_at.since(self.began));
-        let thin = accepted < CALM || alone < AT_LEAST;
-        if !self.pressed && thin && !std::mem::replace(&mut self.spared, true) {
-            // Should another follow, it is counted from this one on, as between any two.
-            self.began = self.cut_at;
-            return;
-        }
-        // Who sends one by one at a pace that was learned is not refused after a few again and again, unless the pace is
-        // not what is refused.
-        let vain = self.learned.is_some() && !self.pressed && accepted < CALM && self.told <= self.cut_at;
-        self.vain = if vain { self.vain + 1 } else { 0 };
-        if self.vain >= VAIN {
-            self.unlearn();
-            return;
-        }
-        if self.learned.is_none() {
-            self.learned_at = self.cuts;
-        }
-        let busy = if self.pressed { self.told.since(self.began).max(AT_LEAST) } else { alone };
-        self.learned.get_or_insert_default().learn(accepted, busy, self.cut_at, now);
-    }
 }
 
 /// What was heard of so far with one more, each of which counts for an eighth. The first counts wholly.
-fn smoothed(so_far: Micros, rtt: Duration) -> Micros {
+pub(super) fn smoothed(so_far: Micros, rtt: Duration) -> Micros {
     if so_far == Micros::ZERO { Micros::of(rtt) } else { Micros::of((so_far.get() * 7 + rtt) / 8) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{AtOnce, LONGEST_BACKOFF, Said},
+        *,
+    };
 
     const SEC: Duration = Duration::from_secs(1);
 
@@ -522,7 +377,7 @@ mod tests {
         }
         let said = Said {
             left: later,
-            beside: Some(Beside { others: 2, window: 0 }),
+            beside: Some(Beside { others: 2, number: 0, window: 0 }),
             cause: Cause::Refused { status: 429, by: None },
             wait: Some(SEC),
             waiting: false,
@@ -551,12 +406,12 @@ mod tests {
             assert_eq!(guard.leaves(call(index), now).others, index);
         }
         for index in 0..2 {
-            guard.accepted(call(index), now, Some(Beside { others: index, window: 0 }), now + SEC);
+            guard.accepted(call(index), now, Some(Beside { others: index, number: 0, window: 0 }), now + SEC);
         }
         let cause = Cause::Refused { status: 429, by: None };
         let said = Said {
             left: now,
-            beside: Some(Beside { others: 2, window: 0 }),
+            beside: Some(Beside { others: 2, number: 0, window: 0 }),
             cause,
             wait: None,
             waiting: false,
