@@ -16,7 +16,10 @@
 //! refused, that is no chance; or until so many were that the question is put the other way round: at four fifths of what
 //! passed lately a limit, or an overload, refuses nothing, and chance as much as before.
 
-use crate::{rest::at_rest, time::Time};
+use crate::{
+    rest::{In, Out, Rest, at_rest},
+    time::Time,
+};
 use std::time::Duration;
 
 /// What those who left after a refused request show, in steps of three to one: that one passed is about nine times as
@@ -69,16 +72,54 @@ pub(super) struct Chance {
     between: u32,
     /// No pace holds calls until the next cut.
     trial: bool,
-    /// Refusals that are still their calls' own, and how many there will be the next time.
-    left: u16,
+    freed: Freed,
+    /// How many refusals will be their calls' own the next time.
     again: u16,
-    /// The part of refusals of late.
-    share: f64,
-    /// What passed since then, where calls are free.
-    accepted: u32,
     since: Time,
+}
+
+/// Calls are free.
+#[derive(Debug, Default)]
+struct Freed {
+    /// Refusals that are still their calls' own; none: they are not.
+    left: u16,
+    lately: Lately,
+}
+
+#[derive(Debug, Default)]
+struct Lately {
+    /// The part of refusals.
+    share: f64,
+    /// What passed.
+    accepted: u32,
     /// Requests that have yet to pass at a slower pace without a refusal.
     asks: u16,
+}
+
+at_rest!(Lately { share, accepted, asks });
+
+impl Rest for Freed {
+    const SIZE: usize = size_of::<u16>();
+
+    fn more(&self) -> usize {
+        if self.left > 0 { Lately::SIZE } else { 0 }
+    }
+
+    fn write(&self, out: &mut Out<'_>) {
+        self.left.write(out);
+        if self.left > 0 {
+            out.one(&self.lately);
+        }
+    }
+
+    fn read(&mut self, from: &mut In<'_>) {
+        self.left.read(from);
+        if self.left > 0 {
+            from.one(&mut self.lately);
+        } else {
+            self.lately = Lately::default();
+        }
+    }
 }
 
 impl Default for Chance {
@@ -93,17 +134,16 @@ impl Default for Chance {
             needed: CUTS.0,
             between: 0,
             trial: false,
-            left: 0,
+            freed: Freed::default(),
             again: AGAIN.0,
-            share: 0.0,
-            accepted: 0,
             since: Time::ZERO,
-            asks: 0,
         }
     }
 }
 
-at_rest!(Chance { score, looked, cuts, needed, between, trial, left, again, share, accepted, since, asks } else { after: None, expected: 0, seen: false });
+at_rest!(Chance { freed, score, looked, cuts, needed, between, again, since, trial } else {
+    after: None, expected: 0, seen: false
+});
 
 /// What a cut was, when its pause ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +175,7 @@ pub(super) enum Free {
 impl Chance {
     /// Whether refusals are their calls' own.
     pub(super) fn is_free(&self) -> bool {
-        self.left > 0
+        self.freed.left > 0
     }
 
     /// What passed in the trial before a cut before which so many did.
@@ -183,11 +223,11 @@ impl Chance {
     }
 
     fn frees(&mut self, now: Time) {
-        self.share = FIRST_SHARE;
+        self.freed.lately.share = FIRST_SHARE;
         (self.after, self.score, self.seen) = (None, 0, false);
         (self.trial, self.cuts, self.between) = (false, 0, 0);
-        self.left = self.again;
-        (self.accepted, self.since, self.asks) = (0, now, 0);
+        self.freed.left = self.again;
+        (self.freed.lately.accepted, self.since, self.freed.lately.asks) = (0, now, 0);
     }
 
     /// The pause after a cut is over, before which so many had passed since the one before. `paced`: a pace was learned.
@@ -257,57 +297,57 @@ impl Chance {
 
     /// Calls are free: one was refused.
     pub(super) fn refuses(&mut self, left: Time, now: Time) -> Free {
-        self.share += (1.0 - self.share) / RECENT;
-        if self.share > MOST {
-            (self.left, self.asks) = (0, 0);
-            return Free::Limit { accepted: self.accepted, since: self.since };
+        self.freed.lately.share += (1.0 - self.freed.lately.share) / RECENT;
+        if self.freed.lately.share > MOST {
+            (self.freed.left, self.freed.lately.asks) = (0, 0);
+            return Free::Limit { accepted: self.freed.lately.accepted, since: self.since };
         }
-        if self.asks > 0 && left < self.since {
+        if self.freed.lately.asks > 0 && left < self.since {
             return Free::Own;
         }
-        if self.asks > 0 {
+        if self.freed.lately.asks > 0 {
             self.again = self.again.saturating_mul(2).min(AGAIN.1);
-            (self.left, self.asks) = (self.again, 0);
-            (self.accepted, self.since) = (0, now);
+            (self.freed.left, self.freed.lately.asks) = (self.again, 0);
+            (self.freed.lately.accepted, self.since) = (0, now);
             return Free::Useless;
         }
-        self.left -= 1;
-        if self.left > 0 {
-            if self.left == AGAIN.0 {
-                (self.accepted, self.since) = (0, now);
+        self.freed.left -= 1;
+        if self.freed.left > 0 {
+            if self.freed.left == AGAIN.0 {
+                (self.freed.lately.accepted, self.since) = (0, now);
             }
             return Free::Own;
         }
-        self.left = 1;
-        if self.accepted == 0 {
+        self.freed.left = 1;
+        if self.freed.lately.accepted == 0 {
             return Free::Own;
         }
-        let usual = f64::from(self.accepted) / f64::from(AGAIN.0) + 1.0;
-        self.asks = (WITHOUT * usual).min(f64::from(u16::MAX)) as u16;
-        let passes = f64::from(self.accepted) / now.since(self.since).as_secs_f64().max(0.001);
-        (self.accepted, self.since) = (0, now);
+        let usual = f64::from(self.freed.lately.accepted) / f64::from(AGAIN.0) + 1.0;
+        self.freed.lately.asks = (WITHOUT * usual).min(f64::from(u16::MAX)) as u16;
+        let passes = f64::from(self.freed.lately.accepted) / now.since(self.since).as_secs_f64().max(0.001);
+        (self.freed.lately.accepted, self.since) = (0, now);
         Free::Asks(SLOWER * passes)
     }
 
     /// Calls are free: one passed. Returns whether the pace that is tried helps.
     pub(super) fn passes(&mut self, left: Time) -> bool {
-        self.share -= self.share / RECENT;
-        self.accepted = self.accepted.saturating_add(1);
-        if self.asks == 0 || left < self.since {
+        self.freed.lately.share -= self.freed.lately.share / RECENT;
+        self.freed.lately.accepted = self.freed.lately.accepted.saturating_add(1);
+        if self.freed.lately.asks == 0 || left < self.since {
             return false;
         }
-        self.asks -= 1;
-        let helps = self.asks == 0;
+        self.freed.lately.asks -= 1;
+        let helps = self.freed.lately.asks == 0;
         if helps {
-            self.left = 0;
+            self.freed.left = 0;
         }
         helps
     }
 
     /// Nobody called for a while.
     pub(super) fn quiet(&mut self, now: Time) {
-        if self.is_free() && self.asks == 0 {
-            (self.accepted, self.since) = (0, now);
+        if self.is_free() && self.freed.lately.asks == 0 {
+            (self.freed.lately.accepted, self.since) = (0, now);
         }
     }
 
@@ -318,7 +358,7 @@ impl Chance {
 
     /// How often a call is refused that is to blame for it, where calls are free.
     pub(super) fn owned_after(&self) -> u8 {
-        (NEVER.ln() / self.share.clamp(0.01, 0.95).ln()).ceil() as u8
+        (NEVER.ln() / self.freed.lately.share.clamp(0.01, 0.95).ln()).ceil() as u8
     }
 }
 
@@ -421,7 +461,7 @@ mod tests {
         // One that left before says nothing; one that left since does.
         assert_eq!(chance.refuses(now - SEC, now), Free::Own);
         assert_eq!(chance.refuses(now, now), Free::Useless);
-        assert_eq!(chance.left, AGAIN.0 * 2, "the next time is further away");
+        assert_eq!(chance.freed.left, AGAIN.0 * 2, "the next time is further away");
     }
 
     #[test]
@@ -437,7 +477,7 @@ mod tests {
     #[test]
     fn where_most_are_refused_it_is_no_chance() {
         let mut chance = free();
-        chance.left = 1_000;
+        chance.freed.left = 1_000;
         let refused = (0..100).take_while(|_| chance.refuses(NOW, NOW) == Free::Own).count();
         assert!(!chance.is_free() && refused < 30, "{refused}");
     }
@@ -446,7 +486,7 @@ mod tests {
     fn the_more_are_refused_the_more_refusals_it_takes_to_blame_a_call() {
         let mut chance = free();
         for (share, refusals) in [(0.03, 4), (0.1, 6), (0.33, 13), (0.5, 20)] {
-            chance.share = share;
+            chance.freed.lately.share = share;
             assert_eq!(chance.owned_after(), refusals, "{share}");
         }
     }
