@@ -20,7 +20,7 @@ const STEPS: u32 = 7;
 /// Cells in a block.
 const BLOCK: u32 = if cfg!(test) { 4 } else { 4096 };
 /// Of so many cells of a length in use there may be one that is not, and those of a block.
-const UNUSED: usize = 16;
+const UNUSED: usize = 64;
 
 /// A cell: its number, above which its length stands in steps. None is of length zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
