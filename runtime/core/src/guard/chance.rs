@@ -141,9 +141,13 @@ impl Default for Chance {
     }
 }
 
-at_rest!(Chance { freed, score, looked, cuts, needed, between, again, since, trial } else {
-    after: None, expected: 0, seen: false
-});
+at_rest!(
+    Chance { freed, score, looked, cuts, needed, again, since, trial } counts { between } else {
+        after: None,
+        expected: 0,
+        seen: false
+    }
+);
 
 /// What a cut was, when its pause ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
