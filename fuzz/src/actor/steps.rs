@@ -136,7 +136,7 @@ impl World {
         let (what, wait) = (choices.below(16), choices.time());
         let none = Signal::default();
         let waits = Some((wait, Source::RetryAfter)).filter(|(wait, _)| !wait.is_zero());
-        let spent = SpentQuota { wait, source: Source::XRateLimit, counted: Counted::Requests };
+        let spent = SpentQuota { wait, reset: wait, source: Source::XRateLimit, counted: Counted::Requests };
         let spent = Some(spent).filter(|spent| !spent.wait.is_zero());
         let answer = |status, signal| Outcome::Answer { status, signal };
         match what {

@@ -29,6 +29,7 @@ mod chance;
 mod doubt;
 mod learned;
 mod outcomes;
+mod refill;
 mod refusals;
 mod said;
 mod stated;
@@ -45,6 +46,7 @@ use at_once::{AtOnce, Shape};
 use chance::Chance;
 use doubt::Doubt;
 use learned::Learned;
+use refill::Emptied;
 pub(crate) use said::{Beside, Failed, Said};
 use stated::Stated;
 use std::time::Duration;
@@ -181,6 +183,9 @@ pub(crate) struct Guard {
     adaptive: Option<Box<Adaptive>>,
     /// Something is configured about it at present: it is not for us to find a limit where nothing is refused.
     configured: bool,
+    /// A quota that is used up was back at its reset only, and what was said of it last.
+    windowed: bool,
+    emptied: Emptied,
     /// What answers stated of quotas that are used up.
     stated: Option<Box<Stated>>,
 }
@@ -228,6 +233,8 @@ impl Default for Guard {
             base: Quantile::NONE,
             adaptive: None,
             configured: false,
+            windowed: false,
+            emptied: Emptied::NEVER,
             stated: None,
         }
     }
@@ -267,8 +274,10 @@ at_rest!(
         unlearned,
         pressed,
         spared,
-        configured
+        configured,
+        windowed
     } else {
+        emptied: Emptied::NEVER,
         phase: Phase::Open,
         unanswered: 0,
         flying: 0,

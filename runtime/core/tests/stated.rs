@@ -63,3 +63,27 @@ fn words_that_are_wrong_beside_a_limit_that_is_true_do_not_starve_it() {
         }
     }
 }
+
+#[test]
+fn a_reset_is_read_as_what_it_shows_to_be() {
+    for law in [
+        Law::Fixed { quota: 20, per: SEC * 10 },
+        Law::Fixed { quota: 5, per: SEC },
+        Law::Bucket { rate: 2.0, burst: 20.0 },
+        Law::Bucket { rate: 1.0, burst: 60.0 },
+    ] {
+        let plain = run(law.clone(), States::Nothing, SEC * 300);
+        let told = run(law.clone(), States::AsBucket, SEC * 300);
+        println!(
+            "{law:?}: refused {} of {} untold, {} of {} told; {} and {} succeeded",
+            plain.refused(),
+            plain.seen.len(),
+            told.refused(),
+            told.seen.len(),
+            plain.succeeded(),
+            told.succeeded()
+        );
+        assert!(told.refused_share() < (plain.refused_share() * 1.2).max(0.05), "{law:?}: {}", told.refused_share());
+        assert!(told.succeeded() as f64 >= plain.succeeded() as f64 * 0.95, "{law:?}");
+    }
+}

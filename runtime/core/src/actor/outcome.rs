@@ -219,7 +219,9 @@ impl Actor {
         let guard = &mut endpoint.guard;
         let own = match (outcome.class(), outcome) {
             (Class::Refused, Outcome::Answer { status, signal }) => {
-                let wait = signal.wait.map(|(wait, _)| wait.min(longest));
+                let by_quota = signal.spent.filter(|it| signal.wait == Some((it.wait, it.source)));
+                let wait = by_quota.map(|spent| guard.emptied(spent, left, now)).or(signal.wait.map(|(wait, _)| wait));
+                let wait = wait.map(|wait| wait.min(longest));
                 let own = count_refusal(guard, ticket, wait.is_some(), now);
                 if own && !guard.is_free() {
                     guard.misled(call, ticket.cut, now);
@@ -275,7 +277,7 @@ impl Actor {
         if let (Class::Accepted | Class::Faulty, Outcome::Answer { signal, .. }) = (outcome.class(), outcome)
             && let Some(spent) = signal.spent
         {
-            let spent = SpentQuota { wait: spent.wait.min(longest), ..spent };
+            let spent = SpentQuota { wait: spent.wait.min(longest), reset: spent.reset.min(longest), ..spent };
             guard.states(spent, believed, cx.random, now);
         }
         own

@@ -19,6 +19,7 @@ impl Guard {
     /// An answer that shows that the destination takes requests. `beside`: what was in flight when it left.
     pub(crate) fn accepted(&mut self, call: Call, left: Time, beside: Option<Beside>, now: Time) {
         self.answered();
+        self.filled(left);
         let took = Micros::of(now.since(left).max(Duration::from_micros(1)));
         self.fastest = if self.fastest == Micros::ZERO { took } else { self.fastest.min(took) };
         self.passes(left);
@@ -83,6 +84,7 @@ impl Guard {
 
     /// An answer that is no refusal states that nothing is left of a quota.
     pub(crate) fn states(&mut self, spent: SpentQuota, believed: Duration, random: &mut fastrand::Rng, now: Time) {
+        let spent = SpentQuota { wait: self.refill(spent), ..spent };
         let stated = self.stated.get_or_insert_with(|| Box::new(Stated::new(spent.source)));
         stated.says(spent, believed, random, now);
     }

@@ -218,7 +218,7 @@ mod tests {
 
         /// An answer states this; the time at which a call may leave is returned.
         fn says(&mut self, wait: Duration) -> Duration {
-            let spent = SpentQuota { wait, source: Source::XRateLimit, counted: Counted::Requests };
+            let spent = SpentQuota { wait, reset: wait, source: Source::XRateLimit, counted: Counted::Requests };
             self.stated.says(spent, BELIEVED, &mut self.random, self.now);
             self.stated.hold(self.now).map_or(Duration::ZERO, |(at, ..)| at.since(self.now))
         }

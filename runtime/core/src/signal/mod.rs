@@ -91,6 +91,8 @@ impl std::fmt::Display for Source {
 pub struct SpentQuota {
     /// For how long; more than zero, at most `max_pause`.
     pub wait: Duration,
+    /// Until all of it is back: longer, where it is taken for a bucket that fills bit by bit.
+    pub reset: Duration,
     /// What says so.
     pub source: Source,
     /// What it counts.
@@ -181,6 +183,7 @@ pub fn read(answer: &Answer<'_>, wall: SystemTime, max_pause: Duration) -> Signa
     quota::read(&fields, now, &mut signal.quotas, &mut sources);
     signal.spent = signal.quotas.spent().map(|(wait, counted)| SpentQuota {
         wait: wait.min(max_pause),
+        reset: signal.quotas.of(counted).reset.unwrap_or(wait).max(wait).min(max_pause),
         source: sources.get(counted as usize).copied().flatten().unwrap_or(Source::RateLimit),
         counted,
     });

@@ -11,7 +11,7 @@ use crate::gate::{Gate, KEY, MS, SEC, fine, refused};
 
 /// An answer after which nothing is left for this long.
 pub(crate) fn last_one(status: u16, wait: Duration) -> Outcome {
-    let spent = SpentQuota { wait, source: Source::XRateLimit, counted: Counted::Requests };
+    let spent = SpentQuota { wait, reset: wait, source: Source::XRateLimit, counted: Counted::Requests };
     Outcome::Answer { status, signal: Signal { spent: Some(spent), ..Signal::default() } }
 }
 

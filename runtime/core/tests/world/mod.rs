@@ -53,6 +53,8 @@ pub enum States {
     Truly,
     /// That nothing is left, each time for so long.
     Lies(Duration),
+    /// Where nothing is left, when all of it is back, as of a bucket: by answers and refusals.
+    AsBucket,
 }
 
 /// What a call gets whenever it is sent, whatever the others get.
@@ -184,7 +186,20 @@ impl Upstream {
             }
             _ => None,
         };
-        wait.map(|wait| SpentQuota { wait, source: Source::XRateLimit, counted: Counted::Requests })
+        let whole = match (self.states, &self.law) {
+            (States::AsBucket, Law::Bucket { rate, burst }) => {
+                (self.tokens < 1.0).then(|| (Duration::from_secs_f64((burst - self.tokens) / rate), *burst))
+            }
+            (States::AsBucket, Law::Fixed { quota, per }) => {
+                let end = Time::from_nanos((now.as_nanos() / per.as_nanos() as u64 + 1) * per.as_nanos() as u64);
+                (self.count >= *quota).then(|| (end.since(now), f64::from(*quota)))
+            }
+            _ => None,
+        };
+        let (source, counted) = (Source::OpenAi, Counted::Requests);
+        let bucket = whole.map(|(reset, limit)| SpentQuota { wait: reset.div_f64(limit), reset, source, counted });
+        let source = Source::XRateLimit;
+        wait.map(|wait| SpentQuota { wait, reset: wait, source, counted }).or(bucket)
     }
 
     /// `Ok` or how long it really would have to wait.
@@ -515,7 +530,13 @@ impl World {
                                 Says::Lies => [Some(MS), Some(SEC * 600), Some(SEC * 600), None, None, None, None]
                                     [self.random.usize(0..7)],
                             };
-                            let signal = Signal { wait: wait.map(|w| (w, Source::RetryAfter)), ..Signal::default() };
+                            let mut signal =
+                                Signal { wait: wait.map(|w| (w, Source::RetryAfter)), ..Signal::default() };
+                            if let (States::AsBucket, Some(spent)) =
+                                (self.upstream.states, self.upstream.told(self.now))
+                            {
+                                (signal.wait, signal.spent) = (Some((spent.wait, spent.source)), Some(spent));
+                            }
                             (self.upstream.refusing, Outcome::Answer { status: 429, signal })
                         }
                     }
