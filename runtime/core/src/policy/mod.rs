@@ -237,6 +237,14 @@ impl Effective {
         Ok(())
     }
 
+    /// A client waits so long. Libraries say so unasked, so it is no layer of its own: it is the deadline where nobody
+    /// `stated` one, and else a bound of it.
+    pub fn heed(&mut self, patience: Duration, stated: bool) {
+        if !stated || patience < self.deadline {
+            self.deadline = patience;
+        }
+    }
+
     /// Lays one more layer on top.
     pub fn apply(&mut self, layer: &Policy) {
         fn set<T>(value: &mut T, stated: Option<T>) {
@@ -316,5 +324,17 @@ mod tests {
         let text = r#"{"deadline":"20s","retries":3,"retry_on":[503,"5xx","timeout"],"mode":"race","priority":-5}"#;
         let policy: Policy = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&policy).unwrap(), text);
+    }
+
+    #[test]
+    fn what_a_client_waits_is_a_bound_on_what_is_stated_and_stands_in_for_what_is_not() {
+        let secs = Duration::from_secs;
+        for (deadline, patience, stated, expected) in
+            [(60, 600, true, 60), (60, 20, true, 20), (60, 600, false, 600), (60, 20, false, 20)]
+        {
+            let mut policy = Effective { deadline: secs(deadline), ..Effective::default() };
+            policy.heed(secs(patience), stated);
+            assert_eq!(policy.deadline, secs(expected), "{deadline}, {patience}, {stated}");
+        }
     }
 }

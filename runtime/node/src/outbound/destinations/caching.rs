@@ -41,8 +41,8 @@ impl CompiledCache {
 fn ignored(index: usize, name: &str, api: &Api) -> Result<HeaderName, ConfigError> {
     let wrong = |why: String| ConfigError { key: format!("cache.ignore_headers[{index}]"), why };
     let name: HeaderName = name.parse().map_err(|_| wrong(format!("`{name}` is no name of a header")))?;
-    let is_key = CREDENTIALS.iter().chain(api.key_headers()).any(|key| *key == name);
-    if is_key || [header::AUTHORIZATION, header::COOKIE].contains(&name) {
+    let mut who = CREDENTIALS.iter().chain(api.key_headers()).chain([&header::COOKIE]);
+    if who.any(|who| *who == name) {
         return Err(wrong(format!("`{name}` says who asks: answers are never shared across it")));
     }
     Ok(name)

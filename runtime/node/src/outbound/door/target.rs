@@ -131,15 +131,16 @@ impl Target {
     pub(super) fn policy(&self, defaults: &Effective, sender: &Arc<Sender>, stated: &Stated) -> Arc<Effective> {
         let shared = self.shared_policy(defaults, sender);
         let own = stated.policy.as_ref();
-        let configured = sender.policy.deadline.or(self.destination.policy.deadline).is_some();
         let patience = stated.patience.filter(|_| own.is_none_or(|own| own.deadline.is_none())).map(headers::before);
-        let patience = patience.filter(|patience| !configured || *patience < shared.deadline);
         if own.is_none() && patience.is_none() {
             return shared;
         }
         let mut policy = Effective::clone(&shared);
         own.into_iter().for_each(|own| policy.apply(own));
-        policy.deadline = patience.unwrap_or(policy.deadline);
+        if let Some(patience) = patience {
+            let configured = sender.policy.deadline.or(self.destination.policy.deadline);
+            policy.heed(patience, configured.is_some());
+        }
         Arc::new(policy)
     }
 

@@ -231,6 +231,14 @@ pub(crate) enum Peeked {
     Broken,
 }
 
+/// How reading ahead ended.
+enum Ahead {
+    Ended,
+    Enough,
+    TooLarge,
+    Broken,
+}
+
 /// The body of an answer, with the connection it comes over. Its end gives the connection back; dropping it before
 /// closes the connection or resets the stream.
 pub(crate) struct Streaming {
@@ -252,44 +260,41 @@ impl Streaming {
         if self.size_hint().lower() > bound {
             return Peeked::TooLarge;
         }
-        let read = async {
-            let mut bytes = Vec::new();
-            while !self.has_ended() {
-                let Some(frame) = std::future::poll_fn(|cx| self.poll_next(cx)).await else { break };
-                let data = frame.as_ref().ok().and_then(Frame::data_ref).cloned();
-                let broken = frame.is_err();
-                self.ahead.push_back(frame);
-                bytes.extend_from_slice(&data.unwrap_or_default());
-                if broken {
-                    return Peeked::Broken;
-                }
-                if bytes.len() as u64 > bound {
-                    return Peeked::TooLarge;
-                }
-            }
-            if self.cut { Peeked::Broken } else { Peeked::Whole(bytes) }
-        };
-        tokio::time::timeout(time, read).await.unwrap_or(Peeked::TooSlow)
+        let mut bytes = Vec::new();
+        let read = self.read_ahead(bound, |piece| {
+            bytes.extend_from_slice(piece);
+            false
+        });
+        match tokio::time::timeout(time, read).await {
+            Ok(Ahead::Ended) => Peeked::Whole(bytes),
+            Ok(Ahead::Enough | Ahead::TooLarge) => Peeked::TooLarge,
+            Ok(Ahead::Broken) => Peeked::Broken,
+            Err(_) => Peeked::TooSlow,
+        }
     }
 
-    /// Looks at the body, which stays as it is, piece by piece: until it has ended, as it says, or `enough` says so of a piece, or
-    /// for so many bytes or so long.
-    pub(crate) async fn look(&mut self, bound: u64, time: Duration, mut enough: impl FnMut(&[u8]) -> bool) -> bool {
-        let read = async {
-            let mut seen = 0;
-            while !self.has_ended() && seen <= bound {
-                let Some(frame) = std::future::poll_fn(|cx| self.poll_next(cx)).await else { break };
-                let data = frame.as_ref().ok().and_then(Frame::data_ref).cloned().unwrap_or_default();
-                let broken = frame.is_err();
-                self.ahead.push_back(frame);
-                seen += data.len() as u64;
-                if broken || enough(&data) {
-                    return false;
-                }
+    /// Looks at the body, which stays as it is, piece by piece, until `enough` says so of one, for so many bytes and so long at
+    /// most. Returns whether that was all of it.
+    pub(crate) async fn look(&mut self, bound: u64, time: Duration, enough: impl FnMut(&[u8]) -> bool) -> bool {
+        matches!(tokio::time::timeout(time, self.read_ahead(bound, enough)).await, Ok(Ahead::Ended))
+    }
+
+    async fn read_ahead(&mut self, bound: u64, mut enough: impl FnMut(&[u8]) -> bool) -> Ahead {
+        let mut seen = 0;
+        while !self.has_ended() {
+            let Some(frame) = std::future::poll_fn(|cx| self.poll_next(cx)).await else { break };
+            let data = frame.as_ref().ok().and_then(Frame::data_ref).cloned().unwrap_or_default();
+            let broken = frame.is_err();
+            self.ahead.push_back(frame);
+            seen += data.len() as u64;
+            match () {
+                () if broken => return Ahead::Broken,
+                () if enough(&data) => return Ahead::Enough,
+                () if seen > bound => return Ahead::TooLarge,
+                () => {}
             }
-            seen <= bound && !self.cut
-        };
-        tokio::time::timeout(time, read).await.unwrap_or(false)
+        }
+        if self.cut { Ahead::Broken } else { Ahead::Ended }
     }
 
     /// Whether it ended before its end, of which no frame tells.
